@@ -1,0 +1,1 @@
+"""Package data: gin files, found by relative name from any folder."""

@@ -1,0 +1,129 @@
+"""Writing so that nothing half-written looks finished, and hashing so that equal content is known as equal.
+
+Standard library only: every room may import it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ja_llm.errors import JaLlmError
+
+_BLOCK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for binary writing; rename it to `path` only if the block succeeds.
+
+    The data is fsynced before the rename, so after a crash `path` is either the old file or the whole new one.
+
+    Raises:
+      JaLlmError: the disk is full or the folder can't be written; `path` is untouched.
+    """
+    path = Path(path)
+    with _as_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with _as_sentence(path), os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp creates 0600; give the file the mode that open() would have given it.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` only if the block succeeds.
+
+    A leftover temporary folder of an earlier, killed run is removed. An existing `path` is replaced.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.tmp"
+    with _as_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+    try:
+        with _as_sentence(path):
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _as_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise os_error_sentence(error, path) from error
+
+
+def os_error_sentence(error: OSError, path: str | os.PathLike) -> JaLlmError:
+    """Turn an OSError met while writing `path` into the sentence that a user sees."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JaLlmError(f"{path}: the disk is full; free some space and run the same command again, it goes on from what is finished.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return JaLlmError(f"{path}: no permission to write here; choose another folder.")
+    return JaLlmError(f"{path}: {error.strerror or error}.")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare white space: equal values give equal text (and equal hashes)."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike, what: str = "file") -> Any:
+    """Read a JSON file.
+
+    Raises:
+      JaLlmError: it is missing, or is not JSON (cut off, wrong encoding).
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise JaLlmError(f"{path}: this {what} does not exist.") from None
+    except (ValueError, OSError) as error:
+        raise JaLlmError(f"{path}: this {what} can't be read as JSON ({error}).") from error
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""The manifest contract: what stands beside every document set, token store and mixture.
+
+A set is finished when its `manifest.json` exists; it is written last, atomically. A reader refuses a set whose
+manifest is missing, incomplete or contradicted by its files, and says which. Manifests hold no clock times and no
+absolute paths of outputs, so equal input and configuration give an equal manifest and an equal fingerprint.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ja_llm import __version__
+from ja_llm.errors import JaLlmError
+from ja_llm.files import read_json, sha256_file, sha256_json, write_json
+
+NAME = "manifest.json"
+DOCUMENTS = "ja_llm.documents/1"
+TOKENS = "ja_llm.tokens/1"
+MIXTURE = "ja_llm.mixture/1"
+
+_REQUIRED = ("schema", "job", "config", "config_hash", "inputs", "parents", "shards", "totals", "software")
+
+
+def software(*packages: str) -> dict[str, str]:
+    """Versions of ja_llm and of the named distributions that are installed."""
+    versions = {"ja_llm": __version__}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def file_entry(path: str | os.PathLike, root: str | os.PathLike | None = None, **counts: int | str) -> dict[str, Any]:
+    """Entry of a file: name relative to `root` (or its base name), bytes, sha256, and the given counts."""
+    path = Path(path)
+    name = path.relative_to(root).as_posix() if root else path.name
+    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path), **counts}
+
+
+def write(
+    root: str | os.PathLike,
+    *,
+    schema: str,
+    job: str,
+    config: dict[str, Any],
+    inputs: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
+    parents: Iterable[str] = (),
+    totals: dict[str, Any] | None = None,
+    packages: Iterable[str] = (),
+    **extra: Any,
+) -> dict[str, Any]:
+    """Write `root/manifest.json` and return it.
+
+    Args:
+      schema: one of DOCUMENTS, TOKENS, MIXTURE.
+      job: what made the set, e.g. "corpus".
+      config: every value that decides the content; its hash is noted.
+      inputs: `file_entry` of each input file.
+      shards: `file_entry` of each output file, names relative to `root`.
+      parents: fingerprints of the sets this one was made from.
+      totals: sums over the set.
+      packages: distributions whose versions decide the content.
+      **extra: anything else worth keeping (yields, reasons).
+    """
+    value = {
+        "schema": schema,
+        "job": job,
+        "config": config,
+        "config_hash": sha256_json(config),
+        "inputs": inputs,
+        "parents": sorted(parents),
+        "shards": shards,
+        "totals": totals or {},
+        "software": software(*packages),
+        **extra,
+    }
+    write_json(Path(root) / NAME, value)
+    return value
+
+
+def fingerprint(value: dict[str, Any]) -> str:
+    """Identity of a set's content: schema, configuration, parents and shard checksums (software and inputs' names left out)."""
+    keep = {key: value[key] for key in ("schema", "config_hash", "parents", "totals")}
+    keep["shards"] = sorted((s["name"], s["sha256"]) for s in value["shards"])
+    return sha256_json(keep)
+
+
+def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str, Any]:
+    """Read and check `root/manifest.json`.
+
+    Args:
+      schema: the schema that the caller understands.
+      verify: compare every shard's checksum too (reads all bytes); otherwise existence and size only.
+
+    Raises:
+      JaLlmError: the manifest is missing, incomplete, of another schema, or its files differ from what it says.
+    """
+    root = Path(root)
+    path = root / NAME
+    if not path.exists():
+        raise JaLlmError(f"{root}: there is no {NAME}, so this set is unfinished or not one of ours; run the job that makes it again.")
+    value = read_json(path, "manifest")
+    missing = [key for key in _REQUIRED if key not in value] if isinstance(value, dict) else list(_REQUIRED)
+    if missing:
+        raise JaLlmError(f"{path}: the manifest is incomplete, it lacks {', '.join(missing)}; run the job that makes it again.")
+    if value["schema"] != schema:
+        raise JaLlmError(f"{path}: the schema is {value['schema']!r}, but {schema!r} is needed here.")
+    if value["config_hash"] != sha256_json(value["config"]):
+        raise JaLlmError(f"{path}: the configuration was changed after the set was made; run the job that makes it again.")
+    for shard in value["shards"]:
+        file = root / shard["name"]
+        if not file.exists():
+            raise JaLlmError(f"{file}: the manifest names this file, but it is missing; run the job that makes it again.")
+        if file.stat().st_size != shard["bytes"]:
+            raise JaLlmError(f"{file}: {file.stat().st_size} bytes, but the manifest says {shard['bytes']}; run the job that makes it again.")
+        if verify and sha256_file(file) != shard["sha256"]:
+            raise JaLlmError(f"{file}: the checksum differs from the manifest's; run the job that makes it again.")
+    return value
