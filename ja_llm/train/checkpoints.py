@@ -1,0 +1,268 @@
+"""Model directories and checkpoints: one layout for imported, expanded and trained models.
+
+    DIR/model.json       family, DecoderConfig fields, vocabulary fingerprint
+    DIR/vocab/           the tokenizer's own files
+    DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer`
+    DIR/run.json         ledger
+
+Orbax writes a checkpoint under a temporary name and renames it, so a killed save is never taken for a checkpoint.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_json
+from ja_llm.models.config import DecoderConfig
+from ja_llm.vocab.base import Tokenizer, load_tokenizer
+
+SCHEMA = "ja_llm.model/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint in memory.
+
+    Attributes:
+      config: the decoder's configuration.
+      params: pytree as `Decoder` wants it, of the stored dtype.
+      tokenizer: the tokenizer whose ids index the embedding rows.
+      step: the checkpoint's step.
+      directory: the model directory.
+      ledger: contents of run.json ({} when there is none).
+    """
+
+    config: DecoderConfig
+    params: Any
+    tokenizer: Tokenizer
+    step: int
+    directory: Path
+    ledger: dict[str, Any]
+
+
+def write_model_files(directory: Path, config: DecoderConfig, tokenizer: Tokenizer) -> None:
+    """Write `model.json` and `vocab/`.
+
+    Raises:
+      JaLlmError: the tokenizer has more ids than the embedding table has rows.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise JaLlmError(
+            f"the vocabulary has {tokenizer.vocab_size} ids but the model has {config.vocab_size} embedding rows; "
+            "use the vocabulary that the model was made with, or expand the model with `ja-llm vocab expand`."
+        )
+    tokenizer.save(directory / "vocab")
+    write_json(
+        directory / "model.json",
+        {"schema": SCHEMA, "family": config.family, "config": config.to_json(), "vocabulary": tokenizer.fingerprint},
+    )
+
+
+def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
+    """Read `model.json` and `vocab/` and check that they belong together.
+
+    Raises:
+      JaLlmError: one is missing, of another schema, or the vocabulary is not the model's.
+    """
+    path = directory / "model.json"
+    if not path.exists():
+        raise JaLlmError(f"{directory}: this is no model directory (there is no model.json); give the output of import, vocab expand or train.")
+    value = read_json(path, "model description")
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise JaLlmError(f"{path}: this is not a {SCHEMA} description; make the model directory again.")
+    config = DecoderConfig.from_json(value["config"])
+    tokenizer = load_tokenizer(directory / "vocab")
+    if tokenizer.fingerprint != value["vocabulary"] or tokenizer.vocab_size > config.vocab_size:
+        raise JaLlmError(
+            f"{directory / 'vocab'}: this vocabulary ({tokenizer.vocab_size} ids) does not fit the checkpoint "
+            f"({config.vocab_size} rows, vocabulary {value['vocabulary'][:12]}); put the model's own vocabulary back."
+        )
+    return config, tokenizer
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      directory: the model directory.
+      keep: how many of the newest to keep; None keeps all.
+      asynchronous: write in the background while training goes on.
+    """
+
+    def __init__(self, directory: str | Path, keep: int | None = None, asynchronous: bool = True):
+        self._directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
+        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._directory / "checkpoints", item_names=("params", "optimizer"), options=options
+            )
+        except OSError as error:
+            raise os_error_sentence(error, self._directory) from error
+
+    def steps(self) -> list[int]:
+        """Steps that are wholly written, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, params: Any, optimizer: Any) -> None:
+        """Save one checkpoint; `optimizer` is the optimizer's state pytree."""
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave({"state": optimizer})
+                ),
+            )
+        except OSError as error:
+            raise os_error_sentence(error, self._directory / "checkpoints" / str(step)) from error
+        except ValueError as error:  # TensorStore reports a full disk as a ValueError
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise os_error_sentence(OSError(28, "No space left on device"), self._directory) from error
+            raise
+
+    def restore(self, step: int, abstract_params: Any, abstract_optimizer: Any) -> tuple[Any, Any]:
+        """Restore (params, optimizer state) with the shapes, dtypes and shardings of the given abstract trees."""
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract_params),
+            optimizer=ocp.args.StandardRestore({"state": abstract_optimizer}),
+        )
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # orbax raises many kinds for damaged or foreign checkpoints
+            raise damaged(self._directory / "checkpoints" / str(step), error) from error
+        return restored["params"], restored["optimizer"]["state"]
+
+    def wait(self) -> None:
+        """Block until background writes are done, and raise what went wrong in them as a sentence."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            if "No space left" in str(error):
+                raise os_error_sentence(OSError(28, "No space left on device"), self._directory) from error
+            raise JaLlmError(f"{self._directory}: a checkpoint could not be written ({first_line(error)}).") from error
+
+    def close(self) -> None:
+        """Finish background writes and release the manager."""
+        self.wait()
+        self._manager.close()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def damaged(path: Path, error: BaseException) -> JaLlmError:
+    """The sentence for a checkpoint that can't be read."""
+    return JaLlmError(
+        f"{path}: this checkpoint is damaged or belongs to another model ({first_line(error)}); "
+        "remove it to go on from the one before, or make it again."
+    )
+
+
+def save_model(
+    directory: str | Path, *, config: DecoderConfig, params: Any, tokenizer: Tokenizer, ledger: dict[str, Any], step: int = 0
+) -> Path:
+    """Write a whole model directory (weights without optimizer state), atomically.
+
+    Args:
+      directory: where; an existing model directory is replaced, anything else is refused.
+      config: the decoder's configuration.
+      params: pytree of arrays.
+      tokenizer: saved to `vocab/`.
+      ledger: written to `run.json`.
+      step: the checkpoint's number.
+
+    Raises:
+      UsageError: the folder holds something that is not a model directory.
+    """
+    directory = Path(directory).absolute()
+    refuse_foreign(directory)
+    with atomic_directory(directory) as temporary:
+        write_model_files(temporary, config, tokenizer)
+        write_json(temporary / "run.json", ledger)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
+    return directory
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise UsageError when `directory` exists, is not empty and is no model directory."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())) and not (directory / "model.json").exists():
+        raise UsageError(f"{directory}: this folder holds something else; choose a new or empty one.")
+
+
+def split_step(path: str | Path) -> tuple[Path, int | None]:
+    """`DIR@STEP` -> (DIR, STEP); `DIR` -> (DIR, None)."""
+    text = str(path)
+    head, at, tail = text.rpartition("@")
+    if at and tail.isdigit() and head:
+        return Path(head), int(tail)
+    return Path(text), None
+
+
+def model_steps(directory: Path) -> list[int]:
+    """Steps with written parameters, ascending; half-written ones have another name and are not listed."""
+    folder = directory / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir())
+
+
+def load_model(path: str | Path, step: int | None = None, shardings: Any = None) -> LoadedModel:
+    """Load a checkpoint's parameters.
+
+    Args:
+      path: model directory, or `DIR@STEP`.
+      step: which checkpoint; the newest when None.
+      shardings: optional tree of NamedSharding; without it the arrays lie on the first device.
+
+    Raises:
+      JaLlmError: no checkpoint, a damaged one, or one of another model.
+    """
+    from ja_llm.models.decoder import abstract_params
+
+    directory, named = split_step(path)
+    directory = directory.absolute()
+    step = named if step is None else step
+    if not directory.exists():
+        raise UsageError(f"{directory}: this model directory does not exist.")
+    config, tokenizer = read_model_files(directory)
+    steps = model_steps(directory)
+    if not steps:
+        raise JaLlmError(f"{directory}: there is no finished checkpoint here yet; run the training command again.")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UsageError(f"{directory}: there is no checkpoint {step}; there are {', '.join(map(str, steps))}.")
+    sharding = shardings or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = abstract_params(config)
+    spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
+    where = directory / "checkpoints" / str(step) / "params"
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(where).item_metadata.tree
+            _check_shapes(stored, abstract)
+            params = checkpointer.restore(where, abstract)
+    except JaLlmError as error:
+        raise JaLlmError(f"{where.parent}: {error}") from error
+    except Exception as error:
+        raise damaged(where.parent, error) from error
+    ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
+    return LoadedModel(config, params, tokenizer, step, directory, ledger)
+
+
+def _check_shapes(stored: Any, wanted: Any) -> None:
+    """Name the first parameter that is absent, left over, or of another shape."""
+    flat = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(stored)}
+    want = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(wanted)}
+    for name in sorted(want.keys() | flat.keys()):
+        if name not in flat or name not in want or flat[name] != want[name]:
+            raise JaLlmError(
+                f"this checkpoint belongs to another model: {name} is {flat.get(name, 'absent')} in it, {want.get(name, 'absent')} in model.json."
+            )
