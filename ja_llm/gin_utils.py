@@ -1,0 +1,114 @@
+"""gin as t5x's users know it: `--gin_file`, `--gin.NAME=VALUE`, `--gin_bindings`, `--gin_search_paths`.
+
+Every mistake in a file or binding ends in one sentence that names it.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib.resources
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+
+from ja_llm.errors import UsageError
+
+
+def add_gin_flags(parser: argparse.ArgumentParser) -> None:
+    """Add t5x's gin flags to a parser; `--gin.NAME=VALUE` is taken by `split_gin_flags` before parsing."""
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; a path, or a name inside the package's gin_configs, e.g. runs/pretrain.gin (repeat)")
+    parser.add_argument("--gin_bindings", action="append", default=[], metavar="B", help="one binding, e.g. \"train.microbatches = 2\" (repeat)")
+    parser.add_argument("--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders in which gin files are looked for first")
+
+
+def split_gin_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take `--gin.NAME=VALUE` out of argv: (rest, bindings).
+
+    A value that is neither a Python literal nor a gin reference is quoted for the user, so `--gin.MODEL_DIR=runs/a` works
+    as `--gin.MODEL_DIR="'runs/a'"` does.
+    """
+    rest, bindings = [], []
+    for argument in argv:
+        match = re.match(r"--gin\.([^=]+)=(.*)$", argument, re.DOTALL)
+        if match:
+            bindings.append(f"{match[1]} = {_literal(match[2])}")
+        elif argument.startswith("--gin."):
+            raise UsageError(f"{argument}: write --gin.NAME=VALUE, with an equals sign and no space.")
+        else:
+            rest.append(argument)
+    return rest, bindings
+
+
+def _literal(text: str) -> str:
+    if re.match(r"[@%]", text.strip()):
+        return text
+    try:
+        ast.literal_eval(text)
+        return text
+    except (ValueError, SyntaxError):
+        # A container may hold gin references, which Python can't evaluate.
+        return text if re.match(r"\s*[\[({]", text) and re.search(r"[@%]", text) else repr(text)
+
+
+def packaged_configs() -> Path:
+    """The folder of the gin files that are installed with the package."""
+    return Path(str(importlib.resources.files("gin_configs")))
+
+
+def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", required: Sequence[str] = ()) -> str:
+    """Parse gin files and bindings into gin's global configuration.
+
+    Args:
+      files: paths, or names relative to a search path or to the package's gin_configs.
+      bindings: `NAME = VALUE` strings; they win over the files.
+      search_paths: comma-separated folders.
+      required: macros that must be bound at the end.
+
+    Returns:
+      The configuration as text.
+
+    Raises:
+      UsageError: a file is missing or can't be parsed, a binding names nothing that exists, a macro is unused or unbound.
+    """
+    gin.clear_config()
+    for folder in [str(packaged_configs()), *reversed([p for p in search_paths.split(",") if p])]:
+        gin.add_config_file_search_path(folder)
+    for file in files:
+        if not any((Path(folder) / file).is_file() for folder in ["", *[p for p in search_paths.split(",") if p], packaged_configs()]):
+            names = sorted(p.relative_to(packaged_configs()).as_posix() for p in packaged_configs().rglob("*.gin"))
+            near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
+            hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
+            raise UsageError(f"{file}: this gin file is neither here nor in the package; {hint}.")
+    try:
+        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False, skip_unknown=False)
+    except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
+        where = ", ".join([*files, *bindings])
+        raise UsageError(f"gin configuration ({where}): {_reason(error)}.") from error
+    text = gin.config_str()
+    given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
+    _check_macros(text, required, given)
+    gin.finalize()
+    return text
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:400].rstrip(".")
+
+
+def _check_macros(text: str, required: Sequence[str], given: set[str]) -> None:
+    bound = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
+    used = set(re.findall(r"%([A-Za-z_][\w/.]*)", text))
+    missing = sorted(name for name in {*required, *(u for u in used if u.isupper())} - bound if name != "REQUIRED")
+    unfilled = sorted(re.findall(r"^([A-Z][A-Z0-9_]*) = %gin\.REQUIRED", text, re.MULTILINE))
+    if missing or unfilled:
+        name = (missing + unfilled)[0]
+        raise UsageError(f"{name} has no value; add --gin.{name}=VALUE.")
+    # A file's macro may lose its last use to a binding; one that the caller names and nothing uses is a slip of the pen.
+    unused = sorted(given - used - set(required))
+    if unused:
+        near = difflib.get_close_matches(unused[0], sorted(used), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; the macros in use are {', '.join(sorted(u for u in used if u.isupper()))}."
+        raise UsageError(f"{unused[0]} is bound, but nothing uses it{hint}")

@@ -1,0 +1,253 @@
+"""The training loop, read from top to bottom: mesh, input, model, state, restore, step, loop.
+
+A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint: whatever
+was killed goes on from the newest one and gives the same losses.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
+from ja_llm.progress import Progress
+from ja_llm.sharding import DEFAULT_RULES, Rules, batch_sharding, make_mesh, replicated, shardings
+from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
+from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
+from ja_llm.train.metrics import MetricsWriter
+from ja_llm.train.schedules import Schedule
+from ja_llm.train.step import TrainState, make_train_step
+from ja_llm.vocab.base import Tokenizer
+
+Evaluator = Callable[[Any], dict[str, float]]
+
+
+class Batches(Protocol):
+    """What the loop asks of the data: see `ja_llm/data/batches.py`."""
+
+    fingerprint: str
+    batch_size: int
+    length: int
+
+    def iterate(self, start_step: int, shard: int, num_shards: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield this host's rows of the batches of optimizer steps start_step, start_step + 1, ..."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything about a run that is not the model, the data or the optimizer.
+
+    Attributes:
+      model_dir: the run directory.
+      total_steps: optimizer steps in all.
+      seed: of the initial parameters (the data have the same seed in their own source).
+      initial_checkpoint: model directory or DIR@STEP to start from; None starts from random parameters.
+      mesh: devices per mesh axis; an absent axis has 1.
+      rules: logical axis rules.
+      microbatches: parts that a batch is split into; must divide the batch size.
+      z_loss: coefficient of the squared log-normaliser.
+      checkpoint_period: steps between checkpoints; one is always written at the end.
+      keep_checkpoints: how many of the newest stay.
+      eval_period: steps between evaluations; 0 evaluates at the end only.
+    """
+
+    model_dir: Path
+    total_steps: int
+    seed: int = 0
+    initial_checkpoint: str | None = None
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rules: Rules = DEFAULT_RULES
+    microbatches: int = 1
+    z_loss: float = 0.0
+    checkpoint_period: int = 1000
+    keep_checkpoints: int = 2
+    eval_period: int = 0
+
+
+def run(
+    config: RunConfig,
+    model: DecoderConfig,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    identity: dict[str, Any],
+    evaluators: Mapping[str, Evaluator] | None = None,
+) -> TrainState:
+    """Train, or go on training, until `config.total_steps`.
+
+    Args:
+      config: the run.
+      model: architecture; with an initial checkpoint it must have that checkpoint's shapes.
+      tokenizer: of the data and the model.
+      batches: see `Batches`.
+      optimizer: optax transformation without the learning rate.
+      schedule: step -> learning rate.
+      identity: optimizer, schedule and data settings for the ledger (model, seed, batch size and fingerprints are added).
+      evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UsageError: MODEL_DIR holds another run, or a setting does not fit.
+      JaLlmError: the loss is not finite; a checkpoint is damaged; the disk is full.
+    """
+    # --- Mesh
+    mesh = make_mesh(dict(config.mesh))
+    if batches.batch_size % config.microbatches:
+        raise UsageError(f"BATCH_SIZE {batches.batch_size} can't be split into {config.microbatches} equal microbatches; choose a divisor.")
+
+    # --- Model, state and how both are spread over the mesh
+    module = Decoder(model)
+    params_abstract = abstract_params(model)
+    params_shardings = shardings(param_axes(model), params_abstract, mesh, config.rules)
+    optimizer_abstract = jax.eval_shape(optimizer.init, params_abstract)
+    optimizer_shardings = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
+    )
+    spread = TrainState(replicated(mesh), params_shardings, optimizer_shardings)
+    rows = batch_sharding(mesh, config.rules)
+
+    # --- Ledger: a folder that holds another run is refused before anything is computed
+    directory = Path(config.model_dir).absolute()
+    refuse_foreign(directory)
+    initial = load_model(config.initial_checkpoint, shardings=params_shardings) if config.initial_checkpoint else None
+    if initial is not None:
+        _check_initial(initial, model, tokenizer)
+    ledger = new_ledger(
+        "train",
+        {
+            **identity,
+            "model": model.to_json(),
+            "vocabulary": tokenizer.fingerprint,
+            "data": batches.fingerprint,
+            "batch_size": batches.batch_size,
+            "length": batches.length,
+            "seed": config.seed,
+            "z_loss": config.z_loss,
+        },
+        parents=[parent_entry(initial.directory, initial.step, initial.ledger)] if initial else [],
+        mesh=dict(mesh.shape),
+    )
+    if jax.process_index() == 0:
+        open_ledger(directory / "run.json", ledger)
+        write_model_files(directory, model, tokenizer)
+
+    # --- Restore: (1) newest checkpoint of this run, (2) initial checkpoint, (3) random parameters
+    checkpoints = Checkpoints(directory, keep=config.keep_checkpoints)
+    start = (checkpoints.steps() or [0])[-1]
+    if start:
+        params, moments = checkpoints.restore(start, _with(params_abstract, params_shardings), _with(optimizer_abstract, optimizer_shardings))
+    else:
+        key = jax.random.key(config.seed)
+        params = initial.params if initial else jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
+        moments = jax.jit(optimizer.init, out_shardings=optimizer_shardings)(params)
+    del initial
+    state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
+
+    # --- Step: compiled once, the state's buffers are reused
+    step_fn = jax.jit(
+        make_train_step(module, optimizer, schedule, microbatches=config.microbatches, z_loss=config.z_loss),
+        in_shardings=(spread, rows),
+        out_shardings=(spread, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+    # --- Loop
+    writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
+    progress = Progress("train", config.total_steps, "step", initial=start)
+    with _stop_on_signals() as stopped, jax.set_mesh(mesh), contextlib.closing(checkpoints), progress:
+        pending, clock = None, time.monotonic()
+        stream = batches.iterate(start, jax.process_index(), jax.process_count())
+        for step in range(start, config.total_steps):
+            batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
+            state, metrics = step_fn(state, batch)
+            # The previous step's numbers are fetched while this one computes.
+            clock = _report(pending, clock, writer, progress)
+            pending = (step + 1, metrics)
+            done = step + 1 == config.total_steps
+            evaluate = evaluators and (done or (config.eval_period and (step + 1) % config.eval_period == 0))
+            save = done or (step + 1) % config.checkpoint_period == 0 or stopped.is_set()
+            if evaluate or save:
+                clock = _report(pending, clock, writer, progress)
+                pending = None
+            if evaluate:
+                results = {f"eval/{n}/{k}": v for n, f in evaluators.items() for k, v in f(state.params).items()}  # type: ignore[union-attr]
+                clock = time.monotonic()
+                if writer:
+                    writer.write(step + 1, results)
+            if save:
+                checkpoints.save(step + 1, state.params, state.optimizer)
+            if stopped.is_set() and not done:
+                checkpoints.wait()
+                raise JaLlmError(f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there.")
+    if writer:
+        writer.close()
+    return state
+
+
+def _check_initial(initial: Any, model: DecoderConfig, tokenizer: Tokenizer) -> None:
+    if initial.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UsageError(
+            f"{initial.directory}: the checkpoint's vocabulary ({initial.tokenizer.vocab_size} ids) is not the one that the data were "
+            f"tokenized with ({tokenizer.vocab_size} ids); run `ja-llm cache` with --vocab {initial.directory}/vocab."
+        )
+    if initial.config.vocab_size != model.vocab_size:
+        raise UsageError(f"{initial.directory}: the checkpoint has {initial.config.vocab_size} embedding rows, the model {model.vocab_size}.")
+
+
+def _with(abstract: Any, spread: Any) -> Any:
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
+
+
+def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: Progress) -> float:
+    """Fetch a step's metrics, stop on a loss that is not finite, log; returns the time of the fetch."""
+    if pending is None:
+        return clock
+    step, metrics = pending
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    now = time.monotonic()
+    if not values.pop("finite"):
+        raise JaLlmError(
+            f"step {step}: the loss or its gradient is not finite, the parameters were left as before it; "
+            "lower the learning rate or look at the batch with `trace`."
+        )
+    values["tokens_per_second"] = values["target_tokens"] / max(now - clock, 1e-9)
+    if writer:
+        writer.write(step, values)
+    progress.update(1, f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s")
+    return now
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """SIGTERM (preemption) and the first Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends at once."""
+    stopped = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

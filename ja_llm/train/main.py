@@ -1,0 +1,168 @@
+"""The gin-configured entry of training: resolves names into data, model and optimizer, and calls the loop.
+
+Macros are t5x's: MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS, TRAIN_STEPS, MODEL_DIR, INITIAL_CHECKPOINT_PATH, BATCH_SIZE,
+RANDOM_SEED; CACHE_DIR (the output of `ja-llm cache`) is ours.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import optax
+
+from ja_llm.errors import UsageError
+from ja_llm.files import atomic_write
+from ja_llm.models.config import DecoderConfig
+from ja_llm.sharding import DEFAULT_RULES, Rules
+from ja_llm.train.schedules import Schedule
+from ja_llm.train.step import TrainState
+
+REQUIRED_MACROS = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "TRAIN_STEPS", "MODEL_DIR")
+
+
+@gin.configurable
+def train(
+    *,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    cache_dir: str = gin.REQUIRED,
+    model_dir: str = gin.REQUIRED,
+    total_steps: int = gin.REQUIRED,
+    batch_size: int = gin.REQUIRED,
+    optimizer: optax.GradientTransformation = gin.REQUIRED,
+    schedule: Schedule = gin.REQUIRED,
+    model: Callable[..., DecoderConfig] | None = None,
+    initial_checkpoint_path: str | None = None,
+    random_seed: int = 0,
+    mesh: Mapping[str, int] | None = None,
+    logical_axis_rules: Rules = DEFAULT_RULES,
+    microbatches: int = 1,
+    z_loss: float = 0.0,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int = 2,
+    eval_period: int = 0,
+    eval_documents: int = 64,
+    dry_run: bool = False,
+) -> TrainState | None:
+    """Train a decoder on a cached mixture.
+
+    Args:
+      mixture_or_task_name: the name that CACHE_DIR was made for.
+      task_feature_lengths: {"targets": row length in tokens}.
+      cache_dir: output of `ja-llm cache`.
+      model_dir: the run directory; a run that is there goes on.
+      total_steps: optimizer steps in all.
+      batch_size: rows a step, over all hosts.
+      optimizer: optax transformation without learning rate.
+      schedule: step -> learning rate.
+      model: makes the DecoderConfig given `vocab_size`; not needed with an initial checkpoint.
+      initial_checkpoint_path: model directory or DIR@STEP.
+      random_seed: of parameters and data order.
+      mesh: devices per mesh axis (data, fsdp, tensor, context, expert).
+      logical_axis_rules: logical axis -> mesh axis.
+      microbatches: parts of a batch whose gradients are added.
+      z_loss: coefficient of the squared log-normaliser.
+      checkpoint_period: steps between checkpoints.
+      keep_checkpoints: how many newest checkpoints stay.
+      eval_period: steps between held-out evaluations; 0 for the end only.
+      eval_documents: held-out documents per task in those evaluations.
+      dry_run: say what would be done, and stop.
+
+    Returns:
+      The last state, or None for a dry run.
+
+    Raises:
+      UsageError: a setting is missing or does not fit.
+      JaLlmError: see `ja_llm.train.loop.run`.
+    """
+    from ja_llm.data.batches import BatchSource
+    from ja_llm.evaluation.heldout import heldout_evaluators
+    from ja_llm.train.checkpoints import load_model
+    from ja_llm.train.loop import RunConfig, run
+    from ja_llm.vocab.base import load_tokenizer
+
+    if set(task_feature_lengths) != {"targets"}:
+        raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
+    length = task_feature_lengths["targets"]
+    batches = BatchSource(cache_dir, length=length, batch_size=batch_size, seed=random_seed)
+    if batches.name != mixture_or_task_name:
+        raise UsageError(f"{cache_dir}: this cache holds {batches.name!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`.")
+    tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
+    config = _model_config(model, initial_checkpoint_path, tokenizer.vocab_size)
+    if length > config.max_length:
+        raise UsageError(f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it or raise DecoderConfig.max_length.")
+
+    run_config = RunConfig(
+        model_dir=Path(model_dir),
+        total_steps=total_steps,
+        seed=random_seed,
+        initial_checkpoint=initial_checkpoint_path,
+        mesh=mesh or {},
+        rules=logical_axis_rules,
+        microbatches=microbatches,
+        z_loss=z_loss,
+        checkpoint_period=checkpoint_period,
+        keep_checkpoints=keep_checkpoints,
+        eval_period=eval_period,
+    )
+    if dry_run:
+        print(_plan(run_config, config, batches))
+        return None
+    state = run(
+        run_config,
+        config,
+        tokenizer,
+        batches,
+        optimizer,
+        schedule,
+        identity={"optimizer": _bound("optimizer"), "schedule": _bound("schedule"), "mixture": batches.name},
+        evaluators=heldout_evaluators(cache_dir, config, tokenizer, length=length, documents=eval_documents),
+    )
+    with atomic_write(Path(model_dir) / "config.gin") as file:
+        file.write(gin.operative_config_str().encode())
+    del load_model
+    return state
+
+
+def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | None, vocab_size: int) -> DecoderConfig:
+    """The architecture: the initial checkpoint's own, or MODEL with the data's vocabulary size."""
+    from ja_llm.train.checkpoints import read_model_files, split_step
+
+    if initial:
+        directory = split_step(initial)[0]
+        if not directory.exists():
+            raise UsageError(f"{directory}: this initial checkpoint does not exist.")
+        return read_model_files(directory)[0]
+    if model is None:
+        raise UsageError("there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR.")
+    return model(vocab_size=vocab_size)
+
+
+def _bound(argument: str) -> dict[str, Any]:
+    """The operative bindings of the configurable that train's `argument` refers to, as plain values for the ledger."""
+    text = gin.config.query_parameter(f"ja_llm.train.main.train.{argument}")
+    selector = getattr(text, "selector", str(text))
+    values = {}
+    for (_, name), bindings in gin.config._OPERATIVE_CONFIG.items():
+        if name.endswith(selector.rsplit(".", 1)[-1]):
+            values.update({k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in bindings.items()})
+    return {"name": selector.rsplit(".", 1)[-1], **values}
+
+
+def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
+    tokens = run.total_steps * batches.batch_size * batches.length
+    return (
+        f"would train {config.parameter_count() / 1e6:.2f}M parameters for {run.total_steps} steps "
+        f"({tokens / 1e6:.2f}M tokens) on {batches.name} into {run.model_dir}\n"
+        f"shares: {', '.join(f'{n} {r:.1%}' for n, r in batches.shares.items())}\nmodel: {dataclasses.asdict(config)}"
+    )
+
+
+def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", dry_run: bool = False) -> TrainState | None:
+    """Parse gin and train: what `ja-llm train` and `python -m ja_llm.train` call."""
+    from ja_llm import gin_utils
+
+    gin_utils.parse(files, bindings, search_paths, required=REQUIRED_MACROS)
+    return train(dry_run=dry_run)

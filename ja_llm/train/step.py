@@ -1,0 +1,99 @@
+"""One optimizer step: gradients of a sum over the global batch, divided once by the global weight."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from ja_llm.losses.cross_entropy import cross_entropy
+from ja_llm.train.schedules import Schedule
+
+Batch = Mapping[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      step: int32 scalar, optimizer steps done.
+      params: parameter pytree.
+      optimizer: optax state.
+    """
+
+    step: jax.Array
+    params: Any
+    optimizer: Any
+
+
+def loss_sums(module: nn.Module, params: Any, batch: Batch, z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sums over a batch `[B, L]`: (loss with z term, {"loss_sum", "z_loss_sum", "weight_sum"}), all float32 scalars."""
+    logits = module.apply(
+        {"params": params},
+        batch["decoder_input_tokens"],
+        batch["decoder_target_tokens"],
+        decoder_segment_ids=batch["decoder_segment_ids"],
+        decoder_positions=batch["decoder_positions"],
+    )
+    total, z_sum, weight = cross_entropy(logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], z_loss)
+    return total, {"loss_sum": total - z_sum, "z_loss_sum": z_sum, "weight_sum": weight}
+
+
+def accumulate(module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradient of the batch's summed loss, and the sums, computed in `microbatches` equal parts.
+
+    The sums are added in float32 and divided by nobody here: a mean of microbatch means would weigh a token by how full its
+    microbatch happens to be.
+    """
+    grad = jax.grad(lambda p, b: loss_sums(module, p, b, z_loss), has_aux=True)
+    if microbatches == 1:
+        return grad(params, batch)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Row i goes to microbatch i % M, so that each microbatch keeps rows of every data shard.
+        return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(carry, part):
+        return jax.tree.map(jnp.add, carry, grad(params, part)), None
+
+    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    sums = dict.fromkeys(("loss_sum", "z_loss_sum", "weight_sum"), jnp.zeros((), jnp.float32))
+    (grads, sums), _ = jax.lax.scan(add, (zero, sums), {k: split(v) for k, v in batch.items()})
+    return grads, sums
+
+
+def make_train_step(
+    module: nn.Module, optimizer: optax.GradientTransformation, schedule: Schedule, *, microbatches: int = 1, z_loss: float = 0.0
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Build the pure step function (state, batch) -> (state, metrics).
+
+    Metrics (float32 scalars): loss (nats per weighted target), z_loss, gradient_norm (before clipping), learning_rate,
+    target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient was not finite: then the state is left as it was).
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches)
+        weight = jnp.maximum(sums["weight_sum"], 1.0)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        norm = optax.global_norm(grads)
+        loss = sums["loss_sum"] / weight
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+        rate = schedule(state.step)
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
+        new = TrainState(state.step + 1, params, moments)
+        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        metrics = {
+            "loss": loss,
+            "z_loss": sums["z_loss_sum"] / weight,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "target_tokens": sums["weight_sum"],
+            "finite": finite.astype(jnp.float32),
+        }
+        return state, metrics
+
+    return train_step
