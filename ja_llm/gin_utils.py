@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import gin
+import gin  # 0.1 s
 
 from ja_llm.errors import UsageError
 

@@ -26,6 +26,7 @@ from ja_llm.sharding import DEFAULT_RULES, Rules, batch_sharding, make_mesh, rep
 from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
 from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
 from ja_llm.train.metrics import MetricsWriter
+from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.schedules import Schedule
 from ja_llm.train.step import TrainState, make_train_step
 from ja_llm.vocab.base import Tokenizer
@@ -80,7 +81,7 @@ def run(
     model: DecoderConfig,
     tokenizer: Tokenizer,
     batches: Batches,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     schedule: Schedule,
     *,
     identity: dict[str, Any],
@@ -93,9 +94,9 @@ def run(
       model: architecture; with an initial checkpoint it must have that checkpoint's shapes.
       tokenizer: of the data and the model.
       batches: see `Batches`.
-      optimizer: optax transformation without the learning rate.
+      optimizer: settings that make the optax transformation.
       schedule: step -> learning rate.
-      identity: optimizer, schedule and data settings for the ledger (model, seed, batch size and fingerprints are added).
+      identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
 
     Returns:
@@ -114,9 +115,10 @@ def run(
     module = Decoder(model)
     params_abstract = abstract_params(model)
     params_shardings = shardings(param_axes(model), params_abstract, mesh, config.rules)
-    optimizer_abstract = jax.eval_shape(optimizer.init, params_abstract)
+    transformation = optimizer.transformation()
+    optimizer_abstract = jax.eval_shape(transformation.init, params_abstract)
     optimizer_shardings = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
+        transformation, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
     )
     spread = TrainState(replicated(mesh), params_shardings, optimizer_shardings)
     rows = batch_sharding(mesh, config.rules)
@@ -132,6 +134,8 @@ def run(
         {
             **identity,
             "model": model.to_json(),
+            "optimizer": {"name": type(optimizer).__name__, **dataclasses.asdict(optimizer)},  # type: ignore[call-overload]
+            "schedule": {"name": type(schedule).__name__, **dataclasses.asdict(schedule)},  # type: ignore[call-overload]
             "vocabulary": tokenizer.fingerprint,
             "data": batches.fingerprint,
             "batch_size": batches.batch_size,
@@ -154,13 +158,13 @@ def run(
     else:
         key = jax.random.key(config.seed)
         params = initial.params if initial else jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
-        moments = jax.jit(optimizer.init, out_shardings=optimizer_shardings)(params)
+        moments = jax.jit(transformation.init, out_shardings=optimizer_shardings)(params)
     del initial
     state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
 
     # --- Step: compiled once, the state's buffers are reused
     step_fn = jax.jit(
-        make_train_step(module, optimizer, schedule, microbatches=config.microbatches, z_loss=config.z_loss),
+        make_train_step(module, transformation, schedule, microbatches=config.microbatches, z_loss=config.z_loss),
         in_shardings=(spread, rows),
         out_shardings=(spread, replicated(mesh)),
         donate_argnums=0,

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import gin
-import optax
 
 from ja_llm.errors import UsageError
 from ja_llm.files import atomic_write
 from ja_llm.models.config import DecoderConfig
 from ja_llm.sharding import DEFAULT_RULES, Rules
+from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.schedules import Schedule
 from ja_llm.train.step import TrainState
 
@@ -31,7 +31,7 @@ def train(
     model_dir: str = gin.REQUIRED,
     total_steps: int = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
-    optimizer: optax.GradientTransformation = gin.REQUIRED,
+    optimizer: Optimizer = gin.REQUIRED,
     schedule: Schedule = gin.REQUIRED,
     model: Callable[..., DecoderConfig] | None = None,
     initial_checkpoint_path: str | None = None,
@@ -55,7 +55,7 @@ def train(
       model_dir: the run directory; a run that is there goes on.
       total_steps: optimizer steps in all.
       batch_size: rows a step, over all hosts.
-      optimizer: optax transformation without learning rate.
+      optimizer: its settings, e.g. @AdamW().
       schedule: step -> learning rate.
       model: makes the DecoderConfig given `vocab_size`; not needed with an initial checkpoint.
       initial_checkpoint_path: model directory or DIR@STEP.
@@ -79,7 +79,6 @@ def train(
     """
     from ja_llm.data.batches import BatchSource
     from ja_llm.evaluation.heldout import heldout_evaluators
-    from ja_llm.train.checkpoints import load_model
     from ja_llm.train.loop import RunConfig, run
     from ja_llm.vocab.base import load_tokenizer
 
@@ -117,12 +116,11 @@ def train(
         batches,
         optimizer,
         schedule,
-        identity={"optimizer": _bound("optimizer"), "schedule": _bound("schedule"), "mixture": batches.name},
+        identity={"mixture": batches.name},
         evaluators=heldout_evaluators(cache_dir, config, tokenizer, length=length, documents=eval_documents),
     )
     with atomic_write(Path(model_dir) / "config.gin") as file:
         file.write(gin.operative_config_str().encode())
-    del load_model
     return state
 
 
@@ -138,17 +136,6 @@ def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | Non
     if model is None:
         raise UsageError("there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR.")
     return model(vocab_size=vocab_size)
-
-
-def _bound(argument: str) -> dict[str, Any]:
-    """The operative bindings of the configurable that train's `argument` refers to, as plain values for the ledger."""
-    text = gin.config.query_parameter(f"ja_llm.train.main.train.{argument}")
-    selector = getattr(text, "selector", str(text))
-    values = {}
-    for (_, name), bindings in gin.config._OPERATIVE_CONFIG.items():
-        if name.endswith(selector.rsplit(".", 1)[-1]):
-            values.update({k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in bindings.items()})
-    return {"name": selector.rsplit(".", 1)[-1], **values}
 
 
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:

@@ -1,0 +1,50 @@
+# `make run` and `make test` set up what they need in .venv, from python3 (3.11 to 3.13) alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= quickstart
+REAL ?= build/real
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
+
+.PHONY: run test test-real lint bench lock clean
+
+run: $(VENV)/.run
+	@$(BIN)/ja-llm quickstart --out $(OUT)
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest
+
+# The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
+test-real: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.debian_docs --out $(REAL)
+	@$(BIN)/python -m pytest -m real
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.step_speed
+	@$(BIN)/python -m benchmarks.readme_tables
+
+# Resolve pyproject.toml anew and write the versions that were found.
+lock:
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev]'
+	@build/lock/bin/python -m pip freeze --exclude ja_llm | sed 's/+cpu$$//' > requirements.lock
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install Python 3.11, 3.12 or 3.13, or name one with make PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "make: $$($(PYTHON) --version) can't run ja_llm; install Python 3.11, 3.12 or 3.13, or name one with make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: the virtual environment $(VENV) can't be made; on Debian: apt install python3-venv"; rm -rf $(VENV); exit 2; }
+
+$(VENV)/.run: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "setting up $(VENV): JAX, TensorFlow, Beam and their kin, two to four minutes once"
+	@$(PIP) -e '.[data,beam,eval]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "setting up $(VENV) with the test tools, three to six minutes once"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build
