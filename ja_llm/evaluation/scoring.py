@@ -70,6 +70,10 @@ class Scorer:
         self._params = params
         self._step = jax.jit(functools.partial(_target_logprobs, logits_fn))
 
+    def use(self, params: Any) -> None:
+        """Score with these parameters from now on (same shapes, so nothing is compiled again)."""
+        self._params = params
+
     def token_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probabilities (nats) of each token but the first, given those before it inside its row.
 

@@ -34,15 +34,17 @@ from ja_llm.vocab.base import Tokenizer
 Evaluator = Callable[[Any], dict[str, float]]
 
 
-class Batches(Protocol):
+class Data(Protocol):
     """What the loop asks of the data: see `ja_llm/data/batches.py`."""
 
     fingerprint: str
     batch_size: int
     length: int
+    schedule: Any
 
-    def iterate(self, start_step: int, shard: int, num_shards: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield this host's rows of the batches of optimizer steps start_step, start_step + 1, ..."""
+
+# (first step, shard, number of shards) -> this host's rows of the batches of that step and the ones after it
+OpenStream = Callable[[int, int, int], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,8 @@ def run(
     config: RunConfig,
     model: DecoderConfig,
     tokenizer: Tokenizer,
-    batches: Batches,
+    data: Data,
+    open_stream: OpenStream,
     optimizer: Optimizer,
     schedule: Schedule,
     *,
@@ -93,7 +96,8 @@ def run(
       config: the run.
       model: architecture; with an initial checkpoint it must have that checkpoint's shapes.
       tokenizer: of the data and the model.
-      batches: see `Batches`.
+      data: identity of the data, see `Data`.
+      open_stream: gives the batches from a step on.
       optimizer: settings that make the optax transformation.
       schedule: step -> learning rate.
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
@@ -108,8 +112,8 @@ def run(
     """
     # --- Mesh
     mesh = make_mesh(dict(config.mesh))
-    if batches.batch_size % config.microbatches:
-        raise UsageError(f"BATCH_SIZE {batches.batch_size} can't be split into {config.microbatches} equal microbatches; choose a divisor.")
+    if data.batch_size % config.microbatches:
+        raise UsageError(f"BATCH_SIZE {data.batch_size} can't be split into {config.microbatches} equal microbatches; choose a divisor.")
 
     # --- Model, state and how both are spread over the mesh
     module = Decoder(model)
@@ -137,14 +141,15 @@ def run(
             "optimizer": {"name": type(optimizer).__name__, **dataclasses.asdict(optimizer)},  # type: ignore[call-overload]
             "schedule": {"name": type(schedule).__name__, **dataclasses.asdict(schedule)},  # type: ignore[call-overload]
             "vocabulary": tokenizer.fingerprint,
-            "data": batches.fingerprint,
-            "batch_size": batches.batch_size,
-            "length": batches.length,
+            "data": data.fingerprint,
+            "batch_size": data.batch_size,
+            "length": data.length,
             "seed": config.seed,
             "z_loss": config.z_loss,
         },
         parents=[parent_entry(initial.directory, initial.step, initial.ledger)] if initial else [],
         mesh=dict(mesh.shape),
+        data_schedule=data.schedule.to_json(),
     )
     if jax.process_index() == 0:
         open_ledger(directory / "run.json", ledger)
@@ -173,9 +178,9 @@ def run(
     # --- Loop
     writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
     progress = Progress("train", config.total_steps, "step", initial=start)
-    with _stop_on_signals() as stopped, jax.set_mesh(mesh), contextlib.closing(checkpoints), progress:
+    batches = open_stream(start, jax.process_index(), jax.process_count())
+    with _stop_on_signals() as stopped, jax.set_mesh(mesh), contextlib.closing(checkpoints), batches as stream, progress:
         pending, clock = None, time.monotonic()
-        stream = batches.iterate(start, jax.process_index(), jax.process_count())
         for step in range(start, config.total_steps):
             batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
             state, metrics = step_fn(state, batch)

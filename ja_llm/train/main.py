@@ -77,7 +77,7 @@ def train(
       UsageError: a setting is missing or does not fit.
       JaLlmError: see `ja_llm.train.loop.run`.
     """
-    from ja_llm.data.batches import BatchSource
+    from ja_llm.data.batches import BatchSource, iterate
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.loop import RunConfig, run
     from ja_llm.vocab.base import load_tokenizer
@@ -114,6 +114,7 @@ def train(
         config,
         tokenizer,
         batches,
+        lambda step, shard, shards: iterate(batches, step, shard=shard, num_shards=shards, stop_step=total_steps),
         optimizer,
         schedule,
         identity={"mixture": batches.name},
