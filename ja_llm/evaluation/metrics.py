@@ -1,0 +1,110 @@
+"""Metric functions in seqio's form: (targets, scores) or (targets, predictions) -> flat {name: number}.
+
+Targets are what `postprocess` makes of an example; an interval stands as NAME_low and NAME_high (95 %).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ja_llm.evaluation.bits_per_byte import summarise
+from ja_llm.evaluation.statistics import proportion
+
+_RESAMPLES = 1000
+
+
+def postprocess(decoded: Any, example: Any = None, is_target: bool = False) -> Any:
+    """seqio postprocess function of all tasks.
+
+    A target is read from the example's own notes, never from its decoded tokens: what a vocabulary can't write must not
+    become the reference. A prediction is text, without white space around it.
+    """
+    if not is_target:
+        return decoded.strip() if isinstance(decoded, str) else decoded
+    meta = example["meta"]
+    value = json.loads(meta if isinstance(meta, str | bytes) else bytes(meta))
+    return {**value, "tokens": int(np.size(example["targets"])), "unknown": int(example["unknown"])}
+
+
+def document_bits(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+    """Bits per byte of whole documents; scores are log-probabilities in nats."""
+    rows = [
+        {"bits": -float(score) / float(np.log(2.0)), "bytes": t["bytes"], "tokens": t["tokens"], "unknown": t["unknown"]}
+        for t, score in zip(targets, scores, strict=True)
+    ]
+    return _flat(summarise(rows), "bits_per_byte")
+
+
+def choice_accuracy(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+    """Accuracy over questions whose candidates are rows: by log-likelihood, and by log-likelihood per UTF-8 byte.
+
+    On a tie the first candidate counts as chosen.
+    """
+    questions: dict[str, dict[int, tuple[float, float]]] = {}
+    labels: dict[str, int] = {}
+    for target, score in zip(targets, scores, strict=True):
+        rows = questions.setdefault(target["question"], {})
+        rows[target["choice"]] = (float(score), float(score) / target["bytes"])
+        labels[target["question"]] = target["label"]
+
+    def hits(which: int) -> np.ndarray:
+        chosen = [max(sorted(rows), key=lambda c, rows=rows: rows[c][which]) for rows in questions.values()]
+        return np.array([c == labels[q] for c, q in zip(chosen, questions, strict=True)])
+
+    return {
+        **_named("accuracy", proportion(hits(0))),
+        **_named("accuracy_per_byte", proportion(hits(1))),
+        "questions": float(len(questions)),
+        "chance": float(np.mean([1 / len(rows) for rows in questions.values()])),
+    }
+
+
+def translation_quality(targets: Sequence[dict[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
+    """chrF and BLEU over characters by sacrebleu (intervals by its own seeded bootstrap), and exact matches."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    references = [t["reference"] for t in targets]
+    result: dict[str, float] = {}
+    for name, metric in (("chrf", CHRF()), ("bleu", BLEU(tokenize="char"))):
+        resamples = _RESAMPLES if len(references) > 1 else 1
+        score = metric.corpus_score(list(predictions), [references], n_bootstrap=resamples)
+        result[name] = float(score.score)
+        if resamples > 1:
+            # sacrebleu tells its interval in the JSON form only: mean +- half of the interval's width.
+            said = json.loads(score.format(width=6, is_json=True))
+            middle, half = said.get("confidence_mean", score.score), said.get("confidence_var", 0.0)
+            result |= {f"{name}_low": middle - half, f"{name}_high": middle + half}
+    exact = np.array([p == r for p, r in zip(predictions, references, strict=True)])
+    return {
+        **result,
+        **_named("exact_match", proportion(exact)),
+        "texts": float(len(references)),
+        "empty": float(sum(not p for p in predictions)),
+        "left_out": float(targets[0].get("left_out", 0)),
+    }
+
+
+def translation_signatures() -> dict[str, str]:
+    """sacrebleu's signatures of what `translation_quality` computes."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    found = {}
+    for name, metric in (("chrf", CHRF()), ("bleu", BLEU(tokenize="char"))):
+        metric.corpus_score(["ab"], [["ab"]])
+        found[name] = str(metric.get_signature())
+    return found
+
+
+def _named(name: str, value: dict[str, Any]) -> dict[str, float]:
+    low, high = value["interval"]
+    return {name: value["value"], f"{name}_standard_error": value["standard_error"], f"{name}_low": low, f"{name}_high": high}
+
+
+def _flat(value: dict[str, Any], name: str) -> dict[str, float]:
+    low, high = value["interval"]
+    rest = {key: float(number) for key, number in value.items() if key != "interval"}
+    return {**rest, f"{name}_low": low, f"{name}_high": high}

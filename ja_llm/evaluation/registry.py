@@ -1,0 +1,202 @@
+"""The registry of evaluation tasks: templates without vocabulary or path, bound to a tokenizer and sources as seqio tasks.
+
+`tasks/japanese.py`, `tasks/english.py` and `tasks/suites.py` hold the registrations. TensorFlow and seqio load in `bind` only.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ja_llm.errors import UsageError
+from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
+from ja_llm.evaluation.metrics import postprocess
+
+SCORE, GENERATE = "score", "generate"
+SPLIT = "heldout"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationTask:
+    """A template.
+
+    Attributes:
+      name: of the task, e.g. "bits_per_byte_ja".
+      kind: SCORE (the model gives log-probabilities of the targets) or GENERATE (it writes a text after the inputs).
+      lang: language that is measured.
+      examples: makes the text examples from sources and a limit.
+      metric_fns: seqio metric functions.
+      headline: the metric that a table shows first.
+      better: "lower" or "higher", of the headline.
+      description: what the headline means, one plain sentence.
+      append_eos: whether EOS is the last target (a document's end is scored).
+      max_new_tokens: for GENERATE.
+      stop: for GENERATE: texts at which an answer ends.
+      signatures: optional, gives the metrics' own signatures.
+      version: raised when examples or metrics change, so that old results are not taken for new ones.
+    """
+
+    name: str
+    kind: str
+    lang: str
+    examples: ExamplesFn
+    metric_fns: tuple[Callable[..., dict[str, float]], ...]
+    headline: str
+    better: str
+    description: str
+    append_eos: bool = False
+    max_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    signatures: Callable[[], dict[str, str]] | None = None
+    version: int = 1
+
+
+_TASKS: dict[str, EvaluationTask] = {}
+_SUITES: dict[str, tuple[str, ...]] = {}
+
+
+def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
+    """Register a template; registering an equal name again replaces it (modules may be imported twice)."""
+    task = EvaluationTask(name, **fields)
+    if task.kind not in (SCORE, GENERATE):
+        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be {SCORE!r} or {GENERATE!r}.")
+    _TASKS[name] = task
+    return task
+
+
+def add_suite(name: str, tasks: Iterable[str]) -> None:
+    """Register a named list of tasks."""
+    _SUITES[name] = tuple(tasks)
+
+
+def _load() -> None:
+    import tasks.english
+    import tasks.japanese
+    import tasks.suites  # noqa: F401
+
+
+def names() -> list[str]:
+    """Registered tasks, sorted."""
+    _load()
+    return sorted(_TASKS)
+
+
+def suites() -> dict[str, tuple[str, ...]]:
+    """Registered suites."""
+    _load()
+    return dict(_SUITES)
+
+
+def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
+    """Templates for a suite's name, a task's name, or a list of either; each once, in order.
+
+    Raises:
+      UsageError: a name is unknown.
+    """
+    _load()
+    found: dict[str, EvaluationTask] = {}
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        for task in _SUITES.get(name, (name,)):
+            if task not in _TASKS:
+                near = difflib.get_close_matches(task, [*_TASKS, *_SUITES], n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*_SUITES, *sorted(_TASKS)])}."
+                raise UsageError(f"{task}: there is no such evaluation task or suite; {hint}")
+            found[task] = _TASKS[task]
+    if not found:
+        raise UsageError(f"no evaluation task is named; there are {', '.join([*_SUITES, *sorted(_TASKS)])}.")
+    return list(found.values())
+
+
+def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: int | None = None) -> Any:
+    """Make the seqio task.
+
+    Its dataset (split "heldout") has per example: `inputs` and `targets` int32 [n] (ids, no padding, no trimming), `id`,
+    `inputs_pretokenized`, `targets_pretokenized`, `meta` (JSON) strings, and `unknown` (targets that are the unknown id).
+
+    Args:
+      task: template or its name.
+      tokenizer: `ja_llm.vocab.base.Tokenizer`.
+      sources: what the examples are made from.
+      limit: examples (questions) at most.
+
+    Raises:
+      UsageError, JaLlmError: as the template's `examples` raises them.
+    """
+    from ja_llm.data.registry import import_seqio
+
+    seqio = import_seqio()
+    from ja_llm.data.seqio_vocabulary import SeqioVocabulary
+
+    template = resolve(task)[0] if isinstance(task, str) else task
+    examples = template.examples(sources, limit)
+    vocabulary = SeqioVocabulary(tokenizer)
+    return seqio.Task(
+        template.name,
+        source=seqio.FunctionDataSource(
+            dataset_fn=functools.partial(_dataset, examples), splits=(SPLIT,), num_input_examples={SPLIT: len(examples)}
+        ),
+        output_features={
+            "inputs": seqio.Feature(vocabulary, add_eos=False, required=False),
+            "targets": seqio.Feature(vocabulary, add_eos=False),
+        },
+        preprocessors=[functools.partial(_tokenize, tokenizer=tokenizer, template=template)],
+        postprocess_fn=postprocess,
+        metric_fns=list(template.metric_fns),
+        shuffle_buffer_size=None,
+    )
+
+
+def _dataset(examples: list[Example], split: str, shuffle_files: bool, seed: int | None = None) -> Any:
+    """The examples as tf.data, in order."""
+    import tensorflow as tf
+
+    def rows() -> Iterable[dict[str, str]]:
+        for example in examples:
+            yield {
+                "id": example["id"],
+                "inputs_pretokenized": example["inputs"],
+                "targets_pretokenized": example["targets"],
+                "meta": json.dumps(example["meta"], ensure_ascii=False),
+            }
+
+    fields = ("id", "inputs_pretokenized", "targets_pretokenized", "meta")
+    return tf.data.Dataset.from_generator(rows, output_signature={name: tf.TensorSpec((), tf.string) for name in fields})
+
+
+def _tokenize(dataset: Any, *, tokenizer: Any, template: EvaluationTask) -> Any:
+    """seqio preprocessor: adds `inputs`, `targets` and `unknown`."""
+    import numpy as np
+    import tensorflow as tf
+
+    def ids(inputs: bytes, targets: bytes) -> tuple[np.ndarray, np.ndarray, np.int32]:
+        before, after = token_ids(tokenizer, inputs.decode("utf-8"), targets.decode("utf-8"), template)
+        unknown = after.count(tokenizer.unk_id) if tokenizer.unk_id is not None else 0
+        return np.array(before, np.int32), np.array(after, np.int32), np.int32(unknown)
+
+    def add(example: dict[str, Any]) -> dict[str, Any]:
+        inputs, targets, unknown = tf.numpy_function(
+            ids, [example["inputs_pretokenized"], example["targets_pretokenized"]], [tf.int32, tf.int32, tf.int32]
+        )
+        inputs.set_shape([None])
+        targets.set_shape([None])
+        unknown.set_shape([])
+        return {**example, "inputs": inputs, "targets": targets, "unknown": unknown}
+
+    return dataset.map(add, deterministic=True)
+
+
+def token_ids(tokenizer: Any, inputs: str, targets: str, template: EvaluationTask) -> tuple[list[int], list[int]]:
+    """Token ids (inputs from BOS, targets) of one example.
+
+    What is scored is tokenized as one text, as the model met it in training, and cut before the first token that reaches into
+    the targets; so candidates after one context are compared by the probability of the whole text. A text to be generated is
+    not there to be joined, so it is tokenized apart.
+    """
+    end = [tokenizer.eos_id] if template.append_eos else []
+    if template.kind == GENERATE:
+        return [tokenizer.bos_id, *tokenizer.encode(inputs)], [*tokenizer.encode(targets), *end]
+    ids, offsets = tokenizer.encode_with_offsets(inputs + targets)
+    cut = next((number for number, (_, stop) in enumerate(offsets) if stop > len(inputs)), len(ids))
+    return [tokenizer.bos_id, *ids[:cut]], [*ids[cut:], *end]

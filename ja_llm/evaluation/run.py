@@ -1,0 +1,197 @@
+"""Runs evaluation tasks on one checkpoint: `ja-llm eval`.
+
+Each task is bound as a seqio task; its examples are scored or continued in fixed chunks, each chunk is stored, and the
+task's own metric functions turn all samples into numbers. Results depend on the request alone (model, data, settings): a
+killed evaluation goes on with the next chunk and ends in the same numbers.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.generation import Generator
+from ja_llm.evaluation.registry import GENERATE, SPLIT, EvaluationTask, bind, resolve
+from ja_llm.evaluation.samples import TaskFiles
+from ja_llm.evaluation.scoring import Scorer
+from ja_llm.files import write_json
+from ja_llm.manifest import software
+from ja_llm.progress import Progress
+
+SCHEMA = "ja_llm.results/1"
+_CHUNK = 64  # examples a stored chunk
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "seqio", "tensorflow", "sacrebleu", "sentencepiece", "tokenizers")
+
+
+@gin.configurable(module="ja_llm.evaluation")
+def evaluate(
+    model_path: str | Path,
+    tasks: str | Sequence[str] = "first",
+    *,
+    root: str | Path | None = None,
+    pairs: str | Path | None = None,
+    out_dir: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    length: int = 512,
+) -> dict[str, Any]:
+    """Evaluate one checkpoint.
+
+    Args:
+      model_path: model directory, or DIR@STEP.
+      tasks: suite, task, or a list of them.
+      root: document set with held-out documents.
+      pairs: JSONL of aligned en/ja pairs.
+      out_dir: where the files go; MODEL/eval/step_N when None.
+      limit: documents, questions or texts a task at most.
+      batch_size: rows in a forward pass. It does not enter the numbers by design, but floating point may differ in the last
+        digits, so it belongs to the request.
+      length: window in tokens; cut to the model's `max_length`.
+
+    Returns:
+      What is also written to OUT/results.json: "model", "step", "settings", and per task its metrics, headline and meaning.
+
+    Raises:
+      UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
+    """
+    from ja_llm.train.checkpoints import load_model
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"the limit is {limit}; it must be at least 1.")
+    templates = resolve(tasks)
+    sources = Sources(root, pairs)
+    data = sources.fingerprint()
+    loaded = load_model(model_path)
+    check_vocabulary(loaded)
+    length = min(length, loaded.config.max_length)
+    out = Path(out_dir) if out_dir else loaded.directory / "eval" / f"step_{loaded.step}"
+    settings = {"limit": limit, "batch_size": batch_size, "length": length}
+    identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
+    runners = Runners(loaded, batch_size, length)
+    results: dict[str, Any] = {}
+    for template in templates:
+        request = {"task": template.name, "version": template.version, "model": identity, "data": data, **settings}
+        files = TaskFiles(out, template.name, request)
+        results[template.name] = files.finished() or _run_task(template, runners, sources, files, limit)
+    value = {
+        "schema": SCHEMA,
+        "model": loaded.directory.name,
+        "step": loaded.step,
+        "identity": identity,
+        "data": data,
+        "settings": settings,
+        "tasks": {name: {k: v for k, v in r.items() if k != "request"} for name, r in results.items()},
+        "software": software(*_PACKAGES),
+    }
+    write_json(out / "results.json", value)
+    return value
+
+
+class Runners:
+    """The two ways to run examples through one model, compiled once for all tasks."""
+
+    def __init__(self, loaded: Any, batch_size: int, length: int):
+        self.tokenizer = loaded.tokenizer
+        self.scorer = Scorer(loaded, batch_size, length)
+        self.generator = Generator(loaded, batch_size)
+        self._length = length
+
+    def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A sample {"id", "score"} or {"id", "prediction"} for each seqio example."""
+        ids = [example["id"].decode("utf-8") for example in examples]
+        inputs = [example["inputs"].tolist() for example in examples]
+        if template.kind == GENERATE:
+            texts = self.generator.continue_ids(inputs, template.max_new_tokens, template.stop, cut_prompts=True)
+            return [{"id": i, "prediction": text} for i, text in zip(ids, texts, strict=True)]
+        targets = [example["targets"].tolist() for example in examples]
+        pairs = [(_fitting(a, b, self._length), b) for a, b in zip(inputs, targets, strict=True)]
+        scores = self.scorer.token_logprobs([a + b for a, b in pairs])
+        return [
+            {"id": i, "score": float(score[len(a) - 1 :].sum(dtype=np.float64))}
+            for i, (a, _), score in zip(ids, pairs, scores, strict=True)
+        ]
+
+
+def _fitting(inputs: list[int], targets: list[int], length: int) -> list[int]:
+    """The context cut on the left, so that it and the targets stand in one window; BOS stays. A bare BOS is never cut."""
+    room = length + 1 - len(targets)
+    if len(inputs) <= max(room, 1):
+        return inputs
+    return inputs[:1] + (inputs[-(room - 1) :] if room > 1 else [])
+
+
+def _run_task(
+    template: EvaluationTask, runners: Runners, sources: Sources, files: TaskFiles, limit: int | None
+) -> dict[str, Any]:
+    task = bind(template, runners.tokenizer, sources, limit)
+    examples = list(task.get_dataset(sequence_length=None, split=SPLIT, shuffle=False).as_numpy_iterator())
+    chunks = files.resume()[: -(-len(examples) // _CHUNK)]
+    with Progress(f"eval {template.name}", len(examples), "example", initial=sum(map(len, chunks))) as progress:
+        for start in range(len(chunks) * _CHUNK, len(examples), _CHUNK):
+            chunk = runners.run(template, examples[start : start + _CHUNK])
+            files.append(chunk)
+            chunks.append(chunk)
+            progress.update(len(chunk))
+    samples = [sample for chunk in chunks for sample in chunk]
+    if [s["id"] for s in samples] != [e["id"].decode("utf-8") for e in examples]:
+        raise JaLlmError(f"{files.samples_path.parent}: the stored samples of {template.name} are not of this data; remove the folder and run again.")
+    metrics = compute_metrics(task, examples, samples)
+    result = {
+        "task": template.name,
+        "lang": template.lang,
+        "metrics": metrics,
+        "headline": template.headline,
+        "better": template.better,
+        "description": template.description,
+        "signatures": template.signatures() if template.signatures else {},
+    }
+    stored = [{**sample, **_shown(example)} for sample, example in zip(samples, examples, strict=True)]
+    return files.finish(stored, result)
+
+
+def compute_metrics(task: Any, examples: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The seqio task's metrics of samples, as `seqio.Evaluator` computes them from model outputs."""
+    targets = [task.postprocess_fn(None, example=example, is_target=True) for example in examples]
+    metrics: dict[str, float] = {}
+    for fn in task.score_metric_fns:
+        metrics |= fn(targets, [sample["score"] for sample in samples])
+    for fn in task.predict_metric_fns:
+        predictions = [task.postprocess_fn(s["prediction"], example=e, is_target=False) for s, e in zip(samples, examples, strict=True)]
+        metrics |= fn(targets, predictions)
+    return metrics
+
+
+def _shown(example: dict[str, Any], characters: int = 400) -> dict[str, str]:
+    """What a reader of the samples file wants to see beside a score: the texts, shortened."""
+    inputs, targets = (example[f"{name}_pretokenized"].decode("utf-8") for name in ("inputs", "targets"))
+    return {"inputs": inputs[-characters:], "targets": targets[:characters]}
+
+
+def check_vocabulary(loaded: Any) -> None:
+    """Refuse a model whose tokenizer has ids without an embedding row.
+
+    Raises:
+      JaLlmError: it does not fit.
+    """
+    if loaded.tokenizer.vocab_size > loaded.config.vocab_size:
+        raise JaLlmError(
+            f"{loaded.directory}: the vocabulary has {loaded.tokenizer.vocab_size} ids, but the model has "
+            f"{loaded.config.vocab_size} rows; put the model's own vocabulary back."
+        )
+
+
+def weights_fingerprint(params: Any) -> str:
+    """SHA-256 over names, shapes, types and about a thousand evenly spaced values of each array: tells checkpoints apart cheaply."""
+    import jax
+
+    digest = hashlib.sha256()
+    take: Callable[[Any], Any] = lambda leaf: leaf.reshape(-1)[:: max(1, leaf.size // 1024)]  # noqa: E731
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode())
+        digest.update(np.asarray(take(leaf)).tobytes())
+    return digest.hexdigest()

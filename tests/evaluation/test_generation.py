@@ -1,0 +1,61 @@
+"""Greedy continuations equal a token-by-token brute force; batches, stops and limits do what they say."""
+
+import numpy as np
+import pytest
+
+from ja_llm.errors import JaLlmError, UsageError
+
+PROMPTS = ["a", "hello", "日本", "x" * 50, "", "zz"]
+
+
+def ids(prompt):
+    return [256, *prompt.encode()]
+
+
+def test_greedy_equals_brute_force(prefix_generator, slow_logits, byte_tokenizer):
+    texts = prefix_generator(batch_size=4).continue_ids([ids(p) for p in PROMPTS], 20)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        sequence = ids(prompt)
+        for _ in range(20):
+            sequence.append(int(np.argmax(slow_logits(sequence))))
+            if sequence[-1] == 257:
+                break
+        expected = byte_tokenizer.decode(sequence)[len(prompt) :]
+        assert text == expected
+    assert any(texts)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_does_not_depend_on_its_batch(prefix_generator, temperature):
+    generator = prefix_generator(batch_size=4, temperature=temperature, seed=3)
+    together = generator.continue_ids([ids(p) for p in PROMPTS], 18)
+    again = prefix_generator(batch_size=4, temperature=temperature, seed=3).continue_ids([ids(p) for p in PROMPTS[:2]], 18)
+    assert again == together[:2]
+
+
+def test_seed_and_temperature_matter(prefix_generator):
+    one, two = (prefix_generator(temperature=1.0, seed=s).continue_ids([ids("a")], 30) for s in (0, 1))
+    assert one != two
+
+
+def test_stop_text_and_token_limit(prefix_generator):
+    generator = prefix_generator()
+    (text,) = generator.continue_ids([ids("hello")], 30)
+    assert len(text) > 5
+    stop = text[3:5]
+    assert generator.continue_ids([ids("hello")], 30, [stop, "never there"]) == [text[: text.index(stop)]]
+    (short,) = generator.continue_ids([ids("hello")], 4)
+    assert text.encode("utf-8", "replace").startswith(short.rstrip("\ufffd").encode("utf-8", "replace"))
+
+
+def test_what_does_not_fit_is_refused_or_cut(prefix_generator):
+    generator = prefix_generator()
+    long = [256, *range(1, 121)]
+    with pytest.raises(UsageError, match="121 tokens"):
+        generator.continue_ids([long], 20)
+    cut = [256, *range(1, 121)[-(128 - 20 - 1) :]]
+    assert generator.continue_ids([long], 20, cut_prompts=True) == generator.continue_ids([cut], 20)
+    with pytest.raises(UsageError, match="from 1 to 127"):
+        generator.continue_ids([long], 128)
+    with pytest.raises(JaLlmError, match="no token"):
+        generator.continue_ids([[]], 2)
