@@ -1,0 +1,342 @@
+"""Batches: a pure function of (data fingerprint, seed, schedule, data step).
+
+Every member store of a mixture is cut into rows by its packing plan; Grain's `MapDataset` shuffles the rows of a member
+(anew each epoch), repeats them and mixes the members by their rates. Rows are of equal length, so shares of rows are
+shares of tokens. Batch k is rows [k * batch_size, (k + 1) * batch_size) of that order: nothing is replayed after a restart,
+and any number of hosts reads the same batch, each its own rows. Needs NumPy, Grain and TensorStore; no TensorFlow.
+"""
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from ja_llm import manifest
+from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
+from ja_llm.data.schedule import Schedule
+from ja_llm.data.store import SMALL_BYTES, TokenStore
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import sha256_json
+from ja_llm.vocab.base import Tokenizer
+
+Batch = dict[str, np.ndarray]
+
+
+def mixture_fingerprint(value: dict[str, Any]) -> str:
+    """Identity of a mixture, from its manifest: rates, splits, vocabulary and the fingerprints of its stores."""
+    return sha256_json({key: value[key] for key in ("schema", "config_hash")})
+
+
+class _Member(NamedTuple):
+    task: str
+    rate: float
+    store: TokenStore
+    plan: PackingPlan
+
+
+class BatchSource:
+    """Batches of one split of a cached mixture; `source[data_step]` is pure.
+
+    Args:
+      cache_dir: folder that `cache` wrote.
+      length: tokens in a row (the model's context).
+      batch_size: rows in the global batch.
+      seed: decides the order of rows; 0 or more.
+      schedule: which data step a training step reads; by default step k reads data step k.
+      split: "train" or "heldout".
+
+    Attributes:
+      mixture: fingerprint of the mixture (what a stage of a schedule names).
+      fingerprint: identity of the data whatever the seed and batch size: stores, packing plans, rates, length.
+      vocabulary: fingerprint of the vocabulary that the tokens belong to.
+
+    Raises:
+      JaLlmError: the cache is unfinished or damaged, or has no such split.
+      UsageError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        length: int,
+        batch_size: int,
+        seed: int,
+        schedule: Schedule | None = None,
+        split: str = "train",
+    ):
+        if length < 1 or batch_size < 1 or seed < 0:
+            raise UsageError(
+                f"row length {length}, batch size {batch_size} and seed {seed} can't be used; the first two must be 1 or more, the seed 0 or more."
+            )
+        self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
+        value = manifest.read(self.directory, manifest.MIXTURE)
+        self.manifest, self.mixture, self.vocabulary = value, mixture_fingerprint(value), value["config"]["vocabulary"]
+        self._members = self._open_members(value["members"])
+        self.schedule = schedule or Schedule.single(self.mixture)
+        self.fingerprint = sha256_json(
+            {
+                "members": [[m.task, m.rate, m.store.fingerprint, m.plan.fingerprint] for m in self._members],
+                "length": length,
+                "vocabulary": self.vocabulary,
+                "split": split,
+            }
+        )
+        self._order = self._mixed_rows()
+
+    def _open_members(self, entries: list[dict[str, Any]]) -> list[_Member]:
+        chosen = [(entry, entry["splits"][self.split]) for entry in entries if self.split in entry["splits"]]
+        if len(chosen) < len(entries):
+            lacking = ", ".join(entry["task"] for entry in entries if self.split not in entry["splits"])
+            raise JaLlmError(
+                f"{self.directory}: there are no {self.split!r} documents of {lacking}; give it more documents and make the cache again."
+            )
+        # The budget is for the mixture, so that many middling stores do not fill the memory together.
+        small = sum(4 * part["tokens"] for _, part in chosen) <= SMALL_BYTES
+        members = []
+        for entry, part in chosen:
+            store = TokenStore.open(self.directory / part["path"], in_memory=small)
+            if store.fingerprint != part["fingerprint"]:
+                raise JaLlmError(
+                    f"{store.path}: this token store is not the one that the mixture was made with; make the cache again."
+                )
+            plan = ConcatenateAndCut(store.offsets, self.length)
+            # Grain shuffles 32-bit indices.
+            if plan.rows >= 2**32:
+                raise JaLlmError(
+                    f"{store.path}: {plan.rows} rows of {self.length} tokens are more than can be shuffled (2^32); use longer rows."
+                )
+            members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
+        return members
+
+    def _mixed_rows(self) -> grain.MapDataset:
+        """The endless order of (member, row in member)."""
+        parts = []
+        for number, member in enumerate(self._members):
+            rows = grain.MapDataset.range(member.plan.rows)
+            # Own seeds: with one seed for all, members of equal size would be shuffled alike.
+            digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
+            rows = rows.shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
+            parts.append(rows.map(_Tag(number)))
+        # Grain scales weights so that the least is 100 and cuts the rest off: giving it such integers loses nothing.
+        least = min(member.rate for member in self._members)
+        return grain.MapDataset.mix(parts, weights=[round(100 * member.rate / least) for member in self._members])
+
+    def row_identity(self, data_step: int) -> list[tuple[str, int]]:
+        """(task, row in its store) of every row of the global batch `data_step`."""
+        return [(self._members[m].task, row) for m, row in self._rows(data_step, 0, 1)]
+
+    def _rows(self, data_step: int, shard: int, num_shards: int) -> list[tuple[int, int]]:
+        if data_step < 0:
+            raise IndexError(f"data step {data_step}")
+        if self.batch_size % num_shards or not 0 <= shard < num_shards:
+            raise UsageError(
+                f"a batch of {self.batch_size} rows can't be divided for host {shard} of {num_shards}; make the batch size a multiple of the number of hosts."
+            )
+        size = self.batch_size // num_shards
+        first = data_step * self.batch_size + shard * size
+        return [self._order[i] for i in range(first, first + size)]
+
+    def __getitem__(self, data_step: int) -> Batch:
+        """The global batch `data_step`: int32/float32 arrays `[batch_size, length]` (docs/architecture.md, Batch)."""
+        return self.local(data_step, 0, 1)
+
+    def local(self, data_step: int, shard: int, num_shards: int) -> Batch:
+        """The rows of one host: those of all shards, one under the other, are `self[data_step]`.
+
+        Args:
+          data_step: number of the batch, from 0.
+          shard: number of this host, from 0.
+          num_shards: how many hosts share the batch; it must divide `batch_size`.
+
+        Raises:
+          UsageError: the batch can't be divided so.
+          JaLlmError: a store is damaged.
+        """
+        rows = self._rows(data_step, shard, num_shards)
+        spans = [self._members[member].plan.spans(row) for member, row in rows]
+        tokens = self._read(rows, spans)
+        shape = (len(rows), self.length)
+        batch = {name: np.zeros(shape, np.int32) for name in _INTEGER_FEATURES}
+        weights = np.zeros(shape, np.float32)
+        for r, row_spans in enumerate(spans):
+            at = 0
+            for segment, (span, stream) in enumerate(zip(row_spans, tokens[r], strict=True), start=1):
+                to = at + span.count
+                batch["decoder_input_tokens"][r, at:to] = stream[:-1]
+                batch["decoder_target_tokens"][r, at:to] = stream[1:]
+                batch["decoder_segment_ids"][r, at:to] = segment
+                batch["decoder_positions"][r, at:to] = np.arange(span.first_pair, span.first_pair + span.count)
+                weights[r, at:to] = 1.0
+                at = to
+        return {**batch, "decoder_loss_weights": weights}
+
+    def _read(self, rows: list[tuple[int, int]], spans: list[list[Span]]) -> list[list[np.ndarray]]:
+        """Tokens of every span of every row; one round of reads a store, adjoining spans in one read."""
+        result: list[list[np.ndarray]] = [[] for _ in rows]
+        for number, member in enumerate(self._members):
+            mine = [r for r, (m, _) in enumerate(rows) if m == number]
+            offsets, ranges, places = member.store.offsets, [], []
+            for r in mine:
+                for span in spans[r]:
+                    start = int(offsets[span.document]) + span.first_pair
+                    stop = start + span.count + 1
+                    if places and places[-1][0] == r and ranges[-1][1] == start:
+                        ranges[-1] = (ranges[-1][0], stop)
+                    else:
+                        ranges.append((start, stop))
+                    places.append((r, len(ranges) - 1, start, stop))
+            values = member.store.read_many(ranges)
+            for r, i, start, stop in places:
+                result[r].append(values[i][start - ranges[i][0] : stop - ranges[i][0]])
+        return result
+
+    def trace(self, data_step: int, row: int) -> list[tuple[str, int, int]]:
+        """Where the tokens of one row came from: (document id, token start, token stop) of each segment in order.
+
+        Positions count in the document's own BOS ... EOS stream; a segment's inputs are `[start, stop - 1)`, its targets
+        `[start + 1, stop)`. `trace_text` gives the text.
+        """
+        number, plan_row = self._order[data_step * self.batch_size + range(self.batch_size)[row]]
+        member = self._members[number]
+        return [
+            (member.store.document_id(span.document), span.first_pair, span.first_pair + span.count + 1)
+            for span in member.plan.spans(plan_row)
+        ]
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """For each task its rate, share of rows, and what its packing plan says of itself."""
+        total = sum(round(100 * m.rate / min(n.rate for n in self._members)) for m in self._members)
+        least = min(m.rate for m in self._members)
+        return {
+            m.task: {"rate": m.rate, "share": round(100 * m.rate / least) / total, **m.plan.statistics()} for m in self._members
+        }
+
+
+_INTEGER_FEATURES = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
+
+
+class _Tag(grain.transforms.Map):
+    """Row -> (member, row)."""
+
+    def __init__(self, member: int):
+        self._member = member
+
+    def map(self, element: Any) -> tuple[int, int]:
+        return self._member, int(element)
+
+
+def trace_text(text: str, tokenizer: Tokenizer, start: int, stop: int) -> str:
+    """The slice of a document's text behind tokens `[start, stop)` of its BOS ... EOS stream (BOS and EOS stand for "").
+
+    Args:
+      text: the whole document as the cache saw it.
+      tokenizer: the one that the cache was made with.
+      start: first token, as `BatchSource.trace` gives it.
+      stop: token after the last.
+
+    Raises:
+      JaLlmError: the document has fewer tokens, so it is not the one that was cached.
+    """
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    if not 0 <= start <= stop <= len(ids) + 2:
+        raise JaLlmError(
+            f"tokens {start} to {stop} lie outside this document of {len(ids) + 2} tokens; give the text and the vocabulary that were cached."
+        )
+    inner = offsets[max(start - 1, 0) : max(stop - 1, 0)]
+    return text[inner[0][0] : inner[-1][1]] if inner else ""
+
+
+def iterate(
+    source: BatchSource,
+    start_step: int = 0,
+    prefetch: int = 2,
+    *,
+    shard: int = 0,
+    num_shards: int = 1,
+    stop_step: int | None = None,
+) -> "BatchIterator":
+    """Batches of training steps `start_step`, `start_step + 1`, ..., read ahead by a background thread.
+
+    Use it as a context manager (or call `close`), so that the thread ends with the loop.
+
+    Args:
+      source: where batches come from; its schedule says which data step a training step reads.
+      start_step: first training step.
+      prefetch: batches to hold ready; 0 reads in the calling thread.
+      shard: number of this host.
+      num_shards: number of hosts.
+      stop_step: step before which to end; None goes on for ever.
+    """
+    return BatchIterator(source, start_step, prefetch, shard, num_shards, stop_step)
+
+
+class BatchIterator(Iterator[Batch]):
+    """See `iterate`. Whatever the reading thread raises, `next` raises."""
+
+    def __init__(self, source: BatchSource, start_step: int, prefetch: int, shard: int, num_shards: int, stop_step: int | None):
+        self._batches = self._produce(source, start_step, shard, num_shards, stop_step)
+        self._closed = threading.Event()
+        self._queue: queue.Queue | None = None
+        if prefetch > 0:
+            self._queue = queue.Queue(maxsize=prefetch)
+            self._thread = threading.Thread(target=self._fill, name="batches", daemon=True)
+            self._thread.start()
+
+    @staticmethod
+    def _produce(source: BatchSource, step: int, shard: int, num_shards: int, stop_step: int | None) -> Iterator[Batch]:
+        while stop_step is None or step < stop_step:
+            if source.schedule.mixture(step) != source.mixture:
+                raise JaLlmError(
+                    f"{source.directory}: step {step} is to read mixture {source.schedule.mixture(step)[:12]}, but this cache holds {source.mixture[:12]}; "
+                    "give the cache that the run's schedule names."
+                )
+            yield source.local(source.schedule.data_step(step), shard, num_shards)
+            step += 1
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._batches:
+                if not self._put((batch, None)):
+                    return
+            self._put((None, StopIteration()))
+        except BaseException as error:
+            self._put((None, error))
+
+    def _put(self, item: tuple[Batch | None, BaseException | None]) -> bool:
+        assert self._queue is not None
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __next__(self) -> Batch:
+        if self._closed.is_set():
+            raise StopIteration
+        if self._queue is None:
+            return next(self._batches)
+        batch, error = self._queue.get()
+        if error is not None:
+            self.close()
+            raise error
+        assert batch is not None
+        return batch
+
+    def close(self) -> None:
+        """End the thread and drop what it has read ahead."""
+        self._closed.set()
+        if self._queue is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()

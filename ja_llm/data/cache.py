@@ -1,0 +1,206 @@
+"""The cache job: a task or mixture over a document set becomes token stores and a mixture manifest.
+
+    OUT/manifest.json            schema ja_llm.mixture/1, written last
+    OUT/vocab/                   copy of the tokenizer
+    OUT/<task>/<split>/          one token store each (ja_llm.data.store)
+
+Each member's seqio task runs in this process, for corpora whose tokens fit in memory (4 bytes a token). Documents are put
+in a shuffled order that depends on the seed and their ids alone, so any number of readers would write the same store.
+Training needs the folder alone, and no TensorFlow.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ja_llm import manifest
+from ja_llm.data import registry, store
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import atomic_directory
+from ja_llm.progress import track
+from ja_llm.vocab.base import Tokenizer, load_tokenizer
+
+
+def cache(
+    name: str,
+    vocab_dir: str | Path | Tokenizer,
+    root: str | Path,
+    out_dir: str | Path,
+    *,
+    splits: Sequence[str] = registry.SPLITS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write the token stores of a task or mixture; a finished cache is returned at once, a broken-off one is gone on with.
+
+    Args:
+      name: a registered task or mixture.
+      vocab_dir: folder of a tokenizer, or the tokenizer itself.
+      root: folder of the document set.
+      out_dir: folder to write.
+      splits: splits to write. "train" must have documents of every task; another split is left out where it has none.
+      seed: decides the order of documents.
+
+    Returns:
+      The mixture's manifest. `members` lists for each task its `rate` (share of training tokens) and for each split `path`,
+      `fingerprint` and the counts `documents`, `tokens`, `characters`, `bytes` (UTF-8), `empty_documents` (left out).
+
+    Raises:
+      UsageError: the name is unknown, or `out_dir` holds a cache of other content.
+      JaLlmError: the document set is unfinished or damaged, or a task has no documents.
+    """
+    out_dir, root = Path(out_dir), Path(root)
+    rates = registry.resolve(name)
+    tokenizer = vocab_dir if isinstance(vocab_dir, Tokenizer) else load_tokenizer(vocab_dir)
+    documents = manifest.read(root, manifest.DOCUMENTS)
+    request = {
+        "name": name,
+        "rates": rates,
+        "seed": seed,
+        "splits": list(splits),
+        "vocabulary": tokenizer.fingerprint,
+        "documents": manifest.fingerprint(documents),
+        "tasks": {task: registry.task(task).config() for task in rates},
+    }
+    if (out_dir / manifest.NAME).exists():
+        finished = manifest.read(out_dir, manifest.MIXTURE)
+        _check_same(out_dir, {k: v for k, v in finished["config"].items() if k != "stores"}, request)
+        return finished
+    parts = {task: _splits_with_documents(task, root, documents, splits) for task in rates}
+    _save_vocabulary(tokenizer, out_dir)
+    members = []
+    for task, rate in rates.items():
+        written = {split: _write_store(task, split, tokenizer, root, request, out_dir) for split in parts[task]}
+        members.append({"task": task, "rate": rate, "splits": written})
+    return _write_mixture(out_dir, request, members, [request["documents"]])
+
+
+def _check_same(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in sorted(stored.keys() | wanted.keys()):
+        if stored.get(key) != wanted.get(key):
+            raise UsageError(
+                f"{where}: this folder holds a cache made with other {key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now); "
+                "give another output folder, or delete this one."
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _splits_with_documents(task: str, root: Path, documents: dict[str, Any], splits: Sequence[str]) -> list[str]:
+    template = registry.task(task)
+    found = []
+    for split in splits:
+        count = sum(shard.get("documents", 0) for shard in registry.shards(template, documents, split))
+        if count:
+            found.append(split)
+        elif split == "train":
+            pattern = template.file_pattern.format(lang=template.lang, split=split)
+            raise JaLlmError(
+                f"{root}: this set has no documents in {pattern!r}, which task {task!r} reads; build the corpus with {template.lang!r} pages."
+            )
+    return found
+
+
+def _save_vocabulary(tokenizer: Tokenizer, out_dir: Path) -> None:
+    folder = out_dir / "vocab"
+    if folder.exists():
+        stored = load_tokenizer(folder).fingerprint
+        _check_same(out_dir, {"vocabulary": stored}, {"vocabulary": tokenizer.fingerprint})
+        return
+    with atomic_directory(folder) as temporary:
+        tokenizer.save(temporary)
+
+
+def _write_store(
+    task: str, split: str, tokenizer: Tokenizer, root: Path, request: dict[str, Any], out_dir: Path
+) -> dict[str, Any]:
+    """Write one member's store unless it is there already; its entry in the mixture's manifest."""
+    path = out_dir / task / split
+    config = {**request["tasks"][task], "split": split, "seed": request["seed"], "vocabulary": request["vocabulary"]}
+    parents = [request["documents"]]
+    if (path / manifest.NAME).exists():
+        value = manifest.read(path, manifest.TOKENS)
+        _check_same(path, {**value["config"], "documents": value["parents"]}, {**config, "documents": parents})
+    else:
+        value = _write_documents(path, _tokenized(task, split, tokenizer, root), config, parents)
+    entry = {"path": f"{task}/{split}", "fingerprint": store.fingerprint(value), "documents": 0, "tokens": 0}
+    return {**entry, **value["totals"]}
+
+
+def _tokenized(task: str, split: str, tokenizer: Tokenizer, root: Path) -> Iterator[tuple[str, np.ndarray, str]]:
+    """(document id, int32 BOS ... EOS, text) of every document, by the member's seqio task.
+
+    Raises:
+      JaLlmError: a record is damaged, or a token is not in the vocabulary.
+    """
+    bound = registry.bind(task, tokenizer, root, splits=(split,))
+    import tensorflow as tf
+
+    total = bound.source.num_input_examples(split)
+    try:
+        dataset = bound.get_dataset(sequence_length=None, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False)
+        for example in track(dataset.as_numpy_iterator(), f"cache {task}/{split}", "document", total=total):
+            identity = example["id"].decode("utf-8")
+            tokens = example["targets"]
+            if tokens.min() < 0 or tokens.max() >= tokenizer.vocab_size:
+                raise JaLlmError(
+                    f"document {identity}: a token id lies outside the vocabulary of {tokenizer.vocab_size}; the tokenizer's files do not belong together."
+                )
+            yield identity, tokens, example["targets_pretokenized"].decode("utf-8")
+    except tf.errors.OpError as error:
+        raise JaLlmError(
+            f"{root}: a record of the {split} shards of task {task!r} is damaged ({str(error.message).splitlines()[0]}); build the corpus again."
+        ) from error
+
+
+def _write_documents(
+    path: Path, documents: Iterator[tuple[str, np.ndarray, str]], config: dict[str, Any], parents: list[str]
+) -> dict[str, Any]:
+    kept: list[tuple[bytes, str, np.ndarray]] = []
+    totals = {"characters": 0, "bytes": 0, "empty_documents": 0}
+    for identity, tokens, text in documents:
+        if len(tokens) <= 2:
+            totals["empty_documents"] += 1
+            continue
+        kept.append((hashlib.blake2b(f"{config['seed']}/{identity}".encode(), digest_size=16).digest(), identity, tokens))
+        totals["characters"] += len(text)
+        totals["bytes"] += len(text.encode("utf-8"))
+    if not kept:
+        raise JaLlmError(
+            f"{path}: every document of task {config['task']!r} was dropped or empty, so there is nothing to store; check the task's preprocessors and the corpus."
+        )
+    kept.sort(key=lambda item: item[:2])
+    for (_, identity, _), (_, following, _) in zip(kept, kept[1:], strict=False):
+        if identity == following:
+            raise JaLlmError(
+                f"document {identity} comes twice in task {config['task']!r}, so its tokens could not be traced; deduplicate the corpus, and let no preprocessor split documents."
+            )
+    with atomic_directory(path) as temporary:
+        writer = store.TokenStoreWriter(temporary, len(kept), sum(len(tokens) for _, _, tokens in kept))
+        for _, identity, tokens in kept:
+            writer.append(identity, tokens)
+        return writer.close(config=config, parents=parents, totals=totals)
+
+
+def _write_mixture(out_dir: Path, request: dict[str, Any], members: list[dict[str, Any]], parents: list[str]) -> dict[str, Any]:
+    parts = [part for member in members for part in member["splits"].values()]
+    files = [out_dir / part["path"] / manifest.NAME for part in parts]
+    files += sorted(p for p in (out_dir / "vocab").rglob("*") if p.is_file())
+    return manifest.write(
+        out_dir,
+        schema=manifest.MIXTURE,
+        job="cache",
+        config={**request, "stores": {part["path"]: part["fingerprint"] for part in parts}},
+        inputs=[],
+        shards=[manifest.file_entry(p, out_dir) for p in files],
+        parents=parents,
+        totals={
+            key: sum(part[key] for part in parts) for key in ("documents", "tokens", "characters", "bytes", "empty_documents")
+        },
+        members=members,
+    )

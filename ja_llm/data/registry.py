@@ -1,0 +1,270 @@
+"""Pretraining tasks and mixtures: registered by name without vocabulary or path, bound to both as real seqio tasks.
+
+A task says which shards of a document set it reads and what it does to them before tokenisation; a mixture says in which
+shares of tokens tasks are learnt. The registered ones are in `tasks/`. TensorFlow and seqio are imported by `bind` only, so
+names can be listed and checked in no time.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ja_llm import manifest
+from ja_llm.documents import FIELDS
+from ja_llm.errors import UsageError
+from ja_llm.vocab.base import Tokenizer
+
+if TYPE_CHECKING:
+    import seqio
+
+SPLITS = ("train", "heldout")
+PATTERN = "{lang}/{split}-*.tfrecord"
+
+_BUILT_IN = ("tasks.pretraining", "tasks.mixtures")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTemplate:
+    """A task before it knows its vocabulary and path.
+
+    Attributes:
+      name: word characters, digits and `_`.
+      lang: language of its documents, e.g. "ja".
+      file_pattern: shards that it reads, relative to the root of a document set; `{lang}` and `{split}` are filled in.
+      preprocessors: functions tf.data.Dataset -> tf.data.Dataset on dicts of string scalars (the fields of a Document), run
+        before tokenisation; they may change `text` and drop documents, and must keep `id`. Import TensorFlow inside them.
+      version: raised when a preprocessor's effect changes, so that older caches are known as such.
+    """
+
+    name: str
+    lang: str
+    file_pattern: str = PATTERN
+    preprocessors: tuple[Callable[[Any], Any], ...] = ()
+    version: int = 1
+
+    def config(self) -> dict[str, Any]:
+        """The values that decide what the task makes of a document set."""
+        names = [getattr(p, "__qualname__", repr(p)) for p in self.preprocessors]
+        return {
+            "task": self.name,
+            "lang": self.lang,
+            "file_pattern": self.file_pattern,
+            "preprocessors": names,
+            "version": self.version,
+        }
+
+
+_tasks: dict[str, TaskTemplate] = {}
+_mixtures: dict[str, dict[str, float]] = {}
+_bound_roots: dict[str, str] = {}
+
+
+def add_task(
+    name: str,
+    *,
+    lang: str,
+    file_pattern: str = PATTERN,
+    preprocessors: Sequence[Callable[[Any], Any]] = (),
+    version: int = 1,
+) -> TaskTemplate:
+    """Register a task; see `TaskTemplate`.
+
+    Raises:
+      UsageError: the name is taken or can't be a name.
+    """
+    _check_new(name)
+    _tasks[name] = TaskTemplate(name, lang, file_pattern, tuple(preprocessors), version)
+    return _tasks[name]
+
+
+def add_mixture(name: str, rates: Mapping[str, float]) -> None:
+    """Register a mixture of tasks.
+
+    Args:
+      name: word characters, digits and `_`.
+      rates: for each task its share of the training tokens; above 0, 1 in all.
+
+    Raises:
+      UsageError: the name is taken, a task is not registered, or the rates are no shares.
+    """
+    _check_new(name)
+    for task, rate in rates.items():
+        if task not in _tasks:
+            raise UsageError(f"mixture {name!r}: there is no task {task!r}{_near(task, _tasks)}.")
+        if not (isinstance(rate, int | float) and math.isfinite(rate) and rate > 0):
+            raise UsageError(f"mixture {name!r}: the rate of {task!r} is {rate!r}, but a share of tokens above 0 is needed.")
+    if not math.isclose(sum(rates.values()), 1.0, abs_tol=1e-6):
+        raise UsageError(f"mixture {name!r}: the rates add up to {sum(rates.values()):g}, but shares of tokens must add up to 1.")
+    _mixtures[name] = {task: float(rate) for task, rate in rates.items()}
+
+
+def remove(name: str) -> None:
+    """Forget a task or mixture, if it is there."""
+    _tasks.pop(name, None)
+    _mixtures.pop(name, None)
+
+
+def _check_new(name: str) -> None:
+    if not name.isidentifier():
+        raise UsageError(f"{name!r} can't be the name of a task or mixture; use letters, digits and '_'.")
+    if name in _tasks or name in _mixtures:
+        raise UsageError(f"the name {name!r} is taken by another task or mixture; choose another one.")
+
+
+@functools.cache
+def _load_built_in() -> None:
+    for module in _BUILT_IN:
+        importlib.import_module(module)
+
+
+def task_names() -> list[str]:
+    """Names of all registered tasks, sorted."""
+    _load_built_in()
+    return sorted(_tasks)
+
+
+def mixture_names() -> list[str]:
+    """Names of all registered mixtures, sorted."""
+    _load_built_in()
+    return sorted(_mixtures)
+
+
+def task(name: str) -> TaskTemplate:
+    """The registered task `name`.
+
+    Raises:
+      UsageError: there is none; near names are listed.
+    """
+    _load_built_in()
+    if name in _mixtures:
+        raise UsageError(f"{name!r} is a mixture, and a single task is needed here; its tasks are {', '.join(_mixtures[name])}.")
+    if name not in _tasks:
+        raise UsageError(f"there is no task {name!r}{_near(name, _tasks)}.")
+    return _tasks[name]
+
+
+def resolve(name: str) -> dict[str, float]:
+    """Tasks of a mixture with their shares of tokens; {name: 1.0} for a task.
+
+    Raises:
+      UsageError: neither a task nor a mixture has that name; near names are listed.
+    """
+    _load_built_in()
+    if name in _mixtures:
+        return dict(_mixtures[name])
+    if name in _tasks:
+        return {name: 1.0}
+    raise UsageError(f"there is no task or mixture {name!r}{_near(name, {**_tasks, **_mixtures})}.")
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; near names are {', '.join(near)}" if near else f"; there are {', '.join(sorted(known)) or 'none yet'}"
+
+
+def shards(template: TaskTemplate, value: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    """The shards of a document set (its manifest) that the task reads for `split`, by name; files not in the manifest never count."""
+    pattern = template.file_pattern.format(lang=template.lang, split=split)
+    return sorted((s for s in value["shards"] if fnmatch.fnmatchcase(s["name"], pattern)), key=lambda s: s["name"])
+
+
+def import_seqio() -> Any:
+    """seqio, with TensorFlow kept to the CPU (JAX owns the accelerators)."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    import seqio
+
+    return seqio
+
+
+def bind(name: str, tokenizer: Tokenizer, root: str | Path, splits: Sequence[str] = SPLITS) -> "seqio.Task":
+    """Make the seqio task of `name` over a document set and a vocabulary, and register it with seqio.
+
+    Its examples have `targets` (int32 [n], the document as BOS ... EOS by the tokenizer's own ids), `targets_pretokenized`
+    (its text) and `id`. Its name is unique to the task, the vocabulary and the set, e.g. "web_ja.1f0c52ab93de.77a0b1c2d3e4".
+
+    Args:
+      name: a registered task.
+      tokenizer: the vocabulary.
+      root: folder of the document set.
+      splits: splits that it shall have.
+
+    Raises:
+      UsageError: no such task.
+      JaLlmError: the document set is unfinished or damaged, or has no shard for a split.
+    """
+    template = task(name)
+    root = Path(root)
+    value = manifest.read(root, manifest.DOCUMENTS)
+    found = {split: shards(template, value, split) for split in splits}
+    for split, entries in found.items():
+        if not entries:
+            pattern = template.file_pattern.format(lang=template.lang, split=split)
+            raise UsageError(
+                f"{root}: no shard of this document set fits {pattern!r}, which task {name!r} reads; build the corpus with that language and split."
+            )
+    unique = ".".join(
+        [name, tokenizer.fingerprint[:12], manifest.fingerprint(value)[:12], *([] if tuple(splits) == SPLITS else splits)]
+    )
+    seqio = import_seqio()
+    if _bound_roots.get(unique) != str(root.resolve()):
+        # The same set can lie in another folder than last time.
+        seqio.TaskRegistry.remove(unique)
+        _add_to_seqio(
+            unique,
+            template,
+            tokenizer,
+            {split: [str(root / s["name"]) for s in entries] for split, entries in found.items()},
+            found,
+        )
+        _bound_roots[unique] = str(root.resolve())
+    return seqio.TaskRegistry.get(unique)
+
+
+def _add_to_seqio(
+    unique: str, template: TaskTemplate, tokenizer: Tokenizer, files: dict[str, list[str]], found: dict[str, list[dict[str, Any]]]
+) -> None:
+    import seqio
+    import tensorflow as tf
+
+    from ja_llm.data.seqio_vocabulary import SeqioVocabulary
+
+    required = ("id", "text")
+    description = {
+        field: tf.io.FixedLenFeature([], tf.string, default_value=None if field in required else "") for field in FIELDS
+    }
+    source = seqio.TFExampleDataSource(
+        split_to_filepattern=files,
+        feature_description=description,
+        num_input_examples={split: sum(s.get("documents", 0) for s in entries) for split, entries in found.items()},
+    )
+    seqio.TaskRegistry.add(
+        unique,
+        source,
+        output_features={"targets": seqio.Feature(SeqioVocabulary(tokenizer), add_eos=True, dtype=tf.int32)},
+        preprocessors=[
+            *template.preprocessors,
+            functools.partial(seqio.preprocessors.rekey, key_map={"id": "id", "targets": "text"}),
+            seqio.preprocessors.tokenize,
+            _enclose,
+        ],
+    )
+
+
+def _enclose(dataset: Any, output_features: Mapping[str, Any]) -> Any:
+    """Put the vocabulary's own BOS in front of `targets` and its EOS behind."""
+    import tensorflow as tf
+
+    vocabulary = output_features["targets"].vocabulary
+
+    def enclose(example: dict[str, Any]) -> dict[str, Any]:
+        return {**example, "targets": tf.concat([[vocabulary.bos_id], example["targets"], [vocabulary.eos_id]], axis=0)}
+
+    return dataset.map(enclose)

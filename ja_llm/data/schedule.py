@@ -1,0 +1,111 @@
+"""The data schedule: which batch a training step reads. Append-only, kept in the run's ledger.
+
+Stages say which mixture is read from which step on; skips take ranges of data steps out after a rollback (the usual answer
+to a loss spike: go back to a checkpoint and pass over the batches that caused it). Both only ever grow, and a skip begins
+at the step that the run was rolled back to, so the batches of the steps before it never change.
+"""
+
+import dataclasses
+from typing import Any
+
+from ja_llm.errors import JaLlmError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Immutable; `with_stage` and `with_skip` give a longer one.
+
+    Attributes:
+      stages: (first step, mixture fingerprint), the first from step 0.
+      skips: (stage number, first data step, data step after the last), counted from the stage's own start.
+    """
+
+    stages: tuple[tuple[int, str], ...]
+    skips: tuple[tuple[int, int, int], ...] = ()
+
+    @classmethod
+    def single(cls, mixture: str) -> "Schedule":
+        """One mixture from step 0 on, nothing skipped."""
+        return cls(((0, mixture),))
+
+    def stage(self, step: int) -> int:
+        """Number of the stage that training step `step` belongs to."""
+        if step < 0:
+            raise IndexError(f"training step {step}")
+        return max(i for i, (first, _) in enumerate(self.stages) if first <= step)
+
+    def mixture(self, step: int) -> str:
+        """Fingerprint of the mixture that training step `step` reads."""
+        return self.stages[self.stage(step)][1]
+
+    def data_step(self, step: int) -> int:
+        """The data step, counted from the start of its stage, that training step `step` reads."""
+        stage = self.stage(step)
+        data_step = step - self.stages[stage][0]
+        for _, first, stop in sorted(skip for skip in self.skips if skip[0] == stage):
+            # Sorted and disjoint: whatever starts at or before the present position pushes it on.
+            if first <= data_step:
+                data_step += stop - first
+        return data_step
+
+    def with_stage(self, from_step: int, mixture: str) -> "Schedule":
+        """Read another mixture from `from_step` on.
+
+        Raises:
+          UsageError: the stage does not begin after the last one.
+        """
+        if from_step <= self.stages[-1][0]:
+            raise UsageError(
+                f"a stage from step {from_step} does not come after the last one, which begins at step {self.stages[-1][0]}."
+            )
+        return dataclasses.replace(self, stages=(*self.stages, (from_step, mixture)))
+
+    def with_skip(self, at_step: int, steps: int) -> "Schedule":
+        """Pass over the `steps` batches that would come next at training step `at_step` (to which the run was rolled back).
+
+        Raises:
+          UsageError: nothing to skip.
+        """
+        if steps < 1:
+            raise UsageError(f"{steps} batches can't be skipped; give 1 or more.")
+        stage, start = self.stage(at_step), self.data_step(at_step)
+        added = []
+        for _, first, stop in sorted(skip for skip in self.skips if skip[0] == stage and skip[1] >= start):
+            count = min(first - start, steps)
+            if count:
+                added.append((stage, start, start + count))
+            start, steps = stop, steps - count
+            if not steps:
+                break
+        if steps:
+            added.append((stage, start, start + steps))
+        return dataclasses.replace(self, skips=(*self.skips, *added))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {
+            "stages": [{"from_step": first, "mixture": mixture} for first, mixture in self.stages],
+            "skips": [{"stage": stage, "from": first, "to": stop} for stage, first, stop in self.skips],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Schedule":
+        """Inverse of `to_json`.
+
+        Raises:
+          JaLlmError: it is no schedule, or stages and skips are out of order.
+        """
+        try:
+            stages = tuple((int(s["from_step"]), str(s["mixture"])) for s in value["stages"])
+            skips = tuple((int(s["stage"]), int(s["from"]), int(s["to"])) for s in value["skips"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise JaLlmError(f"the run's data schedule can't be read ({error!r}); restore run.json from a copy.") from error
+        steps = [first for first, _ in stages]
+        sound = bool(steps) and steps[0] == 0 and all(a < b for a, b in zip(steps, steps[1:], strict=False))
+        ordered = sorted(skips)
+        sound = sound and all(0 <= s < len(stages) and 0 <= a < b for s, a, b in skips)
+        if not sound or any(p[0] == q[0] and p[2] > q[1] for p, q in zip(ordered, ordered[1:], strict=False)):
+            raise JaLlmError(
+                "the run's data schedule is out of order (stages must begin at step 0 and grow, skips must not overlap)."
+            )
+        return cls(stages, skips)

@@ -1,0 +1,73 @@
+"""A seqio vocabulary over any of our tokenizers: the same ids in tf.data as in plain Python.
+
+seqio takes id 0 for padding nearly everywhere. Here id 0 is what the tokenizer says (in Llama 3's or SmolLM2's vocabulary a
+real token): nothing is clipped at it or filled up with it. seqio's own packing would drop it and is never used.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from ja_llm.vocab.base import Tokenizer
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """Wraps a `Tokenizer`. Two are equal when their tokenizers' fingerprints are."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__(extra_ids=0)
+        self.tokenizer = tokenizer
+
+    @property
+    def bos_id(self) -> int:
+        return self.tokenizer.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_id
+
+    @property
+    def pad_id(self) -> int:
+        # What follows EOS carries no meaning; seqio's default of 0 would be read as a real token.
+        return self.tokenizer.eos_id
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.tokenizer.unk_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.tokenizer.encode(s)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([int(i) for i in ids])
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+        """String scalar -> int32 [n]; string tensor [...] -> ragged int32 [..., None]."""
+        if s.shape.rank:
+            return tf.map_fn(
+                self._encode_tf, s, fn_output_signature=tf.RaggedTensorSpec([None] * s.shape.rank, tf.int32, s.shape.rank - 1)
+            )
+        ids = tf.numpy_function(lambda text: np.asarray(self.tokenizer.encode(text.decode("utf-8")), np.int32), [s], tf.int32)
+        return tf.ensure_shape(ids, [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        """int [n] -> string scalar; [batch, n] -> string [batch]."""
+        if ids.shape.rank != 1:
+            return tf.map_fn(self._decode_tf, ids, fn_output_signature=tf.string)
+        return tf.ensure_shape(tf.numpy_function(lambda row: self.decode(row.tolist()).encode("utf-8"), [ids], tf.string), [])
+
+    def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        """Text through the first EOS, as `decode` gives it (seqio's own would put id 0 after EOS and decode that too)."""
+        return self._decode_tf(ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SeqioVocabulary) and self.tokenizer.fingerprint == other.tokenizer.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.tokenizer.fingerprint)

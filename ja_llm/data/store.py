@@ -1,0 +1,259 @@
+"""The token store: flat token ids, document offsets and document ids of one task and split, on TensorStore zarr3.
+
+    DIR/manifest.json   schema ja_llm.tokens/1
+    DIR/tokens          int32 [tokens]: every document as BOS ... EOS, one after the other
+    DIR/offsets         int64 [documents + 1]: document i is tokens[offsets[i]:offsets[i + 1]]
+    DIR/ids             uint8 [documents, 16]: document ids
+
+A shard (one file) holds 64 MB, an inner chunk 16,384 elements, zstd-compressed with a CRC-32C of its own, so a row of a
+batch costs the reading of one or two chunks, and a damaged chunk is noticed when it is read. No TensorFlow, no seqio here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from ja_llm import manifest
+from ja_llm.errors import JaLlmError
+from ja_llm.files import sha256_json
+
+# Stores below this are checksummed whole when they are opened, and their tokens are kept in memory.
+SMALL_BYTES = 256 << 20
+
+_SHARD_BYTES = 64 << 20
+_CHUNK = 16384
+_ARRAYS = {"tokens": "int32", "offsets": "int64", "ids": "uint8"}
+
+
+def fingerprint(value: dict[str, Any]) -> str:
+    """Identity of a store, from its manifest: configuration, parents and the hashes of the uncompressed arrays.
+
+    Unlike `manifest.fingerprint` it does not depend on the compressor's version.
+    """
+    return sha256_json({key: value[key] for key in ("schema", "config_hash", "parents", "content")})
+
+
+def _spec(path: Path, dtype: str, shape: tuple[int, ...], chunk: int) -> dict[str, Any]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    itemsize = np.dtype(dtype).itemsize
+    row = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    shard = max(_SHARD_BYTES // (row * chunk), 1) * chunk
+    inner = [little, {"name": "zstd", "configuration": {"level": 3}}, {"name": "crc32c"}]
+    return {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path)},
+        "create": True,
+        "metadata": {
+            "shape": list(shape),
+            "data_type": dtype,
+            # A chunk that is not there reads as this; no token, offset or length can be -1, so it can't pass for data.
+            "fill_value": 0 if dtype == "uint8" else -1,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, *shape[1:]]}},
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [chunk, *shape[1:]],
+                        "codecs": inner,
+                        "index_codecs": [little, {"name": "crc32c"}],
+                    },
+                }
+            ],
+        },
+    }
+
+
+class _ArrayWriter:
+    """Appends to one zarr3 array, a whole shard at a time, and hashes what passes."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]):
+        self._store = ts.open(_spec(path, dtype, shape, _CHUNK)).result()
+        self._shard = self._store.chunk_layout.write_chunk.shape[0]
+        self._dtype = np.dtype(dtype)
+        self._pending: list[np.ndarray] = []
+        self._count = self._written = 0
+        self._digest = hashlib.sha256()
+
+    def append(self, values: np.ndarray) -> None:
+        self._pending.append(values)
+        self._count += len(values)
+        if self._count - self._written >= self._shard:
+            self._flush(whole_shards=True)
+
+    def _flush(self, whole_shards: bool) -> None:
+        values = np.concatenate(self._pending)
+        keep = len(values) % self._shard if whole_shards else 0
+        ready, rest = values[: len(values) - keep], values[len(values) - keep :]
+        self._digest.update(np.ascontiguousarray(ready, dtype=self._dtype.newbyteorder("<")).tobytes())
+        for start in range(0, len(ready), self._shard):
+            piece = ready[start : start + self._shard]
+            self._store[self._written : self._written + len(piece)].write(piece).result()
+            self._written += len(piece)
+        self._pending = [rest] if len(rest) else []
+
+    def close(self) -> str:
+        if self._pending:
+            self._flush(whole_shards=False)
+        if self._written != self._store.shape[0]:
+            raise ValueError(f"{self._written} elements were written, {self._store.shape[0]} were announced")
+        return self._digest.hexdigest()
+
+
+class TokenStoreWriter:
+    """Writes a store into a folder, in document order; `close` writes the manifest.
+
+    Call it inside `files.atomic_directory`, so that a killed run leaves nothing that looks finished.
+
+    Args:
+      directory: an empty folder.
+      documents: how many documents will be appended.
+      tokens: how many tokens they have in all, BOS and EOS included.
+    """
+
+    def __init__(self, directory: Path, documents: int, tokens: int):
+        self._directory = Path(directory)
+        shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "offsets": (documents + 1,), "ids": (documents, 16)}
+        self._arrays = {name: _ArrayWriter(self._directory / name, _ARRAYS[name], shapes[name]) for name in _ARRAYS}
+        self._arrays["offsets"].append(np.zeros(1, np.int64))
+        self._documents = self._tokens = 0
+
+    def append(self, document_id: str, tokens: np.ndarray) -> None:
+        """Append one document: its id (32 hex digits) and its own BOS ... EOS stream (int32 [n])."""
+        self._tokens += len(tokens)
+        self._documents += 1
+        self._arrays["tokens"].append(np.asarray(tokens, np.int32))
+        self._arrays["offsets"].append(np.array([self._tokens], np.int64))
+        self._arrays["ids"].append(np.frombuffer(bytes.fromhex(document_id), np.uint8)[None])
+
+    def close(self, *, config: dict[str, Any], parents: Sequence[str], totals: dict[str, int], **extra: Any) -> dict[str, Any]:
+        """Finish the arrays and write the manifest.
+
+        Returns:
+          The manifest; `totals` gets `documents` and `tokens` added.
+        """
+        content = {name: array.close() for name, array in self._arrays.items()}
+        files = sorted(p for name in _ARRAYS for p in (self._directory / name).rglob("*") if p.is_file())
+        return manifest.write(
+            self._directory,
+            schema=manifest.TOKENS,
+            job="cache",
+            config=config,
+            inputs=[],
+            parents=parents,
+            shards=[manifest.file_entry(p, self._directory) for p in files],
+            totals={**totals, "documents": self._documents, "tokens": self._tokens},
+            packages=("tensorstore", "numpy"),
+            content=content,
+            **extra,
+        )
+
+
+class TokenStore:
+    """A store opened for reading.
+
+    Attributes:
+      path: its folder.
+      manifest: contents of its manifest.json.
+      fingerprint: identity of its content.
+      offsets: int64 [documents + 1], in memory (8 bytes a document).
+      in_memory: whether the tokens are in memory too.
+    """
+
+    def __init__(self, path: Path, value: dict[str, Any], arrays: dict[str, Any], in_memory: bool):
+        self.path, self.manifest, self.fingerprint = path, value, fingerprint(value)
+        self._ids = arrays["ids"]
+        self.offsets: np.ndarray = self._call(arrays["offsets"].read())
+        self._tokens = arrays["tokens"]
+        documents, tokens = value["totals"]["documents"], value["totals"]["tokens"]
+        ordered = bool(np.all(np.diff(self.offsets) > 0)) and self.offsets[0] == 0 and self.offsets[-1] == tokens
+        if self._tokens.shape != (tokens,) or self.offsets.shape != (documents + 1,) or not ordered:
+            raise JaLlmError(f"{path}: the arrays of this token store do not fit its manifest; make the cache again.")
+        self.in_memory = in_memory
+        if in_memory:
+            self._tokens = self._call(self._tokens.read())
+            self._check(self._tokens)
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool | None = None, in_memory: bool | None = None) -> "TokenStore":
+        """Open the store at `path`.
+
+        Args:
+          path: folder of one task and split.
+          verify: compare every file's SHA-256 with the manifest's; by default only for stores below `SMALL_BYTES`. Sizes are
+            always compared, and each chunk's CRC-32C when it is read.
+          in_memory: keep the tokens in memory; by default for stores below `SMALL_BYTES`.
+
+        Raises:
+          JaLlmError: it is unfinished, damaged, cut off, or a file is missing.
+        """
+        path = Path(path)
+        value = manifest.read(path, manifest.TOKENS)
+        small = 4 * value["totals"].get("tokens", 0) <= SMALL_BYTES
+        if verify or (verify is None and small):
+            manifest.read(path, manifest.TOKENS, verify=True)
+        arrays = {}
+        for name in _ARRAYS:
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve() / name)}}
+            try:
+                arrays[name] = ts.open(spec, read=True, open=True).result()
+            except ValueError as error:
+                raise JaLlmError(f"{path / name}: this array can't be opened ({_first(error)}); make the cache again.") from error
+        return cls(path, value, arrays, small if in_memory is None else in_memory)
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.offsets[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens `[start, stop)` of the flat stream, int32."""
+        return self.read_many([(start, stop)])[0]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Tokens of several ranges `[start, stop)`, read at the same time; int32 arrays (read-only views where in memory).
+
+        Raises:
+          IndexError: a range lies outside the store.
+          JaLlmError: a chunk is damaged or missing.
+        """
+        for start, stop in ranges:
+            if not 0 <= start <= stop <= self.num_tokens:
+                raise IndexError(f"tokens [{start}, {stop}) of {self.num_tokens} in {self.path}")
+        if self.in_memory:
+            return [self._tokens[start:stop] for start, stop in ranges]
+        futures = [self._tokens[start:stop].read() for start, stop in ranges]
+        values = [self._call(future) for future in futures]
+        for value in values:
+            self._check(value)
+        return values
+
+    def document(self, index: int) -> np.ndarray:
+        """Document `index`: its BOS ... EOS stream, int32."""
+        return self.read(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def document_id(self, index: int) -> str:
+        """Id of document `index`, 32 hex digits."""
+        return self._call(self._ids[index].read()).tobytes().hex()
+
+    def _check(self, tokens: np.ndarray) -> None:
+        if len(tokens) and tokens.min() < 0:
+            raise JaLlmError(f"{self.path}: a chunk of this token store is missing; make the cache again.")
+
+    def _call(self, future: Any) -> np.ndarray:
+        try:
+            return future.result()
+        except ValueError as error:
+            raise JaLlmError(
+                f"{self.path}: a chunk of this token store is damaged ({_first(error)}); make the cache again."
+            ) from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).split(" [", 1)[0].strip()
