@@ -1,0 +1,155 @@
+"""The tokenizer contract: text to ids and back, the same for SentencePiece and Hugging Face models.
+
+Free of any machine-learning framework, so that Beam workers and GPU boxes without TensorFlow can use it.
+
+A tokenizer's folder holds the model's own file and beside it `special_ids.json`:
+
+    DIR/tokenizer.model     SentencePiece model, or
+    DIR/tokenizer.json      Hugging Face `tokenizers` model
+    DIR/special_ids.json    ids of BOS, EOS and UNK
+"""
+
+import abc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json, write_json
+
+SENTENCEPIECE_FILE = "tokenizer.model"
+HF_FILE = "tokenizer.json"
+SPECIAL_IDS_FILE = "special_ids.json"
+
+
+class Tokenizer(abc.ABC):
+    """Maps text to token ids.
+
+    `encode` treats its whole input as text: a string such as "</s>" inside it is spelt with ordinary pieces and never
+    becomes a control id. BOS and EOS are added by `document_ids` only.
+    """
+
+    @property
+    @abc.abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids; every id is in [0, vocab_size)."""
+
+    @property
+    @abc.abstractmethod
+    def bos_id(self) -> int:
+        """Id that opens a document (the EOS id where the model has no BOS, as GPT-2 does)."""
+
+    @property
+    @abc.abstractmethod
+    def eos_id(self) -> int:
+        """Id that closes a document."""
+
+    @property
+    @abc.abstractmethod
+    def unk_id(self) -> int | None:
+        """Id of the unknown piece, or None."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of everything that decides ids and decoded text: pieces, scores, types, normaliser, BOS and EOS."""
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without BOS and EOS.
+
+        Raises:
+          JaLlmError: the text holds a lone surrogate, which no UTF-8 text can.
+        """
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; BOS, EOS and other control ids give no text. Bytes that are no UTF-8 give U+FFFD."""
+
+    @abc.abstractmethod
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode(text)` and for each id the characters [start, end) of `text` that it covers.
+
+        Where a character is spelt with several byte pieces, each of them covers that whole character. A piece that
+        stands for nothing in the text (the space that SentencePiece puts in front) covers an empty span.
+        """
+
+    @abc.abstractmethod
+    def id_to_piece(self, index: int) -> str:
+        """The piece as the model writes it, e.g. "▁the" or "<0x0A>"."""
+
+    @abc.abstractmethod
+    def _save_model(self, directory: Path) -> None:
+        """Write the model's own file."""
+
+    @abc.abstractmethod
+    def export_hf(self, directory: str | os.PathLike) -> None:
+        """Write files that `transformers.AutoTokenizer.from_pretrained` loads and that give the same ids."""
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the tokenizer into `directory`; `load_tokenizer` reads it back with an equal fingerprint."""
+        directory = Path(directory)
+        self._save_model(directory)
+        write_json(directory / SPECIAL_IDS_FILE, {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id})
+
+    def document_ids(self, text: str) -> list[int]:
+        """Ids of a whole document: BOS, its text, EOS."""
+        return [self.bos_id, *self.encode(text), self.eos_id]
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """Load a tokenizer.
+
+    Args:
+      path: folder with `tokenizer.model` (SentencePiece; it wins where both are) or `tokenizer.json` (Hugging Face), as
+        `Tokenizer.save` or a Hugging Face model folder has them; or one of these files itself.
+
+    Raises:
+      UsageError: there is no such folder, or no tokenizer in it.
+      JaLlmError: the file is damaged, or does not say which ids are BOS and EOS.
+    """
+    path = Path(path)
+    if path.is_file():
+        folder, names = path.parent, [path.name]
+    elif path.is_dir():
+        folder, names = path, [name for name in (SENTENCEPIECE_FILE, HF_FILE) if (path / name).is_file()]
+    else:
+        raise UsageError(f"{path}: this vocabulary folder does not exist; give the output of `ja-llm vocab train` or of an import.")
+    if not names:
+        raise UsageError(f"{path}: there is neither {SENTENCEPIECE_FILE} nor {HF_FILE} here; give a folder that holds a tokenizer.")
+    special = read_special_ids(folder)
+    if names[0].endswith(".json"):
+        from ja_llm.vocab.hf_tokenizer import HFTokenizer
+
+        return HFTokenizer.from_file(folder / names[0], **special)
+    from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    return SentencePieceTokenizer.from_file(folder / names[0], **special)
+
+
+def read_special_ids(folder: Path) -> dict[str, int]:
+    """Keyword arguments `bos_id`, `eos_id` and `unk_id` as far as `special_ids.json` says them; {} without that file."""
+    path = folder / SPECIAL_IDS_FILE
+    if not path.exists():
+        return {}
+    value = read_json(path, "list of special ids")
+    keys = ("bos", "eos", "unk")
+    if not isinstance(value, dict) or any(not isinstance(value.get(key, 0), int | None) for key in keys):
+        raise JaLlmError(f'{path}: an object such as {{"bos": 1, "eos": 2, "unk": 0}} is needed here.')
+    return {f"{key}_id": value[key] for key in keys if value.get(key) is not None}
+
+
+def check_text(text: str) -> None:
+    """Raise JaLlmError if `text` can't be written as UTF-8 (it holds a lone surrogate)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 10) : error.end + 10]
+        raise JaLlmError(
+            f"a text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start} ({around!r}); "
+            "it was decoded wrongly, so decode it again with errors='replace'."
+        ) from None

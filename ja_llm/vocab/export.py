@@ -1,0 +1,181 @@
+"""SentencePiece BPE model -> the files that `transformers.AutoTokenizer` loads, with equal ids.
+
+The translation, and why each part is what it is:
+
+- normaliser: prepend "▁", then replace every space by "▁". SentencePiece does so to the whole text whatever it begins
+  with. `Metaspace(prepend_scheme="first")` would not do: it adds no mark to a text that begins with a space.
+- no pre-tokenizer: pieces may cross any boundary that the vocabulary crosses.
+- merges: SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost on ties. So
+  every split of a piece into two pieces is a merge, ranked by the score of the whole.
+- byte fallback: a character that is no piece becomes its UTF-8 bytes, which never merge.
+- the class written is PreTrainedTokenizerFast: it takes tokenizer.json as it is, while LlamaTokenizer would rebuild
+  normaliser and pre-tokenizer in its own way.
+
+Control pieces are special tokens there, as in every Llama release: `transformers` reads "</s>" inside a text as EOS
+unless it is called with `split_special_tokens=True`; ours never does.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from ja_llm.errors import JaLlmError
+from ja_llm.files import atomic_write, canonical_json, write_json
+from ja_llm.vocab.base import HF_FILE
+from ja_llm.vocab.sentencepiece_tokenizer import (
+    BPE,
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    WORD_START,
+    SentencePieceTokenizer,
+)
+
+
+def export_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json, tokenizer.model and special_ids.json into `directory`.
+
+    Raises:
+      JaLlmError: the model has something that a tokenizer.json can't say with equal ids (a unigram model, a normaliser
+        other than identity, user-defined pieces, equal scores, a piece with a character that is no piece), or the
+        self-check finds a text with other ids.
+    """
+    value = tokenizer_json(tokenizer)
+    _self_check(tokenizer, canonical_json(value))
+    tokenizer.save(directory)
+    with atomic_write(directory / HF_FILE) as file:
+        file.write(canonical_json(value).encode())
+    pieces = {f"{name}_token": tokenizer.id_to_piece(i) for name, i in _named_ids(tokenizer).items()}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        **pieces,
+    }
+    write_json(directory / "tokenizer_config.json", config)
+
+
+def _named_ids(tokenizer: SentencePieceTokenizer) -> dict[str, int]:
+    named = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    return named if tokenizer.unk_id is None else named | {"unk": tokenizer.unk_id}
+
+
+def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
+    """The content of tokenizer.json for a SentencePiece BPE model."""
+    proto = tokenizer.proto
+    _refuse_unsupported(proto)
+    prefix = proto.normalizer_spec.add_dummy_prefix
+    bos = tokenizer.id_to_piece(tokenizer.bos_id)
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": WORD_START}
+    decoder: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": WORD_START}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    special = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.type in (CONTROL, UNKNOWN)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            for i, piece in special
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": WORD_START}, replace]} if prefix else replace,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [
+                {"SpecialToken": {"id": bos, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": bos, "type_id": 1}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": decoder + ([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": tokenizer.id_to_piece(tokenizer.unk_id) if tokenizer.unk_id is not None else None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": proto.trainer_spec.byte_fallback,
+            "ignore_merges": False,
+            "vocab": {p.piece: i for i, p in enumerate(proto.pieces)},
+            "merges": merges(proto),
+        },
+    }
+
+
+def merges(proto: Any) -> list[list[str]]:
+    """Every (left, right) whose join is a piece, the piece with the highest score first.
+
+    Splits of one piece stand together, shortest left part first; which of them comes first can only matter where two
+    splits of the same piece overlap in a text.
+    """
+    normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
+    ranked = []
+    for piece, score in normal.items():
+        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        ranked.extend((-score, len(left), left, right) for left, right in splits if left in normal and right in normal)
+    return [[left, right] for _, _, left, right in sorted(ranked)]
+
+
+def _refuse_unsupported(proto: Any) -> None:
+    def refuse(reason: str) -> None:
+        raise JaLlmError(
+            f"this vocabulary can't be written as tokenizer.json with equal ids, {reason}; "
+            "distribute its tokenizer.model instead and load that with the sentencepiece library."
+        )
+
+    rules = proto.normalizer_spec
+    if proto.trainer_spec.model_type != BPE:
+        refuse("it is no BPE model")
+    if rules.precompiled_charsmap or rules.remove_extra_whitespaces or not rules.escape_whitespaces:
+        refuse(f"its normaliser ({rules.name or 'unnamed'}) changes more than spaces")
+    if proto.denormalizer_spec.precompiled_charsmap:
+        refuse("it rewrites text when it decodes")
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        refuse("it puts the mark of a space after the word")
+    odd = [p.piece for p in proto.pieces if p.type in (USER_DEFINED, UNUSED)]
+    if odd:
+        refuse(f"it has user-defined or unused pieces such as {odd[0]!r}")
+    normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
+    scores: dict[float, str] = {}
+    for piece, score in normal.items():
+        if len(piece) > 1 and scores.setdefault(score, piece) != piece:
+            refuse(f"the pieces {scores[score]!r} and {piece!r} have the same score")
+        missing = [c for c in piece if c not in normal]
+        if missing:
+            refuse(f"the piece {piece!r} has the character {missing[0]!r}, which is no piece itself")
+
+
+def _self_check(tokenizer: SentencePieceTokenizer, text: str) -> None:
+    """Compare ids on every piece, on random sequences of pieces and on runs of one character."""
+    import tokenizers
+
+    other = tokenizers.Tokenizer.from_str(text)
+    other.encode_special_tokens = True
+    proto = tokenizer.proto
+    surfaces = [p.piece.replace(WORD_START, " ") for p in proto.pieces if p.type in (NORMAL, BYTE)]
+    draw = random.Random(0)
+    samples = surfaces + ["".join(draw.choices(surfaces, k=12)) for _ in range(2000)]
+    samples += [c * n for c in " -=#\n0a。ー" for n in range(1, 40)]
+    for sample, ours, theirs in zip(
+        samples, tokenizer.encode_batch(samples), other.encode_batch(samples, add_special_tokens=False), strict=True
+    ):
+        if ours != theirs.ids:
+            raise JaLlmError(
+                f"the exported tokenizer.json would give other ids for {sample!r}: {theirs.ids[:20]} instead of {ours[:20]}; "
+                "distribute the tokenizer.model of this vocabulary instead."
+            )

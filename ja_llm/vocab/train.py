@@ -1,0 +1,186 @@
+"""Training SentencePiece models, and the sample of documents that they are trained on."""
+
+import hashlib
+import heapq
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import gin
+import sentencepiece
+
+from ja_llm import documents, manifest
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+
+# SentencePiece drops every sentence above max_sentence_length (4,192 bytes) without an error: longer lines are cut.
+_MAX_LINE_CHARACTERS = 1000
+
+
+def document_shards(root: str | os.PathLike, lang: str, split: str) -> list[Path]:
+    """Shards of one language and split of a document set, in the manifest's order.
+
+    Raises:
+      JaLlmError: the set's manifest is missing or contradicted by its files.
+      UsageError: the set has no such language or split.
+    """
+    root = Path(root)
+    shards = manifest.read(root, manifest.DOCUMENTS)["shards"]
+    chosen = [root / s["name"] for s in shards if s.get("lang") == lang and s.get("split") == split]
+    if not chosen:
+        there = sorted({f"{s.get('lang')}/{s.get('split')}" for s in shards}) or ["nothing"]
+        raise UsageError(f"{root}: this document set has no {lang}/{split} documents, it has {', '.join(there)}; choose one of these.")
+    return chosen
+
+
+def iter_texts(
+    root: str | os.PathLike, lang: str, split: str = "train", limit_chars: int | None = None, seed: int = 0
+) -> Iterator[str]:
+    """Texts of a document set, or a random sample of them.
+
+    The sample takes whole documents in the order of a keyed hash of their ids until `limit_chars` characters are
+    reached, so it does not depend on how the set is cut into shards, and it needs memory for the sample only.
+
+    Args:
+      root: folder of the document set.
+      lang: BCP 47 primary language, e.g. "ja".
+      split: "train" or "heldout".
+      limit_chars: characters to take; None streams the whole set in stored order.
+      seed: of the sample.
+
+    Raises:
+      JaLlmError: the set is unfinished or damaged.
+      UsageError: the set has no such language or split.
+    """
+    shards = document_shards(root, lang, split)
+    if limit_chars is None:
+        for shard in shards:
+            for document in documents.read_documents(shard):
+                yield document.text
+        return
+    keyed = ((f"{document.id}", document.text) for shard in shards for document in documents.read_documents(shard))
+    yield from sample(keyed, limit_chars, seed)
+
+
+def sample(keyed: Iterable[tuple[str, str]], limit_chars: int, seed: int) -> Iterator[str]:
+    """Random sample of (key, text) pairs of just `limit_chars` characters or more, holding no more than it in memory.
+
+    Texts come in the order of a hash of seed and key, so equal keys and texts give an equal sample in any order of input.
+    """
+    kept: list[tuple[int, str]] = []  # heap; negated hashes, so that the largest hash is on top and leaves first
+    total = 0
+    for key, text in keyed:
+        digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+        heapq.heappush(kept, (-int.from_bytes(digest, "big"), text))
+        total += len(text)
+        while kept and total - len(kept[0][1]) >= limit_chars:
+            total -= len(heapq.heappop(kept)[1])
+    for _, text in sorted(kept, reverse=True):
+        yield text
+
+
+def lines_of(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of the texts that are not blank, cut where they are longer than SentencePiece would take."""
+    for text in texts:
+        for line in text.split("\n"):
+            if line.strip():
+                for start in range(0, len(line), _MAX_LINE_CHARACTERS):
+                    yield line[start : start + _MAX_LINE_CHARACTERS]
+
+
+def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", **options: object) -> bytes:
+    """Run the SentencePiece trainer on `lines` with one thread (so that equal lines give equal bytes).
+
+    Args:
+      lines: training sentences; all of them are used.
+      vocab_size: wanted number of pieces; fewer come back where the text has no more.
+      model_type: "bpe" or "unigram".
+      **options: further trainer options.
+
+    Returns:
+      serialised ModelProto.
+
+    Raises:
+      JaLlmError: there is no text, or the trainer refuses (its own reason is in the sentence).
+    """
+    writer = io.BytesIO()
+    count = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal count
+        for line in lines:
+            count += 1
+            yield line.encode("utf-8", "replace").decode("utf-8")
+
+    sentencepiece.set_min_log_level(2)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=counted(),
+            model_writer=writer,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            num_threads=1,
+            minloglevel=2,
+            **options,
+        )
+    except (RuntimeError, ValueError) as error:
+        if not count:
+            raise JaLlmError("there is no text to train a vocabulary on; check the language and split of the document set.") from error
+        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no reason given"
+        raise JaLlmError(f"SentencePiece can't train {vocab_size} pieces on {count} lines ({reason}); change the vocabulary size or give more text.") from error
+    return writer.getvalue()
+
+
+@gin.configurable
+def train_sentencepiece(
+    texts: Iterable[str],
+    out_dir: str | os.PathLike,
+    vocab_size: int = 32000,
+    model_type: str = "bpe",
+    character_coverage: float = 0.99995,
+    max_piece_length: int = 16,
+    limit_chars: int | None = 100_000_000,
+    seed: int = 0,
+) -> SentencePieceTokenizer:
+    """Train a SentencePiece model as Llama 2's is set up and save it.
+
+    unk 0, BOS 1, EOS 2, no padding piece; byte fallback; digits one by one; identity normalisation; runs of spaces kept
+    and allowed as pieces; a space in front of every text; a newline is the byte piece <0x0A>.
+
+    Args:
+      texts: training texts, lines separated by newlines.
+      out_dir: the tokenizer's folder.
+      vocab_size: number of pieces, of which 259 are special and byte pieces. Fewer come back where the text has no more.
+      model_type: "bpe" or "unigram".
+      character_coverage: share of the sample's characters that become pieces; the rest is spelt in bytes.
+      max_piece_length: longest piece in characters.
+      limit_chars: the trainer holds its text in memory, so from a larger text it gets a random sample of lines with about
+        this many characters; None gives it everything.
+      seed: of that sample.
+
+    Raises:
+      JaLlmError: no text, or a vocabulary size that the text can't fill at all.
+    """
+    lines = lines_of(texts)
+    model = train_model(
+        lines if limit_chars is None else sample(((str(i), line) for i, line in enumerate(lines)), limit_chars, seed),
+        vocab_size,
+        model_type,
+        character_coverage=character_coverage,
+        max_sentencepiece_length=max_piece_length,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        add_dummy_prefix=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+    )
+    tokenizer = SentencePieceTokenizer(model)
+    tokenizer.save(out_dir)
+    return tokenizer
