@@ -4,16 +4,18 @@ Macros are t5x's: MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS, TRAIN_STEPS, MODEL
 RANDOM_SEED; CACHE_DIR (the output of `ja-llm cache`) is ours.
 """
 
-import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 
 from ja_llm.errors import UsageError
 from ja_llm.files import atomic_write
 from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.schedules import Schedule
@@ -86,8 +88,9 @@ def train(
         raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
     batches = BatchSource(cache_dir, length=length, batch_size=batch_size, seed=random_seed)
-    if batches.name != mixture_or_task_name:
-        raise UsageError(f"{cache_dir}: this cache holds {batches.name!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`.")
+    held = batches.manifest["config"]["name"]
+    if held != mixture_or_task_name:
+        raise UsageError(f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`.")
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = _model_config(model, initial_checkpoint_path, tokenizer.vocab_size)
     if length > config.max_length:
@@ -117,7 +120,7 @@ def train(
         lambda step, shard, shards: iterate(batches, step, shard=shard, num_shards=shards, stop_step=total_steps),
         optimizer,
         schedule,
-        identity={"mixture": batches.name},
+        identity={"mixture": held},
         evaluators=heldout_evaluators(cache_dir, config, tokenizer, length=length, documents=eval_documents),
     )
     with atomic_write(Path(model_dir) / "config.gin") as file:
@@ -141,10 +144,11 @@ def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | Non
 
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
     tokens = run.total_steps * batches.batch_size * batches.length
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
+    shares = "; ".join(f"{task} {part['share']:.1%} = {tokens * part['share'] / (part['rows'] * batches.length):.2f} epochs" for task, part in batches.statistics().items())
     return (
-        f"would train {config.parameter_count() / 1e6:.2f}M parameters for {run.total_steps} steps "
-        f"({tokens / 1e6:.2f}M tokens) on {batches.name} into {run.model_dir}\n"
-        f"shares: {', '.join(f'{n} {r:.1%}' for n, r in batches.shares.items())}\nmodel: {dataclasses.asdict(config)}"
+        f"would train {parameters / 1e6:.2f}M parameters for {run.total_steps} steps ({tokens / 1e6:.2f}M tokens) into {run.model_dir}\n"
+        f"data: {shares}\nmodel: {config.to_json()}"
     )
 
 

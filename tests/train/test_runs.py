@@ -1,0 +1,122 @@
+"""Whole runs of the training command: resume, meshes, and what it says when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from ja_llm.train.checkpoints import load_model, model_steps
+
+
+def kill_after(training, directory, steps, at_step, number, **macros):
+    """Start a run and send it a signal as soon as its metrics reach `at_step`; returns the process."""
+    process = subprocess.Popen(
+        training.command(directory, steps, **macros), env=training.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        path = directory / "metrics.jsonl"
+        if path.exists() and path.read_bytes().count(b"\n") >= at_step:
+            os.kill(process.pid, number)
+            break
+        time.sleep(0.005)
+    return process, process.communicate(timeout=200)
+
+
+def test_a_run_writes_what_the_design_says(straight, metrics):
+    lines = metrics(straight)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+    assert [line["step"] for line in lines if "eval/web_ja/bits_per_byte" in line] == [10, 20]
+    ledger = json.loads((straight / "run.json").read_text())
+    assert {"data", "vocabulary", "model", "seed", "optimizer", "schedule", "batch_size"} <= ledger["identity"].keys()
+    assert "PEAK_LEARNING_RATE" in (straight / "config.gin").read_text()
+    assert model_steps(straight)[-1] == 20
+    assert list((straight / "tensorboard").iterdir())
+
+
+def test_killed_and_started_again_gives_the_same_losses(training, straight, metrics, tmp_path):
+    directory = tmp_path / "killed"
+    process, _ = kill_after(training, directory, 20, 8, signal.SIGKILL, EVAL_PERIOD=10)
+    assert process.returncode == -signal.SIGKILL
+    result = training.run(directory, 20, EVAL_PERIOD=10)
+    assert result.returncode == 0, result.stderr
+    assert metrics(directory) == metrics(straight)
+    a, b = load_model(straight), load_model(directory)
+    assert all((np.asarray(a.params[k]["embedding"]) == np.asarray(b.params[k]["embedding"])).all() for k in ["token_embedder"])
+
+
+def test_sigterm_saves_and_says_how_to_go_on(training, metrics, straight, tmp_path):
+    directory = tmp_path / "preempted"
+    process, (_, err) = kill_after(training, directory, 20, 6, signal.SIGTERM, EVAL_PERIOD=10)
+    assert process.returncode == 1, err
+    assert "stopped at step" in err and "Traceback" not in err
+    assert model_steps(directory)[-1] not in (0, 5, 10, 15, 20) or model_steps(directory)[-1] < 20
+    assert training.run(directory, 20, EVAL_PERIOD=10).returncode == 0
+    assert metrics(directory) == metrics(straight)
+
+
+def test_eight_devices_give_the_losses_of_one(training, straight, metrics, tmp_path):
+    directory = tmp_path / "mesh"
+    result = training.run(directory, 20, devices=8, MESH={"data": 4, "tensor": 2}, EVAL_PERIOD=20)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((directory / "run.json").read_text())["mesh"]["tensor"] == 2
+    ours = np.array([line["loss"] for line in metrics(directory) if "loss" in line])
+    one = np.array([line["loss"] for line in metrics(straight) if "loss" in line])
+    np.testing.assert_allclose(ours, one, rtol=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again_and_microbatches_and_mesh_may_change(training, straight, metrics):
+    before = metrics(straight)
+    result = training.run(straight, 20, EVAL_PERIOD=10, MICROBATCHES=2)
+    assert result.returncode == 0, result.stderr
+    assert metrics(straight) == before
+
+
+@pytest.mark.parametrize(
+    ("macros", "says"),
+    [
+        ({"RANDOM_SEED": 7}, "holds a run with seed = 0"),
+        ({"BATCH_SIZE": 4}, "holds a run with batch_size = 8"),
+        ({"MIXTURE_OR_TASK_NAME": "other"}, "this cache holds 'mixed', not 'other'"),
+        ({"TASK_FEATURE_LENGTHS": {"targets": 128}}, "the model takes 64"),
+        ({"MICROBATCHES": 3}, "choose a divisor"),
+        ({"INITIAL_CHECKPOINT_PATH": "/nowhere/at/all"}, "does not exist"),
+        ({"CACHE_DIR": "/nowhere/at/all"}, "there is no manifest.json"),
+        ({"TRIAN_STEPS": 7}, "did you mean TRAIN_STEPS"),
+    ],
+)
+def test_wrong_settings_get_one_sentence(training, straight, macros, says):
+    result = training.run(straight, 20, **macros)
+    assert result.returncode in (1, 2)
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(training, straight, tmp_path, make_cache):
+    other = make_cache(tmp_path / "other", seed=1, vocab_size=380)
+    result = training.run(tmp_path / "run", 5, INITIAL_CHECKPOINT_PATH=str(straight), CACHE_DIR=str(other))
+    assert result.returncode == 2
+    assert "is not the one that the data were tokenized with" in result.stderr
+
+
+def test_half_written_and_damaged_checkpoints(training, straight, tmp_path):
+    directory = tmp_path / "damaged"
+    shutil.copytree(straight, directory)
+    # What a save that was killed leaves: orbax's temporary name. It is not a checkpoint.
+    shutil.copytree(directory / "checkpoints" / "20", directory / "checkpoints" / "25.orbax-checkpoint-tmp-7")
+    assert load_model(directory).step == 20
+    for file in (directory / "checkpoints" / "20" / "params").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100 and "d/" in file.as_posix():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    result = training.run(directory, 20, EVAL_PERIOD=10)
+    assert result.returncode in (0, 1)
+    with pytest.raises(Exception, match="damaged or belongs to another model"):
+        load_model(directory)
