@@ -13,6 +13,7 @@ from typing import Any
 from ja_llm.errors import UsageError
 from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
 from ja_llm.evaluation.metrics import postprocess
+from ja_llm.files import sha256_json
 
 SCORE, GENERATE = "score", "generate"
 SPLIT = "heldout"
@@ -110,9 +111,9 @@ def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
 
 
 def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: int | None = None) -> Any:
-    """Make the seqio task.
+    """Make the seqio task and register it with seqio.
 
-    Its dataset (split "heldout") has per example: `inputs` and `targets` int32 [n] (ids, no padding, no trimming), `id`,
+    Its name is unique to template, vocabulary, sources and limit. Its dataset (split "heldout") has per example: `inputs` and `targets` int32 [n] (ids, no padding, no trimming), `id`,
     `inputs_pretokenized`, `targets_pretokenized`, `meta` (JSON) strings, and `unknown` (targets that are the unknown id).
 
     Args:
@@ -132,8 +133,11 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
     template = resolve(task)[0] if isinstance(task, str) else task
     examples = template.examples(sources, limit)
     vocabulary = SeqioVocabulary(tokenizer)
-    return seqio.Task(
-        template.name,
+    unique = f"{template.name}.{tokenizer.fingerprint[:12]}.{sha256_json([sources.fingerprint(), limit])[:12]}"
+    # The same sources can lie in another folder than last time.
+    seqio.TaskRegistry.remove(unique)
+    return seqio.TaskRegistry.add(
+        unique,
         source=seqio.FunctionDataSource(
             dataset_fn=functools.partial(_dataset, examples), splits=(SPLIT,), num_input_examples={SPLIT: len(examples)}
         ),
@@ -198,5 +202,6 @@ def token_ids(tokenizer: Any, inputs: str, targets: str, template: EvaluationTas
     if template.kind == GENERATE:
         return [tokenizer.bos_id, *tokenizer.encode(inputs)], [*tokenizer.encode(targets), *end]
     ids, offsets = tokenizer.encode_with_offsets(inputs + targets)
-    cut = next((number for number, (_, stop) in enumerate(offsets) if stop > len(inputs)), len(ids))
+    # Without inputs all is scored, also a piece that stands for no character (SentencePiece's space in front).
+    cut = next((number for number, (_, stop) in enumerate(offsets) if stop > len(inputs)), len(ids)) if inputs else 0
     return [tokenizer.bos_id, *ids[:cut]], [*ids[cut:], *end]
