@@ -13,6 +13,7 @@ add_evaluation_task(
     metric_fns=(metrics.document_bits,),
     headline="bits_per_byte",
     better="lower",
+    whole_set=True,
     append_eos=True,
     description="Bits the model needs for one UTF-8 byte of English text that it has not seen: what is forgotten shows as a rise.",
 )

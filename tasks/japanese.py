@@ -20,6 +20,7 @@ add_evaluation_task(
     metric_fns=(metrics.document_bits,),
     headline="bits_per_byte",
     better="lower",
+    whole_set=True,
     append_eos=True,
     description="Bits the model needs for one UTF-8 byte of Japanese text that it has not seen; comparable between tokenizers.",
 )
@@ -44,6 +45,7 @@ add_evaluation_task(
     metric_fns=(metrics.translation_quality,),
     headline="chrf",
     better="higher",
+    needs=("pairs",),
     max_new_tokens=128,
     stop=("\n",),
     signatures=metrics.translation_signatures,

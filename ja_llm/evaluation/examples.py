@@ -75,7 +75,9 @@ class Sources:
             value["documents"] = manifest.fingerprint(self._manifest)
         if self.pairs is not None:
             if not self.pairs.is_file():
-                raise UsageError(f"{self.pairs}: this file of aligned pairs does not exist; `ja-llm fetch debian-docs` writes one.")
+                raise UsageError(
+                    f"{self.pairs}: this file of aligned pairs does not exist; `ja-llm fetch debian-docs` writes one."
+                )
             value["pairs"] = sha256_file(self.pairs)
         return value
 
@@ -87,7 +89,8 @@ def whole_documents(sources: Sources, limit: int | None, *, lang: str) -> list[E
     """One example a held-out document, all of it to be predicted."""
     documents = _heldout(sources, lang)[:limit]
     return [
-        {"id": d.id, "inputs": "", "targets": d.text, "meta": {"bytes": len(d.text.encode("utf-8")), "url": d.url}} for d in documents
+        {"id": d.id, "inputs": "", "targets": d.text, "meta": {"bytes": len(d.text.encode("utf-8")), "url": d.url}}
+        for d in documents
     ]
 
 
@@ -141,7 +144,9 @@ def continuation_choices(
             examples.append({"id": f"{document.id}:{choice}", "inputs": document.text[:cut], "targets": text, "meta": meta})
         asked += 1
     if not examples:
-        raise JaLlmError(f"{sources.root}: no held-out {lang!r} document has a sentence end between its characters {prefix[0]} and {prefix[1]}.")
+        raise JaLlmError(
+            f"{sources.root}: no held-out {lang!r} document has a sentence end between its characters {prefix[0]} and {prefix[1]}."
+        )
     return examples
 
 
@@ -195,7 +200,9 @@ def translations(
       JaLlmError: the file can't be read, or no pair is usable.
     """
     if sources.pairs is None:
-        raise UsageError("this task needs aligned pairs; give the pairs file that `ja-llm fetch debian-docs` writes (--pairs FILE).")
+        raise UsageError(
+            "this task needs aligned pairs; give the pairs file that `ja-llm fetch debian-docs` writes (--pairs FILE)."
+        )
     wanted = default_limit if limit is None else limit
     ordered = sorted(_usable_pairs(sources.pairs, english, {en for en, _ in shots}).items(), key=lambda pair: _seed(pair[0]))
     kept: list[tuple[str, str]] = []
@@ -227,7 +234,9 @@ def _usable_pairs(path: Path, english: tuple[int, int], shots: set[str]) -> dict
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: these aligned pairs can't be read ({error.strerror}); give a JSONL file of en/ja pairs.") from None
+        raise UsageError(
+            f"{path}: these aligned pairs can't be read ({error.strerror}); give a JSONL file of en/ja pairs."
+        ) from None
     for line in lines:
         try:
             value = json.loads(line)
@@ -239,7 +248,9 @@ def _usable_pairs(path: Path, english: tuple[int, int], shots: set[str]) -> dict
         if one_line and english[0] <= len(en) <= english[1] and _JAPANESE.search(ja) and en not in shots:
             pairs.setdefault(en, ja)
     if bad > len(lines) // 2:
-        raise JaLlmError(f"{path}: {bad} of {len(lines)} lines are no en/ja pair; give a JSONL file of {{\"en\": ..., \"ja\": ...}} objects.")
+        raise JaLlmError(
+            f'{path}: {bad} of {len(lines)} lines are no en/ja pair; give a JSONL file of {{"en": ..., "ja": ...}} objects.'
+        )
     return pairs
 
 

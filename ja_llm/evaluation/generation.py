@@ -66,9 +66,7 @@ class Generator:
         module = Decoder(loaded.config)
 
         def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
-            return module.apply(
-                {"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions
-            )
+            return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
 
         self._prepare(logits_fn, loaded.params, loaded.tokenizer, loaded.config.max_length, batch_size, temperature, seed)
 
@@ -118,9 +116,7 @@ class Generator:
         Raises:
           UsageError: a prompt does not fit, or `max_new_tokens` is below 1.
         """
-        room = self._max_length - max_new_tokens
-        if max_new_tokens < 1 or room < 1:
-            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be from 1 to {self._max_length - 1} for this model.")
+        room = self.room(max_new_tokens)
         fitted: list[list[int]] = []
         for number, prompt in enumerate(map(list, prompts)):
             if not prompt:
@@ -141,6 +137,12 @@ class Generator:
                 texts[number] = text
             start += len(rows)
         return texts
+
+    def room(self, max_new_tokens: int) -> int:
+        """Tokens that a prompt may have."""
+        if not 1 <= max_new_tokens < self._max_length:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be from 1 to {self._max_length - 1} for this model.")
+        return self._max_length - max_new_tokens
 
     def _bucket(self, prompt: Sequence[int], max_new_tokens: int) -> int:
         """Width of the token buffer: what prompt and continuation need, rounded up to a power of two."""

@@ -32,6 +32,8 @@ class EvaluationTask:
       headline: the metric that a table shows first.
       better: "lower" or "higher", of the headline.
       description: what the headline means, one plain sentence.
+      needs: sources without which it can't run: "root", "pairs".
+      whole_set: all held-out documents count, and only the `documents` setting makes it fewer (bits per byte).
       append_eos: whether EOS is the last target (a document's end is scored).
       max_new_tokens: for GENERATE.
       stop: for GENERATE: texts at which an answer ends.
@@ -47,6 +49,8 @@ class EvaluationTask:
     headline: str
     better: str
     description: str
+    needs: tuple[str, ...] = ("root",)
+    whole_set: bool = False
     append_eos: bool = False
     max_new_tokens: int = 0
     stop: tuple[str, ...] = ()

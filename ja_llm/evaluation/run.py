@@ -37,6 +37,7 @@ def evaluate(
     pairs: str | Path | None = None,
     out_dir: str | Path | None = None,
     limit: int | None = None,
+    documents: int | None = None,
     batch_size: int = 16,
     length: int = 512,
 ) -> dict[str, Any]:
@@ -44,40 +45,51 @@ def evaluate(
 
     Args:
       model_path: model directory, or DIR@STEP.
-      tasks: suite, task, or a list of them.
+      tasks: suite, task, or a list of them. A suite's task whose source was not given is left out and listed under "left_out".
       root: document set with held-out documents.
       pairs: JSONL of aligned en/ja pairs.
       out_dir: where the files go; MODEL/eval/step_N when None.
-      limit: documents, questions or texts a task at most.
+      limit: questions or texts a task at most. Bits per byte are always of the whole held-out set, unless `documents` is given.
+      documents: held-out documents for bits per byte at most.
       batch_size: rows in a forward pass. It does not enter the numbers by design, but floating point may differ in the last
         digits, so it belongs to the request.
       length: window in tokens; cut to the model's `max_length`.
 
     Returns:
-      What is also written to OUT/results.json: "model", "step", "settings", and per task its metrics, headline and meaning.
+      What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics and
+      "about" (headline metric, direction, meaning, signatures).
 
     Raises:
       UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
     """
     from ja_llm.train.checkpoints import load_model
 
-    if limit is not None and limit < 1:
-        raise UsageError(f"the limit is {limit}; it must be at least 1.")
-    templates = resolve(tasks)
+    if min(limit or 1, documents or 1) < 1:
+        raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
     sources = Sources(root, pairs)
+    templates, left_out = _runnable(tasks, sources)
     data = sources.fingerprint()
     loaded = load_model(model_path)
     check_vocabulary(loaded)
     length = min(length, loaded.config.max_length)
     out = Path(out_dir) if out_dir else loaded.directory / "eval" / f"step_{loaded.step}"
-    settings = {"limit": limit, "batch_size": batch_size, "length": length}
+    settings = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
     runners = Runners(loaded, batch_size, length)
     results: dict[str, Any] = {}
     for template in templates:
-        request = {"task": template.name, "version": template.version, "model": identity, "data": data, **settings}
+        size = documents if template.whole_set else limit
+        request = {
+            "task": template.name,
+            "version": template.version,
+            "model": identity,
+            "data": data,
+            "examples": size,
+            "batch_size": batch_size,
+            "length": length,
+        }
         files = TaskFiles(out, template.name, request)
-        results[template.name] = files.finished() or _run_task(template, runners, sources, files, limit)
+        results[template.name] = files.finished() or _run_task(template, runners, sources, files, size)
     value = {
         "schema": SCHEMA,
         "model": loaded.directory.name,
@@ -85,11 +97,46 @@ def evaluate(
         "identity": identity,
         "data": data,
         "settings": settings,
-        "tasks": {name: {k: v for k, v in r.items() if k != "request"} for name, r in results.items()},
+        "tasks": {name: {k: v for k, v in r.items() if k not in ("request", "request_hash")} for name, r in results.items()},
+        "left_out": left_out,
         "software": software(*_PACKAGES),
     }
     write_json(out / "results.json", value)
     return value
+
+
+def _runnable(tasks: str | Sequence[str], sources: Sources) -> tuple[list[EvaluationTask], dict[str, str]]:
+    """The tasks to run, and why others of a suite are not. A task that is named itself is never left out in silence."""
+    templates = resolve(tasks)
+    named = {tasks} if isinstance(tasks, str) else set(tasks)
+    left_out: dict[str, str] = {}
+    for template in templates:
+        missing = [need for need in template.needs if getattr(sources, need) is None]
+        if missing and template.name in named:
+            raise UsageError(f"{template.name}: this task needs {_WAYS[missing[0]]}.")
+        if missing:
+            left_out[template.name] = f"it needs {_WAYS[missing[0]]}"
+    if len(left_out) == len(templates):
+        raise UsageError(f"no task can run: {next(iter(left_out.values()))}.")
+    return [t for t in templates if t.name not in left_out], left_out
+
+
+_WAYS = {
+    "root": "a document set (--documents DIR)",
+    "pairs": "aligned pairs (--pairs FILE; `ja-llm fetch debian-docs` writes pairs/messages.jsonl)",
+}
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """One line a task: its headline metric, with the 95 % interval where there is one."""
+    lines = [f"{results['model']} at step {results['step']}"]
+    for name, task in results["tasks"].items():
+        about, value = task["about"], task[task["about"]["headline"]]
+        low, high = (task.get(f"{about['headline']}_{end}") for end in ("low", "high"))
+        interval = f"[{low:.4f}, {high:.4f}]" if low is not None else ""
+        lines.append(f"  {name:<24}{value:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better")
+    lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
+    return "\n".join(lines)
 
 
 class Runners:
@@ -99,21 +146,24 @@ class Runners:
         self.tokenizer = loaded.tokenizer
         self.scorer = Scorer(loaded, batch_size, length)
         self.generator = Generator(loaded, batch_size)
-        self._length = length
+        self._length, self._max_length = length, loaded.config.max_length
 
     def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A sample {"id", "score"} or {"id", "prediction"} for each seqio example."""
+        """A sample {"id", "cut", "score" or "prediction"} for each seqio example; "cut" counts context tokens that did not fit."""
         ids = [example["id"].decode("utf-8") for example in examples]
         inputs = [example["inputs"].tolist() for example in examples]
         if template.kind == GENERATE:
-            texts = self.generator.continue_ids(inputs, template.max_new_tokens, template.stop, cut_prompts=True)
-            return [{"id": i, "prediction": text} for i, text in zip(ids, texts, strict=True)]
+            new_tokens = min(template.max_new_tokens, self._max_length // 2)  # a small model keeps half for the prompt
+            room = self.generator.room(new_tokens)
+            texts = self.generator.continue_ids(inputs, new_tokens, template.stop, cut_prompts=True)
+            cuts = [max(len(ids) - room, 0) for ids in inputs]
+            return [{"id": i, "cut": c, "prediction": text} for i, c, text in zip(ids, cuts, texts, strict=True)]
         targets = [example["targets"].tolist() for example in examples]
-        pairs = [(_fitting(a, b, self._length), b) for a, b in zip(inputs, targets, strict=True)]
-        scores = self.scorer.token_logprobs([a + b for a, b in pairs])
+        fitted = [_fitting(a, b, self._length) for a, b in zip(inputs, targets, strict=True)]
+        scores = self.scorer.token_logprobs([a + b for a, b in zip(fitted, targets, strict=True)])
         return [
-            {"id": i, "score": float(score[len(a) - 1 :].sum(dtype=np.float64))}
-            for i, (a, _), score in zip(ids, pairs, scores, strict=True)
+            {"id": i, "cut": len(whole) - len(context), "score": float(score[len(context) - 1 :].sum(dtype=np.float64))}
+            for i, whole, context, score in zip(ids, inputs, fitted, scores, strict=True)
         ]
 
 
@@ -139,17 +189,17 @@ def _run_task(
             progress.update(len(chunk))
     samples = [sample for chunk in chunks for sample in chunk]
     if [s["id"] for s in samples] != [e["id"].decode("utf-8") for e in examples]:
-        raise JaLlmError(f"{files.samples_path.parent}: the stored samples of {template.name} are not of this data; remove the folder and run again.")
-    metrics = compute_metrics(task, examples, samples)
-    result = {
-        "task": template.name,
+        raise JaLlmError(
+            f"{files.samples_path.parent}: the stored samples of {template.name} are not of this data; remove the folder and run again."
+        )
+    about = {
         "lang": template.lang,
-        "metrics": metrics,
         "headline": template.headline,
         "better": template.better,
         "description": template.description,
         "signatures": template.signatures() if template.signatures else {},
     }
+    result = {**compute_metrics(task, examples, samples), "contexts_cut": sum(s["cut"] > 0 for s in samples), "about": about}
     stored = [{**sample, **_shown(example)} for sample, example in zip(samples, examples, strict=True)]
     return files.finish(stored, result)
 
@@ -161,7 +211,9 @@ def compute_metrics(task: Any, examples: Sequence[dict[str, Any]], samples: Sequ
     for fn in task.score_metric_fns:
         metrics |= fn(targets, [sample["score"] for sample in samples])
     for fn in task.predict_metric_fns:
-        predictions = [task.postprocess_fn(s["prediction"], example=e, is_target=False) for s, e in zip(samples, examples, strict=True)]
+        predictions = [
+            task.postprocess_fn(s["prediction"], example=e, is_target=False) for s, e in zip(samples, examples, strict=True)
+        ]
         metrics |= fn(targets, predictions)
     return metrics
 

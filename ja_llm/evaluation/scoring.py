@@ -46,9 +46,7 @@ class Scorer:
         module = Decoder(loaded.config)
 
         def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
-            return module.apply(
-                {"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions
-            )
+            return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
 
         self._prepare(logits_fn, loaded.params, loaded.config.vocab_size, batch_size, length)
         self.tokenizer = loaded.tokenizer

@@ -34,9 +34,7 @@ class SlowWittenBell:
 
     def logprobs(self, text):
         symbols = ["<s>"] * (self.order - 1) + list(text) + ["</s>"]
-        return [
-            math.log(self.p(symbols[i], tuple(symbols[i - self.order + 1 : i]))) for i in range(self.order - 1, len(symbols))
-        ]
+        return [math.log(self.p(symbols[i], tuple(symbols[i - self.order + 1 : i]))) for i in range(self.order - 1, len(symbols))]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])

@@ -22,7 +22,10 @@ def sentences(lang, number):
     order = np.random.default_rng(number)
     if lang == "ja":
         return [f"私は{NOUNS[order.integers(10)]}と{NOUNS[order.integers(10)]}を{VERBS[order.integers(5)]}。" for _ in range(24)]
-    return [f"The {ENGLISH[order.integers(8)]} of the {ENGLISH[order.integers(8)]} is number {order.integers(99)}. " for _ in range(24)]
+    return [
+        f"The {ENGLISH[order.integers(8)]} of the {ENGLISH[order.integers(8)]} is number {order.integers(99)}. "
+        for _ in range(24)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,7 @@ def test_metrics_equal_seqios_evaluator(bound):
 
         class Kept(seqio.Logger):
             def __call__(self, task_name, step, metrics, **rest):
-                self.metrics = {k: getattr(v, "value", v) for k, v in metrics.items()}  # noqa: B023
+                self.metrics = {k: getattr(v, "value", v) for k, v in metrics.items()}
 
         logger = Kept("")
         evaluator = seqio.Evaluator(
