@@ -122,9 +122,12 @@ class BatchSource:
             digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
             rows = rows.shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
             parts.append(rows.map(_Tag(number)))
-        # Grain scales weights so that the least is 100 and cuts the rest off: giving it such integers loses nothing.
+        return grain.MapDataset.mix(parts, weights=self._weights())
+
+    def _weights(self) -> list[int]:
+        """Rates as the integers that Grain mixes by: it scales weights so that the least is 100 and cuts fractions off."""
         least = min(member.rate for member in self._members)
-        return grain.MapDataset.mix(parts, weights=[round(100 * member.rate / least) for member in self._members])
+        return [round(100 * member.rate / least) for member in self._members]
 
     def row_identity(self, data_step: int) -> list[tuple[str, int]]:
         """(task, row in its store) of every row of the global batch `data_step`."""
@@ -166,11 +169,11 @@ class BatchSource:
         for r, row_spans in enumerate(spans):
             at = 0
             for segment, (span, stream) in enumerate(zip(row_spans, tokens[r], strict=True), start=1):
-                to = at + span.count
+                to = at + span.pairs
                 batch["decoder_input_tokens"][r, at:to] = stream[:-1]
                 batch["decoder_target_tokens"][r, at:to] = stream[1:]
                 batch["decoder_segment_ids"][r, at:to] = segment
-                batch["decoder_positions"][r, at:to] = np.arange(span.first_pair, span.first_pair + span.count)
+                batch["decoder_positions"][r, at:to] = np.arange(span.first_pair, span.first_pair + span.pairs)
                 weights[r, at:to] = 1.0
                 at = to
         return {**batch, "decoder_loss_weights": weights}
@@ -180,11 +183,13 @@ class BatchSource:
         result: list[list[np.ndarray]] = [[] for _ in rows]
         for number, member in enumerate(self._members):
             mine = [r for r, (m, _) in enumerate(rows) if m == number]
-            offsets, ranges, places = member.store.offsets, [], []
+            offsets = member.store.offsets
+            ranges: list[tuple[int, int]] = []
+            places: list[tuple[int, int, int, int]] = []
             for r in mine:
                 for span in spans[r]:
                     start = int(offsets[span.document]) + span.first_pair
-                    stop = start + span.count + 1
+                    stop = start + span.pairs + 1
                     if places and places[-1][0] == r and ranges[-1][1] == start:
                         ranges[-1] = (ranges[-1][0], stop)
                     else:
@@ -201,19 +206,19 @@ class BatchSource:
         Positions count in the document's own BOS ... EOS stream; a segment's inputs are `[start, stop - 1)`, its targets
         `[start + 1, stop)`. `trace_text` gives the text.
         """
-        number, plan_row = self._order[data_step * self.batch_size + range(self.batch_size)[row]]
+        number, plan_row = self._rows(data_step, 0, 1)[row]
         member = self._members[number]
         return [
-            (member.store.document_id(span.document), span.first_pair, span.first_pair + span.count + 1)
+            (member.store.document_id(span.document), span.first_pair, span.first_pair + span.pairs + 1)
             for span in member.plan.spans(plan_row)
         ]
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """For each task its rate, share of rows, and what its packing plan says of itself."""
-        total = sum(round(100 * m.rate / min(n.rate for n in self._members)) for m in self._members)
-        least = min(m.rate for m in self._members)
+        weights = self._weights()
         return {
-            m.task: {"rate": m.rate, "share": round(100 * m.rate / least) / total, **m.plan.statistics()} for m in self._members
+            member.task: {"rate": member.rate, "share": weight / sum(weights), **member.plan.statistics()}
+            for member, weight in zip(self._members, weights, strict=True)
         }
 
 

@@ -55,7 +55,7 @@ def cache(
     rates = registry.resolve(name)
     tokenizer = vocab_dir if isinstance(vocab_dir, Tokenizer) else load_tokenizer(vocab_dir)
     documents = manifest.read(root, manifest.DOCUMENTS)
-    request = {
+    request: dict[str, Any] = {
         "name": name,
         "rates": rates,
         "seed": seed,
@@ -204,3 +204,23 @@ def _write_mixture(out_dir: Path, request: dict[str, Any], members: list[dict[st
         },
         members=members,
     )
+
+
+def format_cache(value: dict[str, Any]) -> str:
+    """A mixture's manifest as a table: what each store holds, and how much of the text a token carries."""
+    rows = [("task", "split", "rate", "documents", "tokens", "characters", "characters/token")]
+    for member in value["members"]:
+        for split, part in member["splits"].items():
+            ratio = f"{part['characters'] / part['tokens']:.2f}"
+            rate = f"{member['rate']:.4g}" if split == "train" else ""
+            rows.append(
+                (member["task"], split, rate, f"{part['documents']:,}", f"{part['tokens']:,}", f"{part['characters']:,}", ratio)
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+    if empty := value["totals"]["empty_documents"]:
+        lines.append(f"{empty:,} documents without text were left out")
+    return "\n".join([f"{value['config']['name']}, vocabulary {value['config']['vocabulary'][:12]}", *lines])

@@ -15,11 +15,11 @@ from ja_llm.files import sha256_json
 
 
 class Span(NamedTuple):
-    """Pairs `[first_pair, first_pair + count)` of a document; they need its tokens `[first_pair, first_pair + count + 1)`."""
+    """Pairs `[first_pair, first_pair + pairs)` of a document; they need its tokens `[first_pair, first_pair + pairs + 1)`."""
 
     document: int
     first_pair: int
-    count: int
+    pairs: int
 
 
 class PackingPlan(Protocol):
@@ -36,7 +36,7 @@ class PackingPlan(Protocol):
     fingerprint: str
 
     def spans(self, row: int) -> list[Span]:
-        """The spans of a row in order, `sum(count) <= length`; the rest of the row is padding."""
+        """The spans of a row in order, their pairs at most `length` in all; the rest of the row is padding."""
 
     def statistics(self) -> dict[str, Any]:
         """Rows, pairs, share of padding, documents, documents that are cut."""

@@ -53,14 +53,18 @@ class SeqioVocabulary(seqio.Vocabulary):
             return tf.map_fn(
                 self._encode_tf, s, fn_output_signature=tf.RaggedTensorSpec([None] * s.shape.rank, tf.int32, s.shape.rank - 1)
             )
-        ids = tf.numpy_function(lambda text: np.asarray(self.tokenizer.encode(text.decode("utf-8")), np.int32), [s], tf.int32)
+        ids = tf.numpy_function(
+            lambda text: np.asarray(self.tokenizer.encode(_bytes(text).decode("utf-8")), np.int32), [s], tf.int32
+        )
         return tf.ensure_shape(ids, [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         """int [n] -> string scalar; [batch, n] -> string [batch]."""
         if ids.shape.rank != 1:
             return tf.map_fn(self._decode_tf, ids, fn_output_signature=tf.string)
-        return tf.ensure_shape(tf.numpy_function(lambda row: self.decode(row.tolist()).encode("utf-8"), [ids], tf.string), [])
+        # dtype object: NumPy's own strings lose NUL characters at their end.
+        text = tf.numpy_function(lambda row: np.array(self.decode(row.tolist()).encode("utf-8"), object), [ids], tf.string)
+        return tf.ensure_shape(text, [])
 
     def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         """Text through the first EOS, as `decode` gives it (seqio's own would put id 0 after EOS and decode that too)."""
@@ -71,3 +75,8 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     def __hash__(self) -> int:
         return hash(self.tokenizer.fingerprint)
+
+
+def _bytes(value: bytes | np.ndarray) -> bytes:
+    """A string tensor's value: bytes inside a graph, an array of one object outside."""
+    return value if isinstance(value, bytes) else value.item()

@@ -71,8 +71,9 @@ class _ArrayWriter:
     """Appends to one zarr3 array, a whole shard at a time, and hashes what passes."""
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]):
-        self._store = ts.open(_spec(path, dtype, shape, _CHUNK)).result()
-        self._shard = self._store.chunk_layout.write_chunk.shape[0]
+        spec = _spec(path, dtype, shape, _CHUNK)
+        self._store = ts.open(spec).result()
+        self._shard = int(spec["metadata"]["chunk_grid"]["configuration"]["chunk_shape"][0])
         self._dtype = np.dtype(dtype)
         self._pending: list[np.ndarray] = []
         self._count = self._written = 0

@@ -105,7 +105,9 @@ def write_document_set():
                     for document in chosen:
                         write_record(file, to_example(document))
                 characters = sum(len(d.text) for d in chosen)
-                shards.append(manifest.file_entry(path, root, documents=len(chosen), characters=characters, lang=lang, split=split))
+                shards.append(
+                    manifest.file_entry(path, root, documents=len(chosen), characters=characters, lang=lang, split=split)
+                )
         manifest.write(root, schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=shards)
         return root
 

@@ -1,0 +1,269 @@
+"""The cache job on real seqio tasks (TensorFlow: the only test file of this room that imports it)."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tokenizers
+
+from ja_llm import manifest
+from ja_llm.data import cache as cache_module
+from ja_llm.data import registry
+from ja_llm.data.batches import BatchSource, trace_text
+from ja_llm.data.cache import cache, format_cache
+from ja_llm.data.store import TokenStore
+from ja_llm.documents import document_id
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.hf_tokenizer import HFTokenizer
+
+MIXTURE = "swallow_ja90_en10"
+
+
+@pytest.fixture(scope="module")
+def parts(documents):
+    return {
+        ("ja", "train"): documents("ja", 40),
+        ("ja", "heldout"): documents("ja", 5, seed=1),
+        ("en", "train"): documents("en", 30),
+        ("en", "heldout"): documents("en", 4, seed=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, write_document_set, parts):
+    return write_document_set(tmp_path_factory.mktemp("documents") / "set", parts)
+
+
+def byte_level(*specials):
+    """A byte-level BPE without merges; id 0 is a real token ("!"), the specials come after the 256 bytes."""
+    alphabet = {c: i for i, c in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=alphabet, merges=[]))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    model.add_special_tokens(list(specials))
+    return HFTokenizer(model.to_str(), bos_id=256, eos_id=257)
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocab")
+    byte_level("<s>", "</s>").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory, root, vocab):
+    out = tmp_path_factory.mktemp("cache") / "tokens"
+    return out, cache(MIXTURE, vocab, root, out)
+
+
+def test_every_store_holds_its_documents_as_the_tokenizer_gives_them(cached, parts, vocab):
+    out, value = cached
+    tokenizer = load_tokenizer(vocab)
+    assert [(m["task"], m["rate"], sorted(m["splits"])) for m in value["members"]] == [
+        ("web_ja", 0.9, ["heldout", "train"]),
+        ("web_en", 0.1, ["heldout", "train"]),
+    ]
+    for (lang, split), docs in parts.items():
+        entry = next(m for m in value["members"] if m["task"] == f"web_{lang}")["splits"][split]
+        store = TokenStore.open(out / entry["path"])
+        assert store.fingerprint == entry["fingerprint"]
+        held = {store.document_id(i): store.document(i).tolist() for i in range(store.num_documents)}
+        assert held == {d.id: tokenizer.document_ids(d.text) for d in docs}
+        assert [entry[k] for k in ("documents", "tokens", "characters", "bytes", "empty_documents")] == [
+            len(docs), store.num_tokens, sum(len(d.text) for d in docs), sum(len(d.text.encode()) for d in docs), 0,
+        ]  # fmt: skip
+        order = [store.document_id(i) for i in range(store.num_documents)]
+        if len(docs) > 10:
+            assert order != sorted(order) and order != [d.id for d in docs]
+    assert load_tokenizer(out / "vocab").fingerprint == tokenizer.fingerprint
+    assert "web_ja" in format_cache(value) and f"{value['members'][0]['splits']['train']['tokens']:,}" in format_cache(value)
+
+
+def test_the_folder_alone_trains_and_traces(cached, parts, vocab, tmp_path):
+    shutil.copytree(cached[0], tmp_path / "moved")
+    source = BatchSource(tmp_path / "moved", 48, 10, seed=0)
+    tokenizer = load_tokenizer(tmp_path / "moved" / "vocab")
+    texts = {d.id: d.text for docs in parts.values() for d in docs}
+    for row in range(10):
+        inputs = source[3]["decoder_input_tokens"][row].tolist()
+        for identity, start, stop in source.trace(3, row):
+            stream = tokenizer.document_ids(texts[identity])[start:stop]
+            assert inputs[: len(stream) - 1] == stream[:-1]
+            del inputs[: len(stream) - 1]
+            assert tokenizer.decode(stream).strip("\ufffd") in trace_text(texts[identity], tokenizer, start, stop)
+
+
+def test_a_finished_cache_returns_at_once_and_equal_input_gives_equal_bytes(cached, root, vocab, tmp_path, monkeypatch):
+    out, value = cached
+    again = cache(MIXTURE, vocab, root, tmp_path / "again")
+    assert again == value
+    assert all((tmp_path / "again" / s["name"]).read_bytes() == (out / s["name"]).read_bytes() for s in value["shards"])
+    monkeypatch.setattr(cache_module, "_tokenized", lambda *a: pytest.fail("tokenised again"))
+    assert cache(MIXTURE, vocab, root, out) == value
+
+
+def test_another_seed_gives_another_order_of_the_same_documents(cached, root, vocab, tmp_path):
+    cache("web_en", vocab, root, tmp_path / "c", seed=1)
+    stores = [TokenStore.open(p / "web_en" / "train") for p in (cached[0], tmp_path / "c")]
+    orders = [[s.document_id(i) for i in range(s.num_documents)] for s in stores]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    assert stores[0].fingerprint != stores[1].fingerprint
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_cache_goes_on_and_ends_in_the_same_fingerprint(cached, root, vocab, tmp_path, monkeypatch):
+    out = tmp_path / "c"
+    original, calls = cache_module._tokenized, []
+
+    def dies(task, split, *rest):
+        calls.append((task, split))
+        for i, row in enumerate(original(task, split, *rest)):
+            if task == "web_en" and i == 10:
+                raise Killed
+            yield row
+
+    monkeypatch.setattr(cache_module, "_tokenized", dies)
+    with pytest.raises(Killed):
+        cache(MIXTURE, vocab, root, out)
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(JaLlmError, match="unfinished"):
+        BatchSource(out, 32, 8, seed=0)
+    # What SIGKILL leaves in the middle of a store: its folder under a temporary name.
+    (out / "web_en" / ".train.tmp" / "tokens").mkdir(parents=True)
+    done, calls[:] = list(calls[:-1]), []
+
+    monkeypatch.setattr(
+        cache_module, "_tokenized", lambda task, split, *rest: calls.append((task, split)) or original(task, split, *rest)
+    )
+    assert cache(MIXTURE, vocab, root, out) == cached[1]
+    assert not set(calls) & set(done) and calls[0] == ("web_en", "train")
+    assert BatchSource(out, 32, 8, seed=0).fingerprint == BatchSource(cached[0], 32, 8, seed=0).fingerprint
+    assert not list(out.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_another_cache_is_refused(cached, root, vocab, tmp_path, finished, write_document_set, parts):
+    out = tmp_path / "c"
+    shutil.copytree(cached[0], out)
+    if not finished:
+        (out / "manifest.json").unlink()
+    other = byte_level("<s>", "</s>", "<more>")
+    with pytest.raises(UsageError, match="other vocabulary"):
+        cache(MIXTURE, other, root, out)
+    fewer = write_document_set(tmp_path / "fewer", {**parts, ("ja", "train"): parts["ja", "train"][1:]})
+    with pytest.raises(UsageError, match="other documents"):
+        cache(MIXTURE, vocab, fewer, out)
+    with pytest.raises(UsageError, match="other seed"):
+        cache(MIXTURE, vocab, root, out, seed=9)
+    assert cache(MIXTURE, vocab, root, out)["config"] == cached[1]["config"]
+
+
+def test_no_documents_of_a_language_is_a_sentence(vocab, tmp_path, write_document_set, parts):
+    only_ja = write_document_set(tmp_path / "ja", {("ja", "train"): parts["ja", "train"], ("en", "train"): []})
+    with pytest.raises(JaLlmError, match="no documents in 'en/train-.*task 'web_en'"):
+        cache(MIXTURE, vocab, only_ja, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(JaLlmError, match="unfinished"):
+        cache(MIXTURE, vocab, tmp_path, tmp_path / "c")
+    # A split other than train may be missing; then it is not in the cache.
+    value = cache("web_ja", vocab, only_ja, tmp_path / "c")
+    assert list(value["members"][0]["splits"]) == ["train"]
+
+
+def test_empty_documents_are_counted_and_doubles_refused(vocab, tmp_path, write_document_set, documents):
+    docs = documents("ja", 6)
+    empty = type(docs[0])(document_id("test", "empty", "", ""), "", lang="ja")
+    value = cache("web_ja", vocab, write_document_set(tmp_path / "a", {("ja", "train"): [*docs, empty]}), tmp_path / "ca")
+    assert (value["totals"]["documents"], value["totals"]["empty_documents"]) == (6, 1)
+    assert "1 documents without text" in format_cache(value)
+    with pytest.raises(JaLlmError, match="comes twice"):
+        cache("web_ja", vocab, write_document_set(tmp_path / "b", {("ja", "train"): [*docs, docs[0]]}), tmp_path / "cb")
+    with pytest.raises(JaLlmError, match="dropped or empty"):
+        cache("web_ja", vocab, write_document_set(tmp_path / "d", {("ja", "train"): [empty]}), tmp_path / "cd")
+    assert not (tmp_path / "cd" / "web_ja" / "train").exists()
+
+
+def test_a_damaged_record_is_a_sentence(vocab, tmp_path, write_document_set, documents):
+    root = write_document_set(tmp_path / "a", {("ja", "train"): documents("ja", 20)})
+    shard = sorted((root / "ja").iterdir())[0]
+    data = bytearray(shard.read_bytes())
+    data[200] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(JaLlmError, match="task 'web_ja' is damaged"):
+        cache("web_ja", vocab, root, tmp_path / "c")
+    assert not (tmp_path / "c" / "web_ja" / "train").exists()
+
+
+@pytest.fixture
+def long_pages():
+    """A task with a preprocessor of its own."""
+
+    def keep_long(dataset):
+        import tensorflow as tf
+
+        return dataset.filter(lambda e: tf.strings.length(e["text"], "UTF8_CHAR") > 50)
+
+    registry.add_task("long_ja", lang="ja", preprocessors=[keep_long])
+    yield
+    registry.remove("long_ja")
+
+
+def test_a_task_runs_its_preprocessors_before_tokenisation(long_pages, root, vocab, tmp_path, parts):
+    value = cache("long_ja", vocab, root, tmp_path / "c", splits=("train",))
+    expected = [d for d in parts["ja", "train"] if len(d.text) > 50]
+    assert value["totals"]["documents"] == len(expected) < 40
+    assert value["totals"]["characters"] == sum(len(d.text) for d in expected)
+
+
+def test_the_seqio_task_is_registered_under_a_name_of_its_own(root, vocab, parts, byte_tokenizer):
+    seqio = registry.import_seqio()
+    tokenizer = load_tokenizer(vocab)
+    bound = registry.bind("web_ja", tokenizer, root)
+    assert bound is seqio.TaskRegistry.get(bound.name) is registry.bind("web_ja", tokenizer, root)
+    assert bound.name != registry.bind("web_ja", byte_tokenizer, root).name
+    assert set(bound.splits) == {"train", "heldout"} and bound.num_input_examples("train") == 40
+    example = next(bound.get_dataset(None, "train", shuffle=False).as_numpy_iterator())
+    document = next(d for d in parts["ja", "train"] if d.id == example["id"].decode())
+    assert example["targets"].tolist() == tokenizer.document_ids(document.text)
+    assert example["targets"].dtype == np.int32
+    with pytest.raises(UsageError, match="no shard of this document set fits 'ja/test-"):
+        registry.bind("web_ja", tokenizer, root, splits=("test",))
+
+
+def test_the_seqio_vocabulary_gives_the_tokenizers_ids_and_keeps_id_0(byte_tokenizer):
+    import tensorflow as tf
+
+    from ja_llm.data.seqio_vocabulary import SeqioVocabulary
+
+    vocabulary = SeqioVocabulary(byte_tokenizer)
+    text = "かな!e\x00漢字 and more あ"
+    ids = byte_tokenizer.encode(text)
+    assert ids.count(0) >= 3
+    assert vocabulary.encode(text) == ids == vocabulary.encode_tf(tf.constant(text)).numpy().tolist()
+    for ending in ("x\x00", "\x00", ""):
+        encoded = next(tf.data.Dataset.from_tensors(ending).map(vocabulary.encode_tf).as_numpy_iterator())
+        assert encoded.tolist() == byte_tokenizer.encode(ending)
+        assert vocabulary.decode_tf(tf.constant(encoded)).numpy().decode() == ending
+    assert vocabulary.encode_tf(tf.constant([text, "", "b"])).to_list() == [ids, [], byte_tokenizer.encode("b")]
+    # ids that end in 0 and go on after EOS
+    row = [*byte_tokenizer.encode("ok"), 0, 257, 0, 0]
+    for decoded in (vocabulary.decode(row), vocabulary.decode_tf(tf.constant(row)).numpy().decode()):
+        assert decoded == "ok\ufffd"
+    assert vocabulary.decode_tf(tf.constant([row, row])).numpy().tolist() == ["ok\ufffd".encode()] * 2
+    assert (vocabulary.vocab_size, vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id) == (258, 256, 257, None)
+    same, other = SeqioVocabulary(type(byte_tokenizer)()), SeqioVocabulary(byte_level("<s>", "</s>"))
+    assert vocabulary == same and hash(vocabulary) == hash(same) and vocabulary != other
+
+
+def test_manifests_name_their_lineage(cached, root):
+    out, value = cached
+    parent = manifest.fingerprint(manifest.read(root, manifest.DOCUMENTS))
+    store = manifest.read(out / "web_ja" / "train", manifest.TOKENS)
+    assert value["parents"] == store["parents"] == [parent]
+    assert value["config"]["vocabulary"] == store["config"]["vocabulary"] == load_tokenizer(out / "vocab").fingerprint
+    assert str(root) not in (out / "manifest.json").read_text() + (out / "web_ja" / "train" / "manifest.json").read_text()
