@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Japanese text: scripts, normalisation, sentences. One copy, used by the corpus job, decontamination and evaluation."""

@@ -1,0 +1,165 @@
+"""Main text of an HTML page by trafilatura, in a process of its own that is killed when a page takes too long.
+
+trafilatura may not come back from some pages and has no time-out (adbar/trafilatura#704); a thread can't be killed, a
+process can. The limit is in CPU seconds, set in the child by an interval timer, so that a busy machine drops no more
+pages than an idle one; a wall-clock limit stands behind it for a child that waits without computing.
+
+Messages both ways: 4-byte little-endian length, 1 status byte, UTF-8 text.
+"""
+
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from typing import BinaryIO
+
+TEXT, NOTHING, FAILED = range(3)  # status of an answer; a request's status byte is 0
+WALL_CLOCK_FACTOR = 10
+_MEMORY = 8 << 30
+
+
+class ExtractionProblem(Exception):
+    """A page gave no text: `reason` is no_main_text, extract_deadline, extract_crashed or extract_failed."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+class Extractor:
+    """Client of one extractor process; starts it when it is needed and again after it had to be killed.
+
+    Args:
+      deadline_s: CPU seconds a page.
+      fast: trafilatura without its fallbacks.
+      reset_every: pages between resets of trafilatura's caches.
+    """
+
+    def __init__(self, deadline_s: float, fast: bool = False, reset_every: int = 1000):
+        self._deadline = deadline_s
+        self._command = [sys.executable, "-m", "beam_pipelines.extractor", str(deadline_s), str(int(fast)), str(reset_every)]
+        self._child: subprocess.Popen | None = None
+
+    def extract(self, html: str) -> str:
+        """Main text of a page, one paragraph a line.
+
+        Raises:
+          ExtractionProblem: the page has none, or the extractor failed, crashed or did not come back in time.
+        """
+        child = self._start()
+        try:
+            _send(child.stdin, 0, html)  # type: ignore[arg-type]
+            status, text = self._receive(child)
+        except (BrokenPipeError, EOFError):
+            code = self._stop()
+            reason = "extract_deadline" if code == -signal.SIGVTALRM else "extract_crashed"
+            raise ExtractionProblem(reason, f"the extractor ended with {code}") from None
+        except TimeoutError:
+            self._stop()
+            raise ExtractionProblem("extract_deadline", "the extractor did not come back") from None
+        if status != TEXT:
+            raise ExtractionProblem("no_main_text" if status == NOTHING else "extract_failed", text)
+        return text
+
+    def _start(self) -> subprocess.Popen:
+        if self._child is None:
+            self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._child
+
+    def _receive(self, child: subprocess.Popen) -> tuple[int, str]:
+        end = time.monotonic() + WALL_CLOCK_FACTOR * self._deadline + 30  # the child may still be starting
+        header = self._read(child, 5, end)
+        length, status = struct.unpack("<IB", header)
+        return status, self._read(child, length, end).decode("utf-8")
+
+    @staticmethod
+    def _read(child: subprocess.Popen, length: int, end: float) -> bytes:
+        stream = child.stdout
+        assert stream is not None
+        data = bytearray()
+        while len(data) < length:
+            ready, _, _ = select.select([stream], [], [], max(end - time.monotonic(), 0))
+            if not ready:
+                raise TimeoutError
+            piece = stream.raw.read(length - len(data))  # type: ignore[attr-defined]
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+    def _stop(self) -> int:
+        assert self._child is not None
+        self._child.kill() if self._child.poll() is None and not self._ends_soon() else None
+        code = self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        self._child = None
+        return code
+
+    def _ends_soon(self) -> bool:
+        """Whether the child, whose pipe broke, is on its way out: its own exit code says why."""
+        assert self._child is not None
+        try:
+            self._child.wait(1)
+            return True
+        except subprocess.TimeoutExpired:
+            return False
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill()
+            self._stop()
+
+
+def _send(stream: BinaryIO, status: int, text: str) -> None:
+    data = text.encode("utf-8", "replace")
+    stream.write(struct.pack("<IB", len(data), status) + data)
+    stream.flush()
+
+
+def main_text(html: str, fast: bool = False) -> str | None:
+    """trafilatura's main text: comments and tables off (Swallow v1's setting, nothing else set)."""
+    import trafilatura
+
+    return trafilatura.extract(html, fast=fast, include_comments=False, include_tables=False)
+
+
+def _serve(deadline_s: float, fast: bool, reset_every: int) -> None:
+    """Answer requests on standard input until it closes."""
+    import logging
+    import resource
+
+    from trafilatura.meta import reset_caches
+
+    logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever a library prints must not get between the answers
+    pages = 0
+    while header := requests.read(5):
+        html = requests.read(struct.unpack("<IB", header)[0]).decode("utf-8")
+        # Its default action ends the process, whatever C code is running. The wall-clock alarm is for an orphan.
+        signal.setitimer(signal.ITIMER_VIRTUAL, deadline_s)
+        signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_FACTOR * deadline_s + 60)
+        try:
+            text = main_text(html, fast)
+            status = TEXT if text else NOTHING
+        except Exception as error:  # any of lxml's and trafilatura's errors: this page is dropped with the reason counted
+            status, text = FAILED, f"{type(error).__name__}: {error}"[:300]
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(answers, status, text or "")
+        pages += 1
+        if pages % reset_every == 0:
+            reset_caches()
+
+
+if __name__ == "__main__":
+    _serve(float(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3]))

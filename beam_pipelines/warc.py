@@ -1,0 +1,260 @@
+"""Reading WARC files so that a damaged one loses only what is damaged, and says so.
+
+WARC readers stop at a broken gzip member, some without an error (facts: warcio reads a cut file to its end silently).
+So the members are walked here: each is decompressed on its own, its end and checksum are known, and after a broken one
+reading goes on at the next member that starts a WARC record. fastwarc parses the records.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+_GZIP = b"\x1f\x8b\x08"
+_CHUNK = 1 << 14  # zlib gives nothing of a chunk in which it fails, so small chunks save more of a broken member
+_IN_MEMORY = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A place where input was lost: `reason` is warc_truncated, warc_corrupt, warc_empty or warc_unreadable; `lost_documents`
+    is how many responses are known to be lost there (0: nothing says what stood there)."""
+
+    offset: int
+    reason: str
+    detail: str
+    lost_documents: int = 0
+
+
+@dataclasses.dataclass
+class Capture:
+    """One response record: what a server sent for `url`.
+
+    Attributes:
+      offset: of the record's gzip member in the file.
+      block: HTTP head and body as they stand in the record, or None if the record is larger than the limit.
+      size: bytes of the block.
+      truncated: the crawler's own reason for cutting the block (WARC-Truncated), or "".
+      fields: of the metadata record that follows the response, if any: source, licence, package, version.
+    """
+
+    url: str
+    date: str
+    record_id: str
+    offset: int
+    block: bytes | None
+    size: int
+    truncated: str = ""
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """A record that is no response: its WARC type."""
+
+    kind: str
+
+
+def read_captures(path: str | Path, max_bytes: int) -> Iterator[Capture | Other | Damage]:
+    """Yield the responses of a WARC file (.warc or .warc.gz), each with its metadata record's fields.
+
+    Args:
+      max_bytes: blocks larger than this (and the HTTP head) are not read into memory.
+
+    Raises:
+      OSError: the file can't be opened or read.
+    """
+    waiting: Capture | None = None
+    for item in _read_items(Path(path), max_bytes):
+        if isinstance(item, tuple):  # a metadata record
+            refers_to, fields = item
+            if waiting is not None and refers_to == waiting.record_id:
+                waiting.fields.update(fields)
+            yield Other("metadata")
+            continue
+        # Request and metadata records may stand between a response and the next one.
+        if waiting is not None and isinstance(item, Capture):
+            yield waiting
+            waiting = None
+        if isinstance(item, Capture):
+            waiting = item
+        else:
+            yield item
+    if waiting is not None:
+        yield waiting
+
+
+def _read_items(path: Path, max_bytes: int) -> Iterator[Capture | Other | Damage | tuple[str, dict[str, str]]]:
+    size = os.path.getsize(path)
+    if size == 0:
+        yield Damage(0, "warc_empty", "the file is empty")
+        return
+    records = 0
+    for offset, stream, problem in _members(path, size):
+        found = 0
+        for item in _records(stream, offset, max_bytes, corrupt=problem is not None and problem.reason == "warc_corrupt"):
+            found += not isinstance(item, Damage)
+            yield item
+            if isinstance(item, Damage):
+                problem = None  # the record's own loss says more than the member's
+                found += 1
+        records += found
+        if problem is not None:
+            yield problem
+        elif not found and records:
+            yield Damage(offset, "warc_corrupt", "a gzip member holds no WARC record")
+    if not records:
+        yield Damage(0, "warc_unreadable", "no WARC record was found in this file")
+
+
+def _members(path: Path, size: int) -> Iterator[tuple[int, IO[bytes], Damage | None]]:
+    """Yield (offset, decompressed content, what is wrong with it or None) of each gzip member; a plain file is one member."""
+    with open(path, "rb") as file:
+        if file.read(2) != _GZIP[:2]:
+            file.seek(0)
+            yield 0, file, None
+            return
+        offset = 0
+        while offset < size:
+            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
+                end, wrong = _decompress(file, offset, spool)
+                if end is None:
+                    after = _next_record(file, offset + 1)
+                    if after is None and not _has_data(file, offset):
+                        return  # zero padding after the last member
+                    reason = "warc_corrupt" if wrong == "corrupt" else "warc_truncated"
+                    where = f"reading went on at {after}" if after is not None else "nothing readable follows"
+                    detail = f"a gzip member is {'corrupt' if wrong == 'corrupt' else 'cut off'}; {where}"
+                    problem: Damage | None = Damage(offset, reason, detail)
+                    end = after if after is not None else size
+                else:
+                    problem = None
+                spool.seek(0)
+                yield offset, spool, problem  # type: ignore[misc]
+                offset = end
+
+
+def _has_data(file: IO[bytes], offset: int) -> bool:
+    """Whether anything but zero bytes stands in the file from `offset` on."""
+    file.seek(offset)
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            return True
+    return False
+
+
+def _decompress(file: IO[bytes], offset: int, out: Any) -> tuple[int | None, str]:
+    """Decompress the member at `offset` into `out`: (offset of its end, "") or (None, "corrupt" or "truncated")."""
+    file.seek(offset)
+    inflater = zlib.decompressobj(31)
+    while True:
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            return None, "truncated"
+        try:
+            while chunk:
+                out.write(inflater.decompress(chunk, 1 << 20))
+                chunk = inflater.unconsumed_tail
+        except zlib.error:
+            return None, "corrupt"
+        if inflater.eof:
+            return file.tell() - len(inflater.unused_data), ""
+
+
+def _next_record(file: IO[bytes], start: int) -> int | None:
+    """Offset of the next gzip member that begins with a WARC record, from `start` on."""
+    position, tail = start, b""
+    file.seek(start)
+    while block := file.read(1 << 20):
+        data = tail + block
+        found = data.find(_GZIP)
+        while found >= 0:
+            candidate = position - len(tail) + found
+            if _begins_record(file, candidate):
+                return candidate
+            found = data.find(_GZIP, found + 1)
+        position += len(block)
+        tail = data[-(len(_GZIP) - 1) :]
+        file.seek(position)
+    return None
+
+
+def _begins_record(file: IO[bytes], offset: int) -> bool:
+    file.seek(offset)
+    try:
+        return zlib.decompressobj(31).decompress(file.read(512), 5) == b"WARC/"
+    except zlib.error:
+        return False
+
+
+def _records(
+    stream: IO[bytes], offset: int, max_bytes: int, corrupt: bool
+) -> Iterator[Capture | Other | Damage | tuple[str, dict[str, str]]]:
+    """The whole records of one member; of a corrupt one only those that fit their digest: a flipped bit need not end inflation."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    plain = not isinstance(stream, tempfile.SpooledTemporaryFile)
+    try:
+        for record in ArchiveIterator(stream, parse_http=False, auto_decode="none", stream_detect=False, fsspec_args=False):
+            at = record.stream_pos if plain else offset
+            is_response = record.record_type == WarcRecordType.response
+            is_metadata = record.record_type == WarcRecordType.metadata
+            headers = {key.lower(): value for key, value in record.headers.items()}
+            if not is_response and not is_metadata:
+                yield Other(str(headers.get("warc-type", "unknown")).lower())
+                continue
+            length = record.content_length
+            block, got = _read_block(record, length, max_bytes + (64 << 10))
+            if got < length:
+                missing = f"the record is cut off after {got} of {length} bytes"
+                yield Damage(at, "warc_truncated", missing, int(is_response))
+            elif corrupt and not _digest_fits(block, headers.get("warc-block-digest", "")):
+                yield Damage(at, "warc_corrupt", "the record does not fit its checksum", int(is_response))
+            elif is_metadata:
+                yield headers.get("warc-concurrent-to") or headers.get("warc-refers-to", ""), _fields(block or b"")
+            else:
+                yield Capture(
+                    url=headers.get("warc-target-uri", "").strip("<>"),
+                    date=headers.get("warc-date", ""),
+                    record_id=headers.get("warc-record-id", ""),
+                    offset=at,
+                    block=block,
+                    size=length,
+                    truncated=headers.get("warc-truncated", ""),
+                )
+    except (OSError, ValueError) as error:
+        yield Damage(offset, "warc_corrupt", f"a record can't be parsed ({error})")
+
+
+def _read_block(record: Any, length: int, limit: int) -> tuple[bytes | None, int]:
+    """(block or None if it is larger than `limit`, bytes that were there)."""
+    if length <= limit:
+        block = record.reader.read(length) if length else b""
+        return block, len(block)
+    got = 0
+    while piece := record.reader.read(1 << 20):
+        got += len(piece)
+    return None, got
+
+
+def _digest_fits(block: bytes | None, digest: str) -> bool:
+    algorithm, _, value = digest.partition(":")
+    if block is None or algorithm.lower() not in ("sha1", "sha256", "md5"):
+        return False
+    found = hashlib.new(algorithm.lower(), block)
+    return value.strip().lower() in (base64.b32encode(found.digest()).decode().lower(), found.hexdigest())
+
+
+def _fields(block: bytes) -> dict[str, str]:
+    """The fields of an application/warc-fields block that say where a page came from."""
+    fields = {}
+    for line in block.decode("utf-8", "replace").splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name.strip().lower() in ("source", "licence", "package", "version"):
+            fields[name.strip().lower()] = value.strip()
+    return fields
