@@ -118,9 +118,13 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     elif path.is_dir():
         folder, names = path, [name for name in (SENTENCEPIECE_FILE, HF_FILE) if (path / name).is_file()]
     else:
-        raise UsageError(f"{path}: this vocabulary folder does not exist; give the output of `ja-llm vocab train` or of an import.")
+        raise UsageError(
+            f"{path}: this vocabulary folder does not exist; give the output of `ja-llm vocab train` or of an import."
+        )
     if not names:
-        raise UsageError(f"{path}: there is neither {SENTENCEPIECE_FILE} nor {HF_FILE} here; give a folder that holds a tokenizer.")
+        raise UsageError(
+            f"{path}: there is neither {SENTENCEPIECE_FILE} nor {HF_FILE} here; give a folder that holds a tokenizer."
+        )
     special = read_special_ids(folder)
     if names[0].endswith(".json"):
         from ja_llm.vocab.hf_tokenizer import HFTokenizer

@@ -49,14 +49,14 @@ class Expansion:
       tokenizer: the base's pieces with ids unchanged, then the new ones.
       sources: sources[i] = ids that the base gives for the surface of new piece number i (id base size + i).
       base_size: number of ids of the base.
-      requested: pieces that were asked for.
+      config: the values that decided the pieces (arguments of `expand_sentencepiece`).
       unreachable: trained pieces that were left out because the base's own merges make them unreachable.
     """
 
     tokenizer: SentencePieceTokenizer
     sources: list[list[int]]
     base_size: int
-    requested: int
+    config: dict[str, Any]
     unreachable: list[str]
 
     @property
@@ -108,14 +108,23 @@ def expand_sentencepiece(
     _check_base(base)
     runs = count_runs(texts, segments)
     if not runs:
-        raise JaLlmError("the texts hold no Japanese characters, so there is nothing to learn; check the language and split of the document set.")
+        raise JaLlmError(
+            "the texts hold no Japanese characters, so there is nothing to learn; check the language and split of the document set."
+        )
     characters = len({c for run in runs for c in run})
     proto = parse_proto(_train(runs, characters + 2 * new_pieces + 3, max_piece_length))
     trained = {p.piece: p.score for p in proto.pieces if p.type == NORMAL and is_japanese(p.piece)}
     ranked = _by_tokens_saved(base, proto, trained, runs, min_count)
     chosen, unreachable = _choose(base, ranked, trained, new_pieces, align)
     tokenizer = _append(base, chosen)
-    return Expansion(tokenizer, piece_sources(base, chosen), base.vocab_size, new_pieces, unreachable)
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+    }
+    return Expansion(tokenizer, piece_sources(base, chosen), base.vocab_size, config, unreachable)
 
 
 def is_japanese(piece: str) -> bool:
@@ -136,9 +145,13 @@ def count_runs(texts: Iterable[str], segments: str = "word") -> Counter[str]:
 def _check_base(base: SentencePieceTokenizer) -> None:
     proto = base.proto
     if proto.trainer_spec.model_type != BPE:
-        raise JaLlmError("this vocabulary is no SentencePiece BPE model, so pieces can't be appended by rank; expand a BPE model.")
+        raise JaLlmError(
+            "this vocabulary is no SentencePiece BPE model, so pieces can't be appended by rank; expand a BPE model."
+        )
     if proto.normalizer_spec.precompiled_charsmap or proto.trainer_spec.treat_whitespace_as_suffix:
-        raise JaLlmError("this vocabulary rewrites characters before it splits them, which expansion does not support; use one with identity normalisation.")
+        raise JaLlmError(
+            "this vocabulary rewrites characters before it splits them, which expansion does not support; use one with identity normalisation."
+        )
 
 
 def _train(runs: Counter[str], vocab_size: int, max_piece_length: int) -> bytes:
@@ -160,7 +173,8 @@ def derivation(piece: str, scores: dict[str, float]) -> list[str]:
 
     In the order of formation; ends with `piece` itself when BPE reaches it.
     """
-    parts, formed = list(piece), []
+    parts = list(piece)
+    formed: list[str] = []
     while True:
         pairs = [(scores.get(a + b, -math.inf), -i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
         score, position = max(pairs, default=(-math.inf, 0))
@@ -249,7 +263,9 @@ def expected_scores(base: SentencePieceTokenizer, count: int) -> list[float]:
     """
     lowest = math.floor(min(p.score for p in base.proto.pieces if p.type == NORMAL))
     if -lowest + count >= 2**24:
-        raise JaLlmError(f"the lowest score of this vocabulary is {lowest}, so there is no room for {count} ranks below it in float32.")
+        raise JaLlmError(
+            f"the lowest score of this vocabulary is {lowest}, so there is no room for {count} ranks below it in float32."
+        )
     return [float(lowest - 1 - i) for i in range(count)]
 
 

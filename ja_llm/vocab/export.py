@@ -82,10 +82,20 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            {
+                "id": i,
+                "content": piece,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
             for i, piece in special
         ],
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": WORD_START}, replace]} if prefix else replace,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": WORD_START}, replace]}
+        if prefix
+        else replace,
         "pre_tokenizer": None,
         "post_processor": {
             "type": "TemplateProcessing",
@@ -124,7 +134,7 @@ def merges(proto: Any) -> list[list[str]]:
     splits of the same piece overlap in a text.
     """
     normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
-    ranked = []
+    ranked: list[tuple[float, int, str, str]] = []
     for piece, score in normal.items():
         splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
         ranked.extend((-score, len(left), left, right) for left, right in splits if left in normal and right in normal)

@@ -38,7 +38,7 @@ class HFTokenizer(Tokenizer):
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         self._vocab_size = max(ids, default=-1) + 1
         if bos_id is None and eos_id is None:
-            raise JaLlmError("nothing says which ids are BOS and EOS; add special_ids.json such as {\"bos\": 1, \"eos\": 2}")
+            raise JaLlmError('nothing says which ids are BOS and EOS; add special_ids.json such as {"bos": 1, "eos": 2}')
         self._bos_id: int = bos_id if bos_id is not None else eos_id  # type: ignore[assignment]
         self._eos_id: int = eos_id if eos_id is not None else bos_id  # type: ignore[assignment]
         if not (0 <= self._bos_id < self._vocab_size and 0 <= self._eos_id < self._vocab_size):
@@ -99,7 +99,9 @@ class HFTokenizer(Tokenizer):
         ids = [int(i) for i in ids]
         wrong = [i for i in ids if not 0 <= i < self._vocab_size]
         if wrong:
-            raise JaLlmError(f"id {wrong[0]} is outside this vocabulary of {self._vocab_size} pieces; the ids belong to another one.")
+            raise JaLlmError(
+                f"id {wrong[0]} is outside this vocabulary of {self._vocab_size} pieces; the ids belong to another one."
+            )
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -34,7 +34,9 @@ def mean_rows(table: np.ndarray, sources: Sequence[Sequence[int]]) -> np.ndarray
     rows = np.empty((len(sources), table.shape[1]), dtype=table.dtype)
     for i, ids in enumerate(sources):
         if not len(ids) or min(ids) < 0 or max(ids) >= table.shape[0]:
-            raise JaLlmError(f"new piece {i} has the sources {list(ids)}, but ids in [0, {table.shape[0]}) are needed, at least one.")
+            raise JaLlmError(
+                f"new piece {i} has the sources {list(ids)}, but ids in [0, {table.shape[0]}) are needed, at least one."
+            )
         rows[i] = (table[list(ids)].astype(np.float64).sum(axis=0) / len(ids)).astype(table.dtype)
     return rows
 
@@ -54,14 +56,18 @@ def expand_params(params: Mapping[str, Any], sources: Sequence[Sequence[int]]) -
     """
     table = _leaf(params, EMBEDDING)
     if table is None:
-        raise JaLlmError(f"these parameters have no {'/'.join(EMBEDDING)}, so they are no decoder's; give a model of this package.")
+        raise JaLlmError(
+            f"these parameters have no {'/'.join(EMBEDDING)}, so they are no decoder's; give a model of this package."
+        )
     table = np.asarray(table)
     new = _with_leaf(params, EMBEDDING, np.concatenate([table, mean_rows(table, sources)]))
     head = _leaf(params, HEAD)
     if head is not None:
         head = np.asarray(head)
         if head.shape != table.shape[::-1]:
-            raise JaLlmError(f"the head {'/'.join(HEAD)} is {head.shape}, but the embedding {table.shape} needs {table.shape[::-1]}.")
+            raise JaLlmError(
+                f"the head {'/'.join(HEAD)} is {head.shape}, but the embedding {table.shape} needs {table.shape[::-1]}."
+            )
         columns = mean_rows(head.T, sources).T
         new = _with_leaf(new, HEAD, np.ascontiguousarray(np.concatenate([head, columns], axis=1)))
     return new
@@ -70,7 +76,9 @@ def expand_params(params: Mapping[str, Any], sources: Sequence[Sequence[int]]) -
 def tables(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The vocabulary tables as [V, D]: "embedding", and "head" (transposed) where it is untied."""
     found = {"embedding": _leaf(params, EMBEDDING), "head": _leaf(params, HEAD)}
-    return {name: np.asarray(leaf) if name == "embedding" else np.asarray(leaf).T for name, leaf in found.items() if leaf is not None}
+    return {
+        name: np.asarray(leaf) if name == "embedding" else np.asarray(leaf).T for name, leaf in found.items() if leaf is not None
+    }
 
 
 def _leaf(params: Mapping[str, Any], path: tuple[str, str]) -> Any:

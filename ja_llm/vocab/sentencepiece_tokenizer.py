@@ -30,7 +30,7 @@ def parse_proto(data: bytes) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(data)
+        proto = sentencepiece_model_pb2.ModelProto.FromString(data)  # type: ignore[attr-defined]
     except DecodeError as error:
         raise JaLlmError(f"this is no SentencePiece model ({error})") from error
     if not proto.pieces:
@@ -54,6 +54,8 @@ def load_processor(proto: Any) -> sentencepiece.SentencePieceProcessor:
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model.
+
+    It writes a space as "▁" (U+2581), so that character itself comes back from `decode` as a space.
 
     Args:
       model: serialised ModelProto.
@@ -152,14 +154,17 @@ class SentencePieceTokenizer(Tokenizer):
         ids = [int(i) for i in ids]
         wrong = [i for i in ids if not 0 <= i < self.vocab_size]
         if wrong:
-            raise JaLlmError(f"id {wrong[0]} is outside this vocabulary of {self.vocab_size} pieces; the ids belong to another one.")
+            raise JaLlmError(
+                f"id {wrong[0]} is outside this vocabulary of {self.vocab_size} pieces; the ids belong to another one."
+            )
         return self._processor.decode(ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         from sentencepiece import sentencepiece_pb2
 
         check_text(text)
-        parsed = sentencepiece_pb2.SentencePieceText.FromString(self._processor.encode(text, out_type="serialized_proto"))
+        data = self._processor.encode(text, out_type="serialized_proto")
+        parsed = sentencepiece_pb2.SentencePieceText.FromString(data)  # type: ignore[attr-defined]
         # SentencePiece counts UTF-8 bytes. Byte pieces of one character: it gives the character to the last, an empty
         # span just before it to the others; all of them get the whole character here.
         ids, spans, open_bytes = [], [], 0

@@ -4,15 +4,18 @@ import hashlib
 import heapq
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gin
 import sentencepiece
 
 from ja_llm import documents, manifest
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+from ja_llm.files import write_json
+from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer, parse_proto
 
 # SentencePiece drops every sentence above max_sentence_length (4,192 bytes) without an error: longer lines are cut.
 _MAX_LINE_CHARACTERS = 1000
@@ -30,7 +33,9 @@ def document_shards(root: str | os.PathLike, lang: str, split: str) -> list[Path
     chosen = [root / s["name"] for s in shards if s.get("lang") == lang and s.get("split") == split]
     if not chosen:
         there = sorted({f"{s.get('lang')}/{s.get('split')}" for s in shards}) or ["nothing"]
-        raise UsageError(f"{root}: this document set has no {lang}/{split} documents, it has {', '.join(there)}; choose one of these.")
+        raise UsageError(
+            f"{root}: this document set has no {lang}/{split} documents, it has {', '.join(there)}; choose one of these."
+        )
     return chosen
 
 
@@ -89,7 +94,7 @@ def lines_of(texts: Iterable[str]) -> Iterator[str]:
                     yield line[start : start + _MAX_LINE_CHARACTERS]
 
 
-def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", **options: object) -> bytes:
+def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", **options: Any) -> bytes:
     """Run the SentencePiece trainer on `lines` with one thread (so that equal lines give equal bytes).
 
     Args:
@@ -129,9 +134,13 @@ def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", 
         )
     except (RuntimeError, ValueError) as error:
         if not count:
-            raise JaLlmError("there is no text to train a vocabulary on; check the language and split of the document set.") from error
-        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no reason given"
-        raise JaLlmError(f"SentencePiece can't train {vocab_size} pieces on {count} lines ({reason}); change the vocabulary size or give more text.") from error
+            raise JaLlmError(
+                "there is no text to train a vocabulary on; check the language and split of the document set."
+            ) from error
+        reason = re.sub(r"^[A-Z_]+: (src/\S+ \[.*\] )?", "", str(error).strip().split("\n")[0])[:200].rstrip(". ")
+        raise JaLlmError(
+            f"SentencePiece can't train {vocab_size} pieces on {count} lines ({reason}); change the vocabulary size or give more text."
+        ) from error
     return writer.getvalue()
 
 
@@ -145,6 +154,7 @@ def train_sentencepiece(
     max_piece_length: int = 16,
     limit_chars: int | None = 100_000_000,
     seed: int = 0,
+    align: int = 8,
 ) -> SentencePieceTokenizer:
     """Train a SentencePiece model as Llama 2's is set up and save it.
 
@@ -161,26 +171,75 @@ def train_sentencepiece(
       limit_chars: the trainer holds its text in memory, so from a larger text it gets a random sample of lines with about
         this many characters; None gives it everything.
       seed: of that sample.
+      align: where the text has too few pieces, their number is a multiple of this (so that a sharded table divides evenly).
 
     Raises:
       JaLlmError: no text, or a vocabulary size that the text can't fill at all.
     """
     lines = lines_of(texts)
-    model = train_model(
-        lines if limit_chars is None else sample(((str(i), line) for i, line in enumerate(lines)), limit_chars, seed),
-        vocab_size,
-        model_type,
-        character_coverage=character_coverage,
-        max_sentencepiece_length=max_piece_length,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        add_dummy_prefix=True,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-    )
+    kept = list(lines if limit_chars is None else sample(((str(i), line) for i, line in enumerate(lines)), limit_chars, seed))
+    options = {
+        "character_coverage": character_coverage,
+        "max_sentencepiece_length": max_piece_length,
+        "byte_fallback": True,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "add_dummy_prefix": True,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+    }
+    model = train_model(kept, vocab_size, model_type, **options)
+    found = len(parse_proto(model).pieces)
+    if found < vocab_size and found % align:
+        model = train_model(kept, found - found % align, model_type, **options)
     tokenizer = SentencePieceTokenizer(model)
     tokenizer.save(out_dir)
+    return tokenizer
+
+
+@gin.configurable
+def train_on_documents(
+    documents_root: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    lang: str = "en",
+    vocab_size: int = 32000,
+    model_type: str = "bpe",
+    limit_chars: int = 100_000_000,
+    seed: int = 0,
+) -> SentencePieceTokenizer:
+    """Train a SentencePiece model on the train split of a document set; what it was made of is noted in `training.json`.
+
+    Args:
+      documents_root: folder of the document set.
+      out_dir: the tokenizer's folder.
+      lang: language of the documents.
+      vocab_size: number of pieces, as `train_sentencepiece` takes it.
+      model_type: "bpe" or "unigram".
+      limit_chars: characters of the sample.
+      seed: of the sample.
+
+    Raises:
+      JaLlmError: the set is unfinished or damaged, or there is no text in it.
+      UsageError: the set has no train split in this language.
+    """
+    parent = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
+    texts = iter_texts(documents_root, lang, "train", limit_chars, seed)
+    tokenizer = train_sentencepiece(texts, out_dir, vocab_size=vocab_size, model_type=model_type, seed=seed)
+    config = {
+        "lang": lang,
+        "split": "train",
+        "limit_chars": limit_chars,
+        "seed": seed,
+        "vocab_size": vocab_size,
+        "model_type": model_type,
+    }
+    note = {
+        "config": config,
+        "parents": [parent],
+        "vocabulary": tokenizer.fingerprint,
+        "software": manifest.software("sentencepiece"),
+    }
+    write_json(Path(out_dir) / "training.json", note)
     return tokenizer

@@ -1,0 +1,163 @@
+"""Vocabulary expansion of a whole model: tokenizer, embedding, head, ledger and certificate in one step."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+
+from ja_llm import manifest
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import write_json
+from ja_llm.vocab.base import Tokenizer
+from ja_llm.vocab.certify import certify, require
+from ja_llm.vocab.expand import expand_sentencepiece, piece_sources
+from ja_llm.vocab.initialise import expand_params, tables
+from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+from ja_llm.vocab.train import iter_texts
+
+CERTIFICATE = "certificate.json"
+
+
+@gin.configurable
+def expand_model(
+    model_path: str | os.PathLike,
+    documents_root: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    new_pieces: int = 16000,
+    lang: str = "ja",
+    limit_chars: int = 500_000_000,
+    sample_chars: int = 300_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Expand a model's vocabulary and write the expanded model with its certificate.
+
+    Pieces are learnt on the train split only; the certificate measures on held-out documents where the set has some.
+    Equal model, documents and configuration give equal bytes in `vocab/` and equal parameters.
+
+    Args:
+      model_path: model directory, or `DIR@STEP`.
+      documents_root: document set.
+      out_dir: model directory to write; an existing one is replaced.
+      new_pieces: how many pieces to add (other values: gin bindings of `expand_sentencepiece`).
+      lang: language of the documents to learn pieces from.
+      limit_chars: characters of them to use.
+      sample_chars: characters of each language for the certificate.
+      seed: of both samples.
+
+    Returns:
+      the certificate, also written to `out_dir/certificate.json`.
+
+    Raises:
+      JaLlmError: the model's vocabulary does not fit its tables, is not a SentencePiece BPE, or the result fails its
+        certificate (then nothing is written).
+      UsageError: a path does not exist, or the set has no such language.
+    """
+    from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
+    from ja_llm.train.ledger import new_ledger, parent_entry
+
+    refuse_foreign(Path(out_dir))
+    documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
+    model = load_model(Path(model_path))
+    params = _as_numpy(model.params)
+    base = check_fit(model.directory, model.tokenizer, params)
+    expansion = expand_sentencepiece(base, iter_texts(documents_root, lang, "train", limit_chars, seed), new_pieces=new_pieces)
+    new_params = expand_params(params, expansion.sources)
+    samples = sample_texts(documents_root, sample_chars, seed)
+    certificate = certify(base, expansion.tokenizer, expansion.sources, params, new_params, samples)
+    require(certificate)
+    certificate |= {"unreachable": expansion.unreachable, "config": expansion.config}
+    identity = {
+        "documents": documents_print,
+        "lang": lang,
+        "limit_chars": limit_chars,
+        "seed": seed,
+        "expansion": expansion.config,
+        "base_vocabulary": base.fingerprint,
+        "base": model.ledger.get("identity_hash", ""),
+        "vocabulary": expansion.tokenizer.fingerprint,
+    }
+    save_model(
+        Path(out_dir),
+        config=dataclasses.replace(model.config, vocab_size=expansion.tokenizer.vocab_size),
+        params=new_params,
+        tokenizer=expansion.tokenizer,
+        ledger=new_ledger("vocab expand", identity, [parent_entry(model.directory, model.step, model.ledger)]),
+    )
+    write_json(Path(out_dir) / CERTIFICATE, certificate)
+    return certificate
+
+
+def certify_models(
+    old_path: str | os.PathLike,
+    new_path: str | os.PathLike,
+    documents_root: str | os.PathLike,
+    sample_chars: int = 300_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Certify an expanded model directory against its base, with nothing taken from its maker's word.
+
+    Args:
+      old_path: model directory of the base, or `DIR@STEP`.
+      new_path: model directory of the expanded model, or `DIR@STEP`.
+      documents_root: document set for sample texts.
+      sample_chars: characters of each language.
+      seed: of the sample.
+
+    Raises:
+      JaLlmError: a model is damaged, or its vocabulary does not fit its tables.
+    """
+    from ja_llm.train.checkpoints import load_model
+
+    old, new = load_model(Path(old_path)), load_model(Path(new_path))
+    old_params, new_params = _as_numpy(old.params), _as_numpy(new.params)
+    before = check_fit(old.directory, old.tokenizer, old_params)
+    after = check_fit(new.directory, new.tokenizer, new_params)
+    added = [after.id_to_piece(i) for i in range(before.vocab_size, after.vocab_size)]
+    samples = sample_texts(documents_root, sample_chars, seed)
+    return certify(before, after, piece_sources(before, added), old_params, new_params, samples)
+
+
+def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) -> SentencePieceTokenizer:
+    """The tokenizer, if it is a SentencePiece model with one id for each row of the vocabulary tables.
+
+    Raises:
+      JaLlmError: it is not; the sentence names both sizes.
+    """
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        raise JaLlmError(
+            f"{directory}: the vocabulary is no SentencePiece model, and only these can be expanded; choose another base model."
+        )
+    for name, table in tables(params).items():
+        if table.shape[0] != tokenizer.vocab_size:
+            raise JaLlmError(
+                f"{directory}: the vocabulary has {tokenizer.vocab_size} pieces but the {name} has {table.shape[0]} rows; "
+                "use the vocabulary that this model was trained with."
+            )
+    return tokenizer
+
+
+def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int) -> list[str]:
+    """A sample of every language of a document set: its held-out documents, or train documents where it has none held out."""
+    shards = manifest.read(documents_root, manifest.DOCUMENTS)["shards"]
+    splits: dict[str, set[str]] = {}
+    for shard in shards:
+        if shard.get("documents", 1):
+            splits.setdefault(shard["lang"], set()).add(shard["split"])
+    if not splits:
+        raise UsageError(f"{documents_root}: this document set is empty; build it again from some input.")
+    texts: list[str] = []
+    for lang in sorted(splits):
+        split = "heldout" if "heldout" in splits[lang] else sorted(splits[lang])[0]
+        texts.extend(iter_texts(documents_root, lang, split, limit_chars, seed))
+    return texts
+
+
+def _as_numpy(params: Any) -> Any:
+    """The same tree with numpy leaves."""
+    if isinstance(params, Mapping):
+        return {key: _as_numpy(value) for key, value in params.items()}
+    return np.asarray(params)

@@ -1,0 +1,210 @@
+"""Tokenizers: the same ids as the libraries behind them, text as text, offsets, round trips, fingerprints."""
+
+import json
+import pickle
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.hf_tokenizer import HFTokenizer
+from ja_llm.vocab.sentencepiece_tokenizer import CONTROL, SentencePieceTokenizer
+
+
+@pytest.fixture(scope="module")
+def byte_level(english, code, japanese) -> HFTokenizer:
+    """A byte-level BPE as GPT-2, SmolLM2 and Llama 3 have, trained here."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator([english, code, japanese], trainer)
+    return HFTokenizer(model.to_str(), bos_id=0, eos_id=1)
+
+
+@pytest.fixture(scope="module", params=["base", "expanded", "byte_level"])
+def tokenizer(request, base, expansion, byte_level):
+    return {"base": base, "expanded": expansion.tokenizer, "byte_level": byte_level}[request.param]
+
+
+def as_decoded(tokenizer, text: str) -> str:
+    """SentencePiece writes a space as U+2581, so a U+2581 in the text comes back as a space; nothing else is lost."""
+    return text if isinstance(tokenizer, HFTokenizer) else text.replace("▁", " ")
+
+
+def texts() -> st.SearchStrategy[str]:
+    pieces = st.sampled_from(["日本語", "ファイル", "する", " ", "  ", "\n", "</s>", "<0x0A>", "▁", "the", "return x", "👨‍👩‍👧", "龘", "1", "。"])
+    return st.lists(st.one_of(pieces, st.text(max_size=6)), max_size=12).map("".join)
+
+
+def test_sentencepiece_ids_are_the_librarys(base, tricky, english, japanese, code):
+    processor = sentencepiece.SentencePieceProcessor(model_proto=base.model_bytes)
+    for text in [*tricky, english, japanese, code]:
+        assert base.encode(text) == processor.encode(text)
+    assert (base.unk_id, base.bos_id, base.eos_id, base.vocab_size) == (0, 1, 2, processor.vocab_size())
+
+
+def test_byte_level_ids_are_the_librarys(byte_level, english, japanese, code):
+    library = tokenizers.Tokenizer.from_str(byte_level._model)
+    for text in [english, japanese, code, "日本語 text"]:
+        assert byte_level.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+@given(text=texts())
+@settings(max_examples=200, deadline=None)
+def test_any_text_comes_back_and_holds_no_control_id(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == as_decoded(tokenizer, text)
+    assert tokenizer.bos_id not in ids
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.document_ids(text) == [tokenizer.bos_id, *ids, tokenizer.eos_id]
+    assert tokenizer.decode(tokenizer.document_ids(text)) == as_decoded(tokenizer, text)
+
+
+def test_control_strings_are_spelt_as_text(tokenizer, tricky):
+    for text in ["</s>", "<s>", "<unk>", "<|endoftext|>", "a</s>b", *tricky]:
+        ids = tokenizer.encode(text)
+        assert not {tokenizer.bos_id, tokenizer.eos_id} & set(ids)
+        assert tokenizer.decode(ids) == as_decoded(tokenizer, text)
+
+
+def test_batch_equals_one_by_one(tokenizer, tricky):
+    assert tokenizer.encode_batch(tricky) == [tokenizer.encode(t) for t in tricky]
+
+
+@given(text=texts())
+@settings(max_examples=200, deadline=None)
+def test_offsets_cover_the_text_in_order(tokenizer, text):
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    assert len(offsets) == len(ids)
+    covered = set()
+    last = 0
+    for start, end in offsets:
+        assert last <= start <= end <= len(text)
+        covered.update(range(start, end))
+        last = start
+    assert covered == set(range(len(text)))  # every character belongs to some token
+
+
+def test_each_byte_piece_covers_its_whole_character(base):
+    ids, offsets = base.encode_with_offsets("aの龘龘b")
+    assert [base.id_to_piece(i) for i in ids[-7:-1]] == ["<0xE9>", "<0xBE>", "<0x98>"] * 2
+    assert offsets[-7:] == [(2, 3)] * 3 + [(3, 4)] * 3 + [(4, 5)]
+
+
+def test_offsets_give_the_pieces_own_text(expansion, japanese):
+    tokenizer = expansion.tokenizer
+    ids, offsets = tokenizer.encode_with_offsets(japanese)
+    for i, (start, end) in zip(ids, offsets, strict=True):
+        piece = tokenizer.id_to_piece(i)
+        if not piece.startswith("<0x") and start < end:
+            assert piece.replace("▁", "") == japanese[start:end].replace(" ", "")
+
+
+def test_save_and_load_keep_the_fingerprint_and_the_ids(tokenizer, tricky, tmp_path):
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert (again.bos_id, again.eos_id, again.unk_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id)
+    assert again.encode_batch(tricky) == tokenizer.encode_batch(tricky)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.fingerprint == tokenizer.fingerprint
+
+
+def test_fingerprint_changes_with_piece_score_type_normaliser_and_special_ids(base):
+    prints = {base.fingerprint}
+    for change in ("piece", "score", "type", "prefix", "bos"):
+        proto = sentencepiece_model_pb2.ModelProto.FromString(base.model_bytes)
+        if change == "piece":
+            proto.pieces[300].piece += "q"
+        elif change == "score":
+            proto.pieces[300].score -= 0.25
+        elif change == "type":
+            proto.pieces[300].type = CONTROL
+        elif change == "prefix":
+            proto.normalizer_spec.add_dummy_prefix = False
+        prints.add(SentencePieceTokenizer(proto.SerializeToString(), bos_id=2 if change == "bos" else None).fingerprint)
+    assert len(prints) == 6
+
+
+def test_fingerprint_ignores_what_does_not_decide_ids(base):
+    proto = sentencepiece_model_pb2.ModelProto.FromString(base.model_bytes)
+    proto.trainer_spec.model_prefix = "elsewhere"
+    proto.trainer_spec.num_threads = 7
+    assert SentencePieceTokenizer(proto.SerializeToString()).fingerprint == base.fingerprint
+
+
+def test_hf_fingerprint_is_the_same_for_both_ways_to_write_merges(byte_level):
+    value = json.loads(byte_level._model)
+    value["model"]["merges"] = [" ".join(m) for m in value["model"]["merges"]]
+    assert HFTokenizer(json.dumps(value, indent=2), bos_id=0, eos_id=1).fingerprint == byte_level.fingerprint
+    value["model"]["merges"].pop()
+    assert HFTokenizer(json.dumps(value), bos_id=0, eos_id=1).fingerprint != byte_level.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"bos_token": {"content": "<|endoftext|>"}, "eos_token": "</s>"}),
+        ("config.json", {"bos_token_id": 0, "eos_token_id": [1, 5]}),
+    ],
+)
+def test_hf_special_ids_are_read_from_the_files_beside(byte_level, tmp_path, name, content):
+    (tmp_path / "tokenizer.json").write_text(byte_level._model, encoding="utf-8")
+    with pytest.raises(JaLlmError, match="BOS and EOS"):
+        load_tokenizer(tmp_path)
+    (tmp_path / name).write_text(json.dumps(content))
+    assert (load_tokenizer(tmp_path).bos_id, load_tokenizer(tmp_path).eos_id) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("tokenizer.model", b"", "no pieces"),
+        ("tokenizer.model", b"not a model at all", "no SentencePiece model"),
+        ("tokenizer.json", b"{}", "no tokenizer.json"),
+        ("tokenizer.json", b"\xff\xfe\x00", "can't be read"),
+        ("special_ids.json", b'{"bos": "one"}', "an object such as"),
+    ],
+)
+def test_damaged_files_end_in_a_sentence_that_names_them(base, tmp_path, name, content, sentence):
+    if name == "special_ids.json":
+        base.save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(JaLlmError, match=sentence) as caught:
+        load_tokenizer(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_a_cut_off_model_is_refused(base, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(base.model_bytes[: len(base.model_bytes) // 2])
+    with pytest.raises(JaLlmError, match="no SentencePiece model"):
+        load_tokenizer(tmp_path)
+
+
+def test_missing_folders_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="neither"):
+        load_tokenizer(tmp_path)
+
+
+def test_ids_of_another_vocabulary_and_surrogates_are_refused(tokenizer):
+    with pytest.raises(JaLlmError, match="outside this vocabulary"):
+        tokenizer.decode([3, tokenizer.vocab_size])
+    with pytest.raises(JaLlmError, match="outside this vocabulary"):
+        tokenizer.id_to_piece(-1)
+    for call in (tokenizer.encode, tokenizer.encode_with_offsets, lambda t: tokenizer.encode_batch([t])):
+        with pytest.raises(JaLlmError, match="lone surrogate U\\+DC80"):
+            call("a\udc80b")
