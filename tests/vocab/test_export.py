@@ -24,6 +24,8 @@ def pair(request, base, expansion, tmp_path_factory):
     ours = base if request.param == "base" else expansion.tokenizer
     folder = tmp_path_factory.mktemp("export")
     ours.export_hf(folder)
+    if request.param == "expanded":  # as in a model folder, where the model's type has a say in the tokenizer's class
+        (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
     return ours, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

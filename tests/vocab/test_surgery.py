@@ -1,0 +1,146 @@
+"""A whole model expanded: files, ledger, certificate, determinism, refusals; logits of old ids stay."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ja_llm import documents, manifest
+from ja_llm.documents import Document, document_id
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json, write_json
+from ja_llm.vocab.surgery import certify_models, expand_model, sample_texts
+
+HELDOUT = "評価用の文章です。"
+SECRET = "鰯鯖鰯鯖鰯鯖鰯鯖"  # stands in the held-out split only
+
+
+@pytest.fixture(scope="module")
+def document_set(tmp_path_factory, english, japanese):
+    root = tmp_path_factory.mktemp("documents")
+    entries = []
+    for lang, split, texts in (
+        ("en", "train", [english]),
+        ("ja", "train", japanese.split("\n\n")),
+        ("ja", "heldout", [HELDOUT + SECRET * 20]),
+    ):
+        path = root / lang / f"{split}-00000-of-00001.tfrecord"
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "wb") as file:
+            for text in texts:
+                documents.write_record(file, documents.to_example(Document(id=document_id("t", "", "", text), text=text, lang=lang)))
+        entries.append(manifest.file_entry(path, root, documents=len(texts), lang=lang, split=split))
+    manifest.write(root, schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=entries)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, base):
+    import jax
+
+    from ja_llm.models.config import DecoderConfig
+    from ja_llm.models.decoder import init_params
+    from ja_llm.train.checkpoints import save_model
+
+    config = DecoderConfig(
+        vocab_size=base.vocab_size, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=64
+    )
+    folder = tmp_path_factory.mktemp("models") / "base"
+    params = init_params(config, jax.random.PRNGKey(0))
+    return save_model(folder, config=config, params=params, tokenizer=base, ledger={"job": "import", "identity_hash": "abc"}, step=3)
+
+
+@pytest.fixture(scope="module")
+def expanded(model, document_set):
+    out = model.parent / "expanded"
+    return out, expand_model(model, document_set, out, new_pieces=200)
+
+
+def test_the_new_model_directory_holds_everything(expanded, model, document_set):
+    from ja_llm.train.checkpoints import load_model
+
+    out, certificate = expanded
+    assert certificate["passed"]
+    assert read_json(out / "certificate.json") == certificate
+    new, old = load_model(out), load_model(model)
+    assert new.config == dataclasses.replace(old.config, vocab_size=new.tokenizer.vocab_size)
+    assert new.tokenizer.vocab_size == 840
+    assert new.ledger["job"] == "vocab expand"
+    assert new.ledger["parents"][0]["step"] == 3
+    assert new.ledger["identity"]["documents"] == manifest.fingerprint(manifest.read(document_set, manifest.DOCUMENTS))
+    assert certify_models(model, out, document_set)["passed"]
+
+
+def test_only_the_train_split_is_learnt_from(expanded):
+    from ja_llm.vocab.base import load_tokenizer
+
+    tokenizer = load_tokenizer(expanded[0] / "vocab")
+    assert not {tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size)} & set(SECRET)
+
+
+def test_logits_over_old_ids_are_what_they_were(expanded, model):
+    from ja_llm.models.decoder import Decoder
+    from ja_llm.train.checkpoints import load_model
+
+    old, new = load_model(model), load_model(expanded[0])
+    ids = np.array([[1, *old.tokenizer.encode("The harbour master keeps a notebook.")]], np.int32)
+    before = Decoder(old.config).apply({"params": old.params}, ids, ids)
+    after = Decoder(new.config).apply({"params": new.params}, ids, ids)
+    assert after.shape[-1] == 840
+    np.testing.assert_allclose(after[..., :640], before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_run_gives_the_same(expanded, model, document_set, tmp_path):
+    from ja_llm.train.checkpoints import load_model
+
+    again = expand_model(model, document_set, tmp_path / "again", new_pieces=200)
+    assert again == expanded[1]
+    for name in ("vocab/tokenizer.model", "model.json", "certificate.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (expanded[0] / name).read_bytes()
+    one, two = load_model(expanded[0]), load_model(tmp_path / "again")
+    assert np.array_equal(one.params["token_embedder"]["embedding"], two.params["token_embedder"]["embedding"])
+    assert one.ledger["identity_hash"] == two.ledger["identity_hash"]
+
+
+def test_a_model_that_is_no_expansion_of_the_base_fails(expanded, model, document_set):
+    report = certify_models(model, model, document_set)
+    assert report["passed"]  # nothing added, nothing changed
+    assert not certify_models(expanded[0], model, document_set)["passed"]
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set, base, tmp_path):
+    from ja_llm.train.checkpoints import load_model, save_model
+
+    loaded = load_model(model)
+    wide = dataclasses.replace(loaded.config, vocab_size=648)
+    params = {**loaded.params, "token_embedder": {"embedding": np.zeros((648, 16), np.float32)}}
+    if "logits_dense" in params:
+        params["logits_dense"] = {"kernel": np.zeros((16, 648), np.float32)}
+    save_model(tmp_path / "wide", config=wide, params=params, tokenizer=base, ledger={})
+    with pytest.raises(JaLlmError, match="640 pieces but the embedding has 648 rows"):
+        expand_model(tmp_path / "wide", document_set, tmp_path / "out", new_pieces=40)
+
+    save_model(tmp_path / "other", config=loaded.config, params=loaded.params, tokenizer=base, ledger={})
+    description = read_json(tmp_path / "other/model.json")
+    write_json(tmp_path / "other/model.json", description | {"vocabulary": "0" * 64})
+    with pytest.raises(JaLlmError, match="does not fit the checkpoint"):
+        expand_model(tmp_path / "other", document_set, tmp_path / "out", new_pieces=40)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_paths_languages_and_targets_are_refused(model, document_set, tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        expand_model(tmp_path / "nowhere", document_set, tmp_path / "out", new_pieces=40)
+    with pytest.raises(JaLlmError, match=r"no manifest\.json"):
+        expand_model(model, tmp_path, tmp_path / "out", new_pieces=40)
+    with pytest.raises(UsageError, match="no ko/train documents"):
+        expand_model(model, document_set, tmp_path / "out", new_pieces=40, lang="ko")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/diary.txt").write_text("dear diary")
+    with pytest.raises(UsageError, match="holds something else"):
+        expand_model(model, document_set, tmp_path / "mine", new_pieces=40)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_certificates_samples_are_held_out_where_there_are_some(document_set, english):
+    assert sample_texts(document_set, 10**6, 0) == [english, HELDOUT + SECRET * 20]
