@@ -236,7 +236,7 @@ class _Tag(grain.transforms.Map):
 
 
 def trace_text(text: str, tokenizer: Tokenizer, start: int, stop: int) -> str:
-    """The slice of a document's text behind tokens `[start, stop)` of its BOS ... EOS stream (BOS and EOS stand for "").
+    """The slice of a document's text behind tokens `[start, stop)` of its BOS ... EOS stream (BOS and EOS stand for nothing).
 
     Args:
       text: the whole document as the cache saw it.

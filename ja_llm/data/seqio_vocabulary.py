@@ -30,7 +30,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     @property
     def pad_id(self) -> int:
-        # What follows EOS carries no meaning; seqio's default of 0 would be read as a real token.
+        # seqio's decode_tf puts this behind EOS; its default of 0 would be a real token.
         return self.tokenizer.eos_id
 
     @property
@@ -65,10 +65,6 @@ class SeqioVocabulary(seqio.Vocabulary):
         # dtype object: NumPy's own strings lose NUL characters at their end.
         text = tf.numpy_function(lambda row: np.array(self.decode(row.tolist()).encode("utf-8"), object), [ids], tf.string)
         return tf.ensure_shape(text, [])
-
-    def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        """Text through the first EOS, as `decode` gives it (seqio's own would put id 0 after EOS and decode that too)."""
-        return self._decode_tf(ids)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SeqioVocabulary) and self.tokenizer.fingerprint == other.tokenizer.fingerprint

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import json
 import threading
 import time
@@ -195,11 +196,19 @@ def test_trace_text_of_whole_and_of_edges(byte_tokenizer):
 
 
 def test_a_store_of_another_cache_is_refused(tmp_path, make_cache, documents):
-    a = make_cache(tmp_path / "a", {"ja": (1.0, documents("ja", 20))})
-    b = make_cache(tmp_path / "b", {"ja": (1.0, documents("ja", 20, seed=1))})
+    docs = documents("ja", 20)
+    # The same sizes throughout, one token differs.
+    changed = [dataclasses.replace(docs[0], text=docs[0].text[:-1] + ("す" if docs[0].text[-1] != "す" else "で")), *docs[1:]]
+    a, b = make_cache(tmp_path / "a", {"ja": (1.0, docs)}), make_cache(tmp_path / "b", {"ja": (1.0, changed)})
     (a / "ja").rename(tmp_path / "old")
     (b / "ja").rename(a / "ja")
-    with pytest.raises(JaLlmError):
+    with pytest.raises(JaLlmError, match="not the one that the mixture was made with|bytes, but the manifest says"):
+        BatchSource(a, LENGTH, BATCH, seed=0)
+    mixture = json.loads((a / "manifest.json").read_text())
+    entry = next(s for s in mixture["shards"] if s["name"] == "ja/train/manifest.json")
+    entry["bytes"] = (a / "ja" / "train" / "manifest.json").stat().st_size
+    (a / "manifest.json").write_text(json.dumps(mixture))
+    with pytest.raises(JaLlmError, match="not the one that the mixture was made with"):
         BatchSource(a, LENGTH, BATCH, seed=0)
     with pytest.raises(JaLlmError, match="unfinished"):
         BatchSource(tmp_path / "old", LENGTH, BATCH, seed=0)

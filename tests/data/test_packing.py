@@ -23,7 +23,7 @@ def test_every_pair_of_every_document_is_in_exactly_one_row(sizes, length):
         return
     plan = ConcatenateAndCut(offsets_of(sizes), length)
     rows = [
-        [(s.document, p) for s in plan.spans(r) for p in range(s.first_pair, s.first_pair + s.count)] for r in range(plan.rows)
+        [(s.document, p) for s in plan.spans(r) for p in range(s.first_pair, s.first_pair + s.pairs)] for r in range(plan.rows)
     ]
     assert [pair for row in rows for pair in row] == expected
     assert all(len(row) == length for row in rows[:-1]) and 1 <= len(rows[-1]) <= length
