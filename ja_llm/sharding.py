@@ -1,30 +1,39 @@
-"""The device mesh, and the rules by which logical axes are spread over it.
+"""The device mesh and the rules that spread logical axes over it.
 
-Axes of the mesh: `data` (rows of the batch), `fsdp` (rows too, and parameters along `embed`), `tensor` (heads, MLP, vocabulary),
-`context` (positions) and `expert`. Rules are t5x's `logical_axis_rules`: pairs (logical axis, mesh axis or None); for each array the
-first rule of an axis whose mesh axis is still free in that array wins.
+Mesh axes, outermost first: `data` (replicas of the parameters), `fsdp` (parameters and batch are both spread over it),
+`context` (the sequence), `expert`, `tensor` (heads, feed-forward width, vocabulary; innermost, so that its devices are
+neighbours).
+
+A rule is (logical axis, mesh axis, tuple of mesh axes, or None). As in t5x (`standard_logical_axis_rules`), rules are tried
+in order: the first one for a logical axis whose mesh axes no other dimension of the same array has taken wins; a
+dimension without one is not split.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from flax.linen import partitioning
+from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ja_llm.errors import UsageError
 
-AXES = ("data", "fsdp", "expert", "context", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "expert", "tensor")
+
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 DEFAULT_RULES: Rules = (
-    ("batch", ("data", "fsdp", "expert")),
+    ("batch", ("data", "fsdp")),
     ("length", "context"),
     ("vocab", "tensor"),
+    ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
-    ("mlp", "tensor"),
+    ("joined_kv", "tensor"),
+    ("expert", "expert"),
     ("embed", "fsdp"),
     ("kv", None),
     ("layers", None),
@@ -32,78 +41,138 @@ DEFAULT_RULES: Rules = (
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with all of `AXES`; those not named have one device.
+    """Arrange devices in a mesh with all of MESH_AXES.
 
     Args:
-      axes: devices per axis; one may be -1 and takes what the others leave.
-      devices: all of JAX's when None.
+      axes: devices along each axis; an absent axis has 1, and one axis may be -1: whatever the others leave.
+      devices: which; all of this run when None.
 
     Raises:
-      UsageError: an axis is unknown, or the sizes do not multiply to the number of devices.
+      UsageError: an unknown axis, a size below 1, or a product that is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
-    unknown = sorted(set(axes) - set(AXES))
+    devices = list(jax.devices() if devices is None else devices)
+    unknown = sorted(axes.keys() - set(MESH_AXES))
     if unknown:
-        raise UsageError(f"MESH has the axis {unknown[0]!r}; there are {', '.join(AXES)}.")
-    sizes = {axis: int(axes.get(axis, 1)) for axis in AXES}
-    open_axes = [axis for axis, size in sizes.items() if size == -1]
-    rest = math.prod(size for size in sizes.values() if size != -1)
-    if len(open_axes) == 1 and rest > 0 and len(devices) % rest == 0:
-        sizes[open_axes[0]] = len(devices) // rest
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
-        raise UsageError(f"MESH {dict(axes)} does not multiply to the {len(devices)} devices that are here; change it, or use -1 for one axis.")
-    return Mesh(np.asarray(devices).reshape([sizes[axis] for axis in AXES]), AXES)
+        raise UsageError(f"MESH names the axis {unknown[0]!r}; the axes are {', '.join(MESH_AXES)}.")
+    sizes = {name: axes.get(name, 1) for name in MESH_AXES}
+    wrong = [name for name, size in sizes.items() if not isinstance(size, int) or (size < 1 and size != -1)]
+    free = [name for name, size in sizes.items() if size == -1]
+    if wrong or len(free) > 1:
+        raise UsageError(f"MESH is {dict(axes)}; each size is a whole number from 1, and one of them may be -1.")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        said = " x ".join(f"{name} {size}" for name, size in axes.items()) or "data 1"
+        raise UsageError(
+            f"MESH {said} does not make up the {len(devices)} devices of this run; "
+            "change a size, or give one axis -1 to let it take what is left."
+        )
+    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
 
 
-def spec_of(logical: Sequence[str | None], rules: Rules = DEFAULT_RULES) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes; the first rule whose mesh axes are free wins."""
-    used: set[str] = set()
-    spec: list[Any] = []
-    for name in logical:
-        chosen: Any = None
-        for axis, mesh_axes in rules:
-            if axis != name:
-                continue
-            wanted = () if mesh_axes is None else (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
-            if not used & set(wanted):
-                chosen, _ = mesh_axes, used.update(wanted)
-                break
-        spec.append(chosen)
-    return PartitionSpec(*spec)
+def check_rules(rules: Rules) -> None:
+    """Raise UsageError for a rule that names no mesh axis (a slip of the pen would silently replicate)."""
+    for rule in rules:
+        if len(rule) != 2 or not isinstance(rule[0], str):
+            raise UsageError(f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis).")
+        for axis in _as_tuple(rule[1]):
+            if axis not in MESH_AXES:
+                raise UsageError(f"the logical axis rule {rule!r} names the mesh axis {axis!r}; there are {', '.join(MESH_AXES)}.")
+
+
+def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def partition_spec(axes: Sequence[str | None], rules: Rules = DEFAULT_RULES) -> PartitionSpec:
+    """The mesh axes of an array with the given logical axes."""
+    check_rules(rules)
+    return logical_to_mesh_axes(tuple(axes), _rules(rules))
+
+
+def _rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
+    """Rules as Flax wants them (gin gives lists)."""
+    return tuple((name, tuple(axes) if isinstance(axes, list) else axes) for name, axes in rules)
 
 
 def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
-    """NamedSharding for each array.
+    """Shardings of a tree of parameters.
 
     Args:
-      axes_tree: tree of tuples of logical axis names (`param_axes`).
-      abstract_tree: same tree of shapes.
-      mesh: device mesh.
+      axes_tree: `param_axes(config)`: a tuple of logical axis names in place of each parameter.
+      abstract_tree: arrays or ShapeDtypeStructs.
+      mesh: the mesh.
       rules: logical axis rules.
 
-    Raises:
-      UsageError: a dimension is not divisible by its mesh axes; parameter and axis are named.
-    """
+    Returns:
+      A tree of NamedSharding.
 
-    def one(path: Any, array: Any, logical: tuple[str | None, ...]) -> NamedSharding:
-        spec = spec_of(logical, rules)
-        for size, name, axes in zip(array.shape, logical, spec, strict=True):
-            parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ()))
+    Raises:
+      UsageError: a dimension is not a multiple of the number of devices that it is spread over.
+    """
+    check_rules(rules)
+
+    def one(path: Any, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        spec = logical_to_mesh_axes(axes, _rules(rules))
+        for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
+            parts = _parts(mesh, mesh_axes)
             if size % parts:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                over = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(mesh_axes))
                 raise UsageError(
-                    f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')}: its axis {name!r} of {size} can't be divided over "
-                    f"{parts} devices of mesh axis {axes!r}; choose another MESH or another size."
+                    f"the parameter {name} {tuple(array.shape)} has {size} along {logical!r}, which can't be split evenly over "
+                    f"{over}; change MESH, the model's size, or the rule for {logical!r}."
                 )
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(one, abstract_tree, axes_tree, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    return jax.tree_util.tree_map_with_path(one, abstract_tree, axes_tree)
+
+
+def _parts(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> int:
+    return math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
-    """How `[batch, length]` arrays are spread."""
-    return NamedSharding(mesh, spec_of(("batch", "length"), rules))
+    """Sharding of a batch's arrays `[batch, length]`."""
+    return NamedSharding(mesh, partition_spec(("batch", "length"), rules))
+
+
+def check_batch(mesh: Mesh, rules: Rules, batch_size: int, length: int, microbatches: int = 1) -> None:
+    """Raise UsageError when a batch can't be split evenly over the mesh."""
+    spec = partition_spec(("batch", "length"), rules)
+    for name, size, axes in zip(("BATCH_SIZE", "the row length"), (batch_size, length), spec, strict=True):
+        parts = _parts(mesh, axes) * (microbatches if name == "BATCH_SIZE" else 1)
+        if size % parts:
+            over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(axes))
+            extra = f" in {microbatches} microbatches" if microbatches > 1 and name == "BATCH_SIZE" else ""
+            raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {parts}.")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Within the block, `constrain` in traced functions puts activations on `mesh` by `rules`."""
+    check_rules(rules)
+    with jax.set_mesh(mesh), partitioning.axis_rules(_rules(rules)):
+        yield
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Lay out an activation by its logical axes; outside `use`, and for a dimension that does not divide, nothing happens.
+
+    A dimension that does not divide is left to XLA (the last batch of an evaluation, a single prompt): an activation's
+    layout is a matter of speed only.
+    """
+    rules = partitioning.get_axis_rules()
+    mesh = jax.sharding.get_abstract_mesh()
+    if not rules or mesh.empty or mesh.size == 1:
+        return x
+    spec = logical_to_mesh_axes(tuple(axes), rules)
+    fitted = [a if size % _parts(mesh, a) == 0 else None for size, a in zip(x.shape, spec, strict=True)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitted))

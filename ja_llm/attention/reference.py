@@ -1,28 +1,22 @@
-"""Attention written out, in float32: what every other implementation is compared with."""
+"""Attention written as in the textbook, in float32: what every other implementation is compared with."""
 
 import jax
 import jax.numpy as jnp
 
+from ja_llm.attention.mask import Pair, visible
+
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, *, segments: Pair, positions: Pair, causal: bool, scale: float, ordered: bool
 ) -> jax.Array:
-    """softmax(scale q k^T) v over the keys that `mask` allows (Vaswani et al. 2017, eq. 1), with grouped key-value heads.
-
-    Args:
-      q: [B, Lq, H, D].
-      k: [B, Lk, KV, D]; query head h reads key-value head h // (H / KV).
-      v: [B, Lk, KV, D].
-      mask: bool [B, Lq, Lk]; a query that may see nothing gives zeros.
-      scale: factor of the logits.
-
-    Returns:
-      [B, Lq, H, D] in the dtype of q.
-    """
-    groups = q.shape[2] // k.shape[2]
-    k32, v32 = (jnp.repeat(x.astype(jnp.float32), groups, axis=2) for x in (k, v))
-    logits = scale * jnp.einsum("bqhd,bshd->bhqs", q.astype(jnp.float32), k32, precision="highest")
-    allowed = mask[:, None]
-    weights = jax.nn.softmax(jnp.where(allowed, logits, -1e30), axis=-1)
-    weights = jnp.where(allowed, weights, 0.0)
-    return jnp.einsum("bhqs,bshd->bqhd", weights, v32, precision="highest").astype(q.dtype)
+    """See `ja_llm.attention.attention`; holds all scores [B, H, Lq, Lk] at once."""
+    del ordered
+    group = q.shape[2] // k.shape[2]
+    keys, values = (jnp.repeat(x.astype(jnp.float32), group, axis=2) for x in (k, v))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q.astype(jnp.float32), keys, precision="highest") * scale
+    mask = visible(segments, positions, causal, q.shape[1], k.shape[1])
+    mask = jnp.ones((1, q.shape[1], k.shape[1]), bool) if mask is None else mask
+    weights = jnp.where(mask[:, None], jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True, where=mask[:, None], initial=-1e30)), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = weights / jnp.where(total == 0, 1.0, total)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, values, precision="highest").astype(q.dtype)

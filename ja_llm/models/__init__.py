@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""The decoder, its configuration, decoding with a cache, and names in other formats."""

@@ -1,50 +1,79 @@
-"""Generation's two steps as pure functions: read the prompts, then one token at a time."""
+"""Decoding with a key-value cache: pure functions to put under `jax.jit` (config static).
 
-import functools
+    cache = init_cache(config, batch, length)
+    cache, logits = prefill(config, params, cache, prompts, lengths)       # prompts padded on the right
+    cache, logits = decode_step(config, params, cache, chosen)             # as often as there is room
+
+Every row has its own length, so prompts of different lengths share a batch. A token's slot in the cache is its position.
+Tokens beyond the cache's length are not stored: the caller stops a row before that (`cache_lengths` says where it is).
+"""
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder
 
-
-def init_cache(config: DecoderConfig, batch: int) -> Any:
-    """An empty cache for `batch` rows of up to `config.max_length` tokens."""
-    tokens = jnp.zeros((batch, 1), jnp.int32)
-    shapes = jax.eval_shape(lambda: Decoder(config).init(jax.random.key(0), tokens, decode=True)["cache"])
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+Cache = Any
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def prefill(config: DecoderConfig, params: Any, cache: Any, tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, Any]:
-    """Read prompts.
+def init_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
+    """An empty cache of `length` positions for `batch` rows; keys and values are of `config.dtype`.
+
+    Raises:
+      UsageError: the model was not made for that many positions.
+    """
+    if not 1 <= length <= config.max_length:
+        raise UsageError(f"a cache of {length} positions was asked for; this model takes 1 to {config.max_length}.")
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    variables = jax.eval_shape(lambda t: Decoder(config).init(jax.random.key(0), t, t, decode=True), tokens)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables["cache"])
+
+
+def cache_lengths(cache: Cache) -> jax.Array:
+    """Tokens that each row holds: int32 [B]."""
+    return cache["cache_slots"]["filled"].sum(axis=1)
+
+
+def prefill(
+    config: DecoderConfig, params: Any, cache: Cache, tokens: jax.Array, lengths: jax.Array
+) -> tuple[Cache, jax.Array]:
+    """Append prompts (or further pieces of them) to the rows.
 
     Args:
-      config: the decoder's.
-      params: its parameters.
-      cache: from `init_cache`.
-      tokens: int32 [B, L], prompts padded on the right with any id.
-      lengths: int32 [B], tokens of each prompt; at least 1.
+      config: of the model.
+      params: of the model.
+      cache: from `init_cache` or an earlier call.
+      tokens: int [B, n], padded on the right with anything.
+      lengths: int [B], how many of the n are real; 0 leaves a row as it is.
 
     Returns:
-      (logits [B, V] of the token after each prompt, cache).
+      (cache, logits float32 [B, vocab] after each row's last real token; meaningless for a row of length 0).
     """
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    logits, changed = _apply(config, params, cache, tokens, positions)
-    return jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0], changed
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def decode_step(config: DecoderConfig, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, Any]:
-    """Read one token a row: tokens int32 [B] at positions int32 [B] -> (logits [B, V] of the next, cache)."""
-    logits, changed = _apply(config, params, cache, tokens[:, None], positions[:, None])
-    return logits[:, 0], changed
-
-
-def _apply(config: DecoderConfig, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, Any]:
-    logits, changed = Decoder(config).apply(
-        {"params": params, "cache": cache}, tokens, decoder_positions=positions, decode=True, mutable=["cache"]
+    real = (jnp.arange(tokens.shape[1])[None] < lengths[:, None]).astype(jnp.int32)
+    module = Decoder(config)
+    hidden, changed = module.apply(
+        {"params": params, "cache": cache}, tokens, real, decode=True, mutable=["cache"], method="hidden"
     )
-    return logits, changed["cache"]
+    # The head is computed for one position a row: for a whole prompt it would be the largest array of all.
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
+    logits = module.apply({"params": params}, last, method="logits")
+    return changed["cache"], logits[:, 0]
+
+
+def decode_step(config: DecoderConfig, params: Any, cache: Cache, tokens: jax.Array) -> tuple[Cache, jax.Array]:
+    """Append one token to each row.
+
+    Args:
+      config: of the model.
+      params: of the model.
+      cache: from `prefill` or an earlier step.
+      tokens: int [B].
+
+    Returns:
+      (cache, logits float32 [B, vocab] for the token after it).
+    """
+    return prefill(config, params, cache, tokens[:, None], jnp.ones(tokens.shape, jnp.int32))

@@ -1,253 +1,367 @@
-"""The decoder: Llama's architecture as a small Flax linen tree, called as t5x calls its decoders.
+"""The decoder: Llama's architecture as a small Flax linen module tree.
 
-Shape, dtype, logical axes and initialiser of each parameter are declared once, by `_param`. Parameters are a plain tree; the
-axes stand in the collection `params_axes` (t5x's contract). The model knows nothing of meshes.
+Shape, dtype, logical axes and initialiser of a parameter are declared once, at its `_parameter` call. Parameters are a plain
+pytree; their logical axes are in the collection `params_axes`, as t5x has it. Logical axes: vocab, embed, heads, kv_heads,
+kv (width of a head), mlp, layers; of activations also batch and length.
+
+Parameter tree (with `scan_layers`; else `layers_0`, `layers_1`, ... without the leading axis):
+
+    token_embedder/embedding             [vocab, embed]
+    layers/pre_attention_norm/scale      [layers, embed]
+    layers/self_attention/query/kernel   [layers, embed, heads, kv]
+    layers/self_attention/key/kernel     [layers, embed, kv_heads, kv]     value/kernel alike
+    layers/self_attention/out/kernel     [layers, heads, kv, embed]
+    layers/pre_mlp_norm/scale            [layers, embed]
+    layers/mlp/wi_0/kernel (gate)        [layers, embed, mlp]              wi_1/kernel (up) alike
+    layers/mlp/wo/kernel                 [layers, mlp, embed]
+    decoder_norm/scale                   [embed]
+    logits_dense/kernel                  [embed, vocab]                    unless the head is tied
 """
 
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning as nn_partitioning
+from flax.core import unfreeze
+from flax.linen import partitioning
 
-from ja_llm.attention import attention, document_mask
+from ja_llm.attention import attention
 from ja_llm.models.config import DecoderConfig
+from ja_llm.sharding import constrain
 
-_STD = 0.02
-_REMAT = {"minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": jax.checkpoint_policies.nothing_saveable}
+Shape = tuple[int, ...]
 
 
-def _param(config: DecoderConfig, name: str, shape: tuple[int, ...], axes: tuple[str, ...], std: float | None = _STD) -> jax.Array:
-    """A parameter of the running module, cast to the compute dtype; `std` None starts at one (norm scales)."""
+class Context(NamedTuple):
+    """What all blocks of one call share.
+
+    Attributes:
+      rotation: cos and sin, float32 [B, L, 1, kv / 2].
+      segment_ids: int32 [B, L], a pair (queries, keys), or None.
+      positions: int32 [B, L], a pair (queries, keys), or None for indices.
+      slots: int32 [B, L] cache slot that each token's keys and values go to (beyond the cache for padding); None: no cache.
+    """
+
+    rotation: tuple[jax.Array, jax.Array]
+    segment_ids: Any
+    positions: Any
+    slots: jax.Array | None
+
+
+def _parameter(module: nn.Module, config: DecoderConfig, name: str, shape: Shape, axes: tuple[str, ...], std: float | None) -> jax.Array:
+    """Declare a parameter and give it in the computation's dtype; `std` None starts at one, else normal(0, std)."""
     init = nn.initializers.ones if std is None else nn.initializers.normal(std)
-    value = nn_partitioning.param_with_axes(name, init, shape, jnp.dtype(config.param_dtype), axes=axes)
-    return jnp.asarray(value, jnp.dtype(config.dtype))
+    value = partitioning.param_with_axes(name, init, shape, jnp.dtype(config.param_dtype), axes=axes, module=module)
+    return value.astype(config.dtype)
+
+
+def input_std(config: DecoderConfig) -> float:
+    """Standard deviation of embeddings and of weights that read the residual stream: sqrt(2 / (5 d)).
+
+    Nguyen and Salazar 2019 (arXiv 1910.05895), "SmallInit"; 0.0456 at d = 192, 0.0099 at d = 4096.
+    """
+    return math.sqrt(2 / (5 * config.embed_dim))
+
+
+def output_std(config: DecoderConfig) -> float:
+    """Standard deviation of weights that write to the residual stream: 2 / (layers sqrt(d)), as in GPT-J (mesh-transformer-jax)."""
+    return min(2 / (config.num_layers * math.sqrt(config.embed_dim)), input_std(config))
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale (Zhang and Sennrich 2019), statistics in float32."""
+    """x / rms(x) * scale; the mean square is taken in float32."""
 
     config: DecoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., E] -> [..., E]."""
-        scale = _param(self.config, "scale", (x.shape[-1],), ("embed",), std=None)
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.config.norm_eps)
-        return x32.astype(x.dtype) * scale
+        scale = _parameter(self, self.config, "scale", (self.config.embed_dim,), ("embed",), None)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.norm_eps)
+        return wide.astype(x.dtype) * scale
 
 
-class Projection(nn.Module):
-    """A matrix without bias, contracted over the leading `inputs` dimensions of its kernel."""
+class Linear(nn.Module):
+    """Product with a kernel whose leading `contract` dimensions meet the last ones of the input; no bias."""
 
     config: DecoderConfig
-    shape: tuple[int, ...]
+    shape: Shape
     axes: tuple[str, ...]
-    inputs: int = 1
-    std: float = _STD
+    std: float
+    contract: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Contract x's last `inputs` dimensions with the kernel's first."""
-        kernel = _param(self.config, "kernel", self.shape, self.axes, self.std)
-        contract = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
-        return jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        kernel = _parameter(self, self.config, "kernel", self.shape, self.axes, self.std)
+        inputs = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
+        return jax.lax.dot_general(x, kernel, (inputs, ((), ())))
 
 
-def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021), pairing dimension i with i + D/2 as Hugging Face's Llama does.
+class Embed(nn.Module):
+    """The token table."""
 
-    Args:
-      x: [B, L, H, D].
-      positions: int [B, L].
-      theta: base of the frequencies.
-    """
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    config: DecoderConfig
+
+    def setup(self) -> None:
+        shape = (self.config.vocab_size, self.config.embed_dim)
+        self.embedding = _parameter(self, self.config, "embedding", shape, ("vocab", "embed"), input_std(self.config))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """[B, L] -> [B, L, embed]; an id outside the table gives NaN, which the trainer stops at, and not another row."""
+        return jnp.take(self.embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        """Logits of a tied head, float32 [B, L, vocab]."""
+        return jnp.einsum("ble,ve->blv", x, self.embedding, preferred_element_type=jnp.float32)
+
+
+class Head(nn.Module):
+    """A head of its own: logits float32 [B, L, vocab]."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.config.embed_dim, self.config.vocab_size)
+        kernel = _parameter(self, self.config, "kernel", shape, ("embed", "vocab"), input_std(self.config))
+        return jnp.einsum("ble,ev->blv", x, kernel, preferred_element_type=jnp.float32)
+
+
+def rotation(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32 [B, L, 1, width / 2], of the rotary angles (RoFormer, arXiv 2104.09864, eq. 15)."""
+    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pairs (i, i + D/2) of each head (Llama's "half-split" layout) in float32; x is [B, L, heads, D]."""
+    cos, sin = cos_sin
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention with rotary positions."""
+    """Self-attention with grouped key-value heads, and its cache."""
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, positions: jax.Array, decode: bool) -> jax.Array:
-        """[B, L, E] -> [B, L, E]."""
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         c = self.config
-        heads, kv_heads = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
-        q = Projection(c, heads, ("embed", "heads", "kv"), name="query")(x)
-        k = Projection(c, kv_heads, ("embed", "kv_heads", "kv"), name="key")(x)
-        v = Projection(c, kv_heads, ("embed", "kv_heads", "kv"), name="value")(x)
-        q, k = rotary(q, positions, c.rope_theta), rotary(k, positions, c.rope_theta)
-        if decode:
-            k, v, mask = self._cached(k, v, positions)
-        out = attention(q, k, v, mask=mask, implementation=c.attention)
-        out_shape = (c.num_heads, c.head_dim, c.embed_dim)
-        return Projection(c, out_shape, ("heads", "kv", "embed"), inputs=2, std=_out_std(c), name="out")(out)
 
-    def _cached(self, k: jax.Array, v: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Write keys and values at their positions; slot i holds position i, so a query at p may see slots 0 to p.
+        def project(name: str, heads: int, axis: str) -> jax.Array:
+            return Linear(c, (c.embed_dim, heads, c.head_dim), ("embed", axis, "kv"), input_std(c), name=name)(x)
 
-        Prompts are padded on the right: what padding wrote is overwritten when generation gets there, and hidden until then.
-        """
-        shape = (k.shape[0], self.config.max_length, *k.shape[2:])
-        keys = self.variable("cache", "key", jnp.zeros, shape, k.dtype)
-        values = self.variable("cache", "value", jnp.zeros, shape, v.dtype)
+        q = rotate(project("query", c.num_heads, "heads"), context.rotation)
+        k = rotate(project("key", c.num_kv_heads, "kv_heads"), context.rotation)
+        v = project("value", c.num_kv_heads, "kv_heads")
+        q = constrain(q, ("batch", "length", "heads", "kv"))
+        if context.slots is not None:
+            k, v = self._through_cache(k, v, context.slots)
+        out = attention(
+            q, k, v, segment_ids=context.segment_ids, positions=context.positions, causal=True, implementation=c.attention
+        )
+        kernel = (c.num_heads, c.head_dim, c.embed_dim)
+        return Linear(c, kernel, ("heads", "kv", "embed"), output_std(c), contract=2, name="out")(out)
+
+    def _through_cache(self, k: jax.Array, v: jax.Array, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Write new keys and values [B, n, KV, D] to their slots; give the whole cache [B, length, KV, D]."""
         rows = jnp.arange(k.shape[0])[:, None]
-        keys.value = keys.value.at[rows, positions].set(k)
-        values.value = values.value.at[rows, positions].set(v)
-        mask = jnp.arange(keys.value.shape[1])[None, None, :] <= positions[:, :, None]
-        return keys.value, values.value, mask
+        filled = self.has_variable("cache", "cached_key")
+        both = []
+        for name, new in (("cached_key", k), ("cached_value", v)):
+            # At initialisation the tokens' own length is the cache's length, as t5x has it.
+            cached = self.variable("cache", name, jnp.zeros, new.shape, new.dtype)
+            if filled:
+                cached.value = cached.value.at[rows, slots].set(new, mode="drop")
+            both.append(constrain(cached.value, ("batch", None, "kv_heads", "kv")))
+        return both[0], both[1]
 
 
 class MLP(nn.Module):
-    """Gated MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020, SwiGLU)."""
+    """SwiGLU (arXiv 2002.05202): wo(silu(wi_0 x) * wi_1 x)."""
 
     config: DecoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, L, E] -> [B, L, E]."""
         c = self.config
-        gate = Projection(c, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), name="gate")(x)
-        up = Projection(c, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), name="up")(x)
-        return Projection(c, (c.mlp_dim, c.embed_dim), ("mlp", "embed"), std=_out_std(c), name="down")(nn.silu(gate) * up)
+        up = functools.partial(Linear, c, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), input_std(c))
+        hidden = constrain(nn.silu(up(name="wi_0")(x)) * up(name="wi_1")(x), ("batch", "length", "mlp"))
+        return Linear(c, (c.mlp_dim, c.embed_dim), ("mlp", "embed"), output_std(c), name="wo")(hidden)
 
 
-class Layer(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x))."""
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     config: DecoderConfig
-    decode: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, positions: jax.Array) -> tuple[jax.Array, None]:
-        """[B, L, E] -> ([B, L, E], None): the pair is what a scan wants."""
+    def __call__(self, x: jax.Array, context: Context) -> tuple[jax.Array, None]:
         c = self.config
-        x = x + Attention(c, name="attention")(RMSNorm(c, name="attention_norm")(x), mask, positions, self.decode)
-        return x + MLP(c, name="mlp")(RMSNorm(c, name="mlp_norm")(x)), None
+        x = x + Attention(c, name="self_attention")(RMSNorm(c, name="pre_attention_norm")(x), context)
+        x = x + MLP(c, name="mlp")(RMSNorm(c, name="pre_mlp_norm")(x))
+        return constrain(x, ("batch", "length", "embed")), None
+
+
+class CacheSlots(nn.Module):
+    """Which slots of the cache are filled: every row by itself, slot = position, padding on the right.
+
+    Right padding, because then a token's slot is its position whatever stands beside it in the batch: nothing is shifted,
+    and what a row gives does not depend on the longest prompt.
+    """
+
+    @nn.compact
+    def __call__(self, new: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Take slots for tokens.
+
+        Args:
+          new: bool [B, n], False for padding, which gets no slot.
+
+        Returns:
+          (slots int32 [B, n], filled int32 [B, length]: 1 for each slot that holds a token, these included).
+        """
+        begun = self.has_variable("cache", "filled")
+        filled = self.variable("cache", "filled", jnp.zeros, new.shape, jnp.int32)
+        slots = filled.value.sum(axis=1, keepdims=True) + jnp.arange(new.shape[1])[None]
+        slots = jnp.where(new, slots, filled.value.shape[1])  # beyond the end: dropped
+        if begun:
+            filled.value = filled.value.at[jnp.arange(new.shape[0])[:, None], slots].set(1, mode="drop")
+        return slots, filled.value
+
+
+_REMAT = {
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def _block(config: DecoderConfig) -> Any:
+    """The block's class, under the remat policy and, with `scan_layers`, scanned over layers."""
+    block: Any = Block
+    if config.remat_policy != "none":
+        # Inside a scan nothing can be merged with the forward pass; outside, XLA must be kept from it.
+        block = nn.remat(block, policy=_REMAT[config.remat_policy], prevent_cse=not config.scan_layers)
+    if config.scan_layers:
+        block = partitioning.scan_with_axes(
+            block,
+            variable_axes={"params": 0, "cache": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast,),
+            length=config.num_layers,
+            axis_name="layers",
+        )
+    return block
 
 
 class Decoder(nn.Module):
-    """Tokens to logits."""
+    """Decoder-only language model, called as t5x calls one."""
 
     config: DecoderConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        c, block = self.config, _block(self.config)
+        self.token_embedder = Embed(c)
+        if c.scan_layers:
+            self.layers = block(c)
+        else:
+            self.layers = [block(c) for _ in range(c.num_layers)]
+        self.decoder_norm = RMSNorm(c)
+        self.cache_slots = CacheSlots()
+        if not c.tie_embeddings:
+            self.logits_dense = Head(c)
+
     def __call__(
         self,
         decoder_input_tokens: jax.Array,
-        decoder_target_tokens: jax.Array | None = None,
+        decoder_target_tokens: jax.Array,
         decoder_segment_ids: jax.Array | None = None,
         decoder_positions: jax.Array | None = None,
         decoder_causal_attention: jax.Array | None = None,
         enable_dropout: bool = False,
         decode: bool = False,
     ) -> jax.Array:
-        """Logits of the next token.
+        """Logits.
 
         Args:
           decoder_input_tokens: int [B, L].
-          decoder_target_tokens: not read; t5x passes it.
-          decoder_segment_ids: int [B, L], 0 for padding; one document when None.
-          decoder_positions: int [B, L]; 0 ... L-1 when None.
-          decoder_causal_attention: must be None, there are no prefixes that see both ways.
-          enable_dropout: not read, there is none.
-          decode: keep keys and values in the collection "cache" (see `models/decode.py`).
+          decoder_target_tokens: int [B, L]; part of t5x's call, not read.
+          decoder_segment_ids: int [B, L], 0 = padding, from 1; None: each row is one document without padding.
+          decoder_positions: int [B, L], restarting in each document; None: the index in the row.
+          decoder_causal_attention: int [B, L]; tokens with 1 (a prefix of their document) see each other in both directions.
+          enable_dropout: part of t5x's call; the architecture has no dropout.
+          decode: append the tokens to the cache (collection "cache", mutable) instead; see `ja_llm.models.decode`.
 
         Returns:
-          float32 [B, L, vocab_size].
-
-        Raises:
-          ValueError: decoder_causal_attention is given.
+          float32 [B, L, vocab]. What stands at padding has no meaning.
         """
         del decoder_target_tokens, enable_dropout
-        if decoder_causal_attention is not None:
-            raise ValueError("this decoder is causal everywhere; decoder_causal_attention must be None.")
-        c, tokens = self.config, decoder_input_tokens
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if decoder_positions is None else decoder_positions
-        segments = jnp.ones_like(tokens) if decoder_segment_ids is None else decoder_segment_ids
-        table = Embedding(c, name="token_embedder")()
-        x = _constrain(table[tokens])
-        mask = document_mask(segments, positions)
-        x = self._layers(x, mask, positions, decode)
-        x = RMSNorm(c, name="final_norm")(x)
-        if c.tie_embeddings:
-            logits = jax.lax.dot_general(x, table, (((2,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-        else:
-            logits = Projection(c, (c.embed_dim, c.vocab_size), ("embed", "vocab"), name="logits_dense")(x)
-        return logits.astype(jnp.float32)
+        hidden = self.hidden(decoder_input_tokens, decoder_segment_ids, decoder_positions, decoder_causal_attention, decode)
+        return self.logits(hidden)
 
-    def _layers(self, x: jax.Array, mask: jax.Array, positions: jax.Array, decode: bool) -> jax.Array:
-        """All layers; parameters are stacked on axis 0 whether the loop is scanned or unrolled."""
+    def hidden(
+        self,
+        tokens: jax.Array,
+        segment_ids: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        causal_attention: jax.Array | None = None,
+        decode: bool = False,
+    ) -> jax.Array:
+        """What the head reads: [B, L, embed] of the configuration's dtype; arguments as in `__call__`."""
         c = self.config
-        layer = Layer
-        if c.remat_policy != "none" and not decode:
-            layer = nn_partitioning.remat(Layer, policy=_REMAT[c.remat_policy], prevent_cse=not c.scan_layers)
-        scanned = nn_partitioning.scan_with_axes(
-            layer,
-            variable_axes={"params": 0, "cache": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
-            length=c.num_layers,
-            axis_name="layers",
-            axes_collections=("params",),
-            unroll=1 if c.scan_layers else c.num_layers,
-        )
-        x, _ = scanned(c, decode, name="layers")(x, mask, positions)
-        return x
+        seen: Any
+        tokens = constrain(tokens, ("batch", "length"))
+        if decode:
+            real = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids != 0
+            slots, filled = self.cache_slots(real)
+            seen = (slots, jnp.broadcast_to(jnp.arange(filled.shape[1])[None], filled.shape))
+            context = Context(rotation(slots, c.head_dim, c.rope_theta), (real.astype(jnp.int32), filled), seen, slots)
+        else:
+            index = jnp.arange(tokens.shape[1])[None] if positions is None else positions
+            seen = positions
+            if causal_attention is not None:
+                # A key of the prefix counts as one before everything in its document.
+                seen = (jnp.broadcast_to(index, tokens.shape), jnp.where(causal_attention != 0, -1, index))
+            context = Context(rotation(index, c.head_dim, c.rope_theta), segment_ids, seen, None)
+        x = constrain(self.token_embedder(tokens), ("batch", "length", "embed"))
+        if c.scan_layers:
+            x, _ = self.layers(x, context)
+        else:
+            for layer in self.layers:
+                x, _ = layer(x, context)
+        return self.decoder_norm(x)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """The head: [B, L, embed] -> float32 [B, L, vocab]."""
+        logits = self.token_embedder.attend(hidden) if self.config.tie_embeddings else self.logits_dense(hidden)
+        return constrain(logits, ("batch", "length", "vocab"))
 
 
-class Embedding(nn.Module):
-    """The embedding table, [vocab, embed]."""
-
-    config: DecoderConfig
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        """The table in the compute dtype."""
-        return _param(self.config, "embedding", (self.config.vocab_size, self.config.embed_dim), ("vocab", "embed"))
-
-
-def _constrain(x: jax.Array) -> jax.Array:
-    return nn_partitioning.with_sharding_constraint(x, ("batch", "length", "embed"))
-
-
-def _out_std(config: DecoderConfig) -> float:
-    """Projections into the residual stream start smaller, by sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
-    return _STD / (2 * config.num_layers) ** 0.5
-
-
-def _variables(config: DecoderConfig, rng: jax.Array) -> Any:
+def _dummy(config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return Decoder(config).init(rng, tokens)
+    return tokens, tokens
 
 
 def init_params(config: DecoderConfig, rng: jax.Array) -> Any:
-    """Random parameters: a plain tree of arrays."""
-    return _variables(config, rng)["params"]
+    """Random parameters of `config.param_dtype`; the same key gives the same values on any mesh."""
+    return Decoder(config).init(rng, *_dummy(config))["params"]
 
 
-@functools.lru_cache(maxsize=32)
-def _abstract(config: DecoderConfig) -> Any:
-    return jax.eval_shape(lambda: _variables(config, jax.random.key(0)))
+@functools.lru_cache(maxsize=64)
+def _abstract_variables(config: DecoderConfig) -> Any:
+    return jax.eval_shape(lambda key: Decoder(config).init(key, *_dummy(config)), jax.random.key(0))
 
 
 def abstract_params(config: DecoderConfig) -> Any:
-    """The same tree as `init_params`, of jax.ShapeDtypeStruct."""
-    return _abstract(config)["params"]
+    """The parameters' shapes and dtypes: a tree of ShapeDtypeStruct."""
+    return jax.tree.map(lambda x: x, _abstract_variables(config)["params"])
 
 
 def param_axes(config: DecoderConfig) -> Any:
-    """The same tree, of tuples of logical axis names."""
-    names = nn_partitioning.get_axis_names(_abstract(config)["params_axes"])
-    return flax.core.unfreeze(jax.tree.map(tuple, names, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)))
+    """Logical axis names: the parameters' tree with a tuple of names in place of each array."""
+    names = unfreeze(partitioning.get_axis_names(_abstract_variables(config)["params_axes"]))
+    return jax.tree.map(tuple, names, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))

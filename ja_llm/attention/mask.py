@@ -1,0 +1,27 @@
+"""Who sees whom: the one definition of the mask."""
+
+import jax
+import jax.numpy as jnp
+
+Pair = tuple[jax.Array, jax.Array] | None
+
+
+def visible(segments: Pair, positions: Pair, causal: bool, q_length: int, k_length: int) -> jax.Array | None:
+    """Bool [B or 1, Lq, Lk]: query i sees key j; None when everything is visible.
+
+    Args:
+      segments: ([B, Lq], [B, Lk]) or None.
+      positions: ([B, Lq], [B, Lk]) or None for indices.
+      causal: hide keys at later positions.
+      q_length: Lq.
+      k_length: Lk.
+    """
+    mask = None
+    if causal:
+        q, k = positions if positions is not None else (jnp.arange(q_length)[None], jnp.arange(k_length)[None])
+        mask = k[:, None, :] <= q[:, :, None]
+    if segments is not None:
+        q, k = segments
+        same = (q[:, :, None] == k[:, None, :]) & (k[:, None, :] != 0)
+        mask = same if mask is None else mask & same
+    return mask
