@@ -219,33 +219,23 @@ def _choose(
     base: SentencePieceTokenizer, ranked: list[str], trained: dict[str, float], new_pieces: int, align: int
 ) -> tuple[list[str], list[str]]:
     """The pieces to add, in the order of their scores, and those left out because they can't be reached."""
-    known = {p.piece for p in base.proto.pieces}
     unreachable: list[str] = []
     while True:
         banned = set(unreachable)
-        closed = _close(ranked, trained, known, banned)
-        count = min(len(closed), new_pieces)
+        # `ranked` has the parts of a piece before it: they save no fewer tokens, and stand first among equals.
+        free = [p for p in ranked if p not in banned]
+        count = min(len(free), new_pieces)
         count -= (base.vocab_size + count) % align
         if count <= 0:
             raise JaLlmError(
-                f"{len(closed)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
+                f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
                 "give more Japanese text, ask for more pieces, or set expand_sentencepiece.align to 1."
             )
-        chosen = sorted(closed[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
+        chosen = sorted(free[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
         dead = dead_pieces(_append(base, chosen), base.vocab_size)
         if not dead:
             return chosen, unreachable
         unreachable.extend(dead)
-
-
-def _close(ranked: list[str], trained: dict[str, float], known: set[str], banned: set[str]) -> list[str]:
-    """`ranked` with every piece's characters and intermediate merges in front of it; pieces that need a banned one left out."""
-    closed: dict[str, None] = {}
-    for piece in ranked:
-        parts = [*piece, *derivation(piece, trained)] if len(piece) > 1 else [piece]
-        if banned.isdisjoint(parts):
-            closed.update(dict.fromkeys(part for part in parts if part not in known))
-    return list(closed)
 
 
 def dead_pieces(tokenizer: SentencePieceTokenizer, first: int) -> list[str]:

@@ -29,7 +29,7 @@ def expand_model(
     out_dir: str | os.PathLike,
     new_pieces: int = 16000,
     lang: str = "ja",
-    limit_chars: int = 500_000_000,
+    limit_chars: int = 100_000_000,
     sample_chars: int = 300_000,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -77,11 +77,12 @@ def test_fewer_tokens_for_japanese(base, expansion, japanese):
     assert expansion.tokenizer.decode(expansion.tokenizer.encode(japanese)) == japanese
 
 
-@pytest.mark.parametrize(("new_pieces", "align"), [(8, 8), (61, 8), (100, 16), (57, 1), (200, 64)])
+@pytest.mark.parametrize(("new_pieces", "align"), [(8, 8), (61, 8), (100, 16), *((n, 1) for n in range(230, 330, 9)), (200, 64)])
 def test_the_size_is_aligned_by_taking_fewer_pieces(base, japanese, new_pieces, align):
     expansion = expand_sentencepiece(base, [japanese], new_pieces=new_pieces, align=align)
     assert expansion.tokenizer.vocab_size % align == 0
     assert new_pieces - align < len(expansion.pieces) <= new_pieces
+    assert expansion.unreachable == []  # wherever the list is cut, a piece's parts stand before it
 
 
 def test_the_result_does_not_depend_on_order_or_grouping_of_texts(base, japanese):

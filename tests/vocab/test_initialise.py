@@ -26,7 +26,11 @@ def test_rows_are_brute_force_means(data):
 
 def test_known_numbers_and_an_id_that_stands_twice():
     table = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 8.0]], np.float32)
-    assert mean_rows(table, [[0, 1], [2], [0, 0, 2]]).tolist() == [[1.0, 2.0], [4.0, 8.0], [np.float32(4 / 3), np.float32(10 / 3)]]
+    assert mean_rows(table, [[0, 1], [2], [0, 0, 2]]).tolist() == [
+        [1.0, 2.0],
+        [4.0, 8.0],
+        [np.float32(4 / 3), np.float32(10 / 3)],
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

@@ -9,6 +9,8 @@ from ja_llm import documents, manifest
 from ja_llm.documents import Document, document_id
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
+from ja_llm.vocab import surgery
+from ja_llm.vocab.initialise import expand_params
 from ja_llm.vocab.surgery import certify_models, expand_model, sample_texts
 
 HELDOUT = "評価用の文章です。"
@@ -28,7 +30,9 @@ def document_set(tmp_path_factory, english, japanese):
         path.parent.mkdir(exist_ok=True)
         with open(path, "wb") as file:
             for text in texts:
-                documents.write_record(file, documents.to_example(Document(id=document_id("t", "", "", text), text=text, lang=lang)))
+                documents.write_record(
+                    file, documents.to_example(Document(id=document_id("t", "", "", text), text=text, lang=lang))
+                )
         entries.append(manifest.file_entry(path, root, documents=len(texts), lang=lang, split=split))
     manifest.write(root, schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=entries)
     return root
@@ -47,7 +51,9 @@ def model(tmp_path_factory, base):
     )
     folder = tmp_path_factory.mktemp("models") / "base"
     params = init_params(config, jax.random.PRNGKey(0))
-    return save_model(folder, config=config, params=params, tokenizer=base, ledger={"job": "import", "identity_hash": "abc"}, step=3)
+    return save_model(
+        folder, config=config, params=params, tokenizer=base, ledger={"job": "import", "identity_hash": "abc"}, step=3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,16 @@ def test_a_model_that_is_no_expansion_of_the_base_fails(expanded, model, documen
     report = certify_models(model, model, document_set)
     assert report["passed"]  # nothing added, nothing changed
     assert not certify_models(expanded[0], model, document_set)["passed"]
+
+
+def test_a_model_that_fails_its_certificate_is_not_written(model, document_set, tmp_path, monkeypatch):
+    def first_source_only(params, sources):
+        return expand_params(params, [ids[:1] for ids in sources])
+
+    monkeypatch.setattr(surgery, "expand_params", first_source_only)
+    with pytest.raises(JaLlmError, match="fails its certificate"):
+        expand_model(model, document_set, tmp_path / "out", new_pieces=40)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set, base, tmp_path):

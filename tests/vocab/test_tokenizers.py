@@ -43,7 +43,9 @@ def as_decoded(tokenizer, text: str) -> str:
 
 
 def texts() -> st.SearchStrategy[str]:
-    pieces = st.sampled_from(["日本語", "ファイル", "する", " ", "  ", "\n", "</s>", "<0x0A>", "▁", "the", "return x", "👨‍👩‍👧", "龘", "1", "。"])
+    pieces = st.sampled_from(
+        ["日本語", "ファイル", "する", " ", "  ", "\n", "</s>", "<0x0A>", "▁", "the", "return x", "👨‍👩‍👧", "龘", "1", "。"]
+    )
     return st.lists(st.one_of(pieces, st.text(max_size=6)), max_size=12).map("".join)
 
 
