@@ -1,149 +1,94 @@
-"""Name and layout maps between our parameters and Hugging Face's: one table a family serves both directions."""
+"""Name maps: which tensor of a family's published format is which parameter of ours, and how it is laid out there.
+
+One table serves both directions, so import and export can't disagree.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
-from ja_llm.errors import JaLlmError
 from ja_llm.models.config import DecoderConfig
+
+Path = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One parameter.
+    """One parameter and its tensor.
 
     Attributes:
-      ours: path in our tree, joined by "/"; below "layers/" it is stacked over the layers on axis 0.
-      theirs: Hugging Face's name; "{i}" is the layer.
-      inputs: leading dimensions of our kernel that are contracted; 0 for a table or a scale. Hugging Face stores a matrix as
-        [outputs, inputs], ours is [inputs..., outputs...].
+      ours: path in the parameter tree of one block (`per_layer`) or of the model, "/" between names.
+      theirs: tensor name; `{i}` stands for the layer.
+      inputs: None for a vector or table that is stored as it is; else how many leading dimensions of our kernel are its
+        input. Published kernels are matrices [output, input], ours [input..., output...].
+      per_layer: there is one for each layer.
+      untied_only: absent where the head is the embedding table.
     """
 
     ours: str
     theirs: str
-    inputs: int
+    inputs: int | None = None
+    per_layer: bool = False
+    untied_only: bool = False
+
+    def to_theirs(self, value: np.ndarray) -> np.ndarray:
+        """Our array (of one layer) as the published tensor; the same numbers."""
+        if self.inputs is None:
+            return np.ascontiguousarray(value)
+        rows = int(np.prod(value.shape[: self.inputs]))
+        return np.ascontiguousarray(value.reshape(rows, -1).T)
+
+    def to_ours(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Inverse of `to_theirs`, for our `shape`."""
+        return (value if self.inputs is None else value.T).reshape(shape)
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The published tensor's shape for our (one layer's) shape."""
+        if self.inputs is None:
+            return shape
+        return (int(np.prod(shape[self.inputs :])), int(np.prod(shape[: self.inputs])))
 
 
+# RoPE needs no permutation: Hugging Face's Llama files are in the half-split layout that ours has too.
 LLAMA = (
-    Weight("token_embedder/embedding", "model.embed_tokens.weight", 0),
-    Weight("layers/attention_norm/scale", "model.layers.{i}.input_layernorm.weight", 0),
-    Weight("layers/attention/query/kernel", "model.layers.{i}.self_attn.q_proj.weight", 1),
-    Weight("layers/attention/key/kernel", "model.layers.{i}.self_attn.k_proj.weight", 1),
-    Weight("layers/attention/value/kernel", "model.layers.{i}.self_attn.v_proj.weight", 1),
-    Weight("layers/attention/out/kernel", "model.layers.{i}.self_attn.o_proj.weight", 2),
-    Weight("layers/mlp_norm/scale", "model.layers.{i}.post_attention_layernorm.weight", 0),
-    Weight("layers/mlp/gate/kernel", "model.layers.{i}.mlp.gate_proj.weight", 1),
-    Weight("layers/mlp/up/kernel", "model.layers.{i}.mlp.up_proj.weight", 1),
-    Weight("layers/mlp/down/kernel", "model.layers.{i}.mlp.down_proj.weight", 1),
-    Weight("final_norm/scale", "model.norm.weight", 0),
-    Weight("logits_dense/kernel", "lm_head.weight", 1),
+    Weight("token_embedder/embedding", "model.embed_tokens.weight"),
+    Weight("pre_attention_norm/scale", "model.layers.{i}.input_layernorm.weight", per_layer=True),
+    Weight("self_attention/query/kernel", "model.layers.{i}.self_attn.q_proj.weight", 1, per_layer=True),
+    Weight("self_attention/key/kernel", "model.layers.{i}.self_attn.k_proj.weight", 1, per_layer=True),
+    Weight("self_attention/value/kernel", "model.layers.{i}.self_attn.v_proj.weight", 1, per_layer=True),
+    Weight("self_attention/out/kernel", "model.layers.{i}.self_attn.o_proj.weight", 2, per_layer=True),
+    Weight("pre_mlp_norm/scale", "model.layers.{i}.post_attention_layernorm.weight", per_layer=True),
+    Weight("mlp/wi_0/kernel", "model.layers.{i}.mlp.gate_proj.weight", 1, per_layer=True),
+    Weight("mlp/wi_1/kernel", "model.layers.{i}.mlp.up_proj.weight", 1, per_layer=True),
+    Weight("mlp/wo/kernel", "model.layers.{i}.mlp.down_proj.weight", 1, per_layer=True),
+    Weight("decoder_norm/scale", "model.norm.weight"),
+    Weight("logits_dense/kernel", "lm_head.weight", 1, untied_only=True),
 )
 
-# Fields of config.json that this decoder does not have, with the only value that means their absence.
-_LLAMA_ABSENT = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rope_scaling": None, "pretraining_tp": 1}
+WEIGHTS = {"llama": LLAMA}
+
+# Tensors that say nothing which the configuration does not: older Llama checkpoints store the rotary frequencies.
+IGNORED = {"llama": re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")}
 
 
-def weights(config: DecoderConfig) -> list[Weight]:
-    """The table of a configuration; a tied head has no weight of its own."""
-    return [w for w in LLAMA if not (config.tie_embeddings and w.ours == "logits_dense/kernel")]
+def tensors(config: DecoderConfig) -> Iterator[tuple[str, Weight, Path, int | None]]:
+    """Every tensor of the published format, in its order.
 
-
-def to_theirs(config: DecoderConfig, weight: Weight, value: np.ndarray) -> dict[str, np.ndarray]:
-    """Our array (stacked over layers) -> {Hugging Face name: array}."""
-
-    def matrix(x: np.ndarray) -> np.ndarray:
-        if not weight.inputs:
-            return np.ascontiguousarray(x)
-        rows = int(np.prod(x.shape[: weight.inputs]))
-        return np.ascontiguousarray(x.reshape(rows, -1).T)
-
-    if "{i}" not in weight.theirs:
-        return {weight.theirs: matrix(value)}
-    return {weight.theirs.format(i=i): matrix(value[i]) for i in range(config.num_layers)}
-
-
-def from_theirs(weight: Weight, shape: tuple[int, ...], tensors: Mapping[str, Any], config: DecoderConfig) -> np.ndarray:
-    """Inverse of `to_theirs`: read the tensors that make up one of our arrays of `shape`.
-
-    Raises:
-      JaLlmError: a tensor is missing or has another shape than config.json says.
+    Yields:
+      (tensor name, its weight, path of our parameter, index along our leading layers axis or None).
     """
-    layered = "{i}" in weight.theirs
-    names = [weight.theirs.format(i=i) for i in range(config.num_layers)] if layered else [weight.theirs]
-    part_shape = shape[1:] if layered else shape
-    parts = []
-    for name in names:
-        if name not in tensors:
-            raise JaLlmError(f"the tensor {name} is missing")
-        value = np.asarray(tensors[name])
-        rows = int(np.prod(part_shape[: weight.inputs])) if weight.inputs else 0
-        expected = (int(np.prod(part_shape)) // rows, rows) if weight.inputs else tuple(part_shape)
-        if tuple(value.shape) != expected:
-            raise JaLlmError(f"the tensor {name} has the shape {tuple(value.shape)}, config.json says {expected}")
-        parts.append(value.T.reshape(part_shape) if weight.inputs else value)
-    return np.stack(parts) if layered else parts[0]
-
-
-def llama_config(value: Mapping[str, Any]) -> DecoderConfig:
-    """Hugging Face's config.json -> DecoderConfig.
-
-    Raises:
-      JaLlmError: it is not of the Llama family, lacks a field, or uses something that this decoder does not have.
-    """
-    kind = value.get("model_type")
-    if kind != "llama":
-        raise JaLlmError(f"config.json says model_type {kind!r}; only 'llama' can be imported yet")
-    for field, absent in _LLAMA_ABSENT.items():
-        if value.get(field, absent) not in (absent, None):
-            raise JaLlmError(f"config.json has {field} = {value[field]!r}, which this decoder does not have yet")
-    rope = value.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise JaLlmError(f"config.json has the rotary scaling {rope.get('rope_type')!r}, which this decoder does not have yet")
-    try:
-        heads = value["num_attention_heads"]
-        return DecoderConfig(
-            vocab_size=value["vocab_size"],
-            embed_dim=value["hidden_size"],
-            num_layers=value["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=value.get("num_key_value_heads") or heads,
-            head_dim=value.get("head_dim") or value["hidden_size"] // heads,
-            mlp_dim=value["intermediate_size"],
-            max_length=value["max_position_embeddings"],
-            rope_theta=float(value.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-            norm_eps=value.get("rms_norm_eps", 1e-6),
-            tie_embeddings=bool(value.get("tie_word_embeddings", False)),
-            family="llama",
-        )
-    except KeyError as error:
-        raise JaLlmError(f"config.json lacks {error.args[0]!r}") from error
-
-
-def llama_json(config: DecoderConfig, bos_id: int, eos_id: int) -> dict[str, Any]:
-    """DecoderConfig -> Hugging Face's config.json."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_dim,
-        "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "initializer_range": 0.02,
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
-        "dtype": config.param_dtype,
-        "use_cache": True,
-    }
+    table = WEIGHTS[config.family]
+    kept = [w for w in table if not (w.untied_only and config.tie_embeddings)]
+    before = [w for w in kept[: next(n for n, w in enumerate(kept) if w.per_layer)]]
+    layered = [w for w in kept if w.per_layer]
+    for weight in before:
+        yield weight.theirs, weight, tuple(weight.ours.split("/")), None
+    for i in range(config.num_layers):
+        for weight in layered:
+            block, index = ("layers", i) if config.scan_layers else (f"layers_{i}", None)
+            yield weight.theirs.format(i=i), weight, (block, *weight.ours.split("/")), index
+    for weight in kept:
+        if not weight.per_layer and weight not in before:
+            yield weight.theirs, weight, tuple(weight.ours.split("/")), None
