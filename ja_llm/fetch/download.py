@@ -1,0 +1,161 @@
+"""Getting one file over HTTP so that a cut connection costs nothing: `.part` file, Range requests, size and SHA-256."""
+
+import hashlib
+import http.client
+import os
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import os_error_sentence
+
+_BLOCK = 1 << 18
+_AGENT = {"User-Agent": "ja-llm fetch"}
+TIMEOUT = 60.0  # seconds without a byte
+
+
+def warn(sentence: str) -> None:
+    """Tell the user something that does not end the work."""
+    print(f"ja-llm fetch: {sentence}", file=sys.stderr, flush=True)
+
+
+def check_url(url: str) -> str:
+    """`url` without a trailing slash, if it is one that we fetch from: HTTPS, or plain HTTP on this machine.
+
+    Without apt nothing but HTTPS vouches for the package index, so plain HTTP to other hosts is refused.
+
+    Raises:
+      UsageError: it is anything else.
+    """
+    parts = urllib.parse.urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not local):
+        raise UsageError(f"--mirror {url}: the mirror must be an https:// address, e.g. https://deb.debian.org/debian.")
+    return url.rstrip("/")
+
+
+class Gone(JaLlmError):
+    """The server answered that the file does not exist (404 or 410)."""
+
+
+def get(url: str, attempts: int = 5, pause: float = 0.5) -> bytes:
+    """The body of a small file (an index) at `url`.
+
+    Raises:
+      Gone: 404 or 410.
+      JaLlmError: the server can't be reached or keeps failing.
+    """
+
+    def once() -> bytes:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=_AGENT), timeout=TIMEOUT) as response:
+            body = response.read()
+            _check_whole(response, len(body))
+            return body
+
+    return _retry(once, url, attempts, pause)
+
+
+def verify(path: str | os.PathLike, size: int, sha256: str) -> str:
+    """ "" if the file has this size and SHA-256, else what is wrong with it."""
+    actual = os.path.getsize(path)
+    if actual != size:
+        return f"it has {actual} bytes, but the package index says {size}"
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK * 4):
+            digest.update(block)
+    return "" if digest.hexdigest() == sha256 else "its SHA-256 differs from the package index's"
+
+
+def download(url: str, target: Path, size: int, sha256: str, attempts: int = 5, pause: float = 0.5) -> None:
+    """Fetch `url` to `target`, going on from a `.part` file of an earlier, broken try.
+
+    The part file's name carries the checksum, so bytes of another version are never continued. A file that arrives
+    whole but wrong is discarded, told to the user, and fetched once more from its start.
+
+    Args:
+      url: where the file is.
+      target: where it goes; exists afterwards only if it is whole and right.
+      size: bytes, by the package index.
+      sha256: hex digest, by the package index.
+      attempts: tries without any new byte before giving up.
+      pause: seconds before the second try, doubled each time.
+
+    Raises:
+      Gone: 404 or 410.
+      JaLlmError: the server can't be reached, keeps failing, sends wrong bytes twice, or the disk is full.
+    """
+    part = target.with_name(f"{sha256[:16]}-{target.name}.part")
+    for second in (False, True):
+        _retry(lambda: _continue(url, part, size), url, attempts, pause, progress=lambda: _size(part))
+        problem = verify(part, size, sha256)
+        if not problem:
+            os.replace(part, target)
+            return
+        part.unlink()
+        if second:
+            raise JaLlmError(f"{url}: {problem}, twice; it was discarded: try again later or use another mirror.")
+        warn(f"{url}: {problem}; it was discarded and is fetched again from its start.")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _continue(url: str, part: Path, size: int) -> None:
+    """Append what `part` lacks. Starts over where the server ignores Range."""
+    have = _size(part)
+    if have >= size:  # whole (or too long: the checksum will tell)
+        return
+    headers = _AGENT | ({"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        try:
+            with open(part, "ab" if resumed else "wb") as file:
+                received = 0
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    received += len(block)
+                    if received > size:
+                        break
+        except (TimeoutError, http.client.HTTPException, ConnectionError, ssl.SSLError):
+            raise
+        except OSError as error:
+            raise os_error_sentence(error, part) from error
+        if received <= size:
+            _check_whole(response, received)
+
+
+def _check_whole(response: http.client.HTTPResponse, received: int) -> None:
+    """A cut connection ends `read` quietly; the Content-Length tells."""
+    promised = response.headers.get("Content-Length")
+    if promised is not None and promised.isdigit() and received < int(promised):
+        raise http.client.IncompleteRead(b"", int(promised) - received)
+
+
+def _retry(once: Callable, url: str, attempts: int, pause: float, progress: Callable[[], int] | None = None):
+    """Call `once` until it succeeds; tries that brought new bytes don't count against `attempts`."""
+    failed, before = 0, progress() if progress else 0
+    while True:
+        try:
+            return once()
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 410):
+                raise Gone(f"{url}: the server has no such file ({error.code}); it was moved or removed.") from None
+            if error.code == 416 and progress:  # the part file fits no range of the file: the checksum will tell
+                return None
+            reason = f"the server answered {error.code} {error.reason}"
+        except (http.client.HTTPException, OSError) as error:
+            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+        now = progress() if progress else 0
+        failed = 0 if now > before else failed + 1
+        before = max(before, now)
+        if failed >= attempts:
+            raise JaLlmError(f"{url}: can't be fetched ({reason}); check the network, then run the same command again to go on.")
+        time.sleep(min(pause * 2 ** max(failed - 1, 0), 20.0))
