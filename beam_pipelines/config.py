@@ -51,7 +51,7 @@ class LanguageId:
       min_letters: texts with fewer letters are "und".
     """
 
-    min_kana_share: float = 0.08
+    min_kana_share: float = 0.05
     candidates: Sequence[str] = ("ja", "en", "zh", "ko", "de", "fr", "es", "it", "pt", "nl", "ru", "pl")
     min_letters: int = 10
 

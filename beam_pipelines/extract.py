@@ -1,0 +1,183 @@
+"""Stage 1: a WARC file to documents. HTTP status and type, body, charset, main text; each loss has a reason.
+
+Writes `<unit>.tfrecord` (documents without language) and the marker with the counts, the damaged places and the offsets
+of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k".
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines import charset, http
+from beam_pipelines.config import Corpus, Extraction
+from beam_pipelines.extractor import ExtractionProblem, Extractor
+from beam_pipelines.warc import Capture, Damage, Other, read_captures
+from beam_pipelines.workspace import Stage, Tally, Unit, note_progress
+from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
+from ja_llm.files import atomic_write
+from ja_llm.text.normalise import normalise
+
+VERSION = 1
+PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText")
+
+_HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
+_PLAIN = ("text/plain",)
+_MARKUP = re.compile(rb"\s*(?:<!doctype|<html|<\?xml|<head|<body|<!--)", re.IGNORECASE)
+_XML_HEAD = re.compile(r"^\s*<\?xml[^>]*\?>")
+# First bytes of what servers send under a text type by mistake: PDF, ZIP, gzip, PNG, JPEG, GIF, ELF, WOFF, Windows programs.
+_BINARY = (b"%PDF-", b"PK\x03\x04", b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"wOFF", b"MZ\x90", b"\x00\x00\x01\x00")
+
+
+class Dropped(Exception):
+    """A page that gives no document: the reason, and what is worth showing with it."""
+
+    def __init__(self, reason: str, **fields: Any):
+        super().__init__(reason)
+        self.reason, self.fields = reason, fields
+
+
+def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
+    """Extract one WARC file."""
+    tally = Tally(config.samples, config.sample_characters, config.seed)
+    settings = config.extraction
+    extractor = Extractor(settings.deadline_s, settings.fast, settings.reset_caches_every)
+    offsets, damaged, others, responses = [], [], dict[str, int](), 0
+    try:
+        with atomic_write(this.file(unit, ".tfrecord")) as file:
+            for item in read_captures(unit.path, settings.max_bytes):
+                if isinstance(item, Other):
+                    others[item.kind] = others.get(item.kind, 0) + 1
+                    continue
+                if isinstance(item, Damage):
+                    damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
+                    for _ in range(item.lost_documents):
+                        tally.drop(item.reason, f"{unit.key}@{item.offset}", warc=unit.name, offset=item.offset, detail=item.detail)
+                    continue
+                responses += 1
+                document = _document_or_none(item, unit, settings, extractor, tally)
+                if document is not None:
+                    tally.keep(len(document.text))
+                    offsets.append(file.tell())
+                    write_record(file, to_example(document))
+                if responses % 50 == 0:
+                    note_progress(this, unit, responses)
+    finally:
+        extractor.close()
+    note_progress(this, unit, responses)
+    return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "other_records": others}
+
+
+def _document_or_none(capture: Capture, unit: Unit, settings: Extraction, extractor: Extractor, tally: Tally) -> Document | None:
+    try:
+        return to_document(capture, unit.name, settings, extractor)
+    except Dropped as drop:
+        where = {"url": capture.url, "warc": unit.name, "offset": capture.offset}
+        tally.drop(drop.reason, f"{unit.key}@{capture.offset}", **where, **drop.fields)
+        return None
+
+
+def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Extractor) -> Document:
+    """One response to one document (its `lang` is still empty).
+
+    Raises:
+      Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type,
+        binary_payload, empty_text, no_main_text, extract_deadline, extract_crashed or extract_failed.
+    """
+    if capture.block is None:
+        raise Dropped("too_large", bytes=capture.size)
+    if capture.truncated:
+        raise Dropped("body_truncated", detail=f"WARC-Truncated: {capture.truncated}")
+    response = http.parse_response(capture.block)
+    if response.status != 200:
+        raise Dropped(f"http_status_{response.status}" if response.status else "not_http")
+    content_type = response.headers.get("content-type", "")
+    try:
+        body = http.decoded_body(response, settings.max_bytes)
+    except http.BodyProblem as problem:
+        raise Dropped(problem.reason, bytes=len(response.body)) from None
+    is_html = _is_html(body, content_type)
+    decoded = charset.decode(body, content_type)
+    if _is_binary(body, decoded):
+        raise Dropped("binary_payload", content_type=content_type)
+    text = _main_text(decoded.text, extractor) if is_html else decoded.text
+    text = normalise(text, settings.normalise)
+    if not text:
+        raise Dropped("empty_text")
+    fields = capture.fields
+    source = fields.get("source") or settings.source
+    return Document(
+        id=document_id(source, capture.url, capture.date, body),
+        text=text,
+        source=source,
+        url=capture.url,
+        date=capture.date,
+        licence=fields.get("licence") or settings.licence,
+        meta=meta_json(
+            warc=warc,
+            offset=capture.offset,
+            record_id=capture.record_id,
+            charset=decoded.charset,
+            charset_by=decoded.decided_by,
+            bytes=len(body),
+            **{name: fields[name] for name in ("package", "version") if fields.get(name)},
+        ),
+    )
+
+
+def _is_html(body: bytes, content_type: str) -> bool:
+    """Whether the page is markup; False means plain text.
+
+    Raises:
+      Dropped: there is no body, or it is neither.
+    """
+    if not body.strip():
+        raise Dropped("empty_body")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in _HTML:
+        return True
+    if kind in _PLAIN:
+        return False
+    if not kind:
+        return _MARKUP.match(body) is not None
+    raise Dropped("content_type", content_type=kind)
+
+
+def _is_binary(body: bytes, decoded: charset.Decoded) -> bool:
+    """Known first bytes, or more control characters than a text with a few bad bytes has."""
+    if body.startswith(_BINARY):
+        return True
+    head = decoded.text[:4096]
+    controls = sum(c < " " and c not in "\t\n\r\x0c\x1b" for c in head)
+    return controls + head.count("\ufffd") > 0.1 * len(head)
+
+
+def _main_text(page: str, extractor: Extractor) -> str:
+    try:
+        # lxml refuses text that claims an encoding of its own, and NUL ends a string in its C code.
+        return extractor.extract(_XML_HEAD.sub("", page).replace("\0", ""))
+    except ExtractionProblem as problem:
+        raise Dropped(problem.reason, **({"detail": problem.detail} if problem.detail else {})) from None
+
+
+def read_unit(this: Stage, unit: Unit | str) -> Iterator[Document]:
+    """The unit's documents, in the order of the WARC file."""
+    path = this.file(unit, ".tfrecord")
+    with open(path, "rb") as file:
+        for _ in this.result(unit)["offsets"]:
+            yield _read_record(file)
+
+
+def read_document(path: str | Path, offset: int) -> Document:
+    """The document at a byte offset of a unit's TFRecord file."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return _read_record(file)
+
+
+def _read_record(file: Any) -> Document:
+    length = struct.unpack("<Q", file.read(12)[:8])[0]
+    data = file.read(length)
+    file.read(4)
+    return from_example(data)

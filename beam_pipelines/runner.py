@@ -1,0 +1,103 @@
+"""How a pipeline is run: Beam's own local runner unless the caller names another, and errors as sentences.
+
+Beam's DirectRunner is only a switch: it first tries Prism, a binary that it downloads at run time. The pure Python
+runner behind it is named here directly; selected by name it would start its worker processes with empty pipeline
+options, so they are handed over as DirectRunner does.
+"""
+
+import logging
+import multiprocessing
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ja_llm.errors import JaLlmError, UsageError
+
+_LOCAL = (None, "DirectRunner", "FnApiRunner", "SwitchingDirectRunner")
+_SENTENCE = re.compile(r"<<ja_llm:(.*?)>>", re.DOTALL)
+
+
+class WorkerError(Exception):
+    """Carries a user's sentence from a worker through Beam, which passes on an exception's text but not its type."""
+
+    def __init__(self, sentence: object):
+        super().__init__(f"<<ja_llm:{sentence}>>")
+
+
+def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), workers: int = 1) -> None:
+    """Build a pipeline and run it to its end.
+
+    Args:
+      build: adds the transforms to the pipeline that it is given.
+      beam_args: Beam's own options, e.g. ["--runner=FlinkRunner", "--flink_master=..."].
+      workers: local processes; 0 for one a core. Other runners have their own options for this.
+
+    Raises:
+      JaLlmError: a worker met something that a user can mend.
+      UsageError: an option that no Beam class knows.
+    """
+    _quiet()
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    options = PipelineOptions(list(beam_args))
+    runner: Any = None
+    if options.view_as(StandardOptions).runner in _LOCAL:
+        runner, options = _local_runner(list(beam_args), workers or multiprocessing.cpu_count())
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        sentence = _SENTENCE.search(f"{error} {error.__cause__ or ''}")
+        if sentence is None:
+            raise
+        raise JaLlmError(sentence[1]) from error
+
+
+def _quiet() -> None:
+    """Beam warns of optional packages that nothing here needs, some of it through the root logger."""
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    if _not_about_apitools not in logging.getLogger().filters:
+        logging.getLogger().addFilter(_not_about_apitools)
+
+
+def _not_about_apitools(record: logging.LogRecord) -> bool:
+    return "apitools not found" not in record.getMessage()
+
+
+def check_options(beam_args: Sequence[str]) -> None:
+    """Refuse an option that no Beam class knows: Beam itself ignores it with a warning.
+
+    Raises:
+      UsageError: names the option.
+    """
+    _quiet()
+    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+    parser = _BeamArgumentParser(allow_abbrev=False)
+    for cls in {c.__name__: c for c in PipelineOptions.__subclasses__()}.values():
+        cls._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(beam_args))
+    if unknown:
+        raise UsageError(f"{unknown[0]}: neither this command nor Beam has such an option; see --help.")
+
+
+def _local_runner(beam_args: list[str], workers: int) -> tuple[Any, Any]:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    environment = None
+    if workers > 1 and not any("direct_running_mode" in a for a in beam_args):
+        # Beam's own multi_processing mode breaks on a space in the interpreter's path and lets workers log everything.
+        environment = SubprocessSDKEnvironment.from_command_string(f"exec {shlex.quote(sys.executable)} -m beam_pipelines.worker")
+        beam_args += [f"--direct_num_workers={workers}"]
+    options = PipelineOptions([*(a for a in beam_args if not a.startswith("--runner")), "--runner=FnApiRunner"])
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return FnApiRunner(default_environment=environment, provision_info=ExtendedProvisionInfo(info)), options

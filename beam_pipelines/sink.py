@@ -1,0 +1,121 @@
+"""Stage 8: the document set's TFRecord shards, the same bytes whatever the order, number and speed of the workers.
+
+Beam's own TFRecord sink deals records from a random start, so a document's shard is a hash of its id here, a shard is
+one group of a GroupByKey, sorted by id, written beside its name and renamed. What goes through the GroupByKey is where
+a document stands, not its text: the writer reads that from the extraction's files.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines.extract import read_document
+from beam_pipelines.workspace import Stage, Unit
+from ja_llm import manifest
+from ja_llm.documents import to_example, write_record
+from ja_llm.errors import JaLlmError
+from ja_llm.files import atomic_write, os_error_sentence, write_json
+
+VERSION = 1
+
+# id, unit key, byte offset in the unit's TFRecord file
+Place = tuple[str, str, int]
+
+
+def shard_counts(split_stage: Stage, units: Sequence[Unit], shard_bytes: int) -> dict[tuple[str, str], int]:
+    """Number of shards of each (language, split): as many as hold `shard_bytes` of text on average."""
+    sizes: dict[tuple[str, str], int] = {}
+    for unit in units:
+        for _, lang, where, _, size in split_stage.result(unit)["placed"]:
+            sizes[lang, where] = sizes.get((lang, where), 0) + size
+    return {key: max(1, -(-size // shard_bytes)) for key, size in sorted(sizes.items())}
+
+
+def shard_name(lang: str, where: str, number: int, count: int) -> str:
+    """The shard's path inside the document set (docs/architecture.md)."""
+    return f"{lang}/{where}-{number:05d}-of-{count:05d}.tfrecord"
+
+
+def shard_of(document_id: str, count: int) -> int:
+    """The shard that a document belongs to: its id is a hash already."""
+    return int(document_id[:16], 16) % count
+
+
+def run_all(
+    this: Stage, output: Path, units: Sequence[Unit], extracted: Stage, split_stage: Stage, shard_bytes: int, beam_args: Sequence[str], workers: int
+) -> list[dict[str, Any]]:
+    """Write the shards that are not there yet; return the manifest's entries of all."""
+    counts = shard_counts(split_stage, units, shard_bytes)
+    names = [shard_name(lang, where, i, n) for (lang, where), n in counts.items() for i in range(n)]
+    missing = {name for name in names if not _finished(this, output, name)}
+    if missing:
+        from beam_pipelines.runner import run_pipeline
+
+        this.folder.mkdir(parents=True, exist_ok=True)
+
+        def build(pipeline: Any) -> None:
+            import apache_beam as beam
+
+            every = pipeline | "Shards" >> beam.Create([(name, None) for name in sorted(missing)], reshuffle=False)
+            places = (
+                pipeline
+                | "Units" >> beam.Create(list(units), reshuffle=False)
+                | "Spread" >> beam.Reshuffle()
+                | "Places" >> beam.FlatMap(places_of, extracted, split_stage, counts)
+                | "Missing only" >> beam.Filter(lambda item, names: item[0] in names, missing)
+            )
+            _ = (
+                (every, places)
+                | beam.Flatten()
+                | "By shard" >> beam.GroupByKey()
+                | "Write" >> beam.Map(_write, this, output, extracted)
+            )
+
+        run_pipeline(build, beam_args, workers)
+    return [this.result(marker_name(name)) for name in names]
+
+
+def marker_name(name: str) -> str:
+    """The file name of a shard's marker."""
+    return name.replace("/", "-")
+
+
+def _finished(this: Stage, output: Path, name: str) -> bool:
+    if not this.done(marker_name(name)):
+        return False
+    entry, path = this.result(marker_name(name)), output / name
+    return path.exists() and manifest.file_entry(path, output)["sha256"] == entry["sha256"]
+
+
+def places_of(unit: Unit, extracted: Stage, split_stage: Stage, counts: dict[tuple[str, str], int]) -> Iterator[tuple[str, Place]]:
+    """(shard, place) of each of a unit's documents that are left."""
+    offsets = extracted.result(unit)["offsets"]
+    for number, lang, where, document_id, _ in split_stage.result(unit)["placed"]:
+        count = counts[lang, where]
+        yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, offsets[number])
+
+
+def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, extracted: Stage) -> None:
+    from beam_pipelines.runner import WorkerError
+
+    name, places = group
+    try:
+        write_shard(name, sorted(tuple(place) for place in places if place is not None), this, output, extracted)
+    except JaLlmError as error:
+        raise WorkerError(error) from error
+    except OSError as error:
+        raise WorkerError(os_error_sentence(error, output / name)) from error
+
+
+def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, extracted: Stage) -> None:
+    """Write one shard and its marker."""
+    lang, _, rest = name.partition("/")
+    characters = 0
+    with atomic_write(output / name) as file:
+        for _, unit, offset in places:
+            document = read_document(extracted.file(unit, ".tfrecord"), offset)
+            characters += len(document.text)
+            write_record(file, to_example(dataclasses.replace(document, lang=lang)))
+    counts = {"documents": len(places), "characters": characters, "lang": lang, "split": rest.partition("-")[0]}
+    write_json(this.marker(marker_name(name)), manifest.file_entry(output / name, output, **counts))

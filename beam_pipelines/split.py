@@ -1,0 +1,111 @@
+"""Stage 7: training and held-out documents, and what held-out text shares with training.
+
+The side is a seeded hash of the document's id, or of its group (package, else host). MinHash misses a long page that
+contains a short one, so held-out documents are checked once more: the share of a document's distinct character n-grams
+that stand anywhere in the training text (containment, Broder 1997) must not exceed the threshold.
+
+The hashes of all held-out n-grams are one sorted array; each unit marks those that its training documents contain, and
+the marks are united. Memory: 8 bytes a held-out n-gram, so the share held out of a large corpus must be small.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import xxhash
+
+from beam_pipelines.config import Corpus, Split
+from beam_pipelines.extract import read_unit
+from beam_pipelines.minhash import ngram_hashes
+from beam_pipelines.workspace import Stage, Tally, Unit
+from ja_llm.documents import Document
+from ja_llm.files import atomic_write
+from ja_llm.text.normalise import squeeze
+
+VERSION = 1
+TRAIN, HELDOUT = "train", "heldout"
+CONTAINED = "heldout_contained"
+
+
+def group(document: Document) -> str:
+    """The manual or site that a document belongs to: its package if it is known, else the URL's host."""
+    return json.loads(document.meta).get("package") or urlsplit(document.url).hostname or document.source
+
+
+def side(document: Document, settings: Split) -> str:
+    """TRAIN or HELDOUT: a function of the document's id (or group) and the seed alone."""
+    key = document.id if settings.split_by == "document" else group(document)
+    value = xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"), settings.seed)
+    return HELDOUT if value < settings.heldout_share * 2.0**64 else TRAIN
+
+
+def selected(unit: Unit, extracted: Stage, decided: Stage) -> Iterator[tuple[int, str, Document]]:
+    """(number, language, document) of a unit's documents that the filters kept."""
+    kept = dict(decided.result(unit)["kept_numbers"])
+    for number, document in enumerate(read_unit(extracted, unit)):
+        if number in kept:
+            yield number, kept[number], document
+
+
+def hashes(text: str, settings: Split) -> np.ndarray:
+    """uint64, sorted: the distinct character n-grams of a text without its white space."""
+    return np.unique(ngram_hashes(squeeze(text), settings.ngram))
+
+
+def collect(unit: Unit, this: Stage, extracted: Stage, decided: Stage, config: Corpus) -> dict[str, Any]:
+    """Write `<unit>.npy`: the distinct n-grams of the unit's held-out documents."""
+    tally = Tally(0, 0, config.seed)
+    found = [np.zeros(0, np.uint64)]
+    for _, lang, document in selected(unit, extracted, decided):
+        tally.keep(len(document.text), lang)
+        if side(document, config.split) == HELDOUT:
+            found.append(hashes(document.text, config.split))
+    _save(this, unit, np.unique(np.concatenate(found)))
+    return tally.to_json()
+
+
+def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected: Stage, units: Sequence[str], config: Corpus) -> dict[str, Any]:
+    """Write `<unit>.npy`: the held-out n-grams that stand in the unit's training documents."""
+    tally = Tally(0, 0, config.seed)
+    heldout = united(collected, units)
+    seen = np.zeros(len(heldout), bool)
+    for _, lang, document in selected(unit, extracted, decided):
+        tally.keep(len(document.text), lang)
+        if len(heldout) and side(document, config.split) == TRAIN:
+            values = hashes(document.text, config.split)
+            at = np.searchsorted(heldout, values)
+            at[at == len(heldout)] = 0
+            seen[at[heldout[at] == values]] = True
+    _save(this, unit, heldout[seen])
+    return tally.to_json()
+
+
+def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: Stage | None, units: Sequence[str], config: Corpus) -> dict[str, Any]:
+    """Decide every document's side; the marker holds [number, language, side, id, bytes] of each that is left."""
+    tally = Tally(config.samples, config.sample_characters, config.seed)
+    limit = config.split.max_containment
+    shared = united(searched, units) if searched is not None else np.zeros(0, np.uint64)
+    placed = []
+    for number, lang, document in selected(unit, extracted, decided):
+        where = side(document, config.split)
+        if where == HELDOUT and limit is not None:
+            values = hashes(document.text, config.split)
+            contained = float(np.isin(values, shared, assume_unique=True).mean())
+            if contained > limit:
+                tally.drop(CONTAINED, document.id, document.text, id=document.id, url=document.url, containment=round(contained, 4))
+                continue
+        tally.keep(len(document.text), f"{lang}/{where}")
+        placed.append([number, lang, where, document.id, len(document.text.encode())])
+    return {**tally.to_json(), "placed": placed}
+
+
+def united(this: Stage, units: Sequence[str]) -> np.ndarray:
+    """uint64, sorted: all units' arrays as one set."""
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *(np.load(this.file(unit, ".npy")) for unit in units)]))
+
+
+def _save(this: Stage, unit: Unit, values: np.ndarray) -> None:
+    with atomic_write(this.file(unit, ".npy")) as file:
+        np.save(file, values)

@@ -1,0 +1,103 @@
+"""What a finished document set says about itself: yields, samples of what was dropped, where a document came from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ja_llm import manifest
+from ja_llm.documents import Document, read_documents
+from ja_llm.errors import JaLlmError, UsageError
+
+_WIDTH = 80
+
+
+def format_yields(value: dict[str, Any]) -> str:
+    """The table of stages and reasons, at most 80 columns wide.
+
+    Args:
+      value: a document set's manifest.
+    """
+    rows = [f"{'stage':<10} {'reason':<38} {'documents':>9} {'characters':>13} {'share':>6}", "-" * _WIDTH]
+    for table in value.get("yields", []):
+        came_in = table["in"]["documents"]
+        rows.append(_row(table["stage"], "in", table["in"], came_in))
+        dropped = sorted(table["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
+        rows += [_row("", f"- {reason}", count, came_in) for reason, count in dropped]
+        rows += [_row("", f"+ {name}", count, came_in) for name, count in table["kept_by"].items()]
+        rows.append(_row("", "kept", table["kept"], came_in))
+    damaged = value.get("damaged", [])
+    if damaged:
+        rows += ["", f"{len(damaged)} damaged place{'s' if len(damaged) > 1 else ''} in the input:"]
+        rows += _wrap([f"{d['input']} at {d['offset']}: {d['reason']}, {d['detail']}" for d in damaged[:20]])
+        if len(damaged) > 20:
+            rows.append(f"  and {len(damaged) - 20} more in {manifest.NAME}")
+    return "\n".join(rows)
+
+
+def _row(stage: str, reason: str, count: dict[str, int], of: int) -> str:
+    share = f"{100 * count['documents'] / of:5.1f}%" if of else ""
+    return f"{stage:<10} {reason[:38]:<38} {count['documents']:>9} {count['characters']:>13} {share:>6}"
+
+
+def _wrap(lines: list[str]) -> list[str]:
+    import textwrap
+
+    return [part for line in lines for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")]
+
+
+def dropped_samples(directory: str | os.PathLike, reason: str) -> str:
+    """The sample of documents that were dropped for a reason, as text to read.
+
+    Raises:
+      UsageError: nothing was dropped for this reason; names those that there are.
+    """
+    folder = Path(directory) / "dropped"
+    reasons = sorted(path.stem for path in folder.glob("*.jsonl"))
+    if reason not in reasons:
+        near = [r for r in reasons if r.startswith(reason)]
+        known = ", ".join(near or reasons) or "nothing was dropped"
+        raise UsageError(f"{directory}: no document was dropped for {reason!r}; the reasons are: {known}.")
+    parts = []
+    for line in (folder / f"{reason}.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        text = entry.pop("text", "")
+        parts.append("\n".join([*(f"{key}: {value}" for key, value in entry.items()), *([f"    {row}" for row in text.splitlines()])]))
+    return f"\n{'-' * _WIDTH}\n".join(parts)
+
+
+def find_document(directory: str | os.PathLike, document_id: str) -> tuple[Document, str, int]:
+    """(document, shard, position in the shard) of a document of the set.
+
+    Raises:
+      UsageError: the id is no id.
+      JaLlmError: the set is not whole or has no such document.
+    """
+    if len(document_id) != 32 or not set(document_id) <= set("0123456789abcdef"):
+        raise UsageError(f"{document_id}: a document id is 32 hex digits.")
+    value = manifest.read(directory, manifest.DOCUMENTS)
+    for shard in value["shards"]:
+        for position, document in enumerate(read_documents(Path(directory) / shard["name"])):
+            if document.id == document_id:
+                return document, shard["name"], position
+    raise JaLlmError(f"{directory}: there is no document {document_id}; it may have been dropped, see {Path(directory) / 'dropped'}.")
+
+
+def trace(directory: str | os.PathLike, document_id: str) -> str:
+    """Where a document came from: URL, date, licence, package, the WARC record, and where it stands in the set."""
+    document, shard, position = find_document(directory, document_id)
+    meta = json.loads(document.meta)
+    inputs = {entry["name"]: entry for entry in manifest.read(directory, manifest.DOCUMENTS)["inputs"]}
+    rows: dict[str, Any] = {
+        "id": document.id,
+        "url": document.url,
+        "date": document.date,
+        "language": document.lang,
+        "source": document.source,
+        "licence": document.licence or "not known",
+        **meta,
+        "warc_sha256": inputs.get(meta.get("warc", ""), {}).get("sha256", ""),
+        "shard": f"{shard}, document {position}",
+        "characters": len(document.text),
+    }
+    return "\n".join([*(f"{key:<12} {value}" for key, value in rows.items()), "", *document.text[:500].splitlines()])
