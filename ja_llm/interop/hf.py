@@ -1,0 +1,223 @@
+"""Hugging Face model folders in and out (Llama family): weights, configuration, tokenizer, provenance.
+
+Both directions go through the one name map of `ja_llm.models.families`. Nothing is permuted or scaled, so an export holds
+the very numbers that an import read.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
+from ja_llm.interop import hf_config, model_card
+from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, write_tensors
+from ja_llm.manifest import file_entry
+from ja_llm.models.config import DTYPES, DecoderConfig
+from ja_llm.models.decoder import abstract_params
+from ja_llm.models.families import IGNORED, Weight, tensors
+from ja_llm.progress import track
+from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
+from ja_llm.train.ledger import new_ledger, parent_entry
+from ja_llm.vocab.base import load_tokenizer
+
+LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
+_NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "float32") -> dict[str, Any]:
+    """Hugging Face folder to model directory.
+
+    Args:
+      src_dir: has config.json, safetensors (one file, or parts and their index), and tokenizer.model or tokenizer.json.
+      out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
+      param_dtype: of the stored parameters.
+
+    Returns:
+      What was done, see `format_summary`.
+
+    Raises:
+      UsageError: the source is not there, has no safetensors or tokenizer, or `out_dir` holds something else.
+      JaLlmError: another architecture; a file that is missing or cut off; a tensor that is missing, left over, of another
+        shape, or not finite; a tokenizer with more ids than embedding rows.
+    """
+    source, out = Path(src_dir), Path(out_dir).absolute()
+    _check_dtype(param_dtype)
+    refuse_foreign(out)
+    if not (source / "config.json").is_file():
+        raise UsageError(f"{source}: there is no config.json here; give the folder of a Hugging Face model.")
+    stored = read_json(source / "config.json", "model configuration")
+    config = hf_config.from_hf(stored, str(source / "config.json"), param_dtype)
+    folder = TensorFolder(source)
+    _check_names(folder, config, source)
+    tokenizer = load_tokenizer(source)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise JaLlmError(
+            f"{source}: its tokenizer has {tokenizer.vocab_size} ids, its embedding table {config.vocab_size} rows; "
+            "put the tokenizer there that the model was made with."
+        )
+    params = _read_params(folder, config, source)
+
+    files = [file_entry(path) for path in [source / "config.json", *folder.files]]
+    identity = {"files": files, "model": config.to_json(), "vocabulary": tokenizer.fingerprint}
+    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
+    parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
+    licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")
+    ledger = new_ledger("import", identity, parents=parents, source=source.resolve().name, licence=licence)
+    save_model(out, config=config, params=params, tokenizer=tokenizer, ledger=ledger)
+    return _summary("imported", source, out, config, param_dtype, folder.files)
+
+
+def export_hf(model_path: str | Path, out_dir: str | Path, dtype: str | None = None, max_shard_bytes: int = 5 * 10**9) -> dict[str, Any]:
+    """Model directory (or run, or DIR@STEP) to a folder that `transformers` loads; re-read and compared before it appears.
+
+    Args:
+      model_path: what to export.
+      out_dir: folder to write; an earlier export is replaced, anything else is refused.
+      dtype: of the tensors; the parameters' own when None.
+      max_shard_bytes: size above which weights go into several files.
+
+    Returns:
+      What was done, see `format_summary`.
+
+    Raises:
+      UsageError: there is no such model, or `out_dir` holds something else.
+      JaLlmError: the checkpoint is damaged, a number is not finite or does not fit `dtype`, the tokenizer can't be written
+        with equal ids, the disk is full, or what was written reads back differently.
+    """
+    out = Path(out_dir).absolute()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / LEDGER).exists())):
+        raise UsageError(f"{out}: this folder holds something that is no export of ours; choose a new or empty one.")
+    loaded = load_model(model_path)
+    config, tokenizer = loaded.config, loaded.tokenizer
+    params = jax.tree.map(np.asarray, loaded.params)
+    dtype = dtype or config.param_dtype
+    _check_dtype(dtype)
+    with atomic_directory(out) as temporary:
+        tokenizer.export_hf(temporary)  # first: it may refuse
+        write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id))
+        write_json(
+            temporary / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False}
+        )
+        write_tensors(temporary, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
+        write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
+        (temporary / "README.md").write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
+        files = _self_check(temporary, params, config, dtype)
+    return _summary("exported", Path(model_path), out, config, dtype, [out / name for name in files])
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The summary of an import or export as lines for a terminal."""
+    c = summary["config"]
+    head = "tied head" if c["tie_embeddings"] else "own head"
+    return "\n".join(
+        [
+            f"{summary['what']} {summary['source']} -> {summary['out']}",
+            f"  {summary['parameters'] / 1e6:.2f}M parameters in {summary['dtype']}, {summary['tensors']} tensors, "
+            f"{summary['bytes'] / 1e6:.1f} MB of weights",
+            f"  {c['num_layers']} layers, width {c['embed_dim']}, {c['num_heads']} heads on {c['num_kv_heads']} key-value heads, "
+            f"vocabulary {c['vocab_size']}, {head}",
+            f"  {', '.join(f'{name} sha256 {digest[:12]}' for name, digest in summary['files'].items())}",
+        ]
+    )
+
+
+def _summary(what: str, source: Path, out: Path, config: DecoderConfig, dtype: str, files: list[Path]) -> dict[str, Any]:
+    return {
+        "what": what,
+        "source": str(source),
+        "out": str(out),
+        "config": config.to_json(),
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config))),
+        "tensors": sum(1 for _ in tensors(config)),
+        "dtype": dtype,
+        "bytes": sum(path.stat().st_size for path in files),
+        "files": {path.name: sha256_file(path) for path in files},
+    }
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise UsageError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+
+
+def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _wanted(config: DecoderConfig) -> Iterator[tuple[str, Weight, tuple[str, ...], int | None, tuple[int, ...]]]:
+    """`tensors`, each with the shape of its (one layer's) parameter of ours."""
+    abstract = abstract_params(config)
+    for name, weight, path, index in tensors(config):
+        shape = _leaf(abstract, path).shape
+        yield name, weight, path, index, shape if index is None else shape[1:]
+
+
+def _check_names(folder: TensorFolder, config: DecoderConfig, source: Path) -> None:
+    """Refuse missing, left-over and misshapen tensors before anything is read."""
+    there = {name for name in folder if not IGNORED[config.family].fullmatch(name)}
+    wanted = {name: weight.their_shape(shape) for name, weight, _, _, shape in _wanted(config)}
+    if config.tie_embeddings and "lm_head.weight" in there:
+        # Some files repeat the tied table under the head's name.
+        if not np.array_equal(folder["lm_head.weight"], folder["model.embed_tokens.weight"]):
+            raise JaLlmError(f"{source}: config.json says that head and embedding are tied, but lm_head.weight differs; set tie_word_embeddings to false.")
+        there.discard("lm_head.weight")
+    if missing := [name for name in wanted if name not in there]:
+        raise JaLlmError(f"{source}: {_few(missing)} of this {config.family} model missing; download or export it again.")
+    if extra := sorted(there - wanted.keys()):
+        raise JaLlmError(f"{source}: {_few(extra)} unknown to the {config.family} family; this is another architecture than config.json says.")
+    for name, shape in wanted.items():
+        if folder.shape(name) != shape:
+            raise JaLlmError(f"{source}: the tensor {name} is {folder.shape(name)}, config.json asks for {shape}; they belong to different models.")
+        if folder.dtype(name) not in FLOATS:
+            raise JaLlmError(f"{source}: the tensor {name} is {folder.dtype(name)}; {', '.join(FLOATS)} can be imported, so use weights that are not quantised.")
+
+
+def _few(names: list[str]) -> str:
+    return f"the tensor {names[0]} is" if len(names) == 1 else f"the tensors {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)} in all) are"
+
+
+def _read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> Any:
+    """Numpy parameters; memory: the parameters once, and one tensor."""
+    params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
+    for name, weight, path, index, shape in track(list(_wanted(config)), "import", "tensor"):
+        value = _finite(folder[name], name, source, config.param_dtype)
+        _leaf(params, path)[... if index is None else index] = weight.to_ours(value, shape)
+    return params
+
+
+def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.ndarray:
+    if not np.isfinite(value).all():
+        raise JaLlmError(f"{where}: the tensor {name} holds numbers that are not finite; the file is damaged or the training went wrong.")
+    with np.errstate(over="ignore"):
+        value = value.astype(_NUMPY[dtype], copy=False)
+    if not np.isfinite(value).all():
+        raise JaLlmError(f"{where}: the tensor {name} has numbers too large for {dtype}; choose bfloat16 or float32.")
+    return value
+
+
+def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The published tensors, one after the other."""
+    for name, weight, path, index, _ in track(list(_wanted(config)), label, "tensor"):
+        leaf = _leaf(params, path)
+        value = leaf if index is None else leaf[index]
+        yield name, weight.to_theirs(_finite(value, name, "checkpoint", dtype))
+
+
+def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) -> list[str]:
+    """Read the written files as an import would, and compare every tensor bit for bit; gives the weight files' names."""
+    written = TensorFolder(folder)
+    if hf_config.from_hf(read_json(folder / "config.json"), "config.json", config.param_dtype).embed_dim != config.embed_dim:
+        raise JaLlmError(f"{folder}: config.json reads back differently; export again.")
+    _check_names(written, config, folder)
+    for name, value in _their_tensors(params, config, dtype, "check"):
+        if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():
+            raise JaLlmError(f"{folder}: the tensor {name} reads back differently from what was written; the disk may be failing, export again.")
+    return [path.name for path in written.files]

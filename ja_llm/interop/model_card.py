@@ -1,0 +1,61 @@
+"""README.md of an export: where the weights come from, as the ledger has it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that a model folder's README.md states in its front matter, else ""."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    front = re.match(r"---\n(.*?)\n---\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE) if front else None
+    return found[1] if found else ""
+
+
+def model_card(loaded: Any, dtype: str) -> str:
+    """The card.
+
+    Args:
+      loaded: `ja_llm.train.checkpoints.LoadedModel`.
+      dtype: of the exported tensors.
+    """
+    ledger, c = loaded.ledger, loaded.config
+    identity = ledger.get("identity", {})
+    licences = sorted({licence for entry in _lineage(ledger) if (licence := entry.get("licence"))})
+    front = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if len(licences) == 1:
+        front.insert(0, f"license: {licences[0]}")
+    rows = [
+        ("architecture", f"Llama, {c.num_layers} layers, width {c.embed_dim}, vocabulary {c.vocab_size}, {dtype}"),
+        ("made by", f"ja_llm {ledger.get('software', {}).get('ja_llm', '')}, {ledger.get('job', 'unknown job')}".strip()),
+        ("step", str(loaded.step)),
+        ("mixture", str(identity.get("mixture", ""))),
+        ("tokens", _tokens(identity, loaded.step)),
+        ("data fingerprint", str(identity.get("data", ""))),
+        ("vocabulary fingerprint", loaded.tokenizer.fingerprint),
+        ("ledger identity", str(ledger.get("identity_hash", ""))),
+        ("licences of the sources", ", ".join([*licences, *map(str, ledger.get("licences", []))])),
+    ]
+    lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows if value]
+    ancestors = [entry for entry in _lineage(ledger) if entry is not ledger]
+    if ancestors:
+        lines += ["", "## Made from", ""]
+        lines += [f"- {entry.get('name', '')} at step {entry.get('step', 0)} ({entry.get('job', 'unknown')}, identity {entry.get('identity_hash', '')[:12]})" for entry in ancestors]
+    return "\n".join(lines) + "\n"
+
+
+def _lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ledger and its ancestors, youngest first."""
+    found = [ledger]
+    for entry in found:
+        found.extend(parent for parent in entry.get("parents", []) if isinstance(parent, dict))
+    return found
+
+
+def _tokens(identity: dict[str, Any], step: int) -> str:
+    size = identity.get("batch_size", 0) * identity.get("length", 0)
+    return f"{step * size:,} in rows of {identity.get('length')}" if size and step else ""
