@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaLlmError as error:
         if debug:
             raise
-        print(f"ja-llm: {error}", file=sys.stderr)
+        # gin adds lines about the call that failed; the sentence is the first.
+        print(f"ja-llm: {str(error).splitlines()[0]}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("ja-llm: stopped; what was finished is kept, the same command goes on from there.", file=sys.stderr)

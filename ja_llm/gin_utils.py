@@ -7,6 +7,7 @@ import argparse
 import ast
 import difflib
 import importlib.resources
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,11 +82,15 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "",
             near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
             hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
             raise UsageError(f"{file}: this gin file is neither here nor in the package; {hint}.")
+    # gin tries each search path for an include and logs each miss as an error; what is really missing it raises.
+    logging.disable(logging.ERROR)
     try:
         gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False, skip_unknown=False)
     except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
         where = ", ".join([*files, *bindings])
         raise UsageError(f"gin configuration ({where}): {_reason(error)}.") from error
+    finally:
+        logging.disable(logging.NOTSET)
     text = gin.config_str()
     given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
     _check_macros(text, required, given)

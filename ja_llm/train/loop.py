@@ -22,7 +22,8 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.progress import Progress
-from ja_llm.sharding import DEFAULT_RULES, Rules, batch_sharding, make_mesh, replicated, shardings
+from ja_llm import sharding
+from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
 from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
 from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
 from ja_llm.train.metrics import MetricsWriter
@@ -111,21 +112,20 @@ def run(
       JaLlmError: the loss is not finite; a checkpoint is damaged; the disk is full.
     """
     # --- Mesh
-    mesh = make_mesh(dict(config.mesh))
-    if data.batch_size % config.microbatches:
-        raise UsageError(f"BATCH_SIZE {data.batch_size} can't be split into {config.microbatches} equal microbatches; choose a divisor.")
+    mesh = sharding.make_mesh(dict(config.mesh))
+    sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.microbatches)
 
     # --- Model, state and how both are spread over the mesh
     module = Decoder(model)
     params_abstract = abstract_params(model)
-    params_shardings = shardings(param_axes(model), params_abstract, mesh, config.rules)
+    params_shardings = sharding.shardings(param_axes(model), params_abstract, mesh, config.rules)
     transformation = optimizer.transformation()
     optimizer_abstract = jax.eval_shape(transformation.init, params_abstract)
     optimizer_shardings = optax.tree_utils.tree_map_params(
         transformation, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
     )
     spread = TrainState(replicated(mesh), params_shardings, optimizer_shardings)
-    rows = batch_sharding(mesh, config.rules)
+    rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- Ledger: a folder that holds another run is refused before anything is computed
     directory = Path(config.model_dir).absolute()
@@ -179,7 +179,7 @@ def run(
     writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
     progress = Progress("train", config.total_steps, "step", initial=start)
     batches = open_stream(start, jax.process_index(), jax.process_count())
-    with _stop_on_signals() as stopped, jax.set_mesh(mesh), contextlib.closing(checkpoints), batches as stream, progress:
+    with _stop_on_signals() as stopped, sharding.use(mesh, config.rules), contextlib.closing(checkpoints), batches as stream, progress:
         pending, clock = None, time.monotonic()
         for step in range(start, config.total_steps):
             batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}

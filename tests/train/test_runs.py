@@ -86,7 +86,7 @@ def test_a_finished_run_is_not_trained_again_and_microbatches_and_mesh_may_chang
         ({"BATCH_SIZE": 4}, "holds a run with batch_size = 8"),
         ({"MIXTURE_OR_TASK_NAME": "other"}, "this cache holds 'mixed', not 'other'"),
         ({"TASK_FEATURE_LENGTHS": {"targets": 128}}, "the model takes 64"),
-        ({"MICROBATCHES": 3}, "choose a divisor"),
+        ({"MICROBATCHES": 3}, "BATCH_SIZE is 8"),
         ({"INITIAL_CHECKPOINT_PATH": "/nowhere/at/all"}, "does not exist"),
         ({"CACHE_DIR": "/nowhere/at/all"}, "there is no manifest.json"),
         ({"TRIAN_STEPS": 7}, "did you mean TRAIN_STEPS"),

@@ -1,0 +1,88 @@
+"""Writes the README's tables from the result files: no figure in the README without its file.
+
+    python -m benchmarks.readme_tables
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ja_llm.files import atomic_write, read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+NAMES = {"base": "English base", "expanded": "after expansion, untrained", "trained": "after continual pre-training", "scratch": "control: same from random weights"}
+
+
+def main() -> None:
+    """Replace what stands between each table's markers."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, make in {"debian_docs": debian_docs}.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            text = replace(text, name, make(read_json(path)))
+    with atomic_write(readme) as file:
+        file.write(text.encode())
+
+
+def replace(text: str, name: str, table: str) -> str:
+    """Put `table` between the markers of `name`."""
+    pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
+    if not re.search(pattern, text, re.DOTALL):
+        raise SystemExit(f"README.md has no markers for {name}")
+    return re.sub(pattern, lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def debian_docs(value: dict[str, Any]) -> str:
+    """Quality, yield and speed of the main job."""
+    return "\n\n".join([quality(value), yields(value), speed(value)])
+
+
+def quality(value: dict[str, Any]) -> str:
+    """Bits per byte and tasks for each model."""
+    lines = ["| model | Japanese bits/byte | English bits/byte | continuation choice ja | en | UI strings en→ja chrF |", "|---|---|---|---|---|---|"]
+    for key, name in NAMES.items():
+        tasks = value["evaluation"][key]["tasks"]
+        cells = [interval(tasks["bits_per_byte_ja"], "bits_per_byte"), interval(tasks["bits_per_byte_en"], "bits_per_byte")]
+        cells += [percent(tasks[f"continuation_choice_{lang}"]) for lang in ("ja", "en")]
+        cells.append(f"{tasks['translate_ui_en_ja']['chrf']:.1f}" if "translate_ui_en_ja" in tasks else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    ngram = value["character_5gram"]
+    lines.append(f"| control: character 5-gram | {interval(ngram['bits_per_byte_ja'], 'bits_per_byte')} | {interval(ngram['bits_per_byte_en'], 'bits_per_byte')} | | | |")
+    return "\n".join(lines)
+
+
+def interval(task: Any, key: str) -> str:
+    """`value [low, high]`."""
+    low, high = task["interval"]
+    return f"{task[key]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def percent(task: dict[str, Any]) -> str:
+    """Accuracy with its standard error."""
+    return f"{100 * task['accuracy']:.1f} %"
+
+
+def yields(value: dict[str, Any]) -> str:
+    """Documents that each stage dropped, by reason."""
+    lines = ["| stage | reason | dropped documents |", "|---|---|---|"]
+    for stage in value["corpus"]["yields"]:
+        lines.append(f"| {stage['stage']} | kept | {stage['documents_out']} of {stage['documents_in']} |")
+        lines += [f"| | {reason} | {count} |" for reason, count in sorted(stage["dropped"].items(), key=lambda kv: -kv[1])]
+    return "\n".join(lines)
+
+
+def speed(value: dict[str, Any]) -> str:
+    """Speeds and vocabulary."""
+    certificate, training = value["certificate"], value["training"]
+    return (
+        f"Tokens per Japanese character: {certificate['tokens_per_japanese_character_before']:.2f} before, "
+        f"{certificate['tokens_per_japanese_character_after']:.2f} after expansion. "
+        f"Training: {training['ja']['median_tokens_per_second']:.0f} tokens/s (median) on {value['hardware']['cores']} cores, "
+        f"{training['ja']['target_tokens'] / 1e6:.2f}M tokens."
+    )
+
+
+if __name__ == "__main__":
+    main()
