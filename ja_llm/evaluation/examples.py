@@ -132,7 +132,7 @@ def continuation_choices(
         cuts = [place for place in starts[number] if prefix[0] <= place <= prefix[1]]
         if not cuts:
             continue
-        cut = cuts[generator.integers(len(cuts))]
+        cut = cuts[int(generator.integers(len(cuts)))]
         true = document.text[cut : cut + span]
         candidates = _distractors(documents, starts, usable, number, true, span, choices - 1, generator)
         if len(candidates) < choices - 1:
@@ -166,7 +166,7 @@ def _distractors(
         other = usable[index]
         if other == own:
             continue
-        place = starts[other][generator.integers(len(starts[other]))]
+        place = starts[other][int(generator.integers(len(starts[other])))]
         text = documents[other].text[place : place + span]
         if text != true and text not in found:
             found.append(text)

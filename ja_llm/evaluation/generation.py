@@ -4,7 +4,8 @@ A row's result depends on its own prompt, number and seed: prompts are padded to
 alone, batches always have the same number of rows, and random numbers are drawn per (seed, row, token).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation.scoring import LogitsFn
 
 _SMALLEST_BUCKET = 32
 _STRIDE = 16  # tokens written between two looks at the stop texts
@@ -50,8 +50,14 @@ def generate(
     return generator.continue_ids(ids, max_new_tokens, stop)
 
 
+# (parameters, tokens int32 [B, L], lengths int32 [B], cache length) -> (cache, logits [B, V] after each prompt)
+PrefillFn = Callable[[Any, Any, Any, int], tuple[Any, jax.Array]]
+# (parameters, cache, tokens int32 [B]) -> (cache, logits [B, V] of the next tokens)
+DecodeFn = Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]
+
+
 class Generator:
-    """Continues token sequences with one model; compiled programs are kept between calls.
+    """Continues token sequences with one model and its key-value cache; compiled programs are kept between calls.
 
     Args:
       loaded: `ja_llm.train.checkpoints.LoadedModel`.
@@ -61,19 +67,15 @@ class Generator:
     """
 
     def __init__(self, loaded: Any, batch_size: int = 16, temperature: float = 0.0, seed: int = 0):
-        from ja_llm.models.decoder import Decoder
-
-        module = Decoder(loaded.config)
-
-        def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
-
-        self._prepare(logits_fn, loaded.params, loaded.tokenizer, loaded.config.max_length, batch_size, temperature, seed)
+        config, tokenizer = loaded.config, loaded.tokenizer
+        prefill, step = decoder_functions(config)
+        self._prepare(prefill, step, loaded.params, tokenizer, config.max_length, batch_size, temperature, seed)
 
     @classmethod
-    def from_logits_fn(
+    def from_functions(
         cls,
-        logits_fn: LogitsFn,
+        prefill: PrefillFn,
+        step: DecodeFn,
         params: Any,
         tokenizer: Any,
         max_length: int,
@@ -81,26 +83,28 @@ class Generator:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> "Generator":
-        """A generator over any function that gives logits."""
+        """A generator over any pair of functions that read prompts and single tokens."""
         self = cls.__new__(cls)
-        self._prepare(logits_fn, params, tokenizer, max_length, batch_size, temperature, seed)
+        self._prepare(prefill, step, params, tokenizer, max_length, batch_size, temperature, seed)
         return self
 
     def _prepare(
-        self, logits_fn: LogitsFn, params: Any, tokenizer: Any, max_length: int, batch_size: int, temperature: float, seed: int
+        self,
+        prefill: PrefillFn,
+        step: DecodeFn,
+        params: Any,
+        tokenizer: Any,
+        max_length: int,
+        batch_size: int,
+        temperature: float,
+        seed: int,
     ) -> None:
         if batch_size < 1 or temperature < 0:
             raise UsageError(f"batch_size ({batch_size}) must be at least 1 and the temperature ({temperature}) at least 0.")
         self._params, self._tokenizer, self._max_length, self._batch_size = params, tokenizer, max_length, batch_size
         self._key = jax.random.key(seed)
-
-        def steps(params: Any, tokens: jax.Array, sizes: jax.Array, done: jax.Array, keys: jax.Array) -> tuple:
-            def one(_: Any, state: tuple) -> tuple:
-                return _next_token(logits_fn, params, state, keys, temperature, tokenizer.eos_id)
-
-            return jax.lax.fori_loop(0, _STRIDE, one, (tokens, sizes, done))
-
-        self._steps = jax.jit(steps)
+        self._prefill = prefill
+        self._stride = _compiled_stride(step, tokenizer.vocab_size, tokenizer.eos_id, temperature)
 
     def continue_ids(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str] = (), *, cut_prompts: bool = False
@@ -128,11 +132,11 @@ class Generator:
                 )
             fitted.append(prompt if len(prompt) <= room else prompt[:1] + prompt[len(prompt) - room + 1 :])
         texts = [""] * len(fitted)
-        order = sorted(range(len(fitted)), key=lambda n: self._bucket(fitted[n], max_new_tokens))
+        order = sorted(range(len(fitted)), key=lambda n: self._bucket(fitted[n]))
         start = 0
         while start < len(order):
-            width = self._bucket(fitted[order[start]], max_new_tokens)
-            rows = [n for n in order[start : start + self._batch_size] if self._bucket(fitted[n], max_new_tokens) == width]
+            width = self._bucket(fitted[order[start]])
+            rows = [n for n in order[start : start + self._batch_size] if self._bucket(fitted[n]) == width]
             for number, text in zip(rows, self._batch([fitted[n] for n in rows], rows, width, max_new_tokens, stop), strict=True):
                 texts[number] = text
             start += len(rows)
@@ -144,26 +148,30 @@ class Generator:
             raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be from 1 to {self._max_length - 1} for this model.")
         return self._max_length - max_new_tokens
 
-    def _bucket(self, prompt: Sequence[int], max_new_tokens: int) -> int:
-        """Width of the token buffer: what prompt and continuation need, rounded up to a power of two."""
-        return min(self._max_length, max(_SMALLEST_BUCKET, 1 << (len(prompt) + max_new_tokens - 1).bit_length()))
+    def _bucket(self, prompt: Sequence[int]) -> int:
+        """Padded length of a prompt: a power of two or the model's `max_length`."""
+        return min(self._max_length, max(_SMALLEST_BUCKET, 1 << (len(prompt) - 1).bit_length()))
 
     def _batch(
         self, prompts: list[list[int]], numbers: list[int], width: int, max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
         tokens = np.zeros((self._batch_size, width), np.int32)
-        sizes = np.ones(self._batch_size, np.int32)  # rows beside the prompts continue one token 0, unread
-        done = np.arange(self._batch_size) >= len(prompts)
+        sizes = np.ones(self._batch_size, np.int32)
+        done = np.arange(self._batch_size) >= len(prompts)  # rows beside the prompts are computed and not read
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)], sizes[row] = prompt, len(prompt)
         padded = np.array(numbers + [0] * (self._batch_size - len(numbers)))
         keys = jax.vmap(lambda n: jax.random.fold_in(self._key, n))(padded)
+        # As long as these prompts can become: a function of the prompt's bucket, not of what else is in the batch.
+        cache, logits = self._prefill(self._params, tokens, sizes, min(self._max_length, width + max_new_tokens))
         texts = [""] * len(prompts)
-        for _ in range(0, max_new_tokens, _STRIDE):
-            tokens, sizes, done = map(np.array, self._steps(self._params, tokens, sizes, done, keys))
+        new: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, max_new_tokens, _STRIDE):
+            cache, logits, sizes, done, written = self._stride(self._params, cache, logits, sizes, done, keys)
+            chosen, done = np.asarray(written), np.array(done)
             for row, prompt in enumerate(prompts):
-                ids = tokens[row, len(prompt) : min(sizes[row], len(prompt) + max_new_tokens)].tolist()
-                texts[row], stopped = self._text(prompt, ids, stop)
+                new[row] += chosen[row, : max_new_tokens - start].tolist()
+                texts[row], stopped = self._text(prompt, new[row], stop)
                 done[row] |= stopped
             if done.all():
                 break
@@ -180,21 +188,42 @@ class Generator:
         return (text[: min(ends)], True) if ends else (text, ended)
 
 
-def _next_token(
-    logits_fn: LogitsFn, params: Any, state: tuple[jax.Array, jax.Array, jax.Array], keys: jax.Array, temperature: float, eos: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Append one token to each row that is not done. State: tokens [B, W], sizes [B], done [B]."""
-    tokens, sizes, done = state
-    columns = jnp.arange(tokens.shape[1])
-    segments = (columns[None] < sizes[:, None]).astype(jnp.int32)
-    logits = logits_fn(params, tokens, segments, jnp.broadcast_to(columns, tokens.shape))
-    last = jnp.take_along_axis(logits, (sizes - 1)[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+@functools.lru_cache(maxsize=8)
+def decoder_functions(config: Any) -> tuple[PrefillFn, DecodeFn]:
+    """The Decoder of a `DecoderConfig` as two plain functions; equal configurations share them, and what is compiled for them."""
+    from ja_llm.models import decode
+
+    def prefill(params: Any, tokens: jax.Array, lengths: jax.Array, cache_length: int) -> tuple[Any, jax.Array]:
+        return decode.prefill(config, params, decode.init_cache(config, tokens.shape[0], cache_length), tokens, lengths)
+
+    def step(params: Any, cache: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
+        return decode.decode_step(config, params, cache, tokens)
+
+    return jax.jit(prefill, static_argnums=3), step
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_stride(step: DecodeFn, vocab_size: int, eos_id: int, temperature: float) -> Callable[..., Any]:
+    def stride(params: Any, cache: Any, logits: jax.Array, sizes: jax.Array, done: jax.Array, keys: jax.Array) -> Any:
+        """Write _STRIDE tokens to each row: (cache, logits, sizes, done, tokens [B, _STRIDE]). Rows that are done are written
+        on, unread; what exceeds the cache is dropped by it, unread too."""
+
+        def one(state: tuple, _: None) -> tuple[tuple, jax.Array]:
+            cache, logits, sizes, done = state
+            chosen = _choose(logits[:, :vocab_size], sizes, keys, temperature)
+            cache, logits = step(params, cache, chosen)
+            return (cache, logits, sizes + 1, done | (chosen == eos_id)), chosen
+
+        state, tokens = jax.lax.scan(one, (cache, logits, sizes, done), None, length=_STRIDE)
+        return (*state, tokens.T)
+
+    return jax.jit(stride, donate_argnums=1)
+
+
+def _choose(logits: jax.Array, sizes: jax.Array, keys: jax.Array, temperature: float) -> jax.Array:
+    """The next token of each row, int32 [B]; `logits` without the rows that pad an embedding table."""
+    logits = logits.astype(jnp.float32)
     if temperature:
         draws = jax.vmap(jax.random.fold_in)(keys, sizes)
-        chosen = jax.vmap(jax.random.categorical)(draws, last / temperature)
-    else:
-        chosen = jnp.argmax(last, axis=-1)
-    room = sizes < tokens.shape[1]
-    write = (columns[None] == sizes[:, None]) & (~done & room)[:, None]
-    tokens = jnp.where(write, chosen[:, None].astype(jnp.int32), tokens)
-    return tokens, sizes + (~done & room), done | (chosen == eos)
+        return jax.vmap(jax.random.categorical)(draws, logits / temperature).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -50,8 +50,11 @@ def choice_accuracy(targets: Sequence[dict[str, Any]], scores: Sequence[float]) 
         labels[target["question"]] = target["label"]
 
     def hits(which: int) -> np.ndarray:
-        chosen = [max(sorted(rows), key=lambda c, rows=rows: rows[c][which]) for rows in questions.values()]
-        return np.array([c == labels[q] for c, q in zip(chosen, questions, strict=True)])
+        right = []
+        for question, rows in questions.items():
+            best = max(row[which] for row in rows.values())
+            right.append(min(choice for choice, row in rows.items() if row[which] == best) == labels[question])
+        return np.array(right)
 
     return {
         **_named("accuracy", proportion(hits(0))),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
@@ -28,7 +27,6 @@ _CHUNK = 64  # examples a stored chunk
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "seqio", "tensorflow", "sacrebleu", "sentencepiece", "tokenizers")
 
 
-@gin.configurable(module="ja_llm.evaluation")
 def evaluate(
     model_path: str | Path,
     tasks: str | Sequence[str] = "first",
@@ -56,15 +54,15 @@ def evaluate(
       length: window in tokens; cut to the model's `max_length`.
 
     Returns:
-      What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics and
-      "about" (headline metric, direction, meaning, signatures).
+      What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
+      the headline metric's 95 % "interval" [low, high], and "about" (headline, direction, meaning, signatures).
 
     Raises:
       UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
     """
     from ja_llm.train.checkpoints import load_model
 
-    if min(limit or 1, documents or 1) < 1:
+    if any(number is not None and number < 1 for number in (limit, documents)):
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
     sources = Sources(root, pairs)
     templates, left_out = _runnable(tasks, sources)
@@ -131,10 +129,11 @@ def format_results(results: dict[str, Any]) -> str:
     """One line a task: its headline metric, with the 95 % interval where there is one."""
     lines = [f"{results['model']} at step {results['step']}"]
     for name, task in results["tasks"].items():
-        about, value = task["about"], task[task["about"]["headline"]]
-        low, high = (task.get(f"{about['headline']}_{end}") for end in ("low", "high"))
-        interval = f"[{low:.4f}, {high:.4f}]" if low is not None else ""
-        lines.append(f"  {name:<24}{value:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better")
+        about, (low, high) = task["about"], task["interval"]
+        interval = f"[{low:.4f}, {high:.4f}]"
+        lines.append(
+            f"  {name:<24}{task[about['headline']]:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better"
+        )
     lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
     return "\n".join(lines)
 
@@ -199,7 +198,9 @@ def _run_task(
         "description": template.description,
         "signatures": template.signatures() if template.signatures else {},
     }
-    result = {**compute_metrics(task, examples, samples), "contexts_cut": sum(s["cut"] > 0 for s in samples), "about": about}
+    metrics = compute_metrics(task, examples, samples)
+    interval = [metrics[f"{template.headline}_{end}"] for end in ("low", "high")]
+    result = {**metrics, "interval": interval, "contexts_cut": sum(s["cut"] > 0 for s in samples), "about": about}
     stored = [{**sample, **_shown(example)} for sample, example in zip(samples, examples, strict=True)]
     return files.finish(stored, result)
 

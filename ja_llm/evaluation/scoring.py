@@ -36,18 +36,12 @@ class Scorer:
     """
 
     def __init__(self, loaded: Any, batch_size: int = 16, length: int = 512):
-        from ja_llm.models.decoder import Decoder
-
         if length > loaded.config.max_length:
             raise UsageError(
                 f"{loaded.directory}: a window of {length} tokens is asked for, but the model knows positions up to "
                 f"{loaded.config.max_length}; give a smaller length."
             )
-        module = Decoder(loaded.config)
-
-        def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
-
+        logits_fn = decoder_logits_fn(loaded.config)
         self._prepare(logits_fn, loaded.params, loaded.config.vocab_size, batch_size, length)
         self.tokenizer = loaded.tokenizer
 
@@ -66,7 +60,7 @@ class Scorer:
             raise UsageError(f"batch_size ({batch_size}) and length ({length}) must be at least 1.")
         self.batch_size, self.length, self.vocab_size = batch_size, length, vocab_size
         self._params = params
-        self._step = jax.jit(functools.partial(_target_logprobs, logits_fn))
+        self._step = _compiled(logits_fn)
 
     def use(self, params: Any) -> None:
         """Score with these parameters from now on (same shapes, so nothing is compiled again)."""
@@ -128,6 +122,24 @@ class Scorer:
             if not np.isfinite(part).all():
                 raise JaLlmError(f"the model gives NaN or infinity for a token of sequence {number}; its weights are damaged.")
             out[number][start : start + size] = part
+
+
+@functools.lru_cache(maxsize=8)
+def decoder_logits_fn(config: Any) -> LogitsFn:
+    """The Decoder of a `DecoderConfig` as a plain function; equal configurations share it, and what is compiled for it."""
+    from ja_llm.models.decoder import Decoder
+
+    module = Decoder(config)
+
+    def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> Any:
+        return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
+
+    return logits_fn
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(logits_fn: LogitsFn) -> Callable[..., jax.Array]:
+    return jax.jit(functools.partial(_target_logprobs, logits_fn))
 
 
 def _target_logprobs(

@@ -1,5 +1,6 @@
 """A byte tokenizer whose id 0 is a real token, and a small causal model that remembers its whole prefix."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +46,20 @@ def prefix_logits(params, tokens, segment_ids, positions):
     return jnp.tanh(jnp.cumsum(value, axis=1)) @ params["head"]
 
 
+def prefix_prefill(params, tokens, lengths, cache_length):
+    """The same model with what a cache must hold: the weighted sum of each prefix, and its length."""
+    columns = jnp.arange(tokens.shape[1])
+    weights = jnp.cos(columns * 0.3) * (columns < lengths[:, None])
+    state = jnp.einsum("bld,bl->bd", params["embedding"][tokens], weights)
+    return (state, lengths), jnp.tanh(state) @ params["head"]
+
+
+def prefix_step(params, cache, tokens):
+    state, lengths = cache
+    state = state + params["embedding"][tokens] * jnp.cos(lengths * 0.3)[:, None]
+    return (state, lengths + 1), jnp.tanh(state) @ params["head"]
+
+
 def uniform_logits(params, tokens, segment_ids, positions):
     return jnp.broadcast_to(params, (*tokens.shape, params.size))
 
@@ -86,7 +101,9 @@ def prefix_scorer(byte_tokenizer):
 
 @pytest.fixture
 def prefix_generator(byte_tokenizer):
-    return lambda **kw: Generator.from_logits_fn(prefix_logits, PARAMS, byte_tokenizer, 128, **kw)
+    return lambda **kw: Generator.from_functions(
+        jax.jit(prefix_prefill, static_argnums=3), prefix_step, PARAMS, byte_tokenizer, 128, **kw
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""`report.html`: one self-contained page on one or several runs, side by side.
+
+No clock, no script, no network: equal input gives an equal page, and a Content-Security-Policy forbids it to load anything.
+Whatever comes from data is escaped. A part whose input is absent says "not measured" and how to measure it.
+"""
+
+import importlib.resources
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ja_llm import __version__
+from ja_llm.evaluation import report_parts as parts
+from ja_llm.evaluation.report_data import read_corpus, read_runs
+from ja_llm.evaluation.svg import escape
+from ja_llm.files import atomic_write, read_json
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    corpus: str | Path | None = None,
+    certificate: str | Path | Mapping[str, Any] | None = None,
+    controls: Mapping[str, Mapping[str, Any]] | None = None,
+    samples: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the page.
+
+    Args:
+      runs: model or run directories, in the order of the tables' rows: base first, then what was made of it.
+      out: the file, usually RUN/report.html.
+      corpus: document set (or its manifest.json), for yields and samples of what was dropped.
+      certificate: of a vocabulary expansion: certificate.json or its content.
+      controls: further rows: name -> {task: {"bits_per_byte": ..., "interval": [low, high]}}, such as a character 5-gram.
+      samples: {"prompts": [texts], model name: [continuations], ...}.
+
+    Returns:
+      `out` as a path.
+
+    Raises:
+      UsageError, JaLlmError: a directory or file that was named is missing or can't be read.
+    """
+    found = read_runs(runs)
+    stages, totals, dropped = read_corpus(corpus) if corpus else ([], {}, {})
+    proof = read_json(certificate, "certificate") if isinstance(certificate, str | Path) else dict(certificate or {})
+    sections = [
+        ("summary", "In short", parts.summary(found, controls or {}, proof)),
+        ("quality", "Quality before and after", parts.quality(found, controls or {})),
+        ("curves", "Training curves", parts.curves(found)),
+        ("corpus", "What became of the pages", parts.funnel(stages, totals, dropped)),
+        ("vocabulary", "Vocabulary", parts.vocabulary(found, proof)),
+        ("texts", "Generated text", parts.texts(found, samples or {})),
+        ("meaning", "What the numbers mean", parts.meaning(found)),
+        ("next", "Commands to go on", parts.commands(found, corpus)),
+        ("ledger", "Ledgers", parts.ledgers(found)),
+    ]
+    page = string.Template(_template()).substitute(
+        title=escape("ja_llm report: " + ", ".join(run.name for run in found)),
+        subtitle=escape(parts.subtitle(found)),
+        navigation="".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections),
+        sections="\n".join(
+            f'<section id="{key}">\n<h2>{escape(name)}</h2>\n{content}\n</section>' for key, name, content in sections
+        ),
+        version=escape(__version__),
+    )
+    out = Path(out)
+    with atomic_write(out) as file:
+        file.write(page.encode("utf-8", "replace"))
+    return out
+
+
+def _template() -> str:
+    return (importlib.resources.files("ja_llm.evaluation") / "report_template.html").read_text(encoding="utf-8")

@@ -1,0 +1,162 @@
+"""What a report is made of, read from run directories, document sets and certificates. Absent parts are None or empty."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.samples import read_samples
+from ja_llm.files import read_json
+from ja_llm.manifest import NAME as MANIFEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One model or run directory.
+
+    Attributes:
+      name: how the page calls it; unique on the page.
+      path: the directory.
+      metrics: lines of metrics.jsonl.
+      ledger: run.json, or {}.
+      results: eval/step_N/results.json by step.
+    """
+
+    name: str
+    path: Path
+    metrics: list[dict[str, Any]]
+    ledger: dict[str, Any]
+    results: dict[int, dict[str, Any]]
+
+    @property
+    def last(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest evaluated step and its results."""
+        return max(self.results.items(), key=lambda pair: pair[0]) if self.results else None
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) of a metric."""
+        return [(float(m["step"]), float(m[key])) for m in self.metrics if isinstance(m.get(key), int | float) and "step" in m]
+
+    def samples(self, task: str) -> list[dict[str, Any]]:
+        """Samples of a task at the newest evaluated step."""
+        path = self.path / "eval" / f"step_{self.last[0]}" / f"{task}.samples.jsonl" if self.last else None
+        return read_samples(path) if path and path.exists() else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of the corpus job: documents in and out, and dropped by reason."""
+
+    name: str
+    documents_in: int | None
+    documents_out: int | None
+    dropped: dict[str, int]
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """Read run directories; equal folder names get their parents' names in front.
+
+    Raises:
+      UsageError: a directory does not exist or holds neither a model, a run nor results.
+      JaLlmError: a file in it can't be read.
+    """
+    folders = [Path(p) for p in paths]
+    if not folders:
+        raise UsageError("no run is named; give at least one run directory.")
+    runs = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: this run directory does not exist.")
+        if not any((folder / part).exists() for part in ("metrics.jsonl", "run.json", "model.json", "eval")):
+            raise UsageError(
+                f"{folder}: this is no run directory (there is no metrics.jsonl, run.json, model.json or eval in it)."
+            )
+        full = folder.absolute()
+        alone = sum(other.absolute().name == full.name for other in folders) == 1
+        name = full.name if alone else f"{full.parent.name}/{full.name}"
+        ledger = read_json(folder / "run.json", "ledger") if (folder / "run.json").exists() else {}
+        runs.append(
+            Run(name, folder, _metrics(folder / "metrics.jsonl"), ledger if isinstance(ledger, dict) else {}, _results(folder))
+        )
+    return runs
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # a running or killed process may leave its last line half-written
+                break
+            raise JaLlmError(f"{path}: line {number} can't be read ({error}); remove the line.") from error
+        if isinstance(value, dict):
+            values.append(value)
+    return sorted((v for v in values if isinstance(v.get("step"), int | float)), key=lambda v: v["step"])
+
+
+def _results(folder: Path) -> dict[int, dict[str, Any]]:
+    found = {}
+    for path in sorted(folder.glob("eval/step_*/results.json")):
+        step = path.parent.name.removeprefix("step_")
+        value = read_json(path, "results file")
+        if step.isdigit() and isinstance(value, dict) and isinstance(value.get("tasks"), dict):
+            found[int(step)] = value
+    return found
+
+
+def read_corpus(corpus: str | Path) -> tuple[list[Stage], dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """(stages, totals, a few dropped samples by reason) of a document set; `corpus` is its folder or its manifest.
+
+    Raises:
+      JaLlmError: the manifest is missing or can't be read.
+    """
+    path = Path(corpus)
+    path = path if path.is_file() else path / MANIFEST
+    value = read_json(path, "manifest")
+    stages = [stage for entry in _entries(value.get("yields")) if (stage := _stage(entry))]
+    dropped = {}
+    for file in sorted((path.parent / "dropped").glob("*.jsonl")):
+        dropped[file.stem] = _first_lines(file, 3)
+    return stages, value.get("totals") or {}, dropped
+
+
+def _entries(yields: Any) -> list[dict[str, Any]]:
+    """The manifest's yields as a list of stages, whether it is a list or an object by stage."""
+    if isinstance(yields, dict):
+        return [{"stage": name, **entry} for name, entry in yields.items() if isinstance(entry, dict)]
+    return [entry for entry in yields if isinstance(entry, dict)] if isinstance(yields, list) else []
+
+
+def _stage(entry: dict[str, Any]) -> Stage | None:
+    def count(*names: str) -> int | None:
+        return next((int(entry[n]) for n in names if isinstance(entry.get(n), int | float)), None)
+
+    dropped = entry.get("dropped", {})
+    if not isinstance(dropped, dict):
+        dropped = {}
+    came, went = count("documents_in", "in", "input"), count("documents_out", "out", "kept", "output")
+    if came is None and went is None and not dropped:
+        return None
+    counts = {str(k): int(v) for k, v in dropped.items() if isinstance(v, int | float)}
+    return Stage(str(entry.get("stage", entry.get("name", "stage"))), came, went, counts)
+
+
+def _first_lines(path: Path, most: int) -> list[dict[str, Any]]:
+    found = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+            if len(found) == most:
+                break
+    return found

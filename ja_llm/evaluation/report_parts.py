@@ -1,0 +1,365 @@
+"""The sections of the report, each a function from data to escaped HTML. `report.py` says their order."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ja_llm.errors import JaLlmError
+from ja_llm.evaluation.report_data import Run, Stage
+from ja_llm.evaluation.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
+
+_MOST_TEXTS = 5
+SENTENCES = (
+    "次のコマンドを実行すると、設定ファイルの内容を確認できます。",
+    "The next command prints the contents of the configuration file.",
+)
+
+
+def subtitle(runs: Sequence[Run]) -> str:
+    """How much was trained and evaluated, one line."""
+    steps = [f"{run.name}: {number(run.metrics[-1]['step'])} steps" for run in runs if run.metrics]
+    return "; ".join(steps) or "no training curve among these directories"
+
+
+def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], certificate: Mapping[str, Any]) -> str:
+    """Cards: each headline metric of the first evaluated model and of the newest, and the gain in tokens."""
+    measured = [run for run in runs if run.last]
+    cards = []
+    if measured:
+        # After = the first run that was trained here; before = the first model of the list, if that is another one.
+        after = next((run for run in measured if run.metrics), measured[-1])
+        before = measured[0] if measured[0] is not after else None
+        for task, result in after.last[1]["tasks"].items():  # type: ignore[index]
+            cards.append(_card(task, result, before, before.last[1]["tasks"].get(task) if before and before.last else None))
+    tokens = _tokens_per_character(certificate)
+    if tokens:
+        old, new = tokens
+        cards.append(
+            f'<li><div class="what">tokens per Japanese character</div><div class="value">{number(new, 3)}</div>'
+            f'<div class="from">{_arrow(old, new, "lower")} from {number(old, 3)} before</div></li>'
+        )
+    return (
+        f'<ul class="cards">{"".join(cards)}</ul>'
+        if cards
+        else _absent("No evaluation is there yet.", "ja-llm eval --checkpoint RUN --documents DIR")
+    )
+
+
+def _card(task: str, result: Mapping[str, Any], before: Run | None, old: Mapping[str, Any] | None) -> str:
+    about = result.get("about", {})
+    headline = about.get("headline", "")
+    value = result.get(headline)
+    if not isinstance(value, int | float):
+        return ""
+    line = "no model before it was evaluated"
+    if before and old and isinstance(old.get(headline), int | float):
+        line = f"{_arrow(old[headline], value, about.get('better', ''))} from {number(old[headline])} ({escape(before.name)})"
+    return f'<li><div class="what">{escape(_label(task))}: {escape(headline.replace("_", " "))}</div><div class="value">{number(value)}</div><div class="from">{line}</div></li>'
+
+
+def _arrow(old: float, new: float, better: str) -> str:
+    """The change in words and colour, so that neither is needed alone."""
+    if old == new:
+        return "unchanged"
+    good = (new < old) == (better == "lower")
+    sign = "▼" if new < old else "▲"
+    change = f"{abs(new / old - 1):.1%}" if old else number(abs(new - old))
+    return f'<span class="{"better" if good else "worse"}">{sign} {change} {"better" if good else "worse"}</span>'
+
+
+def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of all models and controls, and a plot of bits per byte with intervals."""
+    rows = [(run.name, f"step {number(run.last[0])}", run.last[1]["tasks"], False) for run in runs if run.last]
+    rows += [(name, "control", dict(tasks), True) for name, tasks in controls.items()]
+    tasks = list(dict.fromkeys(task for _, _, found, control in rows for task, r in found.items() if not control or _headline(r)))
+    if not tasks:
+        return _absent("Nothing was evaluated.", "ja-llm eval --checkpoint RUN --documents DIR")
+    heads = "".join(
+        f'<th class="n" scope="col">{escape(_label(task))}<span class="ci">{escape(_column(task, rows))}</span></th>'
+        for task in tasks
+    )
+    body = ""
+    for name, note, found, control in rows:
+        cells = "".join(f'<td class="n">{_value(found.get(task))}</td>' for task in tasks)
+        body += f'<tr{" class=control" if control else ""}><th scope="row">{escape(name)}<span class="soft ci">{escape(note)}</span></th>{cells}</tr>'
+    table = f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">model</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    plots = ""
+    for task in tasks:
+        dots = [dot for name, _, found, _ in rows if (dot := _dot(name, found.get(task)))]
+        if task.startswith("bits_per_byte") and len(dots) > 1:
+            plots += dot_plot(_label(task), dots, "bits per byte, lower is better; bars: 95 % interval")
+    cuts = sorted({t for _, _, found, _ in rows for t, r in found.items() if isinstance(r, Mapping) and r.get("contexts_cut")})
+    note = (
+        f"<p class=soft>In {escape(', '.join(map(_label, cuts)))} some prompts did not fit into a model's window and lost their beginning.</p>"
+        if cuts
+        else ""
+    )
+    missing = _left_out(runs)
+    return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{table}{note}{missing}<div class="plots">{plots}</div>'
+
+
+def _left_out(runs: Sequence[Run]) -> str:
+    found: dict[str, str] = {}
+    for run in runs:
+        found |= (run.last[1].get("left_out") or {}) if run.last else {}
+    return "".join(f'<p class="none">{escape(_label(t))}: not measured, {escape(reason)}.</p>' for t, reason in found.items())
+
+
+def _headline(result: Any) -> tuple[str, float] | None:
+    """Name and value of a task result's headline metric."""
+    if not isinstance(result, Mapping):
+        return None
+    name = result.get("about", {}).get("headline") or ("bits_per_byte" if "bits_per_byte" in result else "")
+    value = result.get(name)
+    return (name, float(value)) if isinstance(value, int | float) else None
+
+
+def _dot(name: str, result: Any) -> Dot | None:
+    found = _headline(result)
+    if not found:
+        return None
+    low, high = result.get("interval") or (None, None)
+    return Dot(name, found[1], low, high)
+
+
+def _value(result: Any) -> str:
+    dot = _dot("", result)
+    if not dot:
+        return '<span class="none">–</span>'
+    interval = (
+        f'<span class="ci">[{number(dot.low)}, {number(dot.high)}]</span>' if dot.low is not None and dot.high is not None else ""
+    )
+    return f"{number(dot.value)}{interval}"
+
+
+def _column(task: str, rows: Sequence[tuple[str, str, Mapping[str, Any], bool]]) -> str:
+    result: Mapping[str, Any] = next((found[task] for _, _, found, _ in rows if task in found and _headline(found[task])), {})
+    better = result.get("about", {}).get("better") or "lower"
+    return f"{(_headline(result) or ('', 0))[0].replace('_', ' ')}, {better} is better"
+
+
+def _label(task: str) -> str:
+    """`bits_per_byte_ja` -> "bits per byte, Japanese"."""
+    for end, language in (("_en_ja", "English to Japanese"), ("_ja", "Japanese"), ("_en", "English")):
+        if task.endswith(end):
+            return f"{task.removesuffix(end).replace('_', ' ')}, {language}"
+    return task.replace("_", " ")
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """Loss of all runs in one plot; each held-out metric in its own; learning rate."""
+    losses = [Line(run.name, (t := thin(run.series("loss"))).points, t.spread) for run in runs if run.series("loss")]
+    plots = [line_plot("Training loss", losses, "step", "nats per token")]
+    keys = list(dict.fromkeys(key for run in runs for line in run.metrics for key in line if key.startswith("eval/")))
+    for key in keys:
+        lines = [Line(run.name, run.series(key)) for run in runs if run.series(key)]
+        name = key.removeprefix("eval/").replace("/", ": ").replace("_", " ")
+        plots.append(line_plot(f"Held-out {name}", lines, "step", name.rsplit(": ", 1)[-1]))
+    rates = [Line(run.name, thin(run.series("learning_rate")).points) for run in runs if run.series("learning_rate")]
+    plots.append(line_plot("Learning rate", rates, "step", "learning rate"))
+    if not any(plots):
+        return _absent("There is no metrics.jsonl in these directories.", "ja-llm train --gin_file=runs/continue.gin ...")
+    speeds = [
+        f"{escape(run.name)}: {number(_median([v for _, v in s]), 3)}" for run in runs if (s := run.series("tokens_per_second"))
+    ]
+    speed = f'<p class="soft">Tokens per second (median): {"; ".join(speeds)}.</p>' if speeds else ""
+    faint = '<p class="soft">A line is the mean of neighbouring steps, the faint band their range. Losses per token of different vocabularies do not compare; bits per byte do.</p>'
+    return f'{faint}<div class="plots">{"".join(plots)}</div>{speed}'
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Documents in and out of each stage, reasons, and what was dropped."""
+    if not stages:
+        return _absent("No document set was named, or its manifest holds no yields.", "ja-llm report RUN --documents DIR")
+    body = ""
+    for stage in stages:
+        came, went = stage.documents_in, stage.documents_out
+        share = went / came if came and went is not None else None
+        bar = (
+            f'<div class="bar" aria-hidden="true"><span class="kept" style="width:{100 * share:.1f}%"></span><span class="gone" style="width:{100 * (1 - share):.1f}%"></span></div>'
+            if share is not None and share <= 1
+            else ""
+        )
+        reasons = (
+            ", ".join(f"{escape(k)} {number(v)}" for k, v in sorted(stage.dropped.items(), key=lambda kv: (-kv[1], kv[0]))) or "–"
+        )
+        kept = f" ({share:.1%})" if share is not None else ""
+        body += f'<tr><th scope="row">{escape(stage.name)}</th><td class="n">{_count(came)}</td><td class="n">{_count(went)}{kept}{bar}</td><td>{reasons}</td></tr>'
+    table = f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">stage</th><th class="n" scope="col">in</th><th class="n" scope="col">kept</th><th scope="col">dropped, by reason</th></tr></thead><tbody>{body}</tbody></table></div>'
+    sums = ", ".join(f"{escape(k.replace('_', ' '))} {number(v)}" for k, v in totals.items() if isinstance(v, int | float))
+    told = f"<p>In the set: {sums}.</p>" if sums else ""
+    return told + table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
+
+
+def _dropped(reason: str, found: Sequence[Mapping[str, Any]]) -> str:
+    quotes = ""
+    for sample in found:
+        text = str(sample.get("text") or sample.get("excerpt") or "")
+        note = " · ".join(str(sample[k]) for k in ("url", "detail", "value") if sample.get(k) not in (None, ""))
+        quotes += f"<blockquote><b>{escape(note)}</b>\n{escape(_cut(text, 300)) or '(no text)'}</blockquote>"
+    return f"<details><summary>dropped as {escape(reason)}: {len(found)} samples</summary>{quotes}</details>"
+
+
+def _count(value: int | None) -> str:
+    return number(value) if value is not None else "–"
+
+
+def vocabulary(runs: Sequence[Run], certificate: Mapping[str, Any]) -> str:
+    """The certificate's figures, and example sentences in the pieces of each vocabulary among the runs."""
+    html = ""
+    if certificate:
+        passed = certificate.get("passed")
+        sizes = [certificate.get(k, {}).get("vocab_size") for k in ("old", "new") if isinstance(certificate.get(k), Mapping)]
+        grown = (
+            f" The vocabulary grew from {number(sizes[0])} to {number(sizes[1])} ids." if len(sizes) == 2 and all(sizes) else ""
+        )
+        html += (
+            f"<p>The expansion's certificate {'passed' if passed else 'FAILED' if passed is False else 'is there'}.{grown}</p>"
+        )
+        checks = certificate.get("checks")
+        if isinstance(checks, Mapping):
+            rows = "".join(
+                f'<tr><th scope="row">{escape(name.replace("_", " "))}</th><td>{"passed" if c.get("passed") else "FAILED"}</td><td>{escape(_figures(c))}</td></tr>'
+                for name, c in checks.items()
+                if isinstance(c, Mapping)
+            )
+            html += f'<div class="scroll"><table><thead><tr><th scope="col">check</th><th scope="col">result</th><th scope="col">figures</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    else:
+        html += _absent(
+            "No certificate of a vocabulary expansion was named.",
+            "ja-llm report RUN --certificate models/expanded/certificate.json",
+        )
+    return html + _pieces(runs)
+
+
+def _figures(check: Mapping[str, Any]) -> str:
+    told = [
+        f"{k.replace('_', ' ')} {number(v)}" for k, v in check.items() if isinstance(v, int | float) and not isinstance(v, bool)
+    ]
+    return "; ".join([*told, *([str(check["reason"])] if check.get("reason") else [])])
+
+
+def _tokens_per_character(certificate: Mapping[str, Any]) -> tuple[float, float] | None:
+    checks = certificate.get("checks")
+    found = checks.get("tokens_per_japanese_character", {}) if isinstance(checks, Mapping) else {}
+    old = found.get("before", certificate.get("tokens_per_japanese_character_before"))
+    new = found.get("after", certificate.get("tokens_per_japanese_character_after"))
+    return (float(old), float(new)) if isinstance(old, int | float) and isinstance(new, int | float) else None
+
+
+def _pieces(runs: Sequence[Run]) -> str:
+    from ja_llm.vocab.base import load_tokenizer
+
+    vocabularies: dict[str, tuple[list[str], Any]] = {}
+    for run in runs:
+        if (run.path / "vocab").is_dir():
+            try:
+                tokenizer = load_tokenizer(run.path / "vocab")
+            except JaLlmError:
+                continue  # the table of models is worth more than a complaint here; `ja-llm eval` names the damage
+            vocabularies.setdefault(tokenizer.fingerprint, ([], tokenizer))[0].append(run.name)
+    html = ""
+    for sentence in SENTENCES if vocabularies else ():
+        html += f"<h3>{escape(sentence)}</h3>"
+        for names, tokenizer in vocabularies.values():
+            pieces = [tokenizer.id_to_piece(i) for i in tokenizer.encode(sentence)]
+            shown = "".join(f"<span{' class=byte' if p.startswith('<0x') else ''}>{escape(p)}</span>" for p in pieces)
+            html += f'<p class="soft">{escape(", ".join(names))}: {len(pieces)} tokens</p><p class="pieces">{shown}</p>'
+    return html
+
+
+def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
+    """Continuations of the same prompts, and translations, model beside model."""
+    html = ""
+    prompts = samples.get("prompts")
+    if isinstance(prompts, Sequence) and prompts:
+        names = [name for name in samples if name != "prompts"]
+        for place, prompt in enumerate(prompts):
+            html += f"<h3>{escape(prompt)}…</h3>"
+            for name in names:
+                text = samples[name][place] if place < len(samples[name]) else ""
+                html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(text)}</blockquote>"
+    html += _translations(runs)
+    return html or _absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
+
+
+def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
+    found = {run.name: {s["id"]: s for s in run.samples(task)} for run in runs}
+    found = {name: rows for name, rows in found.items() if rows}
+    if not found:
+        return ""
+    first = next(iter(found.values()))
+    shown = [i for i in first if all(i in rows for rows in found.values())][:_MOST_TEXTS]
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("English", "reference", *found))
+    body = ""
+    for i in shown:
+        source = first[i]["inputs"].rsplit("English: ", 1)[-1].rsplit("\nJapanese:", 1)[0]
+        cells = [source, first[i]["targets"], *(rows[i].get("prediction", "") for rows in found.values())]
+        body += "<tr>" + "".join(f'<td><div class="text">{escape(_cut(c, 120)) or "(empty)"}</div></td>' for c in cells) + "</tr>"
+    return f'<h3>User-interface texts, English to Japanese (the first {len(shown)})</h3><div class="scroll"><table class="wide"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def meaning(runs: Sequence[Run]) -> str:
+    """Each measure in a sentence or two: the tasks' own, and what the page uses throughout."""
+    items: dict[str, str] = {}
+    for run in runs:
+        for task, result in run.last[1]["tasks"].items() if run.last else ():
+            signatures = "; ".join(f"{k}: {v}" for k, v in (result.get("about", {}).get("signatures") or {}).items())
+            items.setdefault(
+                _label(task),
+                result.get("about", {}).get("description", "") + (f" sacreBLEU signatures: {signatures}." if signatures else ""),
+            )
+    items |= {
+        "Bits per byte": "The cost of a text in bits, divided by its UTF-8 bytes; whole documents in a fixed window, the end of a document counted. "
+        "It does not depend on the tokenizer, so it compares a model before and after its vocabulary changed. A Japanese character is three bytes, "
+        "so Japanese and English figures do not compare with each other.",
+        "Interval": "If the held-out documents were drawn again, the figure would lie in this range 19 times out of 20. Intervals of two models on the "
+        "same documents may overlap and the models still differ.",
+        "English after Japanese training": "A rise of English bits per byte is what was forgotten; the mixture's share of English keeps it small.",
+        "From-scratch control": "The same architecture, vocabulary, mixture and number of tokens from random weights: the difference is what the base was worth.",
+        "Character 5-gram": "Letter statistics without a network: a model that does not beat it has learnt nothing beyond neighbouring characters.",
+        "Loss": "Mean negative log-likelihood per token in nats. Tokens of another vocabulary are other units.",
+    }
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in items.items() if v) + "</dl>"
+
+
+def commands(runs: Sequence[Run], corpus: str | Path | None) -> str:
+    """What can be typed next, with the run's own paths."""
+    trained = next((run for run in runs if run.metrics), runs[-1])
+    path = shlex.quote(str(trained.path))
+    documents = shlex.quote(str(corpus)) if corpus else "DOCUMENTS"
+    lines = [
+        ("see what it writes", f"ja-llm generate --checkpoint {path} --prompt 日本の春は"),
+        ("measure it again, or another model", f"ja-llm eval --checkpoint {path} --documents {documents}"),
+        ("read what the corpus job dropped, and why", f"ja-llm corpus stats {documents}"),
+        ("use it with transformers", f"ja-llm export {path} --out {shlex.quote(str(trained.path) + '-hf')}"),
+        ("compare runs on one page", f"ja-llm report {' '.join(shlex.quote(str(r.path)) for r in runs)} --out report.html"),
+    ]
+    return f"<pre>{escape(chr(10).join(f'# {what}{chr(10)}{line}' for what, line in lines))}</pre>"
+
+
+def ledgers(runs: Sequence[Run]) -> str:
+    """What decides each run's numbers: same ledger, same hardware, same losses."""
+    html = ""
+    for run in runs:
+        if not run.ledger:
+            html += f'<p class="none">{escape(run.name)}: there is no run.json.</p>'
+            continue
+        identity = run.ledger.get("identity_hash", "")
+        told = json.dumps(run.ledger, ensure_ascii=False, indent=1, sort_keys=True)
+        html += f"<details><summary>{escape(run.name)} · {escape(run.ledger.get('job', ''))} · {escape(str(identity)[:12])}</summary><pre>{escape(told)}</pre></details>"
+    return html
+
+
+def _absent(what: str, command: str) -> str:
+    return f'<p class="none">Not measured. {escape(what)} To add it: <code>{escape(command)}</code></p>'
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
