@@ -98,7 +98,8 @@ class BatchSource:
         # The budget is for the mixture, so that many middling stores do not fill the memory together.
         small = sum(4 * part["tokens"] for _, part in chosen) <= SMALL_BYTES
         members = []
-        for entry, part in chosen:
+        # By name: the order in which a mixture lists its tasks is in no fingerprint, so it must not decide the batches.
+        for entry, part in sorted(chosen, key=lambda pair: pair[0]["task"]):
             store = TokenStore.open(self.directory / part["path"], in_memory=small)
             if store.fingerprint != part["fingerprint"]:
                 raise JaLlmError(

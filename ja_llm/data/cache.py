@@ -210,7 +210,8 @@ def format_cache(value: dict[str, Any]) -> str:
     """A mixture's manifest as a table: what each store holds, and how much of the text a token carries."""
     rows = [("task", "split", "rate", "documents", "tokens", "characters", "characters/token")]
     for member in value["members"]:
-        for split, part in member["splits"].items():
+        for split in (split for split in value["config"]["splits"] if split in member["splits"]):
+            part = member["splits"][split]
             ratio = f"{part['characters'] / part['tokens']:.2f}"
             rate = f"{member['rate']:.4g}" if split == "train" else ""
             rows.append(

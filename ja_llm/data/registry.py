@@ -5,13 +5,18 @@ shares of tokens tasks are learnt. The registered ones are in `tasks/`. TensorFl
 names can be listed and checked in no time.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 SPLITS = ("train", "heldout")
 PATTERN = "{lang}/{split}-*.tfrecord"
 
+_START_UP_LOG = re.compile(
+    r"[IWE]\d{4} \d\d|\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages before absl|To enable the following instr"
+)
 _BUILT_IN = ("tasks.pretraining", "tasks.mixtures")
 
 
@@ -176,12 +184,34 @@ def shards(template: TaskTemplate, value: dict[str, Any], split: str) -> list[di
 
 def import_seqio() -> Any:
     """seqio, with TensorFlow kept to the CPU (JAX owns the accelerators)."""
-    import tensorflow as tf
+    if "seqio" not in sys.modules:
+        with _without_start_up_logs():
+            import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")
-    import seqio
+            tf.config.set_visible_devices([], "GPU")
+            import seqio  # noqa: F401
+    return sys.modules["seqio"]
 
-    return seqio
+
+@contextlib.contextmanager
+def _without_start_up_logs() -> Iterator[None]:
+    """Keep what TensorFlow's C++ side logs while it is loaded (its build, CUDA it did not find) off the user's screen.
+
+    It writes to the process's stderr before any log level counts, so the stream itself is caught; all other lines are passed on.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            lines = caught.read().decode("utf-8", "replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if not _START_UP_LOG.match(line)))
 
 
 def bind(name: str, tokenizer: Tokenizer, root: str | Path, splits: Sequence[str] = SPLITS) -> "seqio.Task":

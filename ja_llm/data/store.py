@@ -10,6 +10,8 @@ batch costs the reading of one or two chunks, and a damaged chunk is noticed whe
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,12 +69,23 @@ def _spec(path: Path, dtype: str, shape: tuple[int, ...], chunk: int) -> dict[st
     }
 
 
+def _finish(future: Any) -> Any:
+    """The result of something that writes; a failure of the file system as OSError, so that a full disk is told as such."""
+    try:
+        return future.result()
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
 class _ArrayWriter:
     """Appends to one zarr3 array, a whole shard at a time, and hashes what passes."""
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]):
         spec = _spec(path, dtype, shape, _CHUNK)
-        self._store = ts.open(spec).result()
+        self._store = _finish(ts.open(spec))
         self._shard = int(spec["metadata"]["chunk_grid"]["configuration"]["chunk_shape"][0])
         self._dtype = np.dtype(dtype)
         self._pending: list[np.ndarray] = []
@@ -92,7 +105,7 @@ class _ArrayWriter:
         self._digest.update(np.ascontiguousarray(ready, dtype=self._dtype.newbyteorder("<")).tobytes())
         for start in range(0, len(ready), self._shard):
             piece = ready[start : start + self._shard]
-            self._store[self._written : self._written + len(piece)].write(piece).result()
+            _finish(self._store[self._written : self._written + len(piece)].write(piece))
             self._written += len(piece)
         self._pending = [rest] if len(rest) else []
 
@@ -113,6 +126,10 @@ class TokenStoreWriter:
       directory: an empty folder.
       documents: how many documents will be appended.
       tokens: how many tokens they have in all, BOS and EOS included.
+
+    Raises:
+      OSError: the disk is full or a file can't be written (`files.atomic_directory` makes a sentence of it).
+      ValueError: other numbers of documents or tokens were appended than announced.
     """
 
     def __init__(self, directory: Path, documents: int, tokens: int):

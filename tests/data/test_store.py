@@ -1,3 +1,4 @@
+import resource
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ from ja_llm import manifest
 from ja_llm.data import store as store_module
 from ja_llm.data.store import TokenStore, TokenStoreWriter
 from ja_llm.errors import JaLlmError
+from ja_llm.files import atomic_directory
 
 
 def write(path, streams, **kwargs):
@@ -109,3 +111,18 @@ def test_a_chunk_damaged_in_a_store_too_large_to_checksum_is_noticed_when_read(t
     shutil.rmtree(tmp_path / "s" / "tokens" / "c")
     with pytest.raises(JaLlmError, match="is missing"):
         store.read(0, 10)
+
+
+def test_a_file_system_that_refuses_is_a_sentence_and_leaves_nothing(tmp_path):
+    # A limit on the size of files stands for a full disk: both come back from the write itself.
+    tokens = np.random.default_rng(0).integers(0, 2**31 - 1, size=500_000).astype(np.int32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(JaLlmError, match="File too large"), atomic_directory(tmp_path / "s") as folder:
+            writer = TokenStoreWriter(folder, 1, len(tokens))
+            writer.append("0" * 32, tokens)
+            writer.close(config={}, parents=[], totals={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
