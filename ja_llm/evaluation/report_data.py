@@ -127,24 +127,21 @@ def read_corpus(corpus: str | Path) -> tuple[list[Stage], dict[str, Any], dict[s
 
 
 def _entries(yields: Any) -> list[dict[str, Any]]:
-    """The manifest's yields as a list of stages, whether it is a list or an object by stage."""
-    if isinstance(yields, dict):
-        return [{"stage": name, **entry} for name, entry in yields.items() if isinstance(entry, dict)]
     return [entry for entry in yields if isinstance(entry, dict)] if isinstance(yields, list) else []
 
 
 def _stage(entry: dict[str, Any]) -> Stage | None:
-    def count(*names: str) -> int | None:
-        return next((int(entry[n]) for n in names if isinstance(entry.get(n), int | float)), None)
+    """A stage of the corpus job: {"stage", "in", "kept", "dropped": {reason: count}}, each count with "documents"."""
 
-    dropped = entry.get("dropped", {})
-    if not isinstance(dropped, dict):
-        dropped = {}
-    came, went = count("documents_in", "in", "input"), count("documents_out", "out", "kept", "output")
-    if came is None and went is None and not dropped:
-        return None
-    counts = {str(k): int(v) for k, v in dropped.items() if isinstance(v, int | float)}
-    return Stage(str(entry.get("stage", entry.get("name", "stage"))), came, went, counts)
+    def documents(count: Any) -> int | None:
+        value = count.get("documents") if isinstance(count, dict) else count
+        return int(value) if isinstance(value, int | float) else None
+
+    reasons = entry.get("dropped")
+    reasons = reasons if isinstance(reasons, dict) else {}
+    dropped = {str(reason): found for reason, count in reasons.items() if (found := documents(count)) is not None}
+    came, kept = documents(entry.get("in")), documents(entry.get("kept"))
+    return None if came is None and kept is None and not dropped else Stage(str(entry.get("stage", "stage")), came, kept, dropped)
 
 
 def _first_lines(path: Path, most: int) -> list[dict[str, Any]]:

@@ -53,10 +53,17 @@ def _card(task: str, result: Mapping[str, Any], before: Run | None, old: Mapping
     value = result.get(headline)
     if not isinstance(value, int | float):
         return ""
+    metric = headline.replace("_", " ")
+    unit = "" if metric in _label(task) else f": {metric}"
     line = "no model before it was evaluated"
     if before and old and isinstance(old.get(headline), int | float):
-        line = f"{_arrow(old[headline], value, about.get('better', ''))} from {number(old[headline])} ({escape(before.name)})"
-    return f'<li><div class="what">{escape(_label(task))}: {escape(headline.replace("_", " "))}</div><div class="value">{number(value)}</div><div class="from">{line}</div></li>'
+        line = f"{_arrow(old[headline], value, about.get('better', ''))} from {number(old[headline], 3)} ({escape(before.name)})"
+        line += "; the intervals overlap" if _overlap(old.get("interval"), result.get("interval")) else ""
+    return f'<li><div class="what">{escape(_label(task))}{escape(unit)}</div><div class="value">{number(value, 3)}</div><div class="from">{line}</div></li>'
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    return bool(one and other) and one[0] <= other[1] and other[0] <= one[1]
 
 
 def _arrow(old: float, new: float, better: str) -> str:
@@ -84,12 +91,12 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
     for name, note, found, control in rows:
         cells = "".join(f'<td class="n">{_value(found.get(task))}</td>' for task in tasks)
         body += f'<tr{" class=control" if control else ""}><th scope="row">{escape(name)}<span class="soft ci">{escape(note)}</span></th>{cells}</tr>'
-    table = f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">model</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = _table("Results of each model", f'<th scope="col">model</th>{heads}', body, wide=True)
     plots = ""
     for task in tasks:
         dots = [dot for name, _, found, _ in rows if (dot := _dot(name, found.get(task)))]
         if task.startswith("bits_per_byte") and len(dots) > 1:
-            plots += dot_plot(_label(task), dots, "bits per byte, lower is better; bars: 95 % interval")
+            plots += dot_plot(_label(task), dots, "lower is better; bar: 95 % interval")
     cuts = sorted({t for _, _, found, _ in rows for t, r in found.items() if isinstance(r, Mapping) and r.get("contexts_cut")})
     note = (
         f"<p class=soft>In {escape(', '.join(map(_label, cuts)))} some prompts did not fit into a model's window and lost their beginning.</p>"
@@ -137,7 +144,8 @@ def _value(result: Any) -> str:
 def _column(task: str, rows: Sequence[tuple[str, str, Mapping[str, Any], bool]]) -> str:
     result: Mapping[str, Any] = next((found[task] for _, _, found, _ in rows if task in found and _headline(found[task])), {})
     better = result.get("about", {}).get("better") or "lower"
-    return f"{(_headline(result) or ('', 0))[0].replace('_', ' ')}, {better} is better"
+    metric = (_headline(result) or ("", 0))[0].replace("_", " ")
+    return f"{better} is better" if metric in _label(task) else f"{metric}, {better} is better"
 
 
 def _label(task: str) -> str:
@@ -181,29 +189,35 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
     for stage in stages:
         came, went = stage.documents_in, stage.documents_out
         share = went / came if came and went is not None else None
-        bar = (
-            f'<div class="bar" aria-hidden="true"><span class="kept" style="width:{100 * share:.1f}%"></span><span class="gone" style="width:{100 * (1 - share):.1f}%"></span></div>'
-            if share is not None and share <= 1
-            else ""
-        )
-        reasons = (
-            ", ".join(f"{escape(k)} {number(v)}" for k, v in sorted(stage.dropped.items(), key=lambda kv: (-kv[1], kv[0]))) or "–"
-        )
         kept = f" ({share:.1%})" if share is not None else ""
-        body += f'<tr><th scope="row">{escape(stage.name)}</th><td class="n">{_count(came)}</td><td class="n">{_count(went)}{kept}{bar}</td><td>{reasons}</td></tr>'
-    table = f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">stage</th><th class="n" scope="col">in</th><th class="n" scope="col">kept</th><th scope="col">dropped, by reason</th></tr></thead><tbody>{body}</tbody></table></div>'
+        body += f'<tr><th scope="row">{escape(stage.name)}</th><td class="n">{_count(came)}</td><td class="n">{_count(went)}{kept}{_bar(share)}</td></tr>'
+        reasons = sorted(stage.dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+        if reasons:
+            told = ", ".join(f"{escape(reason)} {number(count)}" for reason, count in reasons)
+            body += f'<tr class="sub"><td colspan="3">dropped: {told}</td></tr>'
+    head = '<th scope="col">stage</th><th class="n" scope="col">documents in</th><th class="n" scope="col">kept</th>'
+    table = _table("Documents in and out of each stage", head, body)
     sums = ", ".join(f"{escape(k.replace('_', ' '))} {number(v)}" for k, v in totals.items() if isinstance(v, int | float))
     told = f"<p>In the set: {sums}.</p>" if sums else ""
     return told + table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
 
 
+def _bar(share: float | None) -> str:
+    if share is None or share > 1:
+        return ""
+    parts = (("kept", share), ("gone", 1 - share))
+    return f'<div class="bar" aria-hidden="true">{"".join(f"""<span class="{n}" style="width:{100 * v:.1f}%"></span>""" for n, v in parts)}</div>'
+
+
 def _dropped(reason: str, found: Sequence[Mapping[str, Any]]) -> str:
     quotes = ""
     for sample in found:
-        text = str(sample.get("text") or sample.get("excerpt") or "")
-        note = " · ".join(str(sample[k]) for k in ("url", "detail", "value") if sample.get(k) not in (None, ""))
+        text = str(sample.get("text") or "")
+        note = " · ".join(
+            f"{k}: {_cut(str(v), 120)}" for k, v in sample.items() if k not in ("text", "id") and v not in (None, "", {})
+        )
         quotes += f"<blockquote><b>{escape(note)}</b>\n{escape(_cut(text, 300)) or '(no text)'}</blockquote>"
-    return f"<details><summary>dropped as {escape(reason)}: {len(found)} samples</summary>{quotes}</details>"
+    return f"<details><summary>dropped as {escape(reason)}: {len(found)} {'sample' if len(found) == 1 else 'samples'}</summary>{quotes}</details>"
 
 
 def _count(value: int | None) -> str:
@@ -229,7 +243,8 @@ def vocabulary(runs: Sequence[Run], certificate: Mapping[str, Any]) -> str:
                 for name, c in checks.items()
                 if isinstance(c, Mapping)
             )
-            html += f'<div class="scroll"><table><thead><tr><th scope="col">check</th><th scope="col">result</th><th scope="col">figures</th></tr></thead><tbody>{rows}</tbody></table></div>'
+            head = '<th scope="col">check</th><th scope="col">result</th><th scope="col">figures</th>'
+            html += _table("Checks of the certificate", head, rows)
     else:
         html += _absent(
             "No certificate of a vocabulary expansion was named.",
@@ -302,7 +317,8 @@ def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
         source = first[i]["inputs"].rsplit("English: ", 1)[-1].rsplit("\nJapanese:", 1)[0]
         cells = [source, first[i]["targets"], *(rows[i].get("prediction", "") for rows in found.values())]
         body += "<tr>" + "".join(f'<td><div class="text">{escape(_cut(c, 120)) or "(empty)"}</div></td>' for c in cells) + "</tr>"
-    return f'<h3>User-interface texts, English to Japanese (the first {len(shown)})</h3><div class="scroll"><table class="wide"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    title = f"User-interface texts, English to Japanese (the first {len(shown)})"
+    return f"<h3>{title}</h3>{_table(title, heads, body, wide=True)}"
 
 
 def meaning(runs: Sequence[Run]) -> str:
@@ -355,6 +371,16 @@ def ledgers(runs: Sequence[Run]) -> str:
         told = json.dumps(run.ledger, ensure_ascii=False, indent=1, sort_keys=True)
         html += f"<details><summary>{escape(run.name)} · {escape(run.ledger.get('job', ''))} · {escape(str(identity)[:12])}</summary><pre>{escape(told)}</pre></details>"
     return html
+
+
+def _table(label: str, head: str, body: str, wide: bool = False) -> str:
+    """A table that scrolls sideways by itself where the page is narrow, by keyboard too."""
+    hint = '<p class="hint">The table scrolls sideways.</p>' if wide else ""
+    kind = ' class="wide"' if wide else ""
+    return (
+        f'{hint}<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table{kind}>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _absent(what: str, command: str) -> str:

@@ -50,6 +50,17 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:,.{min(places, 10)}f}"
 
 
+def tick(value: float) -> str:
+    """A figure at an axis: short."""
+    return (
+        f"{value:.2g}"
+        if 0 < abs(value) < 0.01
+        else number(float(f"{value:.6g}"), 6).rstrip("0").rstrip(".")
+        if value % 1
+        else number(value)
+    )
+
+
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
     span = high - low
@@ -121,7 +132,7 @@ def dot_plot(title: str, dots: Sequence[Dot], x_label: str) -> str:
     for value in ticks(low, high, 4):
         x = left + (value - low) * scale
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - _BOTTOM + 15}" text-anchor="middle">{number(value)}</text>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - _BOTTOM + 15}" text-anchor="middle">{tick(value)}</text>')
     middle = (left + _WIDTH - _RIGHT) / 2
     parts.append(f'<text class="label" x="{middle:.0f}" y="{height - 5}" text-anchor="middle">{escape(x_label)}</text>')
     for place, dot in enumerate(dots):
@@ -163,12 +174,12 @@ class _Frame:
         for value in ticks(y_low, y_high):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
+            parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{tick(value)}</text>')
         for value in ticks(x_low, x_high, 4):
             # The last figure would stick out on the right.
             anchor = "end" if self.x(value) > _WIDTH - _RIGHT - 14 else "middle"
             parts.append(
-                f'<text class="tick" x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="{anchor}">{number(value)}</text>'
+                f'<text class="tick" x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="{anchor}">{tick(value)}</text>'
             )
         parts.append(
             f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_HEIGHT - _BOTTOM}" y2="{_HEIGHT - _BOTTOM}"/>'
