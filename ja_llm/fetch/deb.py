@@ -6,6 +6,7 @@ Format: deb(5). Only the standard library is needed for xz, gzip and bzip2; zstd
 import contextlib
 import dataclasses
 import lzma
+import os
 import shutil
 import subprocess
 import tarfile
@@ -40,6 +41,8 @@ def _find_member(file: BinaryIO, prefix: str) -> tuple[str, int]:
     while len(header := file.read(60)) == 60:
         name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), int(header[48:58])
         if name.startswith(prefix):
+            if file.tell() + size > os.fstat(file.fileno()).st_size:  # a tar stream cut between members ends quietly
+                raise tarfile.ReadError("it is cut off")
             return name, size
         file.seek(size + size % 2, 1)
     raise tarfile.ReadError(f"it has no {prefix}")

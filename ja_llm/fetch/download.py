@@ -117,9 +117,9 @@ def _continue(url: str, part: Path, size: int) -> None:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         try:
-            with open(part, "ab" if resumed else "wb") as file:
+            with open(part, "ab" if resumed else "wb", buffering=0) as file:  # what has arrived survives a kill
                 received = 0
-                while block := response.read(_BLOCK):
+                while block := response.read1(_BLOCK):
                     file.write(block)
                     received += len(block)
                     if received > size:

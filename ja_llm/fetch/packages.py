@@ -125,15 +125,11 @@ PACKAGES: tuple[Package, ...] = (
     *(_man(name, "ja", "en", catalogues=True) for name in _PROGRAMS),
     *_per_language(
         "lilypond",  # 10 MB
-        {
-            "ja": "lilypond-doc-html-ja",
-            "en": "lilypond-doc-html",
-            "de": "lilypond-doc-html-de",
-            "zh-cn": "lilypond-doc-html-zh",
-        },
-        r"usr/share/doc/lilypond/html/Documentation/([^.]+?)(?:\.{lang})?\.html",
+        {"ja": "lilypond-doc-html-ja", "de": "lilypond-doc-html-de", "zh-cn": "lilypond-doc-html-zh"},
+        r"usr/share/doc/lilypond/html/Documentation/([^.]+)\.{lang}\.html",
         {"zh-cn": "zh"},
     ),
+    Package("lilypond-doc-html", "lilypond", (Pages("en", r"usr/share/doc/lilypond/html/Documentation/([^.]+)(?:\.en)?\.html"),)),
     _localised(
         "gnome-user-docs",  # 8 MB
         r"usr/share/help/{lang}/((?:gnome-help|system-admin-guide)/[^/]+)\.page",
