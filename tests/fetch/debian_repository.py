@@ -77,17 +77,24 @@ class Repository:
         path = f"pool/main/{name[0]}/{name}/{name}_{version}_all.deb"
         self.files[path] = body
         self._stanzas.append(
-            f"Package: {name}\nVersion: {version}\nFilename: {path}\nSize: {len(body)}\n"
+            f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: A <a@b.example>\nFilename: {path}\nSize: {len(body)}\n"
             f"SHA256: {hashlib.sha256(body).hexdigest()}\nDescription: test\n more words\n"
         )
         return path
 
     def publish(self, suite: str = "bookworm") -> None:
-        packages = lzma.compress("\n".join(self._stanzas).encode())
+        plain = "\n".join(self._stanzas).encode()
+        packages = lzma.compress(plain)
         name = f"main/binary-{architecture()}/Packages.xz"
-        digest = hashlib.sha256(packages).hexdigest()
-        other = "0" * 64
-        release = f"Suite: {suite}\nSHA256:\n {other} 12 main/binary-none/Packages.xz\n {digest} {len(packages)} {name}\n"
+        lines = {
+            "main/binary-none/Packages.xz": b"",
+            name.removesuffix(".xz"): plain,
+            name: packages,
+        }  # apt wants the plain one too
+        release = (
+            f"Suite: {suite}\nCodename: {suite}\nDate: Sun, 13 Sep 2020 12:26:40 UTC\n"
+            f"Architectures: {architecture()} all\nComponents: main\nSHA256:\n"
+        ) + "".join(f" {hashlib.sha256(body).hexdigest()} {len(body)} {file}\n" for file, body in lines.items())
         self.files[f"dists/{suite}/{name}"] = packages
         self.files[f"dists/{suite}/Release"] = release.encode()
 
