@@ -26,7 +26,7 @@ class Extraction:
       max_bytes: largest body, after content decoding, that is extracted.
       deadline_s: CPU seconds that the extractor may spend on one page (not wall-clock: a busy machine must not change
         the result; a wall-clock limit of ten times as much stands behind it).
-      fast: trafilatura without its fallback extractors (about twice as fast, fewer pages).
+      favour: trafilatura's balance: "" for its own, "recall" or "precision".
       normalise: Unicode form of the text: "NFC", "NFKC" or "" for none.
       reset_caches_every: pages between resets of trafilatura's caches, which grow without bound (adbar/trafilatura#216).
     """
@@ -35,7 +35,7 @@ class Extraction:
     licence: str = ""
     max_bytes: int = 10_000_000
     deadline_s: float = 20.0
-    fast: bool = False
+    favour: str = ""
     normalise: str = "NFC"
     reset_caches_every: int = 1000
 
@@ -176,6 +176,7 @@ class Corpus:
         checks = (
             ("Extraction.max_bytes", self.extraction.max_bytes, self.extraction.max_bytes > 0, "a positive number"),
             ("Extraction.deadline_s", self.extraction.deadline_s, self.extraction.deadline_s > 0, "a positive number"),
+            ("Extraction.favour", self.extraction.favour, self.extraction.favour in ("", "recall", "precision"), "one of '', 'recall', 'precision'"),
             ("Extraction.normalise", self.extraction.normalise, self.extraction.normalise in FORMS, "one of '', 'NFC', 'NFKC'"),
             ("MinHash.bands", self.minhash.bands, self.minhash.bands >= 1, "at least 1"),
             ("MinHash.rows", self.minhash.rows, self.minhash.rows >= 1, "at least 1"),

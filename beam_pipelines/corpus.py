@@ -103,16 +103,16 @@ def _build(
     run_units(measured, units, select.measure, (extracted, languages, deduplicated, config), *how)
 
     decided = stage(work, "select", 1, [values["japanese"], values["english"]], [measured])
-    run_units(decided, units, select.decide, (extracted, languages, deduplicated, measured, config), *how)
+    run_units(decided, units, select.decide, (extracted, languages, deduplicated, measured, config), *how, light=True)
 
     collected = stage(work, "heldout", split.VERSION, values["split"], [decided])
     searched = stage(work, "contained", split.VERSION, None, [collected])
     placed = stage(work, "split", split.VERSION, None, [searched])
     check = config.split.max_containment is not None and config.split.heldout_share > 0
     if check:
-        run_units(collected, units, split.collect, (extracted, decided, config), *how)
+        run_units(collected, units, split.collect, (extracted, decided, config), *how, light=True)
         run_units(searched, units, split.search, (extracted, decided, collected, keys, config), *how)
-    run_units(placed, units, split.finish, (extracted, decided, searched if check else None, keys, config), *how)
+    run_units(placed, units, split.finish, (extracted, decided, searched if check else None, keys, config), *how, light=True)
 
     reported = {"extract": extracted, "language": languages, "dedup": deduplicated, "filter": decided, "split": placed}
     results = {name: [this.result(unit) for unit in units] for name, this in reported.items()}

@@ -42,7 +42,7 @@ def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
     """Extract one WARC file."""
     tally = Tally(config.samples, config.sample_characters, config.seed)
     settings = config.extraction
-    extractor = Extractor(settings.deadline_s, settings.fast, settings.reset_caches_every)
+    extractor = Extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
     offsets, damaged, others, responses = [], [], dict[str, int](), 0
     try:
         with atomic_write(this.file(unit, ".tfrecord")) as file:

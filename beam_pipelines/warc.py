@@ -94,21 +94,26 @@ def _read_items(path: Path, max_bytes: int) -> Iterator[Capture | Other | Damage
     if size == 0:
         yield Damage(0, "warc_empty", "the file is empty")
         return
-    records = 0
+    records = damages = 0
     for offset, stream, problem in _members(path, size):
         found = 0
         for item in _records(stream, offset, max_bytes, corrupt=problem is not None and problem.reason == "warc_corrupt"):
-            found += not isinstance(item, Damage)
-            yield item
             if isinstance(item, Damage):
                 problem = None  # the record's own loss says more than the member's
-                found += 1
-        records += found
+                if not records and not item.lost_documents:
+                    continue  # nothing in this file was a record so far: it may be no WARC file at all
+                damages += 1
+            else:
+                records += 1
+            found += 1
+            yield item
         if problem is not None:
+            damages += 1
             yield problem
         elif not found and records:
+            damages += 1
             yield Damage(offset, "warc_corrupt", "a gzip member holds no WARC record")
-    if not records:
+    if not records and not damages:
         yield Damage(0, "warc_unreadable", "no WARC record was found in this file")
 
 
@@ -157,9 +162,7 @@ def _decompress(file: IO[bytes], offset: int, out: Any) -> tuple[int | None, str
         if not chunk:
             return None, "truncated"
         try:
-            while chunk:
-                out.write(inflater.decompress(chunk, 1 << 20))
-                chunk = inflater.unconsumed_tail
+            out.write(inflater.decompress(chunk))  # a chunk gives 16 MB at most
         except zlib.error:
             return None, "corrupt"
         if inflater.eof:

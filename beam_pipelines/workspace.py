@@ -11,6 +11,7 @@ workers (one machine, or a shared file system).
 
 import dataclasses
 import heapq
+import multiprocessing
 import shutil
 import threading
 import time
@@ -138,8 +139,12 @@ def run_units(
     arguments: tuple[Any, ...],
     beam_args: Sequence[str],
     workers: int,
+    light: bool = False,
 ) -> None:
     """Run `function(unit, this, *arguments)` for every unit without a marker, and write what it returns as the marker.
+
+    Args:
+      light: the work takes less time than starting a worker process, so it is done in this one.
 
     Raises:
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
@@ -162,7 +167,7 @@ def run_units(
         )
 
     with _Monitor(this, units, len(units) - len(pending)):
-        run_pipeline(build, beam_args, min(workers, len(pending)) if workers else 0)
+        run_pipeline(build, beam_args, 1 if light else min(workers or multiprocessing.cpu_count(), len(pending)))
 
 
 def run_unit(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:

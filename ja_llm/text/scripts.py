@@ -71,7 +71,8 @@ def _table() -> np.ndarray:
         if chr(i).isalpha():
             table[i] = LATIN
     for first, last, kind in _RANGES:
-        table[first : last + 1] = kind
+        block = table[first : last + 1]
+        block[block != OTHER] = kind  # code points that are not assigned are no letters
     for text, kind in ((_KUTEN, KUTEN), (_TOTEN, TOTEN)):
         table[[ord(c) for c in text]] = kind
     return table

@@ -1,0 +1,109 @@
+"""WARC reading: warcio as the oracle on whole files; damage costs only what is damaged and is named."""
+
+import gzip
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from beam_pipelines.warc import Capture, Damage, Other, read_captures
+
+LIMIT = 1 << 20
+
+
+def read(path, limit=LIMIT):
+    items = list(read_captures(path, limit))
+    return [i for i in items if isinstance(i, Capture)], [i for i in items if isinstance(i, Damage)]
+
+
+@pytest.fixture(scope="module")
+def pages(web):
+    return [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i, 8))} for i in range(6)]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_same_records_as_warcio(web, pages, tmp_path, compressed):
+    path = web.write_warc(tmp_path / "a.warc", pages, gzip=compressed)
+    with open(path, "rb") as file:
+        oracle = [
+            (r.rec_headers.get_header("WARC-Target-URI"), r.rec_headers.get_header("WARC-Record-ID"), r.raw_stream.read())
+            for r in ArchiveIterator(file, no_record_parse=True)
+            if r.rec_type == "response"
+        ]
+    captures, damage = read(path)
+    assert [(c.url, c.record_id, c.block) for c in captures] == oracle
+    assert damage == []
+
+
+def test_metadata_record_belongs_to_its_response(web, pages, tmp_path):
+    fields = {"source": "manuals", "licence": "GFDL-1.3", "package": "guide-ja", "version": "2.0-1", "other": "x"}
+    path = web.write_warc(tmp_path / "a.warc.gz", [pages[0], {**pages[1], "fields": fields}, pages[2]])
+    captures, _ = read(path)
+    assert [c.fields for c in captures] == [{}, {k: fields[k] for k in ("source", "licence", "package", "version")}, {}]
+    assert sum(isinstance(i, Other) and i.kind == "metadata" for i in read_captures(path, LIMIT)) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 9, 40, 200])
+def test_cut_off_file(web, pages, tmp_path, cut):
+    """Bytes missing at the end: everything before is read, the loss has a place. warcio reads on without an error here."""
+    members = web.warc_bytes(pages)
+    path = tmp_path / "cut.warc.gz"
+    path.write_bytes(b"".join(members)[:-cut])
+    captures, damage = read(path)
+    last = sum(map(len, members[:-1]))
+    assert [c.url for c in captures][:5] == [p["url"] for p in pages[:5]]
+    assert [(d.offset, d.reason) for d in damage] == [(last, "warc_truncated")]
+    # Only the gzip trailer and the record's closing empty lines can be missing without a loss of content.
+    assert len(captures) + damage[0].lost_documents == 6
+
+
+@pytest.mark.parametrize("where", [3, 12, 60, 300, -6])
+def test_corrupt_member_costs_one_record(web, pages, tmp_path, where):
+    members = web.warc_bytes(pages)
+    broken = bytearray(members[2])
+    broken[where] ^= 0xFF
+    path = tmp_path / "corrupt.warc.gz"
+    path.write_bytes(b"".join([*members[:2], bytes(broken), *members[3:]]))
+    captures, damage = read(path)
+    urls = [c.url for c in captures]
+    assert [u for u in urls if u != pages[2]["url"]] == [p["url"] for i, p in enumerate(pages) if i != 2]
+    if where == 3:  # the header's flags: whether the content survives is zlib's business, that nothing is silent is ours
+        return
+    assert damage and damage[0].offset == len(members[0]) + len(members[1]) and damage[0].reason.startswith("warc_")
+    for capture in captures:  # whatever is given out is what was written
+        assert capture.block.endswith(pages[int(capture.url[-1])]["body"].encode())
+
+
+def test_garbage_between_members_and_zero_padding(web, pages, tmp_path):
+    members = web.warc_bytes(pages)
+    path = tmp_path / "garbage.warc.gz"
+    path.write_bytes(b"".join(members[:3]) + b"\x1f\x8b\x08 no gzip" * 5 + b"".join(members[3:]) + b"\0" * 512)
+    captures, damage = read(path)
+    assert len(captures) == 6
+    assert [d.reason for d in damage] == ["warc_corrupt"]
+
+
+def test_empty_file_and_no_warc(tmp_path):
+    for name, content, reason in [
+        ("empty.warc.gz", b"", "warc_empty"),
+        ("text.warc", b"just some text\n" * 50, "warc_unreadable"),
+        ("text.warc.gz", gzip.compress(b"just some text\n" * 50), "warc_unreadable"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        captures, damage = read(tmp_path / name)
+        assert captures == [] and [d.reason for d in damage] == [reason], name
+
+
+def test_block_over_the_limit_is_not_held(web, pages, tmp_path):
+    big = {"url": "http://a.example/big", "body": b"x" * (3 << 20)}
+    captures, damage = read(web.write_warc(tmp_path / "a.warc.gz", [pages[0], big, pages[1]]))
+    assert [c.block is None for c in captures] == [False, True, False] and captures[1].size > 3 << 20 and damage == []
+
+
+def test_whole_file_as_one_gzip_member(web, pages, tmp_path):
+    path = tmp_path / "one.warc.gz"
+    path.write_bytes(gzip.compress(b"".join(web.warc_bytes(pages, gzip=False))))
+    captures, damage = read(path)
+    assert len(captures) == 6 and damage == []
+    path.write_bytes(path.read_bytes()[:-300])
+    captures, damage = read(path)
+    assert 1 <= len(captures) < 6 and damage
