@@ -1,10 +1,15 @@
-"""Tokens per second of whole training steps (forward, backward, AdamW) on this machine, for a few shapes.
+"""Speed of the whole training step (forward, backward, AdamW) of small decoders on this machine.
 
-    python -m benchmarks.step_speed
+    python -m benchmarks.step_speed [--batch 16] [--length 256] [--vocab 6000] [--repeats 7] [--only NAME]
+
+All variants are compiled first, then run in turns, so that another load on the machine hits them alike. Reported: median
+tokens per second of wall time, the same per second of CPU time (all threads of the process; hardly moved by other
+processes), and every repeat.
 """
 
 import argparse
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -14,68 +19,135 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.debian_docs import cpu_name
 from ja_llm.files import write_json
 from ja_llm.manifest import software
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.models.decoder import Decoder, abstract_params, init_params
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.schedules import WarmupConstant
 from ja_llm.train.step import TrainState, make_train_step
 
-RESULT = Path(__file__).parent / "results" / "step_speed.json"
-BASE = {"embed_dim": 192, "num_layers": 6, "num_heads": 6, "num_kv_heads": 2, "head_dim": 32, "mlp_dim": 512, "max_length": 512, "vocab_size": 8000}
-CASES: dict[str, dict[str, Any]] = {
-    "tied, scan": {"tie_embeddings": True},
-    "tied, unrolled": {"tie_embeddings": True, "scan_layers": False},
-    "untied, scan": {},
-    "tied, scan, vocabulary 4000": {"tie_embeddings": True, "vocab_size": 4000},
+RESULTS = Path(__file__).resolve().parent / "results" / "step_speed.json"
+
+
+def decoder(width: int, layers: int, heads: int, kv_heads: int, mlp: int, **more: Any) -> dict[str, Any]:
+    """Fields of a DecoderConfig."""
+    sizes = {"embed_dim": width, "num_layers": layers, "num_heads": heads, "num_kv_heads": kv_heads, "mlp_dim": mlp}
+    return {**sizes, "head_dim": width // heads, "max_length": 1024, **more}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "d192 L6, scanned, tied": decoder(192, 6, 4, 2, 512, tie_embeddings=True),
+    "d192 L6, unrolled, tied": decoder(192, 6, 4, 2, 512, tie_embeddings=True, scan_layers=False),
+    "d192 L6, scanned, own head": decoder(192, 6, 4, 2, 512),
+    "d192 L6, scanned, tied, full remat": decoder(192, 6, 4, 2, 512, tie_embeddings=True, remat_policy="full"),
+    "d256 L4, scanned, tied": decoder(256, 4, 4, 2, 704, tie_embeddings=True),
+    "d256 L6, scanned, tied": decoder(256, 6, 4, 2, 704, tie_embeddings=True),
+    "d128 L10, scanned, tied": decoder(128, 10, 4, 2, 352, tie_embeddings=True),
+    "d320 L3, scanned, tied": decoder(320, 3, 5, 1, 896, tie_embeddings=True),
 }
 
 
-def measure(config: DecoderConfig, batch: int, length: int, steps: int) -> dict[str, Any]:
-    """Seconds of each step after two for warming up."""
-    optimizer = AdamW().transformation()
-    params = jax.jit(lambda k: init_params(config, k))(jax.random.key(0))
-    step = jax.jit(make_train_step(Decoder(config), optimizer, WarmupConstant(peak=1e-3, warmup_steps=10)), donate_argnums=0)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def packed_batch(vocab: int, batch: int, length: int) -> dict[str, np.ndarray]:
+    """Rows of packed documents with lengths from 20 to 300 tokens."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, config.vocab_size, (batch, length + 1)).astype(np.int32)
-    # Four documents a row, as packed text has.
-    segments = np.broadcast_to(np.arange(length) * 4 // length + 1, (batch, length)).astype(np.int32)
-    data = {
+    segments, positions = np.zeros((2, batch, length), np.int32)
+    for row in range(batch):
+        start = number = 0
+        while start < length:
+            end, number = min(length, start + int(rng.integers(20, 300))), number + 1
+            segments[row, start:end], positions[row, start:end] = number, np.arange(end - start)
+            start = end
+    tokens = rng.integers(0, vocab, (batch, length + 1)).astype(np.int32)
+    return {
         "decoder_input_tokens": tokens[:, :-1],
         "decoder_target_tokens": tokens[:, 1:],
         "decoder_loss_weights": np.ones((batch, length), np.float32),
         "decoder_segment_ids": segments,
-        "decoder_positions": np.broadcast_to(np.arange(length) % (length // 4), (batch, length)).astype(np.int32),
+        "decoder_positions": positions,
     }
-    seconds = []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        state, metrics = step(state, data)
-        jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - start)
-    seconds = seconds[2:]
+
+
+class Runner:
+    """One compiled variant and its state."""
+
+    def __init__(self, config: DecoderConfig, batch: dict[str, np.ndarray]):
+        optimizer = AdamW().transformation()
+        step = make_train_step(Decoder(config), optimizer, WarmupConstant(peak=1e-4, warmup_steps=10))
+        params = init_params(config, jax.random.key(0))
+        self.parameters = sum(x.size for x in jax.tree.leaves(params))
+        self.batch = {k: jnp.asarray(v) for k, v in batch.items()}
+        self.state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        began = time.perf_counter()
+        self.step = jax.jit(step, donate_argnums=0).lower(self.state, self.batch).compile()
+        self.compile_seconds = time.perf_counter() - began
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def once(self, record: bool = True) -> None:
+        """One step, waited for."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.state, metrics = self.step(self.state, self.batch)
+        assert np.isfinite(float(metrics["loss"]))
+        if record:
+            self.wall.append(time.perf_counter() - wall)
+            self.cpu.append(time.process_time() - cpu)
+
+
+def step_flops(config: DecoderConfig, batch: int, length: int) -> float:
+    """FLOPs of matrix products in one step: 6 per weight and token (the tied head counted once), attention at full square."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
+    kernels = sum(x.size for path, x in leaves if "kernel" in jax.tree_util.keystr(path))
+    if config.tie_embeddings:
+        kernels += config.vocab_size * config.embed_dim
+    attention = 12 * config.num_layers * config.num_heads * config.head_dim * length
+    return float(batch * length * (6 * kernels + attention))
+
+
+def measure(vocab: int, batch: int, length: int, repeats: int, only: str | None) -> dict[str, Any]:
+    """Compile and run all variants in turns."""
+    rows = packed_batch(vocab, batch, length)
+    configs = {n: DecoderConfig(vocab_size=vocab, **v) for n, v in VARIANTS.items() if not only or only in n}
+    runners = {}
+    for name, config in configs.items():
+        runners[name] = Runner(config, rows)
+        runners[name].once(record=False)
+    for _ in range(repeats):
+        for runner in runners.values():
+            runner.once()
+    tokens = batch * length
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "median_tokens_per_second": batch * length / statistics.median(seconds),
-        "seconds": [round(s, 4) for s in seconds],
+        name: {
+            "parameters": runner.parameters,
+            "tokens_per_second": tokens / statistics.median(runner.wall),
+            "tokens_per_cpu_second": tokens / statistics.median(runner.cpu),
+            "gflops_per_cpu_second": step_flops(configs[name], batch, length) / statistics.median(runner.cpu) / 1e9,
+            "compile_seconds": runner.compile_seconds,
+            "wall_seconds": runner.wall,
+            "cpu_seconds": runner.cpu,
+        }
+        for name, runner in runners.items()
     }
 
 
 def main() -> None:
-    """Measure all cases in one process and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=7)
+    """Measure, print a table, write the results file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"batch": 16, "length": 256, "vocab": 6000, "repeats": 7}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", help="variants whose name contains this; prints, writes nothing")
     args = parser.parse_args()
-    results = {}
-    for name, changes in CASES.items():
-        results[name] = measure(DecoderConfig(**{**BASE, **changes}), args.batch, args.length, args.steps)
-        print(f"{name:<30} {results[name]['parameters'] / 1e6:.2f}M {results[name]['median_tokens_per_second']:.0f} tokens/s")
-    write_json(RESULT, {"hardware": {"cpu": cpu_name(), "cores": os.cpu_count()}, "software": software("jax", "jaxlib", "flax", "optax"), "batch": args.batch, "length": args.length, "results": results})
+    results = measure(args.vocab, args.batch, args.length, args.repeats, args.only)
+    for name, r in results.items():
+        print(
+            f"{name:38} {r['parameters'] / 1e6:5.2f}M {r['tokens_per_second']:7.0f} tokens/s {r['tokens_per_cpu_second']:7.0f} tokens/CPU-s"
+            f" {r['gflops_per_cpu_second']:6.1f} GFLOP/CPU-s  compiled in {r['compile_seconds']:.1f} s"
+        )
+    if not args.only:
+        where = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(jax.devices()[0])}
+        setting = {"batch": args.batch, "length": args.length, "vocab": args.vocab, "repeats": args.repeats}
+        versions = software("jax", "jaxlib", "flax", "optax", "numpy")
+        write_json(RESULTS, {"machine": where, "setting": setting, "software": versions, "results": results})
 
 
 if __name__ == "__main__":

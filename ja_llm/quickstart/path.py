@@ -18,6 +18,10 @@ MIXTURE = "swallow_ja90_en10"
 BASE_TASK = "web_en"
 
 
+# What is evaluated, in the order of the tables: name -> folder in the walk.
+MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs/ja", "scratch": "runs/scratch"}
+
+
 @dataclasses.dataclass(frozen=True)
 class PathConfig:
     """Sizes of one walk along the path.
@@ -151,6 +155,31 @@ class Walk:
         with self._stage("export", "Hugging Face format", f"export {self._name(model)} --out {self._name('export')}"):
             export_hf(self.out / model, target)
         return target
+
+    def report(self, controls: dict[str, Any] | None = None, samples: dict[str, Any] | None = None) -> Path:
+        """`report.html`: what was begun with, what was made of it, and the twin."""
+        from ja_llm.evaluation.report import write_report
+
+        runs = " ".join(self._name(model) for model in MODELS.values())
+        with self._stage("report", "one page of curves, tables and ledgers", f"report {runs} --documents {self._name('corpus')} --certificate {self._name('models/expanded/certificate.json')} --out {self._name('report.html')}"):
+            return write_report(
+                [self.out / model for model in MODELS.values()],
+                self.out / "report.html",
+                corpus=self.out / "corpus",
+                certificate=self.out / "models/expanded/certificate.json",
+                controls=controls,
+                samples=samples,
+            )
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int = 48) -> dict[str, Any]:
+        """Greedy continuations by the base and by the result: {"prompts", "base", "trained"}."""
+        from ja_llm.evaluation.generation import generate
+        from ja_llm.train.checkpoints import load_model
+
+        with self._stage("generate", "the same prompts before and after", f"generate --checkpoint {self._name(MODELS['trained'])} --prompt {prompts[0]}"):
+            return {"prompts": list(prompts)} | {
+                Path(MODELS[name]).name: generate(load_model(self.out / MODELS[name]), list(prompts), max_new_tokens=max_new_tokens) for name in ("base", "trained")
+            }
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -3,32 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-from ja_llm.files import read_json
 from ja_llm.quickstart.pages import write_warc
-from ja_llm.quickstart.path import PathConfig, Walk
+from ja_llm.quickstart.path import MODELS, PathConfig, Walk
 
-PROMPTS = ("朝の", "川の")
+PROMPTS = ("朝の庭では、", "むかし、この町には", "In the morning,")
 
 
-def quickstart(out: Path, workers: int = 1) -> dict[str, Any]:
+def quickstart(out: str | Path, workers: int = 1) -> dict[str, Any]:
     """Walk the path in `out`, print the closing table, write `out/report.html`.
 
     Args:
       out: folder for everything; a walk that was begun there goes on.
-      workers: Beam worker processes.
+      workers: Beam worker processes; no number depends on it.
 
     Returns:
-      The numbers of the table.
+      {"corpus": manifest, "certificate": ..., "results": {model: results}}.
 
     Raises:
       UsageError: `out` holds something else.
     """
-    from ja_llm.evaluation.report import write_report
-
-    out = Path(out)
-    walk = Walk(out, _config(out.absolute() / "pages.warc.gz"), workers)
-    if not (out / "pages.warc.gz").exists():
-        write_warc(out / "pages.warc.gz")
+    out = Path(out).absolute()
+    warc = out / "pages.warc.gz"
+    walk = Walk(out, _config(warc), workers)
+    if not warc.exists():
+        write_warc(warc)
     corpus = walk.corpus()
     walk.base()
     certificate = walk.expand()
@@ -37,16 +35,10 @@ def quickstart(out: Path, workers: int = 1) -> dict[str, Any]:
     walk.scratch()
     results = {name: walk.evaluate(model) for name, model in MODELS.items()}
     export = walk.export()
-    samples = _samples(out)
-    report = write_report(
-        [run, out / "runs/scratch"], out / "report.html", corpus=out / "corpus", certificate=out / "models/expanded/certificate.json", samples=samples
-    )
+    report = walk.report(samples=walk.generate(PROMPTS))
     print(closing_table(corpus, certificate, results))
-    print(f"\nreport   {report}\nexport   {export}  (transformers.AutoModelForCausalLM.from_pretrained)\nnext     ja-llm generate --checkpoint {run} --prompt 朝の")
-    return {"corpus": corpus["totals"], "results": results}
-
-
-MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs/ja", "from scratch": "runs/scratch"}
+    print(f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の")
+    return {"corpus": corpus, "certificate": certificate, "results": results}
 
 
 def _config(warc: Path) -> PathConfig:
@@ -55,12 +47,12 @@ def _config(warc: Path) -> PathConfig:
         inputs=(str(warc),),
         preset="quickstart",
         model="models/tiny_1m.gin",
-        base_pieces=800,
-        new_pieces=800,
+        base_pieces=700,
+        new_pieces=400,
         length=128,
         batch_size=8,
-        base_steps=300,
-        steps=200,
+        base_steps=200,
+        steps=150,
         base_rate=3e-3,
         rate=2e-3,
         eval_period=50,
@@ -68,26 +60,27 @@ def _config(warc: Path) -> PathConfig:
     )
 
 
-def _samples(out: Path) -> dict[str, Any]:
-    """What base and result make of the same prompts, greedily."""
-    from ja_llm.evaluation.generation import generate
-    from ja_llm.train.checkpoints import load_model
-
-    path = out / "samples.json"
-    if path.exists():
-        return read_json(path)
-    from ja_llm.files import write_json
-
-    texts = {name: generate(load_model(out / MODELS[name]), list(PROMPTS), max_new_tokens=32) for name in ("base", "trained")}
-    write_json(path, {"prompts": list(PROMPTS), **texts})
-    return read_json(path)
+_NAMES = {"base": "English base", "expanded": "after expansion", "trained": "after training", "scratch": "from scratch"}
 
 
 def closing_table(corpus: dict[str, Any], certificate: dict[str, Any], results: dict[str, Any]) -> str:
-    """Pages in and kept, tokens per character, bits per byte of each model; 80 columns."""
-    rows = []
+    """Tokens per character and bits per byte of each model, as lines of at most 80 columns.
+
+    Args:
+      corpus: the document set's manifest.
+      certificate: of the expansion.
+      results: model name -> `evaluate`'s results.
+    """
+    tokens = certificate["checks"]["tokens_per_japanese_character"]
+    kept = sum(shard["documents"] for shard in corpus["shards"])
+    lines = [
+        "",
+        f"documents kept                    {kept:8d}   (ja-llm corpus stats says why the others went)",
+        f"tokens per Japanese character     {tokens['before']:8.2f}   before, {tokens['after']:.2f} after expansion",
+        "",
+        "bits per byte on held-out pages (lower is better)   Japanese     English",
+    ]
     for name, result in results.items():
-        tasks = result["tasks"]
-        ja, en = tasks["bits_per_byte_ja"]["bits_per_byte"], tasks["bits_per_byte_en"]["bits_per_byte"]
-        rows.append(f"  {name:<14}{ja:>12.3f}{en:>12.3f}")
-    return "\n".join(["", "bits per byte on held-out pages (lower is better)", f"  {'model':<14}{'Japanese':>12}{'English':>12}", *rows])
+        ja, en = (result["tasks"][f"bits_per_byte_{lang}"]["bits_per_byte"] for lang in ("ja", "en"))
+        lines.append(f"  {_NAMES[name]:<48}{ja:10.3f}  {en:10.3f}")
+    return "\n".join(lines)
