@@ -36,6 +36,8 @@ def test_a_row_does_not_depend_on_its_batch(prefix_generator, temperature):
 def test_seed_and_temperature_matter(prefix_generator):
     one, two = (prefix_generator(temperature=1.0, seed=s).continue_ids([ids("a")], 30) for s in (0, 1))
     assert one != two
+    first, second = prefix_generator(temperature=1.0).continue_ids([ids("a")] * 2, 30)
+    assert first != second
 
 
 def test_stop_text_and_token_limit(prefix_generator):

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError
-from ja_llm.evaluation.ngram import OUTCOMES, CharacterNgram
+from ja_llm.evaluation.ngram import CharacterNgram
+
+# Unicode scalar values (0x110000 code points without 0x800 surrogates), and the end of a document.
+OUTCOMES = 1_112_064 + 1
 
 TRAIN = ["ねこがねた。", "ねこもねた。", "いぬがねた", "a cat sat", "", "𠮷野家のねこ"]
 TEST = ["ねこがいた。", "zebra 𠮷", "", "いぬもねた。\n"]
