@@ -6,6 +6,8 @@ from typing import Any
 from ja_llm.quickstart.pages import write_warc
 from ja_llm.quickstart.path import MODELS, PathConfig, Walk
 
+# What so few held-out pages can tell; a choice between English continuations would need more of them.
+TASKS = ["bits_per_byte_ja", "bits_per_byte_en", "continuation_choice_ja"]
 PROMPTS = ("朝の庭では、", "むかし、この町には", "In the morning,")
 
 
@@ -33,7 +35,7 @@ def quickstart(out: str | Path, workers: int = 1) -> dict[str, Any]:
     walk.tokens()
     run = walk.continual()
     walk.scratch()
-    results = {name: walk.evaluate(model) for name, model in MODELS.items()}
+    results = {name: walk.evaluate(model, TASKS) for name, model in MODELS.items()}
     export = walk.export()
     report = walk.report(samples=walk.generate(PROMPTS))
     print(closing_table(corpus, certificate, results))

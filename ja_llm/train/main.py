@@ -13,12 +13,12 @@ import gin
 import jax
 
 from ja_llm.errors import UsageError
-from ja_llm.files import atomic_write
+from ja_llm.files import atomic_write, read_json
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.schedules import Schedule
+from ja_llm.train import schedules
 from ja_llm.train.step import TrainState
 
 REQUIRED_MACROS = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "TRAIN_STEPS", "MODEL_DIR")
@@ -34,7 +34,7 @@ def train(
     total_steps: int = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
     optimizer: Optimizer = gin.REQUIRED,
-    schedule: Schedule = gin.REQUIRED,
+    schedule: schedules.Schedule = gin.REQUIRED,
     model: Callable[..., DecoderConfig] | None = None,
     initial_checkpoint_path: str | None = None,
     random_seed: int = 0,
@@ -80,6 +80,7 @@ def train(
       JaLlmError: see `ja_llm.train.loop.run`.
     """
     from ja_llm.data.batches import BatchSource, iterate
+    from ja_llm.data.schedule import Schedule
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.loop import RunConfig, run
     from ja_llm.vocab.base import load_tokenizer
@@ -88,6 +89,9 @@ def train(
         raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
     batches = BatchSource(cache_dir, length=length, batch_size=batch_size, seed=random_seed)
+    if (Path(model_dir) / "run.json").exists():  # the run's own schedule: what a rollback skipped stays skipped
+        stored = read_json(Path(model_dir) / "run.json", "ledger").get("data_schedule")
+        batches.schedule = Schedule.from_json(stored) if stored else batches.schedule
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
         raise UsageError(f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`.")

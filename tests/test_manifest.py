@@ -1,0 +1,64 @@
+"""A reader refuses a set whose manifest is missing, incomplete or contradicted by its files, and says which."""
+
+import json
+
+import pytest
+
+from ja_llm import manifest
+from ja_llm.errors import JaLlmError
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "a").write_bytes(b"aaaa")
+    (tmp_path / "b").write_bytes(b"bb")
+    shards = [manifest.file_entry(tmp_path / name, tmp_path, documents=1) for name in "ab"]
+    manifest.write(tmp_path, schema=manifest.DOCUMENTS, job="test", config={"x": 1}, inputs=[], shards=shards, totals={"documents": 2})
+    return tmp_path
+
+
+def test_a_whole_set_is_read_and_its_fingerprint_is_of_its_content(root):
+    value = manifest.read(root, manifest.DOCUMENTS, verify=True)
+    assert [s["name"] for s in value["shards"]] == ["a", "b"]
+    same = {**value, "software": {"other": "9"}, "inputs": [{"name": "elsewhere"}]}
+    assert manifest.fingerprint(same) == manifest.fingerprint(value)
+    other = {**value, "shards": [{**value["shards"][0], "sha256": "0" * 64}, value["shards"][1]]}
+    assert manifest.fingerprint(other) != manifest.fingerprint(value)
+
+
+def test_missing(root):
+    (root / "manifest.json").unlink()
+    with pytest.raises(JaLlmError, match="unfinished or not one of ours"):
+        manifest.read(root, manifest.DOCUMENTS)
+
+
+@pytest.mark.parametrize("key", ["schema", "config_hash", "shards", "parents"])
+def test_incomplete(root, key):
+    value = json.loads((root / "manifest.json").read_text())
+    del value[key]
+    (root / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(JaLlmError, match=f"lacks {key}"):
+        manifest.read(root, manifest.DOCUMENTS)
+
+
+def test_contradicted(root):
+    with pytest.raises(JaLlmError, match="but 'ja_llm.tokens/1' is needed"):
+        manifest.read(root, manifest.TOKENS)
+    (root / "a").write_bytes(b"aaab")
+    manifest.read(root, manifest.DOCUMENTS)
+    with pytest.raises(JaLlmError, match="a: the checksum differs"):
+        manifest.read(root, manifest.DOCUMENTS, verify=True)
+    (root / "a").write_bytes(b"aaa")
+    with pytest.raises(JaLlmError, match="3 bytes, but the manifest says 4"):
+        manifest.read(root, manifest.DOCUMENTS)
+    (root / "a").unlink()
+    with pytest.raises(JaLlmError, match="names this file, but it is missing"):
+        manifest.read(root, manifest.DOCUMENTS)
+
+
+def test_a_configuration_that_was_changed_afterwards_is_noticed(root):
+    value = json.loads((root / "manifest.json").read_text())
+    value["config"]["x"] = 2
+    (root / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(JaLlmError, match="configuration was changed"):
+        manifest.read(root, manifest.DOCUMENTS)
