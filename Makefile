@@ -16,7 +16,7 @@ test: $(VENV)/.dev
 
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(VENV)/.dev
-	@$(BIN)/python -m benchmarks.debian_docs --out $(REAL)
+	@$(BIN)/python -m benchmarks.debian_docs --repeat --out $(REAL)
 	@$(BIN)/python -m pytest -m real
 
 lint: $(VENV)/.dev
@@ -29,7 +29,8 @@ bench: $(VENV)/.dev
 # Resolve pyproject.toml anew and write the versions that were found.
 lock:
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev]'
-	@build/lock/bin/python -m pip freeze --exclude ja_llm | sed 's/+cpu$$//' > requirements.lock
+	@{ head -n 1 requirements.lock; build/lock/bin/python -m pip freeze --exclude ja_llm | sed 's/+cpu$$//'; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install Python 3.11, 3.12 or 3.13, or name one with make PYTHON=..."; exit 2; }

@@ -112,6 +112,7 @@ def training(run: Path) -> dict[str, Any]:
     return {
         "steps": len(steps),
         "target_tokens": sum(line["target_tokens"] for line in steps),
+        "minutes": sum(line["target_tokens"] / line["tokens_per_second"] for line in steps) / 60,
         "first_loss": steps[0]["loss"],
         "last_loss": steps[-1]["loss"],
         "mean_loss_of_last_50": statistics.fmean(line["loss"] for line in steps[-50:]),

@@ -65,23 +65,34 @@ def percent(task: dict[str, Any]) -> str:
 
 
 def yields(value: dict[str, Any]) -> str:
-    """Documents that each stage dropped, by reason."""
-    lines = ["| stage | reason | dropped documents |", "|---|---|---|"]
+    """Pages that each stage took in, kept and dropped, by reason."""
+    lines = ["| stage | in | kept | dropped, by reason |", "|---|---|---|---|"]
     for stage in value["corpus"]["yields"]:
-        lines.append(f"| {stage['stage']} | kept | {stage['documents_out']} of {stage['documents_in']} |")
-        lines += [f"| | {reason} | {count} |" for reason, count in sorted(stage["dropped"].items(), key=lambda kv: -kv[1])]
+        dropped = sorted(stage["dropped"].items(), key=lambda item: -item[1]["documents"])
+        reasons = ", ".join(f"{reason} {count['documents']}" for reason, count in dropped[:8])
+        rest = sum(count["documents"] for _, count in dropped[8:])
+        more = f", {len(dropped) - 8} more reasons {rest}" if rest else ""
+        kept = "; ".join(f"{name} {count['documents']}" for name, count in stage["kept_by"].items())
+        lines.append(f"| {stage['stage']} | {stage['in']['documents']} | {stage['kept']['documents']}{f' ({kept})' if kept else ''} | {reasons}{more} |")
     return "\n".join(lines)
 
 
 def speed(value: dict[str, Any]) -> str:
-    """Speeds and vocabulary."""
-    certificate, training = value["certificate"], value["training"]
-    return (
-        f"Tokens per Japanese character: {certificate['tokens_per_japanese_character_before']:.2f} before, "
-        f"{certificate['tokens_per_japanese_character_after']:.2f} after expansion. "
-        f"Training: {training['ja']['median_tokens_per_second']:.0f} tokens/s (median) on {value['hardware']['cores']} cores, "
-        f"{training['ja']['target_tokens'] / 1e6:.2f}M tokens."
-    )
+    """Speeds, vocabulary, repeatability, export."""
+    tokens, training = value["certificate"]["checks"]["tokens_per_japanese_character"], value["training"]
+    extract = value["corpus_speed"].get("stages", {}).get("extract", {})
+    worst = max(value["export"][lang]["relative_l2"] for lang in ("ja", "en"))
+    rows = [
+        ("tokens per Japanese character, before and after expansion", f"{tokens['before']:.2f}, {tokens['after']:.2f}"),
+        ("continual pre-training", f"{training['ja']['target_tokens'] / 1e6:.2f}M tokens in {training['ja']['minutes']:.1f} minutes"),
+        ("training speed, median of steps", f"{training['ja']['median_tokens_per_second']:.0f} tokens/s on {value['hardware']['cores']} cores"),
+        ("extraction", f"{extract.get('documents_per_second', 0):.1f} pages/s for each worker"),
+        ("our logits and transformers' on the export", f"relative L2 {worst:.1e}"),
+    ]
+    if "repeat" in value:
+        same = "every loss and held-out figure equal" if value["repeat"]["identical"] else f"losses differ by at most {value['repeat']['largest_loss_difference']:.1e}"
+        rows.append((f"the run repeated ({value['repeat']['steps']} steps)", same))
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {cell} |" for name, cell in rows)
 
 
 if __name__ == "__main__":
