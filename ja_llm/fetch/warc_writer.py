@@ -99,7 +99,7 @@ class WarcWriter:
         record = self._record("response", date, "application/http;msgtype=response", block, extra, identity=url)
         if metadata:
             extra = {"WARC-Target-URI": _line(url), "WARC-Concurrent-To": record}
-            self._record("metadata", date, "application/warc-fields", _fields(metadata), extra, identity=url)
+            self._record("metadata", date, "application/warc-fields", _fields(metadata), extra, identity=record)
         self.responses += 1
         return record
 

@@ -50,6 +50,7 @@ def with_fastwarc(path):
 
 
 ROWS = [
+    ("https://docs.debian.example/a/%E6%97%A5.html", b"another body at the same address", "text/html"),
     ("https://docs.debian.example/a/%E6%97%A5.html", "<p>日本語</p>".encode(), "text/html; charset=utf-8"),
     ("https://docs.debian.example/b", "漢字".encode("euc_jp"), "text/plain"),
     ("https://docs.debian.example/c", b"", "text/html"),
@@ -64,7 +65,7 @@ def test_warcio_and_fastwarc_read_what_was_written(tmp_path):
     assert read == with_fastwarc(path)
     assert [r[0] for r in read] == ["warcinfo"] + ["response", "metadata"] * len(ROWS)
     assert [(r[2], r[4], r[3]) for r in read if r[0] == "response"] == ROWS
-    assert read[2][4] == b"source: test\r\nlicence: CC0-1.0\r\n"
+    assert read[4][4] == b"source: test\r\nlicence: CC0-1.0\r\n"
     assert len({r[1] for r in read}) == len(read)
 
 
