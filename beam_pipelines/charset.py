@@ -43,6 +43,7 @@ def decode(body: bytes, content_type: str = "") -> Decoded:
     """Decode a page's bytes; what does not fit the charset becomes U+FFFD.
 
     Args:
+      body: the page.
       content_type: the HTTP header's value, e.g. "text/html; charset=EUC-JP".
     """
     for bom, name in _BOMS:

@@ -46,7 +46,8 @@ class LanguageId:
     """Language by content.
 
     Attributes:
-      min_kana_share: share of kana among letters from which a text is Japanese, whatever the classifier says.
+      min_kana_share: share of kana (hangul) among letters from which a text is Japanese (Korean), whatever the classifier
+        says: half a sentence of it stands in a page of commands, none in a page of another language.
       candidates: languages that the classifier chooses among (ISO 639-1); fewer are safer on text full of commands.
       min_letters: texts with fewer letters are "und".
     """
@@ -176,7 +177,12 @@ class Corpus:
         checks = (
             ("Extraction.max_bytes", self.extraction.max_bytes, self.extraction.max_bytes > 0, "a positive number"),
             ("Extraction.deadline_s", self.extraction.deadline_s, self.extraction.deadline_s > 0, "a positive number"),
-            ("Extraction.favour", self.extraction.favour, self.extraction.favour in ("", "recall", "precision"), "one of '', 'recall', 'precision'"),
+            (
+                "Extraction.favour",
+                self.extraction.favour,
+                self.extraction.favour in ("", "recall", "precision"),
+                "one of '', 'recall', 'precision'",
+            ),
             ("Extraction.normalise", self.extraction.normalise, self.extraction.normalise in FORMS, "one of '', 'NFC', 'NFKC'"),
             ("MinHash.bands", self.minhash.bands, self.minhash.bands >= 1, "at least 1"),
             ("MinHash.rows", self.minhash.rows, self.minhash.rows >= 1, "at least 1"),
@@ -192,7 +198,9 @@ class Corpus:
                 raise UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
         unfiltered = sorted(set(self.languages) - {"ja", "en"})
         if unfiltered:
-            raise UsageError(f"corpus.Corpus.languages names {unfiltered[0]!r}, but there are filters for 'ja' and 'en' only; take it out.")
+            raise UsageError(
+                f"corpus.Corpus.languages names {unfiltered[0]!r}, but there are filters for 'ja' and 'en' only; take it out."
+            )
 
 
 def load(preset: str = "swallow_v2", bindings: Sequence[str] = ()) -> Corpus:
@@ -220,5 +228,7 @@ def load(preset: str = "swallow_v2", bindings: Sequence[str] = ()) -> Corpus:
     try:
         config.validate()
     except TypeError as error:
-        raise UsageError(f"gin configuration ({', '.join([file, *bindings])}): a value is of the wrong type ({error}).") from error
+        raise UsageError(
+            f"gin configuration ({', '.join([file, *bindings])}): a value is of the wrong type ({error})."
+        ) from error
     return config

@@ -23,12 +23,13 @@ from typing import Any
 from beam_pipelines import config as configuration
 from beam_pipelines import dedup, extract, language, minhash, select, sink, split, stats
 from beam_pipelines.config import Corpus
-from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samples, prune, run_units, stage
+from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samples, prune, run_units, stage, worth
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, sha256_file, sha256_json, write_json
 
 JOB = "corpus"
+_SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in this process; workers only help with much more
 PACKAGES = ("apache-beam", *extract.PACKAGES, *language.PACKAGES, *minhash.PACKAGES, "numpy")
 
 
@@ -89,18 +90,27 @@ def _build(
 
     extracted = stage(work, "extract", extract.VERSION, [values["extraction"], sampling, manifest.software(*extract.PACKAGES)])
     run_units(extracted, units, extract.run, (config,), *how)
+    extract.close_extractor(config.extraction)
+    documents = sum(len(extracted.result(unit)["offsets"]) for unit in units)
 
-    languages = stage(work, "language", language.VERSION, [values["language"], values["languages"], manifest.software(*language.PACKAGES)], [extracted])
-    run_units(languages, units, language.run, (extracted, config), *how)
+    languages = stage(
+        work,
+        "language",
+        language.VERSION,
+        [values["language"], values["languages"], manifest.software(*language.PACKAGES)],
+        [extracted],
+    )
+    run_units(languages, units, language.run, (extracted, config), *how, documents=documents)
 
     signed = stage(work, "minhash", minhash.VERSION, values["minhash"], [languages])
-    run_units(signed, units, minhash.run, (extracted, languages, config), *how)
+    run_units(signed, units, minhash.run, (extracted, languages, config), *how, documents=documents)
 
     deduplicated = stage(work, "dedup", dedup.VERSION, keys, [signed])
-    dedup.run_all(deduplicated, units, extracted, languages, signed, config, *how)
+    shuffling = (beam_args, worth(workers, documents, _SHUFFLED_PER_WORKER))
+    dedup.run_all(deduplicated, units, extracted, languages, signed, config, *shuffling)
 
     measured = stage(work, "measure", 1, select.VERSIONS, [deduplicated])
-    run_units(measured, units, select.measure, (extracted, languages, deduplicated, config), *how)
+    run_units(measured, units, select.measure, (extracted, languages, deduplicated, config), *how, documents=documents)
 
     decided = stage(work, "select", 1, [values["japanese"], values["english"]], [measured])
     run_units(decided, units, select.decide, (extracted, languages, deduplicated, measured, config), *how, light=True)
@@ -111,8 +121,10 @@ def _build(
     check = config.split.max_containment is not None and config.split.heldout_share > 0
     if check:
         run_units(collected, units, split.collect, (extracted, decided, config), *how, light=True)
-        run_units(searched, units, split.search, (extracted, decided, collected, keys, config), *how)
-    run_units(placed, units, split.finish, (extracted, decided, searched if check else None, keys, config), *how, light=True)
+        split.unite(collected, keys)
+        run_units(searched, units, split.search, (extracted, decided, collected, config), *how, documents=documents)
+        split.unite(searched, keys)
+    run_units(placed, units, split.finish, (extracted, decided, searched if check else None, config), *how, light=True)
 
     reported = {"extract": extracted, "language": languages, "dedup": deduplicated, "filter": decided, "split": placed}
     results = {name: [this.result(unit) for unit in units] for name, this in reported.items()}
@@ -123,7 +135,7 @@ def _build(
         raise JaLlmError(_nothing_left(output, yields))
 
     shards_key = stage(work, "sink", sink.VERSION, config.shard_bytes, [placed])
-    shards = sink.run_all(shards_key, output, units, extracted, placed, config.shard_bytes, *how)
+    shards = sink.run_all(shards_key, output, units, extracted, placed, config.shard_bytes, *shuffling)
     _remove_stale_shards(output, shards)
     value = manifest.write(
         output,
@@ -160,7 +172,9 @@ def find_inputs(patterns: Sequence[str]) -> list[Path]:
         if Path(pattern).is_file():
             matches.append(Path(pattern))
         if not matches:
-            raise UsageError(f"{pattern}: no file matches; check the path, and quote the pattern so that the shell leaves it alone.")
+            raise UsageError(
+                f"{pattern}: no file matches; check the path, and quote the pattern so that the shell leaves it alone."
+            )
         for path in matches:
             found[os.path.realpath(path)] = path
     return [found[real] for real in sorted(found)]
@@ -178,7 +192,7 @@ def _units(files: list[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
             raise JaLlmError(f"{path}: this input can't be read ({error.strerror}); check its permissions.") from error
         entries.append(entry)
         units.append(Unit(sha256_json([entry["sha256"], name])[:16], name, os.path.realpath(path)))
-    order = sorted(range(len(files)), key=lambda i: entries[i]["name"])
+    order = sorted(range(len(files)), key=lambda i: str(entries[i]["name"]))
     return [units[i] for i in order], [entries[i] for i in order]
 
 
@@ -191,7 +205,9 @@ def _locked(output: Path) -> Iterator[Path]:
         if not output.is_dir():
             raise JaLlmError(f"{output}: this is a file; name a folder for the document set.")
         if any(output.iterdir()) and not _is_corpus(output):
-            raise JaLlmError(f"{output}: this folder holds something that the corpus job did not write; choose another, or an empty one.")
+            raise JaLlmError(
+                f"{output}: this folder holds something that the corpus job did not write; choose another, or an empty one."
+            )
     try:
         work.mkdir(parents=True, exist_ok=True)
         if not ours:
@@ -272,8 +288,15 @@ def _write_timings(output: Path, units: list[Unit], stages: list[Stage]) -> None
         seconds = sum(r["seconds"] for r in done)
         documents = sum(pair[0] for r in done for group in (r["kept"], r["dropped"]) for pair in group.values())
         if done:
-            table[this.name] = {"seconds": round(seconds, 3), "documents": documents, "documents_per_second": round(documents / max(seconds, 1e-9), 1)}
-    write_json(output / "timings.json", {"note": "seconds of worker time, summed over units; dedup without Beam's grouping", "stages": table})
+            table[this.name] = {
+                "seconds": round(seconds, 3),
+                "documents": documents,
+                "documents_per_second": round(documents / max(seconds, 1e-9), 1),
+            }
+    write_json(
+        output / "timings.json",
+        {"note": "seconds of worker time, summed over units; dedup without Beam's grouping", "stages": table},
+    )
 
 
 def _nothing_left(output: Path, yields: list[dict[str, Any]]) -> str:
@@ -322,11 +345,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", action="append", required=True, metavar="GLOB", help="WARC files (repeat)")
     parser.add_argument("--output", required=True, metavar="DIR", help="document set to write")
     parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/, or a path (default: swallow_v2)")
-    parser.add_argument("--gin_bindings", action="append", default=[], metavar="B", help="change one value of the preset (repeat)")
+    parser.add_argument(
+        "--gin_bindings", action="append", default=[], metavar="B", help="change one value of the preset (repeat)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
     args, rest = parser.parse_known_args(argv)
     try:
-        value = build_corpus(args.input, args.output, preset=args.preset, gin_bindings=args.gin_bindings, beam_args=rest, workers=args.workers)
+        value = build_corpus(
+            args.input, args.output, preset=args.preset, gin_bindings=args.gin_bindings, beam_args=rest, workers=args.workers
+        )
     except JaLlmError as error:
         print(f"corpus: {error}", file=sys.stderr)
         return error.exit_code

@@ -4,6 +4,7 @@ Writes `<unit>.tfrecord` (documents without language) and the marker with the co
 of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k".
 """
 
+import functools
 import re
 import struct
 from collections.abc import Iterator
@@ -27,7 +28,18 @@ _PLAIN = ("text/plain",)
 _MARKUP = re.compile(rb"\s*(?:<!doctype|<html|<\?xml|<head|<body|<!--)", re.IGNORECASE)
 _XML_HEAD = re.compile(r"^\s*<\?xml[^>]*\?>")
 # First bytes of what servers send under a text type by mistake: PDF, ZIP, gzip, PNG, JPEG, GIF, ELF, WOFF, Windows programs.
-_BINARY = (b"%PDF-", b"PK\x03\x04", b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"wOFF", b"MZ\x90", b"\x00\x00\x01\x00")
+_BINARY = (
+    b"%PDF-",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"\x7fELF",
+    b"wOFF",
+    b"MZ\x90",
+    b"\x00\x00\x01\x00",
+)
 
 
 class Dropped(Exception):
@@ -42,39 +54,48 @@ def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
     """Extract one WARC file."""
     tally = Tally(config.samples, config.sample_characters, config.seed)
     settings = config.extraction
-    extractor = Extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
+    extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
     offsets, damaged, others, responses = [], [], dict[str, int](), 0
-    try:
-        with atomic_write(this.file(unit, ".tfrecord")) as file:
-            for item in read_captures(unit.path, settings.max_bytes):
-                if isinstance(item, Other):
-                    others[item.kind] = others.get(item.kind, 0) + 1
-                    continue
-                if isinstance(item, Damage):
-                    damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
-                    for _ in range(item.lost_documents):
-                        tally.drop(item.reason, f"{unit.key}@{item.offset}", warc=unit.name, offset=item.offset, detail=item.detail)
-                    continue
-                responses += 1
-                document = _document_or_none(item, unit, settings, extractor, tally)
-                if document is not None:
-                    tally.keep(len(document.text))
-                    offsets.append(file.tell())
-                    write_record(file, to_example(document))
-                if responses % 50 == 0:
-                    note_progress(this, unit, responses)
-    finally:
-        extractor.close()
+    with atomic_write(this.file(unit, ".tfrecord")) as file:
+        for item in read_captures(unit.path, settings.max_bytes):
+            if isinstance(item, Other):
+                others[item.kind] = others.get(item.kind, 0) + 1
+                continue
+            if isinstance(item, Damage):
+                damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
+                for _ in range(item.lost_documents):
+                    tally.drop(item.reason, f"{unit.key}@{item.offset}", warc=unit.name, offset=item.offset, detail=item.detail)
+                continue
+            responses += 1
+            document = _document_or_none(item, unit, settings, extractor, tally)
+            if document is not None:
+                tally.keep(len(document.text))
+                offsets.append(file.tell())
+                write_record(file, to_example(document))
+            if responses % 50 == 0:
+                note_progress(this, unit, responses)
     note_progress(this, unit, responses)
     return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "other_records": others}
+
+
+@functools.cache
+def _extractor(deadline_s: float, favour: str, reset_every: int) -> Extractor:
+    """One extractor a worker process: it takes most of a second to start. It ends when its input closes with this process."""
+    return Extractor(deadline_s, favour, reset_every)
+
+
+def close_extractor(settings: Extraction) -> None:
+    """End this process's extractor, if it has one."""
+    _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every).close()
+    _extractor.cache_clear()
 
 
 def _document_or_none(capture: Capture, unit: Unit, settings: Extraction, extractor: Extractor, tally: Tally) -> Document | None:
     try:
         return to_document(capture, unit.name, settings, extractor)
     except Dropped as drop:
-        where = {"url": capture.url, "warc": unit.name, "offset": capture.offset}
-        tally.drop(drop.reason, f"{unit.key}@{capture.offset}", **where, **drop.fields)
+        fields: dict[str, Any] = {"url": capture.url, "warc": unit.name, "offset": capture.offset, **drop.fields}
+        tally.drop(drop.reason, f"{unit.key}@{capture.offset}", **fields)
         return None
 
 

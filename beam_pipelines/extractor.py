@@ -7,6 +7,7 @@ pages than an idle one; a wall-clock limit stands behind it for a child that wai
 Messages both ways: 4-byte little-endian length, 1 status byte, UTF-8 text.
 """
 
+import contextlib
 import re
 import select
 import signal
@@ -96,14 +97,13 @@ class Extractor:
 
     def _stop(self) -> int:
         assert self._child is not None
-        self._child.kill() if self._child.poll() is None and not self._ends_soon() else None
+        if not self._ends_soon():
+            self._child.kill()
         code = self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         self._child = None
         return code
 
@@ -133,6 +133,7 @@ def main_text(html: str, favour: str = "") -> str | None:
     """trafilatura's main text: comments and tables off (Swallow v1's setting).
 
     Args:
+      html: the page.
       favour: "" for trafilatura's own balance, "recall" or "precision".
     """
     import trafilatura

@@ -72,7 +72,7 @@ def decoded_body(response: Response, limit: int) -> bytes:
 
 
 def _dechunk(body: bytes, limit: int) -> bytes:
-    pieces, at, total = [], 0, 0
+    pieces, at, total = list[bytes](), 0, 0
     while True:
         line_end = body.find(b"\r\n", at)
         size = re.match(rb"\s*([0-9A-Fa-f]+)\s*(?:;[^\r\n]*)?$", body[at:line_end]) if line_end >= 0 else None

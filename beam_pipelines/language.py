@@ -35,6 +35,8 @@ def identify(text: str, settings: LanguageId) -> tuple[str, float, float]:
     share = (counts.kana + counts.halfwidth_kana) / counts.letters
     if share >= settings.min_kana_share and counts.hangul < counts.kana:
         return "ja", 1.0, share
+    if counts.hangul >= settings.min_kana_share * counts.letters:
+        return "ko", 1.0, share
     # Too little kana for a Japanese text: the classifier chooses among the others.
     others = tuple(lang for lang in settings.candidates if lang != "ja")
     start = max(0, (len(text) - _CLASSIFY_CHARACTERS) // 2)

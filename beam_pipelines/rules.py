@@ -69,8 +69,7 @@ def top_ngram_share(text: str, n: int) -> float:
     count = len(points) - n + 1
     if count < 1:
         return 0.0
-    _, ids = np.unique(points, return_inverse=True)
-    ids = ids.astype(np.uint64)
+    ids = np.unique(points, return_inverse=True)[1].astype(np.uint64)
     base = np.uint64(int(ids.max()) + 1)
     value = np.zeros(count, np.uint64)
     for i in range(n):  # at most 2^16 distinct characters to the 4th power fit in 64 bits

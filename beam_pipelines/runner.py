@@ -16,7 +16,7 @@ from typing import Any
 from ja_llm.errors import JaLlmError, UsageError
 
 _LOCAL = (None, "DirectRunner", "FnApiRunner", "SwitchingDirectRunner")
-_SENTENCE = re.compile(r"<<ja_llm:(.*?)>>", re.DOTALL)
+_SENTENCE = re.compile(r"<<ja_llm:((?:(?!<<ja_llm:).)*?)>>", re.DOTALL)  # the innermost: Beam may wrap an exception again
 
 
 class WorkerError(Exception):
@@ -58,8 +58,9 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
 
 
 def _quiet() -> None:
-    """Beam warns of optional packages that nothing here needs, some of it through the root logger."""
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    """Quieten Beam: it also warns of optional packages that nothing here needs, some of it through the root logger."""
+    # An error comes back as an exception; Beam would print its traceback besides.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     if _not_about_apitools not in logging.getLogger().filters:
         logging.getLogger().addFilter(_not_about_apitools)
 

@@ -20,7 +20,9 @@ VERSIONS = [filters_ja.VERSION, filters_en.VERSION]
 _MEASURE = {"ja": filters_ja.measure, "en": filters_en.measure}
 
 
-def remaining(unit: Unit, extracted: Stage, languages: Stage, deduplicated: Stage, config: Corpus) -> Iterator[tuple[int, Document, str | None]]:
+def remaining(
+    unit: Unit, extracted: Stage, languages: Stage, deduplicated: Stage, config: Corpus
+) -> Iterator[tuple[int, Document, str | None]]:
     """(number, document, language) of a unit's documents; the language is None if the document was dropped before."""
     duplicates = dedup.duplicates_of(deduplicated, unit)
     for number, (document, lang) in enumerate(zip(read_unit(extracted, unit), read_languages(languages, unit), strict=True)):
@@ -39,14 +41,18 @@ def measure(unit: Unit, this: Stage, extracted: Stage, languages: Stage, dedupli
     return tally.to_json()
 
 
-def decide(unit: Unit, this: Stage, extracted: Stage, languages: Stage, deduplicated: Stage, measured: Stage, config: Corpus) -> dict[str, Any]:
+def decide(
+    unit: Unit, this: Stage, extracted: Stage, languages: Stage, deduplicated: Stage, measured: Stage, config: Corpus
+) -> dict[str, Any]:
     """Apply the thresholds to one unit's statistics."""
     thresholds = {"ja": config.japanese, "en": config.english}
     tally = Tally(config.samples, config.sample_characters, config.seed)
     kept: list[tuple[int, str]] = []
     all_reasons: dict[str, int] = {}
     with open(measured.file(unit, ".jsonl"), encoding="utf-8") as lines:
-        for line, (number, document, lang) in zip(lines, remaining(unit, extracted, languages, deduplicated, config), strict=True):
+        for line, (number, document, lang) in zip(
+            lines, remaining(unit, extracted, languages, deduplicated, config), strict=True
+        ):
             if lang is None:
                 continue
             statistics = json.loads(line)
@@ -55,7 +61,9 @@ def decide(unit: Unit, this: Stage, extracted: Stage, languages: Stage, deduplic
                 all_reasons[reason] = all_reasons.get(reason, 0) + 1
             if broken:
                 values = {key: round(value, 4) for key, value in statistics.items()}
-                tally.drop(broken[0], document.id, document.text, id=document.id, url=document.url, all_reasons=broken, statistics=values)
+                tally.drop(
+                    broken[0], document.id, document.text, id=document.id, url=document.url, all_reasons=broken, statistics=values
+                )
             else:
                 tally.keep(len(document.text), lang)
                 kept.append((number, lang))

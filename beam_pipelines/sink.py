@@ -43,7 +43,14 @@ def shard_of(document_id: str, count: int) -> int:
 
 
 def run_all(
-    this: Stage, output: Path, units: Sequence[Unit], extracted: Stage, split_stage: Stage, shard_bytes: int, beam_args: Sequence[str], workers: int
+    this: Stage,
+    output: Path,
+    units: Sequence[Unit],
+    extracted: Stage,
+    split_stage: Stage,
+    shard_bytes: int,
+    beam_args: Sequence[str],
+    workers: int,
 ) -> list[dict[str, Any]]:
     """Write the shards that are not there yet; return the manifest's entries of all."""
     counts = shard_counts(split_stage, units, shard_bytes)
@@ -88,7 +95,9 @@ def _finished(this: Stage, output: Path, name: str) -> bool:
     return path.exists() and manifest.file_entry(path, output)["sha256"] == entry["sha256"]
 
 
-def places_of(unit: Unit, extracted: Stage, split_stage: Stage, counts: dict[tuple[str, str], int]) -> Iterator[tuple[str, Place]]:
+def places_of(
+    unit: Unit, extracted: Stage, split_stage: Stage, counts: dict[tuple[str, str], int]
+) -> Iterator[tuple[str, Place]]:
     """(shard, place) of each of a unit's documents that are left."""
     offsets = extracted.result(unit)["offsets"]
     for number, lang, where, document_id, _ in split_stage.result(unit)["placed"]:
@@ -101,7 +110,7 @@ def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path,
 
     name, places = group
     try:
-        write_shard(name, sorted(tuple(place) for place in places if place is not None), this, output, extracted)
+        write_shard(name, sorted(place for place in places if place is not None), this, output, extracted)
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:
@@ -117,5 +126,10 @@ def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, e
             document = read_document(extracted.file(unit, ".tfrecord"), offset)
             characters += len(document.text)
             write_record(file, to_example(dataclasses.replace(document, lang=lang)))
-    counts = {"documents": len(places), "characters": characters, "lang": lang, "split": rest.partition("-")[0]}
+    counts: dict[str, int | str] = {
+        "documents": len(places),
+        "characters": characters,
+        "lang": lang,
+        "split": rest.partition("-")[0],
+    }
     write_json(this.marker(marker_name(name)), manifest.file_entry(output / name, output, **counts))

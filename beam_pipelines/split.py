@@ -27,6 +27,7 @@ from ja_llm.text.normalise import squeeze
 VERSION = 1
 TRAIN, HELDOUT = "train", "heldout"
 CONTAINED = "heldout_contained"
+_ALL = "all.npy"
 
 
 def group(document: Document) -> str:
@@ -66,10 +67,10 @@ def collect(unit: Unit, this: Stage, extracted: Stage, decided: Stage, config: C
     return tally.to_json()
 
 
-def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected: Stage, units: Sequence[str], config: Corpus) -> dict[str, Any]:
+def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected: Stage, config: Corpus) -> dict[str, Any]:
     """Write `<unit>.npy`: the held-out n-grams that stand in the unit's training documents."""
     tally = Tally(0, 0, config.seed)
-    heldout = united(collected, units)
+    heldout = united(collected)
     seen = np.zeros(len(heldout), bool)
     for _, lang, document in selected(unit, extracted, decided):
         tally.keep(len(document.text), lang)
@@ -82,11 +83,11 @@ def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected:
     return tally.to_json()
 
 
-def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: Stage | None, units: Sequence[str], config: Corpus) -> dict[str, Any]:
+def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: Stage | None, config: Corpus) -> dict[str, Any]:
     """Decide every document's side; the marker holds [number, language, side, id, bytes] of each that is left."""
     tally = Tally(config.samples, config.sample_characters, config.seed)
     limit = config.split.max_containment
-    shared = united(searched, units) if searched is not None else np.zeros(0, np.uint64)
+    shared = united(searched) if searched is not None else np.zeros(0, np.uint64)
     placed = []
     for number, lang, document in selected(unit, extracted, decided):
         where = side(document, config.split)
@@ -94,16 +95,26 @@ def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: 
             values = hashes(document.text, config.split)
             contained = float(np.isin(values, shared, assume_unique=True).mean())
             if contained > limit:
-                tally.drop(CONTAINED, document.id, document.text, id=document.id, url=document.url, containment=round(contained, 4))
+                tally.drop(
+                    CONTAINED, document.id, document.text, id=document.id, url=document.url, containment=round(contained, 4)
+                )
                 continue
         tally.keep(len(document.text), f"{lang}/{where}")
         placed.append([number, lang, where, document.id, len(document.text.encode())])
     return {**tally.to_json(), "placed": placed}
 
 
-def united(this: Stage, units: Sequence[str]) -> np.ndarray:
-    """uint64, sorted: all units' arrays as one set."""
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *(np.load(this.file(unit, ".npy")) for unit in units)]))
+def unite(this: Stage, units: Sequence[str]) -> None:
+    """Write `all.npy`, the sorted union of all units' arrays, once."""
+    if not (this.folder / _ALL).exists():
+        arrays = [np.zeros(0, np.uint64), *(np.load(this.file(unit, ".npy")) for unit in units)]
+        with atomic_write(this.folder / _ALL) as file:
+            np.save(file, np.unique(np.concatenate(arrays)))
+
+
+def united(this: Stage) -> np.ndarray:
+    """uint64, sorted: what `unite` wrote, mapped into memory."""
+    return np.load(this.folder / _ALL, mmap_mode="r")
 
 
 def _save(this: Stage, unit: Unit, values: np.ndarray) -> None:

@@ -62,7 +62,9 @@ def dropped_samples(directory: str | os.PathLike, reason: str) -> str:
     for line in (folder / f"{reason}.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         text = entry.pop("text", "")
-        parts.append("\n".join([*(f"{key}: {value}" for key, value in entry.items()), *([f"    {row}" for row in text.splitlines()])]))
+        parts.append(
+            "\n".join([*(f"{key}: {value}" for key, value in entry.items()), *([f"    {row}" for row in text.splitlines()])])
+        )
     return f"\n{'-' * _WIDTH}\n".join(parts)
 
 
@@ -80,7 +82,9 @@ def find_document(directory: str | os.PathLike, document_id: str) -> tuple[Docum
         for position, document in enumerate(read_documents(Path(directory) / shard["name"])):
             if document.id == document_id:
                 return document, shard["name"], position
-    raise JaLlmError(f"{directory}: there is no document {document_id}; it may have been dropped, see {Path(directory) / 'dropped'}.")
+    raise JaLlmError(
+        f"{directory}: there is no document {document_id}; it may have been dropped, see {Path(directory) / 'dropped'}."
+    )
 
 
 def trace(directory: str | os.PathLike, document_id: str) -> str:

@@ -64,6 +64,7 @@ def read_captures(path: str | Path, max_bytes: int) -> Iterator[Capture | Other 
     """Yield the responses of a WARC file (.warc or .warc.gz), each with its metadata record's fields.
 
     Args:
+      path: the file.
       max_bytes: blocks larger than this (and the HTTP head) are not read into memory.
 
     Raises:
@@ -94,27 +95,27 @@ def _read_items(path: Path, max_bytes: int) -> Iterator[Capture | Other | Damage
     if size == 0:
         yield Damage(0, "warc_empty", "the file is empty")
         return
-    records = damages = 0
+    records, held = 0, list[Damage]()  # damage before the first record: the file may be no WARC file at all
     for offset, stream, problem in _members(path, size):
         found = 0
         for item in _records(stream, offset, max_bytes, corrupt=problem is not None and problem.reason == "warc_corrupt"):
+            found += 1
             if isinstance(item, Damage):
                 problem = None  # the record's own loss says more than the member's
-                if not records and not item.lost_documents:
-                    continue  # nothing in this file was a record so far: it may be no WARC file at all
-                damages += 1
+                held.append(item)
             else:
                 records += 1
-            found += 1
-            yield item
+                yield item
         if problem is not None:
-            damages += 1
-            yield problem
-        elif not found and records:
-            damages += 1
-            yield Damage(offset, "warc_corrupt", "a gzip member holds no WARC record")
-    if not records and not damages:
-        yield Damage(0, "warc_unreadable", "no WARC record was found in this file")
+            held.append(problem)
+        elif not found:
+            held.append(Damage(offset, "warc_corrupt", "no WARC record stands here"))
+        if records:
+            yield from held
+            held.clear()
+    if not records and not any(damage.lost_documents or damage.reason == "warc_truncated" for damage in held):
+        held = [Damage(0, "warc_unreadable", "no WARC record was found in this file")]
+    yield from held
 
 
 def _members(path: Path, size: int) -> Iterator[tuple[int, IO[bytes], Damage | None]]:
@@ -212,6 +213,9 @@ def _records(
                 yield Other(str(headers.get("warc-type", "unknown")).lower())
                 continue
             length = record.content_length
+            if "content-length" not in headers:  # fastwarc takes a header that is cut off for one of an empty record
+                yield Damage(at, "warc_truncated", "the record's header is cut off", int(is_response))
+                continue
             block, got = _read_block(record, length, max_bytes + (64 << 10))
             if got < length:
                 missing = f"the record is cut off after {got} of {length} bytes"

@@ -1,8 +1,8 @@
-"""Entry of a local Beam worker process: Beam's own, without the log lines that it writes before its log level is set."""
+"""Entry of a local Beam worker process: Beam's own, without its log: an error comes back to the process that started the job."""
 
 import logging
 
-logging.disable(logging.WARNING)
+logging.disable(logging.CRITICAL)
 
 if __name__ == "__main__":
     import sys

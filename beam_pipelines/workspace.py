@@ -27,6 +27,9 @@ from ja_llm.progress import Progress
 
 WORK = ".work"
 
+# A worker process takes seconds to start; a stage after extraction handles some hundred documents in one.
+DOCUMENTS_PER_WORKER = 500
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -94,7 +97,9 @@ class Tally:
         _add(self.dropped, reason, len(text))
         rank = xxhash.xxh64_intdigest(key.encode("utf-8", "surrogatepass"), self._seed)
         entry = {"reason": reason, **fields, **({"text": text[: self._characters]} if text else {})}
-        self._sampled[reason] = heapq.nsmallest(self._samples, [*self._sampled.get(reason, []), (rank, entry)], key=lambda e: e[0])
+        self._sampled[reason] = heapq.nsmallest(
+            self._samples, [*self._sampled.get(reason, []), (rank, entry)], key=lambda e: e[0]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For the marker. `seconds` is never part of content that is hashed."""
@@ -132,6 +137,12 @@ def merge_samples(results: Iterable[dict[str, Any]], samples: int) -> dict[str, 
     return {reason: [entry for _, entry in entries] for reason, entries in sorted(merged.items())}
 
 
+def worth(workers: int, documents: int | None, each: int = 0) -> int:
+    """How many of the workers are worth starting (0 workers: one a core): one for every `each` documents."""
+    workers = workers or multiprocessing.cpu_count()
+    return workers if documents is None else max(1, min(workers, documents // (each or DOCUMENTS_PER_WORKER)))
+
+
 def run_units(
     this: Stage,
     units: Sequence[Unit],
@@ -140,17 +151,30 @@ def run_units(
     beam_args: Sequence[str],
     workers: int,
     light: bool = False,
+    documents: int | None = None,
 ) -> None:
     """Run `function(unit, this, *arguments)` for every unit without a marker, and write what it returns as the marker.
 
     Args:
-      light: the work takes less time than starting a worker process, so it is done in this one.
+      this: the stage.
+      units: all units of the input.
+      function: called on a worker; raises JaLlmError or OSError for what a user can mend.
+      arguments: its further arguments.
+      beam_args: Beam's options.
+      workers: local processes, 0 for one a core.
+      light: the work is a look-up in what stages before it wrote; it is done here, without Beam.
+      documents: how many there are, if it is known: no worker process is started for fewer than are worth it.
 
     Raises:
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
     pending = [unit for unit in units if not this.done(unit)]
     if not pending:
+        return
+    if light:
+        this.folder.mkdir(parents=True, exist_ok=True)
+        for unit in pending:
+            write_json(this.marker(unit), function(unit, this, *arguments))
         return
     from beam_pipelines.runner import run_pipeline
 
@@ -167,7 +191,7 @@ def run_units(
         )
 
     with _Monitor(this, units, len(units) - len(pending)):
-        run_pipeline(build, beam_args, 1 if light else min(workers or multiprocessing.cpu_count(), len(pending)))
+        run_pipeline(build, beam_args, min(worth(workers, documents), len(pending)))
 
 
 def run_unit(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 # C0 and C1 controls except tab and line feed, zero-width space and BOM, surrogates, noncharacters.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u200b\ufeff\ud800-\udfff\ufffe\uffff]")
@@ -24,7 +25,7 @@ def clean(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def normalise(text: str, form: str = "NFC") -> str:
+def normalise(text: str, form: Any = "NFC") -> str:
     """`clean`, then the Unicode normalisation form, or none if `form` is empty.
 
     NFKC folds full-width Latin and half-width katakana, and with them distinctions that a Japanese text may mean;

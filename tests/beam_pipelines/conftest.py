@@ -8,38 +8,53 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-_JA = {
-    "who": ["管理者", "利用者", "古い友人", "図書館の司書", "隣の席の同僚", "旅の案内人", "市場の店主", "夜勤の技師", "若い画家", "小さな会社"],
-    "when": ["今朝", "先週の終わりに", "雨が上がったあとで", "夕方になると", "会議の前に", "春が来るたびに", "久しぶりに", "夜遅くまで"],
-    "what": ["設定の手順", "新しい辞書", "壊れた時計", "地図と記録", "短い手紙", "庭の手入れ", "古い写真", "パンの作り方", "計算の結果", "楽器の練習"],
-    "did": ["を丁寧に確かめました", "について静かに話していました", "を最初から書き直しました", "を友人に見せることにしました", "のことをずっと考えています", "をゆっくりと片付けてから帰りました"],
-    "end": ["それで十分でした", "結果はまだ分かりません", "誰も急いではいませんでした", "次の日も同じことが続きました", "窓の外では風が強く吹いていました"],
-}  # fmt: skip
-_EN = {
-    "who": ["The librarian", "A quiet neighbour", "Our old teacher", "The night engineer", "A travelling painter", "The baker"],
-    "when": ["this morning", "after the rain", "before the meeting", "late in the evening", "every spring", "last week"],
-    "what": ["the broken clock", "a short letter", "the garden", "an old map", "the recipe for bread", "some forgotten photographs"],
-    "did": ["carefully looked at", "talked with a friend about", "wrote a long note on", "decided to keep", "was thinking of"],
-    "end": ["and that was enough for the day", "but nobody was in a hurry to finish", "and the wind was strong outside the window"],
-}
+_KANJI = "春夏秋冬花鳥風月山川草木海空星雨雪光影音色形心手足目耳口声言葉文字紙本絵歌道橋門窓家町村島国北南東西朝夕昼夜水火土石金"
+_VERBS = [
+    "眺め",
+    "調べ",
+    "運び",
+    "集め",
+    "忘れ",
+    "見つけ",
+    "比べ",
+    "並べ",
+    "続け",
+    "確かめ",
+    "伝え",
+    "支え",
+    "重ね",
+    "始め",
+    "育て",
+    "決め",
+]
+_SYLLABLES = ["ka", "lo", "mi", "ten", "ra", "sol", "ve", "dor", "ni", "pel", "gan", "tu", "bri", "sha", "wen", "cot"]
 
 
 def ja_text(seed: int, sentences: int = 24) -> str:
-    """Japanese paragraphs; different seeds share words, not sentences."""
+    """Japanese-like paragraphs; different seeds share words and grammar, not sentences."""
     rng = random.Random(f"ja{seed}")
-    pick = {name: lambda words=words: rng.choice(words) for name, words in _JA.items()}
-    parts = [
-        f"{pick['when']()}、{pick['who']()}は{pick['who']()}と一緒に{pick['what']()}{pick['did']()}。{pick['what']()}がなくても、{pick['end']()}。"
-        for _ in range(sentences)
-    ]
+
+    def noun() -> str:
+        return rng.choice(_KANJI) + rng.choice(_KANJI)
+
+    def sentence() -> str:
+        return f"{noun()}の{noun()}は{noun()}を{rng.choice(_VERBS)}て、{noun()}から{noun()}まで{rng.choice(_VERBS)}ながら{noun()}に{rng.choice(_VERBS)}ました。"
+
+    parts = [sentence() for _ in range(sentences)]
     return "\n".join("".join(parts[i : i + 4]) for i in range(0, sentences, 4))
 
 
 def en_text(seed: int, sentences: int = 16) -> str:
-    """English paragraphs."""
+    """English grammar over made-up nouns, in paragraphs."""
     rng = random.Random(f"en{seed}")
-    pick = {name: lambda words=words: rng.choice(words) for name, words in _EN.items()}
-    parts = [f"{pick['who']()} {pick['did']()} {pick['what']()} {pick['when']()}, {pick['end']()}." for _ in range(sentences)]
+
+    def noun() -> str:
+        return "".join(rng.choices(_SYLLABLES, k=3))
+
+    parts = [
+        f"The {noun()} of the {noun()} was not far from a {noun()}, and that is why we have to be with the {noun()}."
+        for _ in range(sentences)
+    ]
     return "\n".join(" ".join(parts[i : i + 4]) for i in range(0, sentences, 4))
 
 
@@ -59,14 +74,20 @@ def warc_bytes(pages: list[dict], gzip: bool = True) -> list[bytes]:
         headers = [("Content-Type", page.get("type", "text/html; charset=utf-8")), *page.get("headers", [])]
         http = StatusAndHeaders(page.get("status", "200 OK"), [h for h in headers if h[1]], protocol="HTTP/1.1")
         extra = {"WARC-Date": page.get("date", "2024-01-01T00:00:00Z"), **page.get("warc_headers", {})}
-        record = writer.create_warc_record(page["url"], "response", payload=io.BytesIO(body), http_headers=http, warc_headers_dict=extra)
+        record = writer.create_warc_record(
+            page["url"], "response", payload=io.BytesIO(body), http_headers=http, warc_headers_dict=extra
+        )
         writer.write_record(record)
         if "fields" in page:
             block = "".join(f"{k}: {v}\r\n" for k, v in page["fields"].items()).encode()
             about = {"WARC-Concurrent-To": record.rec_headers.get_header("WARC-Record-ID")}
             writer.write_record(
                 writer.create_warc_record(
-                    page["url"], "metadata", payload=io.BytesIO(block), warc_content_type="application/warc-fields", warc_headers_dict=about
+                    page["url"],
+                    "metadata",
+                    payload=io.BytesIO(block),
+                    warc_content_type="application/warc-fields",
+                    warc_headers_dict=about,
                 )
             )
         members.append(out.getvalue())

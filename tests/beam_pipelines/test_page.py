@@ -62,7 +62,10 @@ def test_bodies_that_cannot_be_had(sent, reason):
     assert problem.value.reason == reason
 
 
-PAGE = "<html><head><title>文字の話</title>{meta}</head><body><p>漢字とカタカナとひらがな、そして記号「」の混ざった文章です。</p></body></html>" * 3
+PAGE = (
+    "<html><head><title>文字の話</title>{meta}</head><body><p>漢字とカタカナとひらがな、そして記号「」の混ざった文章です。</p></body></html>"
+    * 3
+)
 ENCODINGS = ["utf-8", "cp932", "euc_jp", "iso2022_jp", "utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"]
 CLAIMS = ["", "utf-8", "Shift_JIS", "EUC-JP", "ISO-2022-JP", "iso-8859-1", "windows-1252", "no-such-charset"]
 
@@ -163,7 +166,9 @@ def test_reasons(what, reason, extractor):
 
 def test_extractor_is_killed_at_the_deadline_and_starts_again(web):
     """A page that takes trafilatura seconds, against a limit of a fraction of one."""
-    slow = "".join(f"<div class='c{i}'><span>短い文{i}です。</span><div><p>別の文{i}でした。</p></div></div>" for i in range(20000))
+    slow = "".join(
+        f"<div class='c{i}'><span>短い文{i}です。</span><div><p>別の文{i}でした。</p></div></div>" for i in range(20000)
+    )
     extractor = Extractor(deadline_s=0.3)
     try:
         with pytest.raises(ExtractionProblem) as problem:

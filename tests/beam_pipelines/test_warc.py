@@ -93,6 +93,13 @@ def test_empty_file_and_no_warc(tmp_path):
         assert captures == [] and [d.reason for d in damage] == [reason], name
 
 
+def test_damage_before_the_first_record_is_named(web, pages, tmp_path):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(gzip.compress(b"no record\n" * 20) + b"".join(web.warc_bytes(pages)))
+    captures, damage = read(path)
+    assert len(captures) == 6 and [(d.offset, d.reason) for d in damage] == [(0, "warc_corrupt")]
+
+
 def test_block_over_the_limit_is_not_held(web, pages, tmp_path):
     big = {"url": "http://a.example/big", "body": b"x" * (3 << 20)}
     captures, damage = read(web.write_warc(tmp_path / "a.warc.gz", [pages[0], big, pages[1]]))

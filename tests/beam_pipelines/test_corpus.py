@@ -1,0 +1,261 @@
+"""The whole job on small WARC files: accounting, determinism, resumption after SIGKILL, bad input, sentences."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from beam_pipelines import corpus, stats
+from ja_llm import manifest
+from ja_llm.documents import read_documents
+from ja_llm.errors import JaLlmError, UsageError
+
+BINDINGS = ["corpus.Extraction.max_bytes = 200000", "corpus.Split.heldout_share = 0.3", "corpus.Corpus.shard_bytes = 12000"]
+
+
+def build(inputs, output, **more):
+    return corpus.build_corpus([str(inputs)], output, gin_bindings=more.pop("bindings", BINDINGS), **more)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """sha256 of every file of the set; timings are no content."""
+    files = [p for p in folder.rglob("*") if p.is_file() and ".work" not in p.parts and p.name != "timings.json"]
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def stage_files(output: Path) -> dict[str, int]:
+    return {
+        p.relative_to(output).as_posix(): p.stat().st_mtime_ns
+        for p in (output / ".work").rglob("*.*")
+        if ".progress" not in p.name
+    }
+
+
+@pytest.fixture(scope="module")
+def inputs(web, tmp_path_factory):
+    """Three WARC files with every kind of page and damage."""
+    folder = tmp_path_factory.mktemp("warcs")
+
+    def page(i, text, **more):
+        return {"url": f"http://site{i % 3}.example/{i}", "body": web.html(text), **more}
+
+    fields = {"source": "manuals", "licence": "GFDL-1.3", "package": "guide-ja", "version": "2.0"}
+    first = [page(i, web.ja_text(i), fields=fields) for i in range(14)]
+    first += [page(100 + i, web.en_text(i)) for i in range(8)]
+    second = [page(200 + i, web.ja_text(i), date="2023-01-01T00:00:00Z") for i in range(4)]  # older exact copies
+    near = web.ja_text(5).replace("は", "も", 1)
+    second += [page(210, near, date="2025-01-01T00:00:00Z")]  # a newer near copy: the older one goes
+    second += [page(220, "Diese Anleitung erklärt, wie man das Programm einrichtet und danach benutzt. " * 8)]
+    second += [page(221, web.ja_text(30, 2)), page(222, "\n".join(web.ja_text(31).split("\n") * 3))]  # too short; repeats itself
+    second += [page(230, "", status="404 Not Found"), page(231, "x", type="application/pdf")]
+    second += [
+        {"url": "http://b.example/empty", "body": ""},
+        {"url": "http://b.example/big", "body": web.html("長い話。" * 100_000)},
+    ]
+    second += [
+        {"url": "http://b.example/sjis", "body": web.html(web.ja_text(40)).encode("cp932"), "type": "text/html; charset=utf-8"}
+    ]
+    web.write_warc(folder / "a.warc.gz", first)
+    web.write_warc(folder / "b.warc.gz", second)
+    third = b"".join(web.warc_bytes([page(300 + i, web.ja_text(60 + i)) for i in range(4)]))
+    (folder / "c.warc.gz").write_bytes(third[:-100])
+    return folder / "*.warc.gz"
+
+
+@pytest.fixture(scope="module")
+def built(inputs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("built") / "corpus"
+    return output, build(inputs, output)
+
+
+def test_every_document_is_accounted_for(built, inputs):
+    output, value = built
+    tables = {t["stage"]: t for t in value["yields"]}
+    assert list(tables) == ["extract", "language", "dedup", "filter", "split"]
+    before = None
+    for table in value["yields"]:
+        assert table["in"]["documents"] == table["kept"]["documents"] + sum(c["documents"] for c in table["dropped"].values())
+        assert before is None or table["in"] == before
+        before = table["kept"]
+    assert (
+        value["totals"]["documents"]
+        == before["documents"]
+        == sum(len(list(read_documents(output / s["name"]))) for s in value["shards"])
+    )
+    assert {r: c["documents"] for r, c in tables["extract"]["dropped"].items()} == {
+        "content_type": 1, "empty_body": 1, "http_status_404": 1, "too_large": 1, "warc_truncated": 1,
+    }  # fmt: skip
+    assert tables["extract"]["in"]["documents"] == 22 + 13 + 4
+    assert {r: c["documents"] for r, c in tables["language"]["dropped"].items()} == {"language_de": 1}
+    assert {r: c["documents"] for r, c in tables["dedup"]["dropped"].items()} == {"duplicate_exact": 4, "duplicate_near": 1}
+    assert {r: c["documents"] for r, c in tables["filter"]["dropped"].items()} == {
+        "ja_letters_low": 1,
+        "ja_duplicate_line_share_high": 1,
+    }
+    assert [(d["input"], d["reason"]) for d in value["damaged"]] == [("c.warc.gz", "warc_truncated")]
+    assert value["other_records"] == {"metadata": 14}
+    reasons = {r for t in value["yields"] for r in t["dropped"]}
+    assert {p.stem for p in (output / "dropped").glob("*.jsonl")} == reasons
+
+
+def test_documents_and_manifest_keep_the_contract(built, web):
+    output, value = built
+    assert manifest.read(output, manifest.DOCUMENTS, verify=True) == value
+    documents = {}
+    for shard in value["shards"]:
+        found = list(read_documents(output / shard["name"]))
+        assert [d.id for d in found] == sorted(d.id for d in found) and {d.lang for d in found} <= {shard["lang"]}
+        assert shard["documents"] == len(found) and shard["characters"] == sum(len(d.text) for d in found)
+        assert shard["name"].startswith(f"{shard['lang']}/{shard['split']}-")
+        documents |= {d.url: d for d in found}
+    assert sum(s["lang"] == "ja" and s["split"] == "train" for s in value["shards"]) > 1
+    assert documents["http://site0.example/0"].text == web.ja_text(0), "the newer of two exact copies stays"
+    assert "http://site2.example/5" not in documents and "http://site0.example/210" in documents
+    assert documents["http://b.example/sjis"].text == web.ja_text(40)
+    guide = documents["http://site0.example/0"]
+    assert (guide.source, guide.licence, json.loads(guide.meta)["package"]) == ("manuals", "GFDL-1.3", "guide-ja")
+
+
+def test_same_bytes_with_two_workers(built, inputs, tmp_path, monkeypatch):
+    """Extraction and the GroupByKeys in two processes."""
+    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    build(inputs, tmp_path / "two", workers=2)
+    assert digest(tmp_path / "two") == digest(built[0])
+
+
+@pytest.mark.slow
+def test_same_bytes_with_two_workers_in_every_stage(built, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.DOCUMENTS_PER_WORKER", 1)
+    build(inputs, tmp_path / "two", workers=2)
+    assert digest(tmp_path / "two") == digest(built[0])
+
+
+def test_finished_set_is_verified_and_left_alone(built, inputs, capsys):
+    output, value = built
+    before, files = digest(output), stage_files(output)
+    assert build(inputs, output) == value
+    assert "finished before" in capsys.readouterr().err
+    assert digest(output) == before and stage_files(output) == files
+
+
+def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built, inputs):
+    output, value = built
+    before = stage_files(output)
+    other = build(inputs, output, bindings=[*BINDINGS, "corpus.JapaneseFilter.min_letters = 20"])
+    assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
+    kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
+    stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}
+    assert stages == {"extract", "language", "minhash", "dedup", "measure"}
+    # Back again, over a shard that somebody cut: the same bytes as at first.
+    assert build(inputs, output) == value
+    shard = output / value["shards"][0]["name"]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert build(inputs, output) == value and shard.read_bytes() == whole
+
+
+@pytest.mark.parametrize("stage", ["extract", "minhash"])
+def test_sigkill_and_again(built, inputs, tmp_path, stage):
+    """The process is killed when a stage has begun; the same command goes on and ends in the same bytes."""
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "beam_pipelines.corpus", "--input", str(inputs), "--output", str(output)]
+    command += [f"--gin_bindings={b}" for b in BINDINGS]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 60
+    while not list(output.glob(f".work/{stage}-*/*")) and time.monotonic() < end and child.poll() is None:
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "it must be killed, not have ended"
+    assert not (output / "manifest.json").exists()
+    build(inputs, output)
+    assert digest(output) == digest(built[0])
+
+
+def test_stats_samples_and_trace(built):
+    output, value = built
+    table = stats.format_yields(value)
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert "duplicate_exact" in table and "warc_truncated" in table and "c.warc.gz at " in table
+    assert "duplicate_of" in stats.dropped_samples(output, "duplicate_near")
+    with pytest.raises(UsageError, match="duplicate_exact, duplicate_near"):
+        stats.dropped_samples(output, "duplicate")
+    document = next(iter(read_documents(output / value["shards"][0]["name"])))
+    told = stats.trace(output, document.id)
+    assert document.url in told and json.loads(document.meta)["warc"] in told and document.text[:20] in told
+    with pytest.raises(JaLlmError, match="there is no document"):
+        stats.trace(output, "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ({"inputs": []}, "there is no input"),
+        ({"inputs": ["nowhere/*.warc.gz"]}, r"nowhere/\*\.warc\.gz: no file matches"),
+        ({"inputs": ["gs://bucket/a.warc.gz"]}, "only files that this machine can open"),
+        ({"preset": "swallow_v9"}, "there is no such preset; there are .*swallow_v2"),
+        ({"gin_bindings": ["corpus.MinHash.bandz = 3"]}, "bandz"),
+        ({"gin_bindings": ["corpus.Split.split_by = 'weight'"]}, "'document' or 'group'"),
+        ({"beam_args": ["--no_such_option=1"]}, "--no_such_option=1: neither"),
+        ({"workers": -1}, "--workers -1"),
+    ],
+)
+def test_wrong_calls_are_refused_in_a_sentence(call, sentence, inputs, tmp_path):
+    with pytest.raises(UsageError, match=sentence):
+        corpus.build_corpus(call.pop("inputs", [str(inputs)]), tmp_path / "out", **call)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_folder_with_something_else_is_left_alone(inputs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("draft")
+    with pytest.raises(JaLlmError, match="holds something that the corpus job did not write"):
+        build(inputs, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_left_is_no_finished_set(web, tmp_path):
+    web.write_warc(tmp_path / "a.warc.gz", [{"url": "http://a.example/", "body": web.html(web.ja_text(1, 2))}])
+    with pytest.raises(JaLlmError, match=r"no document is left of 1; most were dropped for ja_letters_low \(1\)"):
+        build(tmp_path / "a.warc.gz", tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists() and (tmp_path / "out/dropped/ja_letters_low.jsonl").exists()
+    (tmp_path / "b.warc.gz").write_bytes(b"")
+    with pytest.raises(JaLlmError, match="the input holds no response record"):
+        build(tmp_path / "b.warc.gz", tmp_path / "out2")
+
+
+def test_full_disk_is_a_sentence_and_the_job_goes_on(built, inputs, tmp_path, monkeypatch):
+    output, synced, real = tmp_path / "full", [], os.fsync
+
+    def fsync(fd):
+        synced.append(fd)
+        if len(synced) == 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(JaLlmError, match="the disk is full"):
+        build(inputs, output)
+    assert not (output / "manifest.json").exists()
+    monkeypatch.undo()
+    build(inputs, output)
+    assert digest(output) == digest(built[0])
+
+
+def test_presets_are_what_their_comments_say():
+    from beam_pipelines import config
+
+    assert config.load("swallow_v2") == config.Corpus()
+    b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows
+    assert [round(1 - (1 - j**r) ** b, 3) for j in (0.5, 0.8, 0.9)] == [0.019, 0.897, 1.0]
+
+
+def test_importing_the_job_loads_no_framework():
+    code = "import sys, beam_pipelines.corpus; print([m for m in ('jax', 'tensorflow', 'apache_beam', 'trafilatura') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

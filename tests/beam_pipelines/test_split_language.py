@@ -1,0 +1,68 @@
+"""Held-out documents: the side is a function of the id, containment is what brute force says. Languages by content."""
+
+import dataclasses
+
+import pytest
+
+from beam_pipelines.config import LanguageId, Split
+from beam_pipelines.language import identify
+from beam_pipelines.split import HELDOUT, group, hashes, side
+from ja_llm.documents import Document, document_id, meta_json
+from ja_llm.text.normalise import squeeze
+
+
+def documents(n=4000):
+    for i in range(n):
+        url = f"http://site{i % 40}.example/{i}"
+        yield Document(
+            document_id("s", url, "", str(i)), "text", url=url, meta=meta_json(package=f"p{i % 25}") if i % 2 else "{}"
+        )
+
+
+def test_share_and_seed():
+    settings = Split(heldout_share=0.1)
+    held = {d.id for d in documents() if side(d, settings) == HELDOUT}
+    assert 0.08 < len(held) / 4000 < 0.12
+    other = {d.id for d in documents() if side(d, dataclasses.replace(settings, seed=2)) == HELDOUT}
+    assert len(held & other) < 0.3 * len(held)
+    more = {d.id for d in documents() if side(d, dataclasses.replace(settings, heldout_share=0.2)) == HELDOUT}
+    assert held < more, "a larger share must keep what is held out already"
+    assert not any(side(d, dataclasses.replace(settings, heldout_share=0.0)) == HELDOUT for d in documents())
+
+
+def test_groups_stay_on_one_side():
+    settings = Split(heldout_share=0.3, split_by="group")
+    sides = {}
+    for d in documents():
+        sides.setdefault(group(d), set()).add(side(d, settings))
+    assert all(len(s) == 1 for s in sides.values()) and len({frozenset(s) for s in sides.values()}) == 2
+    assert "p1" in sides and "site0.example" in sides
+
+
+def test_containment_is_that_of_brute_force(web):
+    a, b = web.ja_text(1), web.ja_text(1)[:200] + web.ja_text(2)
+
+    def grams(text):
+        dense = squeeze(text)
+        return {dense[i : i + 13] for i in range(len(dense) - 12)}
+
+    ha, hb = set(hashes(a, Split()).tolist()), set(hashes(b, Split()).tolist())
+    assert len(ha) == len(grams(a)) and len(ha & hb) == len(grams(a) & grams(b)) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "lang"),
+    [
+        ("この頁では設定の方法について説明します。まず最初に画面を開いてください。", "ja"),
+        ("This page explains how to configure the program before its first use.", "en"),
+        ("Diese Seite erklärt, wie man das Programm vor der ersten Benutzung einrichtet.", "de"),
+        ("本页介绍如何在首次使用之前配置该程序，请先打开设置窗口。", "zh"),
+        ("이 문서는 프로그램을 처음 사용하기 전에 설정하는 방법을 설명합니다.", "ko"),
+        ("타원형 선택 도구는 원형이나 타원형으로 선택합니다. " + "The ellipse tool selects a region of the image. " * 4, "ko"),
+        ("コマンド ls は一覧を表示します。 " + "usage: ls [options] file " * 4, "ja"),
+        ("Copyright (C) 2003 日本 team. This manual is free software and comes without any warranty at all.", "en"),
+        ("12345 --- 67", "und"),
+    ],
+)
+def test_language_by_content(text, lang):
+    assert identify(text, LanguageId())[0] == lang
