@@ -315,7 +315,7 @@ def _eval(verbs) -> None:
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its heldout split is used")
     parser.add_argument("--pairs", metavar="FILE", help="JSONL of {\"en\", \"ja\"} pairs for the translation task")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)")
-    parser.add_argument("--limit", type=int, help="at most so many examples a task")
+    parser.add_argument("--limit", type=int, help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set")
     _device_flag(parser)
 
 
