@@ -71,6 +71,23 @@ def output_std(config: DecoderConfig) -> float:
     return min(2 / (config.num_layers * math.sqrt(config.embed_dim)), input_std(config))
 
 
+# Elementwise work is done again in the backward pass rather than kept: every array that is not written and read again counts
+# for more than its arithmetic. In a scan nothing else would keep JAX from storing each intermediate of each layer.
+_recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@functools.partial(_recomputed, static_argnums=2)
+def _normalise(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * scale
+
+
+@_recomputed
+def _gate(gate: jax.Array, up: jax.Array) -> jax.Array:
+    return nn.silu(gate) * up
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale; the mean square is taken in float32."""
 
@@ -79,9 +96,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = _parameter(self, self.config, "scale", (self.config.embed_dim,), ("embed",), None)
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.norm_eps)
-        return wide.astype(x.dtype) * scale
+        return _normalise(x, scale, self.config.norm_eps)
 
 
 class Linear(nn.Module):
@@ -191,7 +206,7 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         up = functools.partial(Linear, c, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), input_std(c))
-        hidden = constrain(nn.silu(up(name="wi_0")(x)) * up(name="wi_1")(x), ("batch", "length", "mlp"))
+        hidden = constrain(_gate(up(name="wi_0")(x), up(name="wi_1")(x)), ("batch", "length", "mlp"))
         return Linear(c, (c.mlp_dim, c.embed_dim), ("mlp", "embed"), output_std(c), name="wo")(hidden)
 
 
