@@ -6,6 +6,7 @@ reading goes on at the next member that starts a WARC record. fastwarc parses th
 """
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _GZIP = b"\x1f\x8b\x08"
-_CHUNK = 1 << 14  # zlib gives nothing of a chunk in which it fails, so small chunks save more of a broken member
+_CHUNK = 1 << 14
 _IN_MEMORY = 64 << 20
 
 
@@ -154,7 +155,7 @@ def _has_data(file: IO[bytes], offset: int) -> bool:
     return False
 
 
-def _decompress(file: IO[bytes], offset: int, out: Any) -> tuple[int | None, str]:
+def _decompress(file: IO[bytes], offset: int, out: IO[bytes]) -> tuple[int | None, str]:
     """Decompress the member at `offset` into `out`: (offset of its end, "") or (None, "corrupt" or "truncated")."""
     file.seek(offset)
     inflater = zlib.decompressobj(31)
@@ -165,9 +166,25 @@ def _decompress(file: IO[bytes], offset: int, out: Any) -> tuple[int | None, str
         try:
             out.write(inflater.decompress(chunk))  # a chunk gives 16 MB at most
         except zlib.error:
-            return None, "corrupt"
+            # zlib keeps back what it made of the chunk in which it fails: once more, byte by byte there.
+            before = file.tell() - len(chunk)
+            out.seek(0)
+            out.truncate()
+            return _decompress_until(file, offset, before, out)
         if inflater.eof:
             return file.tell() - len(inflater.unused_data), ""
+
+
+def _decompress_until(file: IO[bytes], offset: int, position: int, out: IO[bytes]) -> tuple[None, str]:
+    """Decompress the corrupt member at `offset` up to the byte that zlib refuses, which is known to lie after `position`."""
+    file.seek(offset)
+    inflater = zlib.decompressobj(31)
+    while (left := position - file.tell()) > 0:
+        out.write(inflater.decompress(file.read(min(left, _CHUNK))))
+    with contextlib.suppress(zlib.error):
+        while byte := file.read(1):
+            out.write(inflater.decompress(byte))
+    return None, "corrupt"
 
 
 def _next_record(file: IO[bytes], start: int) -> int | None:
@@ -214,12 +231,13 @@ def _records(
                 continue
             length = record.content_length
             if "content-length" not in headers:  # fastwarc takes a header that is cut off for one of an empty record
-                yield Damage(at, "warc_truncated", "the record's header is cut off", int(is_response))
+                reason = "warc_corrupt" if corrupt else "warc_truncated"
+                yield Damage(at, reason, "the record's header is cut off", int(is_response))
                 continue
             block, got = _read_block(record, length, max_bytes + (64 << 10))
             if got < length:
                 missing = f"the record is cut off after {got} of {length} bytes"
-                yield Damage(at, "warc_truncated", missing, int(is_response))
+                yield Damage(at, "warc_corrupt" if corrupt else "warc_truncated", missing, int(is_response))
             elif corrupt and not _digest_fits(block, headers.get("warc-block-digest", "")):
                 yield Damage(at, "warc_corrupt", "the record does not fit its checksum", int(is_response))
             elif is_metadata:

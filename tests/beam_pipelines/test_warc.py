@@ -52,8 +52,10 @@ def test_cut_off_file(web, pages, tmp_path, cut):
     last = sum(map(len, members[:-1]))
     assert [c.url for c in captures][:5] == [p["url"] for p in pages[:5]]
     assert [(d.offset, d.reason) for d in damage] == [(last, "warc_truncated")]
-    # Only the gzip trailer and the record's closing empty lines can be missing without a loss of content.
     assert len(captures) + damage[0].lost_documents == 6
+    assert all(c.block.endswith(p["body"].encode()) for c, p in zip(captures, pages, strict=False)), "a cut page is given out"
+    if cut > 12:  # more than the gzip trailer and the record's closing empty lines
+        assert len(captures) == 5
 
 
 @pytest.mark.parametrize("where", [3, 12, 60, 300, -6])
@@ -71,6 +73,18 @@ def test_corrupt_member_costs_one_record(web, pages, tmp_path, where):
     assert damage and damage[0].offset == len(members[0]) + len(members[1]) and damage[0].reason.startswith("warc_")
     for capture in captures:  # whatever is given out is what was written
         assert capture.block.endswith(pages[int(capture.url[-1])]["body"].encode())
+
+
+def test_flipped_bit_that_inflates_is_found_by_the_checksum(web, pages, tmp_path):
+    """A stored block inflates whatever its bytes are; only the checksums know."""
+    members = [gzip.compress(m, 0) for m in web.warc_bytes(pages, gzip=False)]
+    broken = bytearray(members[1])
+    broken[-200] ^= 0x01
+    path = tmp_path / "flipped.warc.gz"
+    path.write_bytes(b"".join([members[0], bytes(broken), *members[2:]]))
+    captures, damage = read(path)
+    assert [c.url for c in captures] == [p["url"] for i, p in enumerate(pages) if i != 1]
+    assert [(d.reason, d.lost_documents) for d in damage] == [("warc_corrupt", 1)]
 
 
 def test_garbage_between_members_and_zero_padding(web, pages, tmp_path):
