@@ -30,6 +30,7 @@ from flax.linen import partitioning
 
 from ja_llm.attention import attention
 from ja_llm.models.config import DecoderConfig
+from ja_llm.models.product import product
 from ja_llm.sharding import constrain
 
 Shape = tuple[int, ...]
@@ -111,8 +112,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = _parameter(self, self.config, "kernel", self.shape, self.axes, self.std)
-        inputs = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
-        return jax.lax.dot_general(x, kernel, (inputs, ((), ())))
+        return product(x, kernel, self.contract)
 
 
 class Embed(nn.Module):
@@ -130,7 +130,7 @@ class Embed(nn.Module):
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Logits of a tied head, float32 [B, L, vocab]."""
-        return jnp.einsum("ble,ve->blv", x, self.embedding, preferred_element_type=jnp.float32)
+        return product(x, self.embedding.T, 1, "float32")
 
 
 class Head(nn.Module):
@@ -142,7 +142,7 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.config.embed_dim, self.config.vocab_size)
         kernel = _parameter(self, self.config, "kernel", shape, ("embed", "vocab"), input_std(self.config))
-        return jnp.einsum("ble,ev->blv", x, kernel, preferred_element_type=jnp.float32)
+        return product(x, kernel, 1, "float32")
 
 
 def rotation(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
