@@ -5,7 +5,7 @@ process that starts the job. How and where a job runs (runner, workers) is Beam'
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +125,15 @@ class Split:
       heldout_share: share of the documents (or groups) that is held out.
       split_by: "document", or "group" to keep a package's or site's pages on one side.
       seed: of the hash that decides.
-      ngram: characters of the n-grams that containment is measured on, white space removed.
+      ngrams: characters of the n-grams that containment is measured on, by the held-out document's language, white space
+        removed. 13 characters are a clause in Japanese and two words in English, where 40 are about eight words.
       max_containment: a held-out document is dropped if a larger share of its n-grams is in the training text; None: off.
     """
 
     heldout_share: float = 0.01
     split_by: str = "document"
     seed: int = 1
-    ngram: int = 13
+    ngrams: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"ja": 13, "en": 40})
     max_containment: float | None = 0.5
 
 
@@ -164,6 +165,7 @@ class Corpus:
     def to_json(self) -> dict[str, Any]:
         """The values as JSON types."""
         value = dataclasses.asdict(self)
+        value["split"]["ngrams"] = dict(self.split.ngrams)
         value["languages"] = list(self.languages)
         value["language"]["candidates"] = list(self.language.candidates)
         return value
@@ -187,7 +189,8 @@ class Corpus:
             ("MinHash.bands", self.minhash.bands, self.minhash.bands >= 1, "at least 1"),
             ("MinHash.rows", self.minhash.rows, self.minhash.rows >= 1, "at least 1"),
             ("MinHash.ngram", self.minhash.ngram, self.minhash.ngram >= 1, "at least 1"),
-            ("Split.ngram", self.split.ngram, self.split.ngram >= 1, "at least 1"),
+            ("Split.ngrams", self.split.ngrams, all(n >= 1 for n in self.split.ngrams.values()), "at least 1 for each language"),
+            ("Split.ngrams", self.split.ngrams, set(self.languages) <= set(self.split.ngrams), "given for every language kept"),
             ("Split.heldout_share", self.split.heldout_share, 0 <= self.split.heldout_share < 1, "from 0 to below 1"),
             ("Split.split_by", self.split.split_by, self.split.split_by in ("document", "group"), "'document' or 'group'"),
             ("Corpus.languages", self.languages, bool(self.languages), "not empty"),

@@ -18,7 +18,7 @@ from beam_pipelines.warc import Capture, Damage, Other, read_captures
 from beam_pipelines.workspace import Stage, Tally, Unit, note_progress
 from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
 from ja_llm.files import atomic_write
-from ja_llm.text.normalise import normalise
+from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 1
 PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText")
@@ -176,8 +176,8 @@ def _is_binary(body: bytes, decoded: charset.Decoded) -> bool:
 
 def _main_text(page: str, extractor: Extractor) -> str:
     try:
-        # lxml refuses text that claims an encoding of its own, and NUL ends a string in its C code.
-        return extractor.extract(_XML_HEAD.sub("", page).replace("\0", ""))
+        # lxml refuses text that claims an encoding of its own, and control characters.
+        return extractor.extract(_XML_HEAD.sub("", strip_controls(page.replace("\f", "\n"))))
     except ExtractionProblem as problem:
         raise Dropped(problem.reason, **({"detail": problem.detail} if problem.detail else {})) from None
 

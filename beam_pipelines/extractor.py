@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any, BinaryIO
 
+from ja_llm.text.normalise import strip_controls
+
 TEXT, NOTHING, FAILED = range(3)  # status of an answer; a request's status byte is 0
 WALL_CLOCK_FACTOR = 10
 _MEMORY = 8 << 30
@@ -169,7 +171,7 @@ def collapse_white_space(tree: Any) -> None:
 
 
 def _collapsed(text: str) -> str:
-    return _WHITE_SPACE.sub(" ", _JAPANESE_BREAK.sub("", text))
+    return _WHITE_SPACE.sub(" ", _JAPANESE_BREAK.sub("", strip_controls(text)))  # "&#1;" is a control character by now
 
 
 def _serve(deadline_s: float, favour: str, reset_every: int) -> None:

@@ -50,9 +50,9 @@ def selected(unit: Unit, extracted: Stage, decided: Stage) -> Iterator[tuple[int
             yield number, kept[number], document
 
 
-def hashes(text: str, settings: Split) -> np.ndarray:
-    """uint64, sorted: the distinct character n-grams of a text without its white space."""
-    return np.unique(ngram_hashes(squeeze(text), settings.ngram))
+def hashes(text: str, n: int) -> np.ndarray:
+    """uint64, sorted: the distinct character n-grams of a text without its white space; other n give other hashes."""
+    return np.unique(ngram_hashes(squeeze(text), n))
 
 
 def collect(unit: Unit, this: Stage, extracted: Stage, decided: Stage, config: Corpus) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def collect(unit: Unit, this: Stage, extracted: Stage, decided: Stage, config: C
     for _, lang, document in selected(unit, extracted, decided):
         tally.keep(len(document.text), lang)
         if side(document, config.split) == HELDOUT:
-            found.append(hashes(document.text, config.split))
+            found.append(hashes(document.text, config.split.ngrams[lang]))
     _save(this, unit, np.unique(np.concatenate(found)))
     return tally.to_json()
 
@@ -72,13 +72,15 @@ def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected:
     tally = Tally(0, 0, config.seed)
     heldout = united(collected)
     seen = np.zeros(len(heldout), bool)
+    lengths = sorted({config.split.ngrams[lang] for lang in config.languages})
     for _, lang, document in selected(unit, extracted, decided):
         tally.keep(len(document.text), lang)
         if len(heldout) and side(document, config.split) == TRAIN:
-            values = hashes(document.text, config.split)
-            at = np.searchsorted(heldout, values)
-            at[at == len(heldout)] = 0
-            seen[at[heldout[at] == values]] = True
+            for n in lengths:
+                values = hashes(document.text, n)
+                at = np.searchsorted(heldout, values)
+                at[at == len(heldout)] = 0
+                seen[at[heldout[at] == values]] = True
     _save(this, unit, heldout[seen])
     return tally.to_json()
 
@@ -92,7 +94,7 @@ def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: 
     for number, lang, document in selected(unit, extracted, decided):
         where = side(document, config.split)
         if where == HELDOUT and limit is not None:
-            values = hashes(document.text, config.split)
+            values = hashes(document.text, config.split.ngrams[lang])
             contained = float(np.isin(values, shared, assume_unique=True).mean())
             if contained > limit:
                 tally.drop(

@@ -4,11 +4,21 @@ import re
 import unicodedata
 from typing import Any
 
-# C0 and C1 controls except tab and line feed, zero-width space and BOM, surrogates, noncharacters.
-_UNWANTED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u200b\ufeff\ud800-\udfff\ufffe\uffff]")
+# C0 and C1 controls except tab, line feed, form feed, carriage return and next line (line ends of old files), zero-width space and BOM, surrogates, noncharacters.
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\ufeff\ud800-\udfff\ufffe\uffff]")
 _SPACE_BEFORE_LINE_END = re.compile(r"[^\S\n]+(?=\n|$)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 FORMS = ("", "NFC", "NFKC")
+
+
+def strip_controls(text: str) -> str:
+    r"""Remove control characters (not tab, line feed, carriage return, form feed), zero-width spaces, BOMs and surrogates.
+
+    Example:
+      >>> strip_controls("a\x00b\tc\x9d")
+      'ab\tc'
+    """
+    return _UNWANTED.sub("", text)
 
 
 def clean(text: str) -> str:
@@ -20,7 +30,7 @@ def clean(text: str) -> str:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
     text = text.replace("\x0c", "\n").replace("\x0b", "\n")
-    text = _UNWANTED.sub("", text)
+    text = strip_controls(text)
     text = _SPACE_BEFORE_LINE_END.sub("", text)
     return _BLANK_LINES.sub("\n\n", text).strip()
 

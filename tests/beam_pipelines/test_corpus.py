@@ -49,6 +49,7 @@ def inputs(web, tmp_path_factory):
     fields = {"source": "manuals", "licence": "GFDL-1.3", "package": "guide-ja", "version": "2.0"}
     first = [page(i, web.ja_text(i), fields=fields) for i in range(14)]
     first += [page(100 + i, web.en_text(i)) for i in range(8)]
+    first += [page(50, "\n".join(web.ja_text(i) for i in range(6, 13)))]  # a one-page edition of the small pages
     second = [page(200 + i, web.ja_text(i), date="2023-01-01T00:00:00Z") for i in range(4)]  # older exact copies
     near = web.ja_text(5).replace("は", "も", 1)
     second += [page(210, near, date="2025-01-01T00:00:00Z")]  # a newer near copy: the older one goes
@@ -92,7 +93,7 @@ def test_every_document_is_accounted_for(built, inputs):
     assert {r: c["documents"] for r, c in tables["extract"]["dropped"].items()} == {
         "content_type": 1, "empty_body": 1, "http_status_404": 1, "too_large": 1, "warc_truncated": 1,
     }  # fmt: skip
-    assert tables["extract"]["in"]["documents"] == 22 + 13 + 4
+    assert tables["extract"]["in"]["documents"] == 23 + 13 + 4
     assert {r: c["documents"] for r, c in tables["language"]["dropped"].items()} == {"language_de": 1}
     assert {r: c["documents"] for r, c in tables["dedup"]["dropped"].items()} == {"duplicate_exact": 4, "duplicate_near": 1}
     assert {r: c["documents"] for r, c in tables["filter"]["dropped"].items()} == {
@@ -121,6 +122,23 @@ def test_documents_and_manifest_keep_the_contract(built, web):
     assert documents["http://b.example/sjis"].text == web.ja_text(40)
     guide = documents["http://site0.example/0"]
     assert (guide.source, guide.licence, json.loads(guide.meta)["package"]) == ("manuals", "GFDL-1.3", "guide-ja")
+
+
+def test_heldout_text_is_not_in_training_by_brute_force(built):
+    output, value = built
+    texts = {"train": [], "heldout": []}
+    for shard in value["shards"]:
+        texts[shard["split"]] += [(d.lang, "".join(d.text.split())) for d in read_documents(output / shard["name"])]
+    lengths = {"ja": 13, "en": 40}
+    train = {n: {t[i : i + n] for _, t in texts["train"] for i in range(len(t) - n + 1)} for n in lengths.values()}
+
+    def containment(lang, text):
+        grams = {text[i : i + lengths[lang]] for i in range(len(text) - lengths[lang] + 1)}
+        return len(grams & train[lengths[lang]]) / len(grams)
+
+    assert len(texts["heldout"]) > 2 and all(containment(*item) <= 0.5 for item in texts["heldout"])
+    samples = [json.loads(line) for line in (output / "dropped/heldout_contained.jsonl").read_text().splitlines()]
+    assert samples and all(s["containment"] > 0.5 for s in samples), "MinHash does not see a small page in a long one; this must"
 
 
 def test_same_bytes_with_two_workers(built, inputs, tmp_path, monkeypatch):

@@ -121,6 +121,15 @@ def test_document_of_a_page(web, extractor):
     assert again.source == "manuals" and again.id != document.id
 
 
+def test_stray_bytes_do_not_cost_the_page(web, extractor):
+    text = web.ja_text(2)
+    page = web.html(text).encode()
+    for stray in (b"\0", b"\x01\x1b", b"\xff\xfe\x81", "\x9d\ufffe".encode(), b"&#1;&#0;", b"&#xfffe;"):
+        at = page.index("。".encode()) + 3
+        document = to_document(capture(page[:at] + stray + page[at:]), "a", Extraction(), extractor)
+        assert document.text.replace("\ufffd", "") == text
+
+
 def test_plain_text_survives_as_it_is(extractor):
     text = "名前\n    ls - 一覧を表示する\n\n書式\n    ls [オプション]"
     document = to_document(capture(text.encode("euc_jp"), "text/plain"), "a", Extraction(), extractor)
