@@ -23,7 +23,21 @@ from ja_llm.files import read_json, sha256_file, write_json
 from ja_llm.quickstart.path import MIXTURE, MODELS, PathConfig, Walk
 
 RESULT = Path(__file__).parent / "results" / "debian_docs.json"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "seqio", "tensorflow", "apache-beam", "fastwarc", "trafilatura", "sentencepiece", "sacrebleu")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "seqio",
+    "tensorflow",
+    "apache-beam",
+    "fastwarc",
+    "trafilatura",
+    "sentencepiece",
+    "sacrebleu",
+)
 
 
 def config(fetched: Path) -> PathConfig:
@@ -71,8 +85,11 @@ def main() -> None:
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "software": manifest.software(*_PACKAGES),
         "config": {**vars(walk.config), "inputs": "debian-docs/warc/*.warc.gz", "pairs": "debian-docs/pairs/messages.jsonl"},
-        "corpus": {key: corpus[key] for key in ("totals", "yields", "config_hash")} | {"fingerprint": manifest.fingerprint(corpus)},
-        "corpus_speed": read_json(walk.out / "corpus" / "timings.json") if (walk.out / "corpus" / "timings.json").exists() else {},
+        "corpus": {key: corpus[key] for key in ("totals", "yields", "config_hash")}
+        | {"fingerprint": manifest.fingerprint(corpus)},
+        "corpus_speed": read_json(walk.out / "corpus" / "timings.json")
+        if (walk.out / "corpus" / "timings.json").exists()
+        else {},
         "certificate": certificate,
         "training": {name: training(walk.out / "runs" / name) for name in ("base", "ja", "scratch")},
         "tokens": tokens_used(walk),
@@ -84,7 +101,11 @@ def main() -> None:
     }
     if args.repeat:
         value["repeat"] = repeat(walk)
-    elif RESULT.exists() and "repeat" in (old := read_json(RESULT)) and old["ledgers"]["ja"]["identity_hash"] == value["ledgers"]["ja"]["identity_hash"]:
+    elif (
+        RESULT.exists()
+        and "repeat" in (old := read_json(RESULT))
+        and old["ledgers"]["ja"]["identity_hash"] == value["ledgers"]["ja"]["identity_hash"]
+    ):
         value["repeat"] = old["repeat"]
     write_json(RESULT, value)
     controls = {"character 5-gram": {task: value["character_5gram"][task] for task in ("bits_per_byte_ja", "bits_per_byte_en")}}
@@ -108,7 +129,10 @@ def training(run: Path) -> dict[str, Any]:
 
     lines = read_metrics(run / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
-    curves = {key: [[line["step"], line[key]] for line in lines if key in line] for key in sorted({k for line in lines for k in line if k.startswith("eval/")})}
+    curves = {
+        key: [[line["step"], line[key]] for line in lines if key in line]
+        for key in sorted({k for line in lines for k in line if k.startswith("eval/")})
+    }
     return {
         "steps": len(steps),
         "target_tokens": sum(line["target_tokens"] for line in steps),
@@ -144,7 +168,9 @@ def ngram(walk: Walk) -> dict[str, Any]:
     texts: list[str] = []
     for task, part in source.statistics().items():
         store = TokenStore.open(walk.out / "tokens" / task / "train")
-        budget = rows * part["share"] * walk.config.length  # documents in stored order until the run's tokens are spent, each once
+        budget = (
+            rows * part["share"] * walk.config.length
+        )  # documents in stored order until the run's tokens are spent, each once
         for index in range(store.num_documents):
             if budget <= 0:
                 break
@@ -156,7 +182,9 @@ def ngram(walk: Walk) -> dict[str, Any]:
     shards = manifest.read(corpus, manifest.DOCUMENTS)["shards"]
     result: dict[str, Any] = {"training_documents": len(texts), "training_characters": sum(map(len, texts))}
     for lang in ("ja", "en"):
-        held = [d.text for s in shards if s["lang"] == lang and s["split"] == "heldout" for d in read_documents(corpus / s["name"])]
+        held = [
+            d.text for s in shards if s["lang"] == lang and s["split"] == "heldout" for d in read_documents(corpus / s["name"])
+        ]
         result[f"bits_per_byte_{lang}"] = model.bits_per_byte(held)
     return result
 

@@ -1,6 +1,6 @@
 """Writes the README's tables from the result files: no figure in the README without its file.
 
-    python -m benchmarks.readme_tables
+python -m benchmarks.readme_tables
 """
 
 import re
@@ -11,7 +11,12 @@ from ja_llm.files import atomic_write, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = {"base": "English base", "expanded": "after expansion, untrained", "trained": "after continual pre-training", "scratch": "control: same from random weights"}
+NAMES = {
+    "base": "English base",
+    "expanded": "after expansion, untrained",
+    "trained": "after continual pre-training",
+    "scratch": "control: same from random weights",
+}
 
 
 def main() -> None:
@@ -41,7 +46,10 @@ def debian_docs(value: dict[str, Any]) -> str:
 
 def quality(value: dict[str, Any]) -> str:
     """Bits per byte and tasks for each model."""
-    lines = ["| model | Japanese bits/byte | English bits/byte | continuation choice ja | en | UI strings en→ja chrF |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | Japanese bits/byte | English bits/byte | continuation choice ja | en | UI strings en→ja chrF |",
+        "|---|---|---|---|---|---|",
+    ]
     for key, name in NAMES.items():
         tasks = value["evaluation"][key]["tasks"]
         cells = [interval(tasks["bits_per_byte_ja"], "bits_per_byte"), interval(tasks["bits_per_byte_en"], "bits_per_byte")]
@@ -49,7 +57,9 @@ def quality(value: dict[str, Any]) -> str:
         cells.append(f"{tasks['translate_ui_en_ja']['chrf']:.1f}" if "translate_ui_en_ja" in tasks else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     ngram = value["character_5gram"]
-    lines.append(f"| control: character 5-gram | {interval(ngram['bits_per_byte_ja'], 'bits_per_byte')} | {interval(ngram['bits_per_byte_en'], 'bits_per_byte')} | | | |")
+    lines.append(
+        f"| control: character 5-gram | {interval(ngram['bits_per_byte_ja'], 'bits_per_byte')} | {interval(ngram['bits_per_byte_en'], 'bits_per_byte')} | | | |"
+    )
     return "\n".join(lines)
 
 
@@ -73,7 +83,9 @@ def yields(value: dict[str, Any]) -> str:
         rest = sum(count["documents"] for _, count in dropped[8:])
         more = f", {len(dropped) - 8} more reasons {rest}" if rest else ""
         kept = "; ".join(f"{name} {count['documents']}" for name, count in stage["kept_by"].items())
-        lines.append(f"| {stage['stage']} | {stage['in']['documents']} | {stage['kept']['documents']}{f' ({kept})' if kept else ''} | {reasons}{more} |")
+        lines.append(
+            f"| {stage['stage']} | {stage['in']['documents']} | {stage['kept']['documents']}{f' ({kept})' if kept else ''} | {reasons}{more} |"
+        )
     return "\n".join(lines)
 
 
@@ -84,13 +96,23 @@ def speed(value: dict[str, Any]) -> str:
     worst = max(value["export"][lang]["relative_l2"] for lang in ("ja", "en"))
     rows = [
         ("tokens per Japanese character, before and after expansion", f"{tokens['before']:.2f}, {tokens['after']:.2f}"),
-        ("continual pre-training", f"{training['ja']['target_tokens'] / 1e6:.2f}M tokens in {training['ja']['minutes']:.1f} minutes"),
-        ("training speed, median of steps", f"{training['ja']['median_tokens_per_second']:.0f} tokens/s on {value['hardware']['cores']} cores"),
+        (
+            "continual pre-training",
+            f"{training['ja']['target_tokens'] / 1e6:.2f}M tokens in {training['ja']['minutes']:.1f} minutes",
+        ),
+        (
+            "training speed, median of steps",
+            f"{training['ja']['median_tokens_per_second']:.0f} tokens/s on {value['hardware']['cores']} cores",
+        ),
         ("extraction", f"{extract.get('documents_per_second', 0):.1f} pages/s for each worker"),
         ("our logits and transformers' on the export", f"relative L2 {worst:.1e}"),
     ]
     if "repeat" in value:
-        same = "every loss and held-out figure equal" if value["repeat"]["identical"] else f"losses differ by at most {value['repeat']['largest_loss_difference']:.1e}"
+        same = (
+            "every loss and held-out figure equal"
+            if value["repeat"]["identical"]
+            else f"losses differ by at most {value['repeat']['largest_loss_difference']:.1e}"
+        )
         rows.append((f"the run repeated ({value['repeat']['steps']} steps)", same))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {cell} |" for name, cell in rows)
 

@@ -13,8 +13,8 @@ Handler = Callable[[argparse.Namespace, list[str]], int | None]
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")
@@ -67,10 +67,16 @@ def _unexpected(error: Exception) -> int:
 
         print(f"ja-llm: {os_error_sentence(error, error.filename)}", file=sys.stderr)
     elif isinstance(error, ModuleNotFoundError):
-        print(f"ja-llm: the package {error.name} is not installed; install the extra that brings it, e.g. pip install 'ja_llm[data,beam,eval]'.", file=sys.stderr)
+        print(
+            f"ja-llm: the package {error.name} is not installed; install the extra that brings it, e.g. pip install 'ja_llm[data,beam,eval]'.",
+            file=sys.stderr,
+        )
     else:
         first = (str(error).strip().splitlines() or [""])[0][:300]
-        print(f"ja-llm: {type(error).__name__}: {first} (this is a fault of ja_llm; run again with --debug and report what it prints).", file=sys.stderr)
+        print(
+            f"ja-llm: {type(error).__name__}: {first} (this is a fault of ja_llm; run again with --debug and report what it prints).",
+            file=sys.stderr,
+        )
     return 1
 
 
@@ -86,7 +92,9 @@ def _group(verbs, name: str, text: str):
 
 
 def _device_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="where to compute (default: JAX's own choice)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="where to compute (default: JAX's own choice)"
+    )
 
 
 def _set_device(device: str) -> None:
@@ -115,7 +123,13 @@ def _quickstart(verbs) -> None:
 
         quickstart(Path(args.out), workers=args.workers)
 
-    parser = _verb(verbs, "quickstart", handler, "The whole path on embedded pages and a tiny base model; ends with a table and report.html.", "ja-llm quickstart --out quickstart")
+    parser = _verb(
+        verbs,
+        "quickstart",
+        handler,
+        "The whole path on embedded pages and a tiny base model; ends with a table and report.html.",
+        "ja-llm quickstart --out quickstart",
+    )
     parser.add_argument("--out", default="quickstart", help="folder for everything it makes (default: quickstart)")
     parser.add_argument("--workers", type=int, default=1, help="Beam worker processes (the numbers do not depend on it)")
     _device_flag(parser)
@@ -132,10 +146,18 @@ def _fetch(verbs) -> None:
 
         print(format_summary(fetch_debian_docs(args.out, mirror=args.mirror, families=args.family or None, backend=args.backend)))
 
-    parser = _verb(group, "debian-docs", debian_docs, "Japanese, English and other documentation packages of Debian as WARC files, with aligned pairs.", "ja-llm fetch debian-docs --out data/debian-docs")
+    parser = _verb(
+        group,
+        "debian-docs",
+        debian_docs,
+        "Japanese, English and other documentation packages of Debian as WARC files, with aligned pairs.",
+        "ja-llm fetch debian-docs --out data/debian-docs",
+    )
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--family", action="append", help="only this family of packages, e.g. gimp (repeat; default: all)")
-    parser.add_argument("--backend", choices=("auto", "apt", "mirror"), default="auto", help="apt where it exists, else a mirror over HTTPS")
+    parser.add_argument(
+        "--backend", choices=("auto", "apt", "mirror"), default="auto", help="apt where it exists, else a mirror over HTTPS"
+    )
     parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="Debian mirror for the mirror backend")
 
 
@@ -154,11 +176,25 @@ def _corpus(verbs) -> None:
         )
         print(format_yields(manifest))
 
-    parser = _verb(group, "build", build, "WARC files to filtered, deduplicated documents (Apache Beam); other options go to Beam.", "ja-llm corpus build --input 'data/debian-docs/warc/*.warc.gz' --output data/corpus --preset swallow_v2", takes_rest=True)
+    parser = _verb(
+        group,
+        "build",
+        build,
+        "WARC files to filtered, deduplicated documents (Apache Beam); other options go to Beam.",
+        "ja-llm corpus build --input 'data/debian-docs/warc/*.warc.gz' --output data/corpus --preset swallow_v2",
+        takes_rest=True,
+    )
     parser.add_argument("--input", action="append", required=True, metavar="GLOB", help="WARC files (repeat)")
     parser.add_argument("--output", required=True, metavar="DIR", help="document set to write")
     parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
-    parser.add_argument("--gin_bindings", dest="bindings", action="append", default=[], metavar="B", help="change one value of the preset (repeat)")
+    parser.add_argument(
+        "--gin_bindings",
+        dest="bindings",
+        action="append",
+        default=[],
+        metavar="B",
+        help="change one value of the preset (repeat)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
 
     def stats(args, rest):
@@ -169,7 +205,13 @@ def _corpus(verbs) -> None:
         if args.dropped:
             print(dropped_samples(args.directory, args.dropped))
 
-    parser = _verb(group, "stats", stats, "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.", "ja-llm corpus stats data/corpus --dropped duplicate")
+    parser = _verb(
+        group,
+        "stats",
+        stats,
+        "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.",
+        "ja-llm corpus stats data/corpus --dropped duplicate",
+    )
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--dropped", metavar="REASON")
 
@@ -178,7 +220,13 @@ def _corpus(verbs) -> None:
 
         print(trace_document(args.directory, args.id))
 
-    parser = _verb(group, "trace", trace, "Where a document came from: URL, package, licence, stages.", "ja-llm corpus trace data/corpus 0123456789abcdef0123456789abcdef")
+    parser = _verb(
+        group,
+        "trace",
+        trace,
+        "Where a document came from: URL, package, licence, stages.",
+        "ja-llm corpus trace data/corpus 0123456789abcdef0123456789abcdef",
+    )
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("id", metavar="DOCUMENT_ID")
 
@@ -195,7 +243,13 @@ def _vocab(verbs) -> None:
         tokenizer = train_on_documents(args.documents, args.out, lang=args.lang, vocab_size=args.size, model_type=args.type)
         print(f"{args.out}: {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint[:12]}")
 
-    parser = _verb(group, "train", train, "Train a SentencePiece vocabulary on a document set.", "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en")
+    parser = _verb(
+        group,
+        "train",
+        train,
+        "Train a SentencePiece vocabulary on a document set.",
+        "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en",
+    )
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
     parser.add_argument("--lang", default="en")
     parser.add_argument("--size", type=int, required=True, help="pieces in all")
@@ -209,7 +263,13 @@ def _vocab(verbs) -> None:
 
         print(format_certificate(expand_model(args.model, args.documents, args.out, new_pieces=args.pieces, lang=args.lang)))
 
-    parser = _verb(group, "expand", expand, "Add Japanese pieces to a model: new rows are the mean of the old pieces' rows; writes a certificate.", "ja-llm vocab expand --model models/base --documents data/corpus --pieces 4000 --out models/expanded")
+    parser = _verb(
+        group,
+        "expand",
+        expand,
+        "Add Japanese pieces to a model: new rows are the mean of the old pieces' rows; writes a certificate.",
+        "ja-llm vocab expand --model models/base --documents data/corpus --pieces 4000 --out models/expanded",
+    )
     parser.add_argument("--model", required=True, metavar="DIR", help="model directory, or DIR@STEP")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its train split is used")
     parser.add_argument("--lang", default="ja")
@@ -225,7 +285,13 @@ def _vocab(verbs) -> None:
         print(format_certificate(report))
         return 0 if report["passed"] else 1
 
-    parser = _verb(group, "certify", certify, "Check an expanded model against its base: old ids, old rows, new rows, reachability.", "ja-llm vocab certify --old models/base --new models/expanded --documents data/corpus")
+    parser = _verb(
+        group,
+        "certify",
+        certify,
+        "Check an expanded model against its base: old ids, old rows, new rows, reachability.",
+        "ja-llm vocab certify --old models/base --new models/expanded --documents data/corpus",
+    )
     parser.add_argument("--old", required=True, metavar="DIR")
     parser.add_argument("--new", required=True, metavar="DIR")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set for sample texts")
@@ -241,7 +307,13 @@ def _import(verbs) -> None:
 
         print(format_summary(import_hf(args.source, args.out)))
 
-    parser = _verb(verbs, "import", handler, "Hugging Face checkpoint (Llama family) to a model directory.", "ja-llm import path/to/hf-model --out models/base")
+    parser = _verb(
+        verbs,
+        "import",
+        handler,
+        "Hugging Face checkpoint (Llama family) to a model directory.",
+        "ja-llm import path/to/hf-model --out models/base",
+    )
     parser.add_argument("source", metavar="SRC", help="folder with config.json, *.safetensors and tokenizer files")
     parser.add_argument("--out", required=True, metavar="DIR")
 
@@ -253,7 +325,13 @@ def _export(verbs) -> None:
 
         print(format_summary(export_hf(args.run, args.out)))
 
-    parser = _verb(verbs, "export", handler, "Model directory or run to a Hugging Face folder that transformers loads.", "ja-llm export runs/ja --out export/ja")
+    parser = _verb(
+        verbs,
+        "export",
+        handler,
+        "Model directory or run to a Hugging Face folder that transformers loads.",
+        "ja-llm export runs/ja --out export/ja",
+    )
     parser.add_argument("run", metavar="RUN", help="model directory or run, or DIR@STEP")
     parser.add_argument("--out", required=True, metavar="DIR")
 
@@ -267,7 +345,13 @@ def _cache(verbs) -> None:
 
         print(format_cache(cache(args.task, args.vocab, args.documents, args.out, seed=args.seed)))
 
-    parser = _verb(verbs, "cache", handler, "Resolve a task or mixture into token stores; training then needs no TensorFlow.", "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens")
+    parser = _verb(
+        verbs,
+        "cache",
+        handler,
+        "Resolve a task or mixture into token stores; training then needs no TensorFlow.",
+        "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens",
+    )
     parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture")
     parser.add_argument("--vocab", required=True, metavar="DIR", help="folder of a tokenizer")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
@@ -288,7 +372,10 @@ def _train(verbs) -> None:
         train(args.gin_file, args.gin_bindings + bindings, args.gin_search_paths, dry_run=args.dry_run)
 
     parser = _verb(
-        verbs, "train", handler, "Sharded training from gin files; t5x's flags and macros (MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS TRAIN_STEPS MODEL_DIR INITIAL_CHECKPOINT_PATH BATCH_SIZE RANDOM_SEED) and CACHE_DIR.",
+        verbs,
+        "train",
+        handler,
+        "Sharded training from gin files; t5x's flags and macros (MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS TRAIN_STEPS MODEL_DIR INITIAL_CHECKPOINT_PATH BATCH_SIZE RANDOM_SEED) and CACHE_DIR.",
         "ja-llm train --gin_file=runs/continue.gin --gin.INITIAL_CHECKPOINT_PATH=models/expanded \\\n    --gin.MIXTURE_OR_TASK_NAME=swallow_ja90_en10 --gin.CACHE_DIR=data/tokens \\\n    --gin.TASK_FEATURE_LENGTHS=\"{'targets': 256}\" --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR=runs/ja",
         takes_rest=True,
     )
@@ -306,16 +393,30 @@ def _eval(verbs) -> None:
         from ja_llm.evaluation.run import evaluate, format_results
 
         tasks = args.task or args.suite
-        print(format_results(evaluate(args.checkpoint, tasks, root=args.documents, pairs=args.pairs, out_dir=args.out, limit=args.limit)))
+        print(
+            format_results(
+                evaluate(args.checkpoint, tasks, root=args.documents, pairs=args.pairs, out_dir=args.out, limit=args.limit)
+            )
+        )
 
-    parser = _verb(verbs, "eval", handler, "Evaluate a checkpoint on held-out text and tasks, with intervals.", "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl")
+    parser = _verb(
+        verbs,
+        "eval",
+        handler,
+        "Evaluate a checkpoint on held-out text and tasks, with intervals.",
+        "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
+    )
     parser.add_argument("--checkpoint", required=True, metavar="C", help="model directory or run, or DIR@STEP")
     parser.add_argument("--suite", default="first", help="named list of tasks (default: first)")
     parser.add_argument("--task", action="append", help="one task instead of a suite (repeat)")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its heldout split is used")
-    parser.add_argument("--pairs", metavar="FILE", help="JSONL of {\"en\", \"ja\"} pairs for the translation task")
+    parser.add_argument("--pairs", metavar="FILE", help='JSONL of {"en", "ja"} pairs for the translation task')
     parser.add_argument("--out", metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)")
-    parser.add_argument("--limit", type=int, help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set",
+    )
     _device_flag(parser)
 
 
@@ -325,7 +426,9 @@ def _generate(verbs) -> None:
         from ja_llm.evaluation.generation import generate
         from ja_llm.train.checkpoints import load_model
 
-        for text in generate(load_model(args.checkpoint), args.prompt, max_new_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed):
+        for text in generate(
+            load_model(args.checkpoint), args.prompt, max_new_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
+        ):
             print(text)
 
     parser = _verb(verbs, "generate", handler, "Continue a prompt.", "ja-llm generate --checkpoint runs/ja --prompt 日本の春は")
@@ -343,7 +446,13 @@ def _report(verbs) -> None:
 
         print(write_report([Path(run) for run in args.run], Path(args.out), corpus=args.documents, certificate=args.certificate))
 
-    parser = _verb(verbs, "report", handler, "One self-contained HTML page with curves and tables, runs side by side.", "ja-llm report runs/ja runs/scratch --out report.html --documents data/corpus")
+    parser = _verb(
+        verbs,
+        "report",
+        handler,
+        "One self-contained HTML page with curves and tables, runs side by side.",
+        "ja-llm report runs/ja runs/scratch --out report.html --documents data/corpus",
+    )
     parser.add_argument("run", nargs="+", metavar="RUN")
     parser.add_argument("--out", default="report.html")
     parser.add_argument("--documents", metavar="DIR", help="document set, for the yield funnel")

@@ -84,7 +84,9 @@ def os_error_sentence(error: OSError, path: str | os.PathLike) -> JaLlmError:
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JaLlmError(f"{path}: the disk is full; free some space and run the same command again, it goes on from what is finished.")
+        return JaLlmError(
+            f"{path}: the disk is full; free some space and run the same command again, it goes on from what is finished."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return JaLlmError(f"{path}: no permission to write here; choose another folder.")
     return JaLlmError(f"{path}: {error.strerror or error}.")

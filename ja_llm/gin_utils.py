@@ -19,9 +19,19 @@ from ja_llm.errors import UsageError
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     """Add t5x's gin flags to a parser; `--gin.NAME=VALUE` is taken by `split_gin_flags` before parsing."""
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; a path, or a name inside the package's gin_configs, e.g. runs/pretrain.gin (repeat)")
-    parser.add_argument("--gin_bindings", action="append", default=[], metavar="B", help="one binding, e.g. \"train.microbatches = 2\" (repeat)")
-    parser.add_argument("--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders in which gin files are looked for first")
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file; a path, or a name inside the package's gin_configs, e.g. runs/pretrain.gin (repeat)",
+    )
+    parser.add_argument(
+        "--gin_bindings", action="append", default=[], metavar="B", help='one binding, e.g. "train.microbatches = 2" (repeat)'
+    )
+    parser.add_argument(
+        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders in which gin files are looked for first"
+    )
 
 
 def split_gin_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -74,10 +84,11 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "",
       UsageError: a file is missing or can't be parsed, a binding names nothing that exists, a macro is unused or unbound.
     """
     gin.clear_config()
-    for folder in [str(packaged_configs()), *reversed([p for p in search_paths.split(",") if p])]:
-        gin.add_config_file_search_path(folder)
+    folders = [Path(p) for p in search_paths.split(",") if p]
+    for folder in [packaged_configs(), *reversed(folders)]:
+        gin.add_config_file_search_path(str(folder))
     for file in files:
-        if not any((Path(folder) / file).is_file() for folder in ["", *[p for p in search_paths.split(",") if p], packaged_configs()]):
+        if not any((folder / file).is_file() for folder in (Path(), *folders, packaged_configs())):
             names = sorted(p.relative_to(packaged_configs()).as_posix() for p in packaged_configs().rglob("*.gin"))
             near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
             hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
@@ -115,5 +126,9 @@ def _check_macros(text: str, required: Sequence[str], given: set[str]) -> None:
     unused = sorted(given - used - set(required))
     if unused:
         near = difflib.get_close_matches(unused[0], sorted(used), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; the macros in use are {', '.join(sorted(u for u in used if u.isupper()))}."
+        hint = (
+            f"; did you mean {near[0]}?"
+            if near
+            else f"; the macros in use are {', '.join(sorted(u for u in used if u.isupper()))}."
+        )
         raise UsageError(f"{unused[0]} is bound, but nothing uses it{hint}")

@@ -57,6 +57,7 @@ def write(
     """Write `root/manifest.json` and return it.
 
     Args:
+      root: folder of the set.
       schema: one of DOCUMENTS, TOKENS, MIXTURE.
       job: what made the set, e.g. "corpus".
       config: every value that decides the content; its hash is noted.
@@ -94,6 +95,7 @@ def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str
     """Read and check `root/manifest.json`.
 
     Args:
+      root: folder of the set.
       schema: the schema that the caller understands.
       verify: compare every shard's checksum too (reads all bytes); otherwise existence and size only.
 
@@ -103,7 +105,9 @@ def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str
     root = Path(root)
     path = root / NAME
     if not path.exists():
-        raise JaLlmError(f"{root}: there is no {NAME}, so this set is unfinished or not one of ours; run the job that makes it again.")
+        raise JaLlmError(
+            f"{root}: there is no {NAME}, so this set is unfinished or not one of ours; run the job that makes it again."
+        )
     value = read_json(path, "manifest")
     missing = [key for key in _REQUIRED if key not in value] if isinstance(value, dict) else list(_REQUIRED)
     if missing:
@@ -117,7 +121,9 @@ def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str
         if not file.exists():
             raise JaLlmError(f"{file}: the manifest names this file, but it is missing; run the job that makes it again.")
         if file.stat().st_size != shard["bytes"]:
-            raise JaLlmError(f"{file}: {file.stat().st_size} bytes, but the manifest says {shard['bytes']}; run the job that makes it again.")
+            raise JaLlmError(
+                f"{file}: {file.stat().st_size} bytes, but the manifest says {shard['bytes']}; run the job that makes it again."
+            )
         if verify and sha256_file(file) != shard["sha256"]:
             raise JaLlmError(f"{file}: the checksum differs from the manifest's; run the job that makes it again.")
     return value

@@ -79,7 +79,9 @@ def check_rules(rules: Rules) -> None:
             raise UsageError(f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis).")
         for axis in _as_tuple(rule[1]):
             if axis not in MESH_AXES:
-                raise UsageError(f"the logical axis rule {rule!r} names the mesh axis {axis!r}; there are {', '.join(MESH_AXES)}.")
+                raise UsageError(
+                    f"the logical axis rule {rule!r} names the mesh axis {axis!r}; there are {', '.join(MESH_AXES)}."
+                )
 
 
 def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ def root(tmp_path):
     (tmp_path / "a").write_bytes(b"aaaa")
     (tmp_path / "b").write_bytes(b"bb")
     shards = [manifest.file_entry(tmp_path / name, tmp_path, documents=1) for name in "ab"]
-    manifest.write(tmp_path, schema=manifest.DOCUMENTS, job="test", config={"x": 1}, inputs=[], shards=shards, totals={"documents": 2})
+    manifest.write(
+        tmp_path, schema=manifest.DOCUMENTS, job="test", config={"x": 1}, inputs=[], shards=shards, totals={"documents": 2}
+    )
     return tmp_path
 
 

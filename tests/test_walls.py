@@ -26,7 +26,9 @@ FORBIDDEN = {
     "ja_llm.train": TENSORFLOW | BEAM | {"ja_llm.data.cache", "ja_llm.data.registry", "ja_llm.data.seqio_vocabulary", "tasks"},
     "ja_llm.train.loop": {"ja_llm.data", "ja_llm.evaluation"},
     "ja_llm.interop": (TENSORFLOW - {"t5x"}) | BEAM,
-    "beam_pipelines": TENSORFLOW | JAX | {"ja_llm.models", "ja_llm.train", "ja_llm.data", "ja_llm.interop", "ja_llm.evaluation", "tasks"},
+    "beam_pipelines": TENSORFLOW
+    | JAX
+    | {"ja_llm.models", "ja_llm.train", "ja_llm.data", "ja_llm.interop", "ja_llm.evaluation", "tasks"},
     "ja_llm": {"ja_llm.cli"},
     "tasks": {"ja_llm.cli"},
 }
@@ -84,7 +86,18 @@ def import_all(prefixes: tuple[str, ...], skip: tuple[str, ...] = ()) -> str:
 
 
 def test_training_and_its_rooms_load_no_tensorflow_and_no_beam():
-    rooms = ("ja_llm.vocab", "ja_llm.models", "ja_llm.attention", "ja_llm.losses", "ja_llm.sharding", "ja_llm.train", "ja_llm.interop", "ja_llm.data.store", "ja_llm.data.packing", "ja_llm.data.batches")
+    rooms = (
+        "ja_llm.vocab",
+        "ja_llm.models",
+        "ja_llm.attention",
+        "ja_llm.losses",
+        "ja_llm.sharding",
+        "ja_llm.train",
+        "ja_llm.interop",
+        "ja_llm.data.store",
+        "ja_llm.data.packing",
+        "ja_llm.data.batches",
+    )
     assert not loaded_by(import_all(rooms)) & (TENSORFLOW | BEAM)
 
 

@@ -55,7 +55,12 @@ def _evaluator(scorer: Scorer, tokenizer: Tokenizer, store: TokenStore, document
     def evaluate(params: Any) -> dict[str, float]:
         scorer.use(params)
         scores = [
-            {"bits": -float(logprobs.sum(dtype="float64")) / 0.6931471805599453, "bytes": size, "tokens": len(ids) - 1, "unknown": 0}
+            {
+                "bits": -float(logprobs.sum(dtype="float64")) / 0.6931471805599453,
+                "bytes": size,
+                "tokens": len(ids) - 1,
+                "unknown": 0,
+            }
             for ids, size, logprobs in zip(sequences, sizes, scorer.token_logprobs(sequences), strict=True)
         ]
         return {"bits_per_byte": summarise(scores)["bits_per_byte"]}

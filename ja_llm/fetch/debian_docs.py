@@ -287,3 +287,16 @@ def _totals(done: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
         "japanese_by_script": japanese,
         "skipped": dict(sorted(skipped.items())),
     }
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """What was fetched, for the terminal: responses by language, Japanese pages, pairs, packages that no source had."""
+    languages = ", ".join(f"{lang} {count}" for lang, count in sorted(summary["languages"].items(), key=lambda item: -item[1]))
+    lines = [
+        f"{summary['packages']} packages, {sum(summary['languages'].values())} pages ({languages})",
+        f"{summary['japanese_by_script']} pages are Japanese by their script; "
+        f"{summary['pairs']['pages']} page pairs and {summary['pairs']['messages']} message pairs with English",
+    ]
+    if summary["missing"]:
+        lines.append(f"no source had: {', '.join(summary['missing'])}")
+    return "\n".join(lines)

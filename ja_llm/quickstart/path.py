@@ -82,7 +82,9 @@ class Walk:
         if path.exists():
             stored = read_json(path, "walk description")
             if sha256_json(stored) != sha256_json(mark):
-                raise UsageError(f"{self.out}: this folder was begun with other sizes or pages; give another --out, or remove it.")
+                raise UsageError(
+                    f"{self.out}: this folder was begun with other sizes or pages; give another --out, or remove it."
+                )
         elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise UsageError(f"{self.out}: this folder holds something else; give another --out.")
         else:
@@ -94,8 +96,14 @@ class Walk:
         """WARC files to documents."""
         from beam_pipelines.corpus import build_corpus
 
-        with self._stage("corpus", "web pages -> clean, deduplicated documents", f"corpus build --input {' --input '.join(map(repr, self.config.inputs))} --output {self._name('corpus')} --preset {self.config.preset}"):
-            manifest = build_corpus(list(self.config.inputs), self.out / "corpus", preset=self.config.preset, workers=self.workers)
+        with self._stage(
+            "corpus",
+            "web pages -> clean, deduplicated documents",
+            f"corpus build --input {' --input '.join(map(repr, self.config.inputs))} --output {self._name('corpus')} --preset {self.config.preset}",
+        ):
+            manifest = build_corpus(
+                list(self.config.inputs), self.out / "corpus", preset=self.config.preset, workers=self.workers
+            )
         return manifest
 
     def base(self) -> Path:
@@ -104,11 +112,27 @@ class Walk:
         from ja_llm.vocab.train import train_on_documents
 
         c = self.config
-        with self._stage("base vocabulary", f"{c.base_pieces} English pieces", f"vocab train --documents {self._name('corpus')} --lang en --size {c.base_pieces} --out {self._name('vocab_en')}"):
+        with self._stage(
+            "base vocabulary",
+            f"{c.base_pieces} English pieces",
+            f"vocab train --documents {self._name('corpus')} --lang en --size {c.base_pieces} --out {self._name('vocab_en')}",
+        ):
             train_on_documents(self.out / "corpus", self.out / "vocab_en", lang="en", vocab_size=c.base_pieces, model_type="bpe")
         self._cache(BASE_TASK, "vocab_en", "tokens_en")
-        self._train("base", "an English base from random weights", BASE_TASK, "tokens_en", c.base_steps, c.base_rate, files=(c.model, "runs/pretrain.gin"))
-        with self._stage("import", "the base as a Hugging Face checkpoint, and back in", f"export {self._name('runs/base')} --out {self._name('base_hf')} && ja-llm import {self._name('base_hf')} --out {self._name('models/base')}"):
+        self._train(
+            "base",
+            "an English base from random weights",
+            BASE_TASK,
+            "tokens_en",
+            c.base_steps,
+            c.base_rate,
+            files=(c.model, "runs/pretrain.gin"),
+        )
+        with self._stage(
+            "import",
+            "the base as a Hugging Face checkpoint, and back in",
+            f"export {self._name('runs/base')} --out {self._name('base_hf')} && ja-llm import {self._name('base_hf')} --out {self._name('models/base')}",
+        ):
             if not (self.out / "models/base/model.json").exists():
                 export_hf(self.out / "runs/base", self.out / "base_hf")
                 import_hf(self.out / "base_hf", self.out / "models/base")
@@ -120,10 +144,16 @@ class Walk:
 
         c = self.config
         certificate = self.out / "models/expanded/certificate.json"
-        with self._stage("vocabulary", f"{c.new_pieces} Japanese pieces, rows = mean of subwords", f"vocab expand --model {self._name('models/base')} --documents {self._name('corpus')} --pieces {c.new_pieces} --out {self._name('models/expanded')}"):
+        with self._stage(
+            "vocabulary",
+            f"{c.new_pieces} Japanese pieces, rows = mean of subwords",
+            f"vocab expand --model {self._name('models/base')} --documents {self._name('corpus')} --pieces {c.new_pieces} --out {self._name('models/expanded')}",
+        ):
             if certificate.exists():
                 return read_json(certificate, "certificate")
-            return expand_model(self.out / "models/base", self.out / "corpus", self.out / "models/expanded", new_pieces=c.new_pieces, lang="ja")
+            return expand_model(
+                self.out / "models/base", self.out / "corpus", self.out / "models/expanded", new_pieces=c.new_pieces, lang="ja"
+            )
 
     def tokens(self) -> None:
         """The 90/10 mixture as token stores."""
@@ -132,12 +162,29 @@ class Walk:
     def continual(self, name: str = "ja") -> Path:
         """Continual pre-training of the expanded base."""
         c = self.config
-        return self._train(name, "continual pre-training, 90 % Japanese, 10 % English", MIXTURE, "tokens", c.steps, c.rate, files=("runs/continue.gin",), initial="models/expanded")
+        return self._train(
+            name,
+            "continual pre-training, 90 % Japanese, 10 % English",
+            MIXTURE,
+            "tokens",
+            c.steps,
+            c.rate,
+            files=("runs/continue.gin",),
+            initial="models/expanded",
+        )
 
     def scratch(self) -> Path:
         """Control: the same architecture, vocabulary, mixture and tokens from random weights."""
         c = self.config
-        return self._train("scratch", "control: the same from random weights", MIXTURE, "tokens", c.steps, c.base_rate, files=(c.model, "runs/pretrain.gin"))
+        return self._train(
+            "scratch",
+            "control: the same from random weights",
+            MIXTURE,
+            "tokens",
+            c.steps,
+            c.base_rate,
+            files=(c.model, "runs/pretrain.gin"),
+        )
 
     def evaluate(self, model: str, tasks: str | list[str] = "first") -> dict[str, Any]:
         """Evaluate one model directory; results lie in its own eval folder."""
@@ -145,7 +192,14 @@ class Walk:
 
         pairs = f" --pairs {self.config.pairs}" if self.config.pairs else ""
         with self._stage("evaluate", model, f"eval --checkpoint {self._name(model)} --documents {self._name('corpus')}{pairs}"):
-            return evaluate(self.out / model, tasks, root=self.out / "corpus", pairs=self.config.pairs, limit=self.config.eval_limit, length=self.config.length)
+            return evaluate(
+                self.out / model,
+                tasks,
+                root=self.out / "corpus",
+                pairs=self.config.pairs,
+                limit=self.config.eval_limit,
+                length=self.config.length,
+            )
 
     def export(self, model: str = "runs/ja") -> Path:
         """The result for transformers."""
@@ -161,7 +215,11 @@ class Walk:
         from ja_llm.evaluation.report import write_report
 
         runs = " ".join(self._name(model) for model in MODELS.values())
-        with self._stage("report", "one page of curves, tables and ledgers", f"report {runs} --documents {self._name('corpus')} --certificate {self._name('models/expanded/certificate.json')} --out {self._name('report.html')}"):
+        with self._stage(
+            "report",
+            "one page of curves, tables and ledgers",
+            f"report {runs} --documents {self._name('corpus')} --certificate {self._name('models/expanded/certificate.json')} --out {self._name('report.html')}",
+        ):
             return write_report(
                 [self.out / model for model in MODELS.values()],
                 self.out / "report.html",
@@ -176,9 +234,16 @@ class Walk:
         from ja_llm.evaluation.generation import generate
         from ja_llm.train.checkpoints import load_model
 
-        with self._stage("generate", "the same prompts before and after", f"generate --checkpoint {self._name(MODELS['trained'])} --prompt {prompts[0]}"):
+        with self._stage(
+            "generate",
+            "the same prompts before and after",
+            f"generate --checkpoint {self._name(MODELS['trained'])} --prompt {prompts[0]}",
+        ):
             return {"prompts": list(prompts)} | {
-                Path(MODELS[name]).name: generate(load_model(self.out / MODELS[name]), list(prompts), max_new_tokens=max_new_tokens) for name in ("base", "trained")
+                Path(MODELS[name]).name: generate(
+                    load_model(self.out / MODELS[name]), list(prompts), max_new_tokens=max_new_tokens
+                )
+                for name in ("base", "trained")
             }
 
     @property
@@ -191,10 +256,24 @@ class Walk:
     def _cache(self, task: str, vocab: str, out: str) -> None:
         from ja_llm.data.cache import cache
 
-        with self._stage("tokens", task, f"cache --task {task} --vocab {self._name(vocab)} --documents {self._name('corpus')} --out {self._name(out)}"):
+        with self._stage(
+            "tokens",
+            task,
+            f"cache --task {task} --vocab {self._name(vocab)} --documents {self._name('corpus')} --out {self._name(out)}",
+        ):
             cache(task, self.out / vocab, self.out / "corpus", self.out / out, seed=self.config.seed)
 
-    def _train(self, name: str, why: str, task: str, tokens: str, steps: int, rate: float, files: Sequence[str], initial: str | None = None) -> Path:
+    def _train(
+        self,
+        name: str,
+        why: str,
+        task: str,
+        tokens: str,
+        steps: int,
+        rate: float,
+        files: Sequence[str],
+        initial: str | None = None,
+    ) -> Path:
         from ja_llm.train.main import main as train
 
         c, directory = self.config, self.out / "runs" / name
@@ -213,7 +292,15 @@ class Walk:
             "EVAL_PERIOD": c.eval_period,
             **({"INITIAL_CHECKPOINT_PATH": str(self.out / initial)} if initial else {}),
         }
-        shown = " ".join([*(f"--gin_file={f}" for f in files), "--gin.MIXTURE_OR_TASK_NAME=" + task, f"--gin.TRAIN_STEPS={steps}", f"--gin.MODEL_DIR={self._name('runs/' + name)}", "..."])
+        shown = " ".join(
+            [
+                *(f"--gin_file={f}" for f in files),
+                "--gin.MIXTURE_OR_TASK_NAME=" + task,
+                f"--gin.TRAIN_STEPS={steps}",
+                f"--gin.MODEL_DIR={self._name('runs/' + name)}",
+                "...",
+            ]
+        )
         with self._stage("train", why, f"train {shown}"):
             if not (directory / "config.gin").exists():  # written when the run is over
                 train(files, [f"{k} = {v!r}" for k, v in values.items()])

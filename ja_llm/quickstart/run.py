@@ -39,7 +39,9 @@ def quickstart(out: str | Path, workers: int = 1) -> dict[str, Any]:
     export = walk.export()
     report = walk.report(samples=walk.generate(PROMPTS))
     print(closing_table(corpus, certificate, results))
-    print(f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の")
+    print(
+        f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の"
+    )
     return {"corpus": corpus, "certificate": certificate, "results": results}
 
 

@@ -70,7 +70,9 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
     """
     path = directory / "model.json"
     if not path.exists():
-        raise JaLlmError(f"{directory}: this is no model directory (there is no model.json); give the output of import, vocab expand or train.")
+        raise JaLlmError(
+            f"{directory}: this is no model directory (there is no model.json); give the output of import, vocab expand or train."
+        )
     value = read_json(path, "model description")
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise JaLlmError(f"{path}: this is not a {SCHEMA} description; make the model directory again.")
@@ -259,8 +261,14 @@ def load_model(path: str | Path, step: int | None = None, shardings: Any = None)
 
 def _check_shapes(stored: Any, wanted: Any) -> None:
     """Name the first parameter that is absent, left over, or of another shape."""
-    flat = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(stored)}
-    want = {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(wanted)}
+    flat = {
+        jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape)
+        for k, v in jax.tree_util.tree_leaves_with_path(stored)
+    }
+    want = {
+        jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape)
+        for k, v in jax.tree_util.tree_leaves_with_path(wanted)
+    }
     for name in sorted(want.keys() | flat.keys()):
         if name not in flat or name not in want or flat[name] != want[name]:
             raise JaLlmError(

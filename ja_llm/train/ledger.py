@@ -65,7 +65,11 @@ def open_ledger(path: Path, ledger: dict[str, Any]) -> dict[str, Any]:
             "give the same settings to go on, or another MODEL_DIR for a new run."
         )
     meshes = stored.get("mesh_history", [stored.get("mesh")])
-    merged = {**stored, "mesh": ledger.get("mesh"), "mesh_history": meshes + [ledger.get("mesh")] if meshes[-1:] != [ledger.get("mesh")] else meshes}
+    merged = {
+        **stored,
+        "mesh": ledger.get("mesh"),
+        "mesh_history": meshes + [ledger.get("mesh")] if meshes[-1:] != [ledger.get("mesh")] else meshes,
+    }
     if merged != stored:
         write_json(path, merged)
     return merged
@@ -85,7 +89,12 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

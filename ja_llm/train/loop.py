@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.progress import Progress
-from ja_llm import sharding
 from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
 from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
 from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
@@ -124,7 +124,7 @@ def run(
     optimizer_shardings = optax.tree_utils.tree_map_params(
         transformation, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
     )
-    spread = TrainState(replicated(mesh), params_shardings, optimizer_shardings)
+    spread: Any = TrainState(replicated(mesh), params_shardings, optimizer_shardings)  # type: ignore[arg-type]
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- Ledger: a folder that holds another run is refused before anything is computed
@@ -159,7 +159,9 @@ def run(
     checkpoints = Checkpoints(directory, keep=config.keep_checkpoints)
     start = (checkpoints.steps() or [0])[-1]
     if start:
-        params, moments = checkpoints.restore(start, _with(params_abstract, params_shardings), _with(optimizer_abstract, optimizer_shardings))
+        params, moments = checkpoints.restore(
+            start, _with(params_abstract, params_shardings), _with(optimizer_abstract, optimizer_shardings)
+        )
     else:
         key = jax.random.key(config.seed)
         params = initial.params if initial else jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
@@ -179,7 +181,13 @@ def run(
     writer = MetricsWriter(directory, start) if jax.process_index() == 0 else None
     progress = Progress("train", config.total_steps, "step", initial=start)
     batches = open_stream(start, jax.process_index(), jax.process_count())
-    with _stop_on_signals() as stopped, sharding.use(mesh, config.rules), contextlib.closing(checkpoints), batches as stream, progress:
+    with (
+        _stop_on_signals() as stopped,
+        sharding.use(mesh, config.rules),
+        contextlib.closing(checkpoints),
+        batches as stream,
+        progress,
+    ):
         pending, clock = None, time.monotonic()
         for step in range(start, config.total_steps):
             batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
@@ -202,7 +210,9 @@ def run(
                 checkpoints.save(step + 1, state.params, state.optimizer)
             if stopped.is_set() and not done:
                 checkpoints.wait()
-                raise JaLlmError(f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there.")
+                raise JaLlmError(
+                    f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there."
+                )
     if writer:
         writer.close()
     return state
@@ -215,7 +225,9 @@ def _check_initial(initial: Any, model: DecoderConfig, tokenizer: Tokenizer) -> 
             f"tokenized with ({tokenizer.vocab_size} ids); run `ja-llm cache` with --vocab {initial.directory}/vocab."
         )
     if initial.config.vocab_size != model.vocab_size:
-        raise UsageError(f"{initial.directory}: the checkpoint has {initial.config.vocab_size} embedding rows, the model {model.vocab_size}.")
+        raise UsageError(
+            f"{initial.directory}: the checkpoint has {initial.config.vocab_size} embedding rows, the model {model.vocab_size}."
+        )
 
 
 def _with(abstract: Any, spread: Any) -> Any:

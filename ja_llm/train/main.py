@@ -17,8 +17,8 @@ from ja_llm.files import atomic_write, read_json
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
-from ja_llm.train.optimizers import Optimizer
 from ja_llm.train import schedules
+from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.step import TrainState
 
 REQUIRED_MACROS = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "TRAIN_STEPS", "MODEL_DIR")
@@ -94,11 +94,15 @@ def train(
         batches.schedule = Schedule.from_json(stored) if stored else batches.schedule
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
-        raise UsageError(f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`.")
+        raise UsageError(
+            f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`."
+        )
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = _model_config(model, initial_checkpoint_path, tokenizer.vocab_size)
     if length > config.max_length:
-        raise UsageError(f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it or raise DecoderConfig.max_length.")
+        raise UsageError(
+            f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it or raise DecoderConfig.max_length."
+        )
 
     run_config = RunConfig(
         model_dir=Path(model_dir),
@@ -142,14 +146,19 @@ def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | Non
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
         return read_model_files(directory)[0]
     if model is None:
-        raise UsageError("there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR.")
+        raise UsageError(
+            "there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR."
+        )
     return model(vocab_size=vocab_size)
 
 
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
     tokens = run.total_steps * batches.batch_size * batches.length
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
-    shares = "; ".join(f"{task} {part['share']:.1%} = {tokens * part['share'] / (part['rows'] * batches.length):.2f} epochs" for task, part in batches.statistics().items())
+    shares = "; ".join(
+        f"{task} {part['share']:.1%} = {tokens * part['share'] / (part['rows'] * batches.length):.2f} epochs"
+        for task, part in batches.statistics().items()
+    )
     return (
         f"would train {parameters / 1e6:.2f}M parameters for {run.total_steps} steps ({tokens / 1e6:.2f}M tokens) into {run.model_dir}\n"
         f"data: {shares}\nmodel: {config.to_json()}"

@@ -50,4 +50,6 @@ class AdamW(Optimizer):
 
 def _decayed(params: Any) -> Any:
     """True for matrices and tables, False for norm scales and biases (a scanned stack makes those two-dimensional too)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) not in ("scale", "bias"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) not in ("scale", "bias"), params
+    )

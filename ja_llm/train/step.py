@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
 
 def loss_sums(module: nn.Module, params: Any, batch: Batch, z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Weighted sums over a batch `[B, L]`: (loss with z term, {"loss_sum", "z_loss_sum", "weight_sum"}), all float32 scalars."""
-    logits = module.apply(
+    logits: Any = module.apply(
         {"params": params},
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
@@ -41,7 +41,9 @@ def loss_sums(module: nn.Module, params: Any, batch: Batch, z_loss: float) -> tu
     return total, {"loss_sum": total - z_sum, "z_loss_sum": z_sum, "weight_sum": weight}
 
 
-def accumulate(module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int) -> tuple[Any, dict[str, jax.Array]]:
+def accumulate(
+    module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int
+) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient of the batch's summed loss, and the sums, computed in `microbatches` equal parts.
 
     The sums are added in float32 and divided by nobody here: a mean of microbatch means would weigh a token by how full its

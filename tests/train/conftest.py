@@ -14,8 +14,18 @@ from ja_llm.data import cache as cache_module
 from ja_llm.documents import document_id
 from ja_llm.vocab.train import train_sentencepiece
 
-JA = ("朝の市場には、採れたての野菜が並びます。", "川沿いの道を歩くと、古い水車が見えてきました。", "祖母は毎年、梅干しを漬けて親戚に配ります。", "図書館の窓から、冬の海が静かに光っていた。")
-EN = ("The harbour wakes before the sun does. ", "A good map tells you what it leaves out. ", "She mended the clock with a bent hairpin. ", "Snow had closed the upper road for a week. ")
+JA = (
+    "朝の市場には、採れたての野菜が並びます。",
+    "川沿いの道を歩くと、古い水車が見えてきました。",
+    "祖母は毎年、梅干しを漬けて親戚に配ります。",
+    "図書館の窓から、冬の海が静かに光っていた。",
+)
+EN = (
+    "The harbour wakes before the sun does. ",
+    "A good map tells you what it leaves out. ",
+    "She mended the clock with a bent hairpin. ",
+    "Snow had closed the upper road for a week. ",
+)
 
 MODEL_GIN = """
 from __gin__ import dynamic_registration
@@ -93,7 +103,11 @@ class Training:
             **macros,
         }
         flags = [f"--gin.{name}={value!r}" for name, value in values.items()]
-        files = ["--gin_file=runs/continue.gin"] if "INITIAL_CHECKPOINT_PATH" in macros else [f"--gin_file={self.model_gin}", "--gin_file=runs/pretrain.gin"]
+        files = (
+            ["--gin_file=runs/continue.gin"]
+            if "INITIAL_CHECKPOINT_PATH" in macros
+            else [f"--gin_file={self.model_gin}", "--gin_file=runs/pretrain.gin"]
+        )
         return [sys.executable, "-m", "ja_llm", "train", *files, *flags]
 
     def environment(self, devices: int = 1) -> dict[str, str]:
@@ -102,7 +116,9 @@ class Training:
         return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
     def run(self, model_dir: Path, steps: int, devices: int = 1, **macros) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(model_dir, steps, **macros), capture_output=True, text=True, env=self.environment(devices), timeout=280)
+        return subprocess.run(
+            self.command(model_dir, steps, **macros), capture_output=True, text=True, env=self.environment(devices), timeout=280
+        )
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,11 @@ from ja_llm.train.checkpoints import load_model, model_steps
 def kill_after(training, directory, steps, at_step, number, **macros):
     """Start a run and send it a signal as soon as its metrics reach `at_step`; returns the process."""
     process = subprocess.Popen(
-        training.command(directory, steps, **macros), env=training.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        training.command(directory, steps, **macros),
+        env=training.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:

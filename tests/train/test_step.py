@@ -13,7 +13,9 @@ from ja_llm.train.optimizers import AdamW
 from ja_llm.train.schedules import WarmupConstant, WarmupCosine
 from ja_llm.train.step import TrainState, accumulate, make_train_step
 
-CONFIG = DecoderConfig(vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=16)
+CONFIG = DecoderConfig(
+    vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=16
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,9 @@ def test_targets_of_weight_zero_change_nothing(params, batch):
     a, metrics_a = one_step(params, batch)
     b, metrics_b = one_step(params, other)
     assert float(metrics_a["loss"]) == float(metrics_b["loss"])
-    assert all((np.asarray(x) == np.asarray(y)).all() for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
+    assert all(
+        (np.asarray(x) == np.asarray(y)).all() for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+    )
 
 
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(params, batch):
@@ -87,7 +91,10 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(params, batch):
     state, metrics = one_step(params, bad)
     assert float(metrics["finite"]) == 0.0
     assert int(state.step) == 0
-    assert all((np.asarray(x) == np.asarray(y)).all() for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True))
+    assert all(
+        (np.asarray(x) == np.asarray(y)).all()
+        for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True)
+    )
 
 
 def test_update_is_optax_adamw_with_the_schedules_rate(params, batch):
@@ -97,7 +104,9 @@ def test_update_is_optax_adamw_with_the_schedules_rate(params, batch):
     step = jax.jit(make_train_step(Decoder(CONFIG), transformation, schedule))
     state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
     mask = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "scale", params)
-    reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=mask))
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=mask)
+    )
     ref_params, ref_state = params, reference.init(params)
     for _ in range(3):
         grads, sums = accumulate(Decoder(CONFIG), ref_params, batch, 0.0, 1)
