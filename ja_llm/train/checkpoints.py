@@ -194,8 +194,15 @@ def save_model(
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Raise UsageError when `directory` exists, is not empty and is no model directory."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())) and not (directory / "model.json").exists():
+    """Raise UsageError when `directory` exists and holds something, but neither a model nor the beginning of a run.
+
+    A run writes run.json first; what a killed atomic write left (`.NAME.tmp`) is nothing.
+    """
+    if not directory.exists():
+        return
+    names = {p.name for p in directory.iterdir()} if directory.is_dir() else {directory.name}
+    names = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    if names and not names & {"model.json", "run.json"}:
         raise UsageError(f"{directory}: this folder holds something else; choose a new or empty one.")
 
 
