@@ -20,7 +20,7 @@ from typing import Any
 from ja_llm import manifest
 from ja_llm.cli import _set_device
 from ja_llm.files import read_json, sha256_file, write_json
-from ja_llm.quickstart.path import MIXTURE, MODELS, PathConfig, Walk
+from ja_llm.quickstart.walk import MIXTURE, MODELS, Walk, WalkConfig
 
 RESULT = Path(__file__).parent / "results" / "debian_docs.json"
 _PACKAGES = (
@@ -40,9 +40,9 @@ _PACKAGES = (
 )
 
 
-def config(fetched: Path) -> PathConfig:
+def config(fetched: Path) -> WalkConfig:
     """The sizes of the job: a base of about 3.2M parameters, about 20 minutes of continual pre-training on two cores."""
-    return PathConfig(
+    return WalkConfig(
         inputs=(str(fetched / "warc" / "*.warc.gz"),),
         preset="debian_docs",
         model="models/tiny_3m.gin",

@@ -11,6 +11,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from ja_llm.files import write_json
 from ja_llm.manifest import software
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params
+from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.schedules import WarmupConstant
 from ja_llm.train.step import TrainState, make_train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step_speed.json"
@@ -111,6 +112,7 @@ def measure(vocab: int, batch: int, length: int, repeats: int, only: str | None)
     runners = {}
     for name, config in configs.items():
         runners[name] = Runner(config, rows)
+        print(f"compiled {name} in {runners[name].compile_seconds:.0f} s", file=sys.stderr, flush=True)
         runners[name].once(record=False)
     for _ in range(repeats):
         for runner in runners.values():

@@ -210,7 +210,7 @@ def _corpus(verbs) -> None:
         "stats",
         stats,
         "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.",
-        "ja-llm corpus stats data/corpus --dropped duplicate",
+        "ja-llm corpus stats data/corpus --dropped duplicate_near",
     )
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--dropped", metavar="REASON")
@@ -395,7 +395,15 @@ def _eval(verbs) -> None:
         tasks = args.task or args.suite
         print(
             format_results(
-                evaluate(args.checkpoint, tasks, root=args.documents, pairs=args.pairs, out_dir=args.out, limit=args.limit)
+                evaluate(
+                    args.checkpoint,
+                    tasks,
+                    root=args.documents,
+                    pairs=args.pairs,
+                    out_dir=args.out,
+                    limit=args.limit,
+                    length=args.length,
+                )
             )
         )
 
@@ -407,6 +415,9 @@ def _eval(verbs) -> None:
         "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
     )
     parser.add_argument("--checkpoint", required=True, metavar="C", help="model directory or run, or DIR@STEP")
+    parser.add_argument(
+        "--length", type=int, default=512, help="scoring window in tokens, at most the model's own (default: 512)"
+    )
     parser.add_argument("--suite", default="first", help="named list of tasks (default: first)")
     parser.add_argument("--task", action="append", help="one task instead of a suite (repeat)")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its heldout split is used")

@@ -58,7 +58,7 @@ def write(
 
     Args:
       root: folder of the set.
-      schema: one of DOCUMENTS, TOKENS, MIXTURE.
+      schema: DOCUMENTS, TOKENS, MIXTURE, or a job's own.
       job: what made the set, e.g. "corpus".
       config: every value that decides the content; its hash is noted.
       inputs: `file_entry` of each input file.
@@ -85,7 +85,7 @@ def write(
 
 
 def fingerprint(value: dict[str, Any]) -> str:
-    """Identity of a set's content: schema, configuration, parents and shard checksums (software and inputs' names left out)."""
+    """Identity of a set's content: schema, configuration, parents, totals and shard checksums (software and inputs' names left out)."""
     keep = {key: value[key] for key in ("schema", "config_hash", "parents", "totals")}
     keep["shards"] = sorted((s["name"], s["sha256"]) for s in value["shards"])
     return sha256_json(keep)

@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Tasks and mixtures, token stores, packing, batches. What training imports of it needs no TensorFlow."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from ja_llm import manifest
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
-from ja_llm.data.schedule import Schedule
+from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.store import SMALL_BYTES, TokenStore
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import sha256_json
@@ -66,7 +66,7 @@ class BatchSource:
         length: int,
         batch_size: int,
         seed: int,
-        schedule: Schedule | None = None,
+        schedule: DataSchedule | None = None,
         split: str = "train",
     ):
         if length < 1 or batch_size < 1 or seed < 0:
@@ -77,7 +77,7 @@ class BatchSource:
         value = manifest.read(self.directory, manifest.MIXTURE)
         self.manifest, self.mixture, self.vocabulary = value, mixture_fingerprint(value), value["config"]["vocabulary"]
         self._members = self._open_members(value["members"])
-        self.schedule = schedule or Schedule.single(self.mixture)
+        self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(
             {
                 "members": [[m.task, m.rate, m.store.fingerprint, m.plan.fingerprint] for m in self._members],

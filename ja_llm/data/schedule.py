@@ -12,7 +12,7 @@ from ja_llm.errors import JaLlmError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class DataSchedule:
     """Immutable; `with_stage` and `with_skip` give a longer one.
 
     Attributes:
@@ -24,7 +24,7 @@ class Schedule:
     skips: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
-    def single(cls, mixture: str) -> "Schedule":
+    def single(cls, mixture: str) -> "DataSchedule":
         """One mixture from step 0 on, nothing skipped."""
         return cls(((0, mixture),))
 
@@ -48,7 +48,7 @@ class Schedule:
                 data_step += stop - first
         return data_step
 
-    def with_stage(self, from_step: int, mixture: str) -> "Schedule":
+    def with_stage(self, from_step: int, mixture: str) -> "DataSchedule":
         """Read another mixture from `from_step` on.
 
         Raises:
@@ -60,7 +60,7 @@ class Schedule:
             )
         return dataclasses.replace(self, stages=(*self.stages, (from_step, mixture)))
 
-    def with_skip(self, at_step: int, steps: int) -> "Schedule":
+    def with_skip(self, at_step: int, steps: int) -> "DataSchedule":
         """Pass over the `steps` batches that would come next at training step `at_step` (to which the run was rolled back).
 
         Raises:
@@ -89,7 +89,7 @@ class Schedule:
         }
 
     @classmethod
-    def from_json(cls, value: Any) -> "Schedule":
+    def from_json(cls, value: Any) -> "DataSchedule":
         """Inverse of `to_json`.
 
         Raises:

@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Scoring, generation, evaluation tasks and their metrics, the character n-gram control, the report."""

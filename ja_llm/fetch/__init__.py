@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Real, freely licensed input: Debian documentation packages as WARC files and aligned pairs."""

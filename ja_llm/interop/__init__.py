@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Checkpoints of other worlds, in and out: Hugging Face."""

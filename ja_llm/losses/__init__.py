@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Losses as sums over tokens."""

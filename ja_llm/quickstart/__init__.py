@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""The embedded pages and the walk along the whole path."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.quickstart.pages import write_warc
-from ja_llm.quickstart.path import MODELS, PathConfig, Walk
+from ja_llm.quickstart.walk import MODELS, Walk, WalkConfig
 
 # What so few held-out pages can tell; a choice between English continuations would need more of them.
 TASKS = ["bits_per_byte_ja", "bits_per_byte_en", "continuation_choice_ja"]
@@ -45,9 +45,9 @@ def quickstart(out: str | Path, workers: int = 1) -> dict[str, Any]:
     return {"corpus": corpus, "certificate": certificate, "results": results}
 
 
-def _config(warc: Path) -> PathConfig:
+def _config(warc: Path) -> WalkConfig:
     """About a minute of English for the base and a minute of Japanese on two cores: enough to see the idea, not a good model."""
-    return PathConfig(
+    return WalkConfig(
         inputs=(str(warc),),
         preset="quickstart",
         model="models/tiny_1m.gin",

@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""The loop, its step, optimizers, learning rates, checkpoints, metrics, ledger."""

@@ -48,7 +48,7 @@ def open_ledger(path: Path, ledger: dict[str, Any]) -> dict[str, Any]:
     """Write the ledger of a new run, or check that an existing one describes the same run.
 
     Returns:
-      The ledger in force: the stored one for a resumed run, with the schedule and mesh history extended.
+      The ledger in force: the stored one for a resumed run, with the mesh history extended.
 
     Raises:
       UsageError: the folder holds a run with other settings; the first difference is named.

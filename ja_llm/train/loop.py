@@ -1,4 +1,6 @@
-"""The training loop, read from top to bottom: mesh, input, model, state, restore, step, loop.
+"""The training loop, read from top to bottom: mesh, model and state, ledger, restore, step, loop.
+
+`main.py` makes its arguments from gin.
 
 A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint: whatever
 was killed goes on from the newest one and gives the same losses.
@@ -25,10 +27,10 @@ from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_a
 from ja_llm.progress import Progress
 from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
 from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
+from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.schedules import Schedule
 from ja_llm.train.step import TrainState, make_train_step
 from ja_llm.vocab.base import Tokenizer
 
@@ -244,7 +246,7 @@ def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: 
     if not values.pop("finite"):
         raise JaLlmError(
             f"step {step}: the loss or its gradient is not finite, the parameters were left as before it; "
-            "lower the learning rate or look at the batch with `trace`."
+            "lower the learning rate, or look at the documents of that batch (`BatchSource.trace`)."
         )
     values["tokens_per_second"] = values["target_tokens"] / max(now - clock, 1e-9)
     if writer:

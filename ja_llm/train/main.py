@@ -17,7 +17,7 @@ from ja_llm.files import atomic_write, read_json
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
-from ja_llm.train import schedules
+from ja_llm.train import learning_rates
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.step import TrainState
 
@@ -34,7 +34,7 @@ def train(
     total_steps: int = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
     optimizer: Optimizer = gin.REQUIRED,
-    schedule: schedules.Schedule = gin.REQUIRED,
+    schedule: learning_rates.Schedule = gin.REQUIRED,
     model: Callable[..., DecoderConfig] | None = None,
     initial_checkpoint_path: str | None = None,
     random_seed: int = 0,
@@ -80,7 +80,7 @@ def train(
       JaLlmError: see `ja_llm.train.loop.run`.
     """
     from ja_llm.data.batches import BatchSource, iterate
-    from ja_llm.data.schedule import Schedule
+    from ja_llm.data.schedule import DataSchedule
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.loop import RunConfig, run
     from ja_llm.vocab.base import load_tokenizer
@@ -91,7 +91,7 @@ def train(
     batches = BatchSource(cache_dir, length=length, batch_size=batch_size, seed=random_seed)
     if (Path(model_dir) / "run.json").exists():  # the run's own schedule: what a rollback skipped stays skipped
         stored = read_json(Path(model_dir) / "run.json", "ledger").get("data_schedule")
-        batches.schedule = Schedule.from_json(stored) if stored else batches.schedule
+        batches.schedule = DataSchedule.from_json(stored) if stored else batches.schedule
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
         raise UsageError(

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from ja_llm.losses.cross_entropy import cross_entropy
-from ja_llm.train.schedules import Schedule
+from ja_llm.train.learning_rates import Schedule
 
 Batch = Mapping[str, jax.Array]
 

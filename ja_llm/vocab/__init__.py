@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Tokenizers, their training, expansion with its certificate. No framework is imported."""

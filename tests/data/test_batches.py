@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ja_llm.data.batches import BatchSource, iterate, trace_text
-from ja_llm.data.schedule import Schedule
+from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError, UsageError
 
 LENGTH, BATCH = 32, 8
@@ -237,7 +237,7 @@ def test_a_split_that_is_not_there_is_named(folder):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_iterate_follows_the_schedule_from_any_step(folder, source, prefetch):
-    schedule = Schedule.single(source.mixture).with_skip(2, 5)
+    schedule = DataSchedule.single(source.mixture).with_skip(2, 5)
     scheduled = BatchSource(folder, LENGTH, BATCH, seed=3, schedule=schedule)
     with iterate(scheduled, 1, prefetch, stop_step=5) as batches:
         got = list(batches)
@@ -250,7 +250,7 @@ def test_iterate_follows_the_schedule_from_any_step(folder, source, prefetch):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_iterate_refuses_a_step_of_another_mixture(folder, source, prefetch):
-    schedule = Schedule.single(source.mixture).with_stage(2, "0" * 64)
+    schedule = DataSchedule.single(source.mixture).with_stage(2, "0" * 64)
     with iterate(BatchSource(folder, LENGTH, BATCH, 3, schedule), 0, prefetch) as batches:
         next(batches), next(batches)
         with pytest.raises(JaLlmError, match="step 2 is to read mixture 000000000000"):

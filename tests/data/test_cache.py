@@ -255,7 +255,13 @@ def test_the_seqio_vocabulary_gives_the_tokenizers_ids_and_keeps_id_0(byte_token
     for decoded in (vocabulary.decode(row), vocabulary.decode_tf(tf.constant(row)).numpy().decode()):
         assert decoded == "ok\ufffd"
     assert vocabulary.decode_tf(tf.constant([row, row])).numpy().tolist() == ["ok\ufffd".encode()] * 2
-    assert (vocabulary.vocab_size, vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id, vocabulary.pad_id) == (258, 256, 257, None, 257)
+    assert (vocabulary.vocab_size, vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id, vocabulary.pad_id) == (
+        258,
+        256,
+        257,
+        None,
+        257,
+    )
     same, other = SeqioVocabulary(type(byte_tokenizer)()), SeqioVocabulary(byte_level("<s>", "</s>"))
     assert vocabulary == same and hash(vocabulary) == hash(same) and vocabulary != other
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ja_llm.data.schedule import Schedule
+from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError, UsageError
 
 rollbacks = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6)
@@ -10,16 +10,16 @@ rollbacks = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size
 
 @given(rollbacks)
 def test_a_skip_takes_out_what_would_come_next_and_nothing_else(changes):
-    schedule, served = Schedule.single("a"), list(range(400))
+    schedule, served = DataSchedule.single("a"), list(range(400))
     for at_step, count in changes:
         schedule = schedule.with_skip(at_step, count)
         del served[at_step : at_step + count]
     assert [schedule.data_step(step) for step in range(200)] == served[:200]
-    assert Schedule.from_json(schedule.to_json()) == schedule
+    assert DataSchedule.from_json(schedule.to_json()) == schedule
 
 
 def test_stages_count_from_their_own_start():
-    schedule = Schedule.single("a").with_skip(2, 3).with_stage(5, "b").with_skip(6, 1)
+    schedule = DataSchedule.single("a").with_skip(2, 3).with_stage(5, "b").with_skip(6, 1)
     assert [(schedule.mixture(s), schedule.data_step(s)) for s in range(9)] == [
         ("a", 0), ("a", 1), ("a", 5), ("a", 6), ("a", 7), ("b", 0), ("b", 2), ("b", 3), ("b", 4),
     ]  # fmt: skip
@@ -27,10 +27,10 @@ def test_stages_count_from_their_own_start():
 
 def test_disorder_is_refused():
     with pytest.raises(UsageError, match="does not come after"):
-        Schedule.single("a").with_stage(0, "b")
+        DataSchedule.single("a").with_stage(0, "b")
     with pytest.raises(UsageError, match="1 or more"):
-        Schedule.single("a").with_skip(3, 0)
-    good = Schedule.single("a").with_skip(2, 3).to_json()
+        DataSchedule.single("a").with_skip(3, 0)
+    good = DataSchedule.single("a").with_skip(2, 3).to_json()
     for damage in ({"stages": []}, {"skips": good["skips"] * 2}, {"skips": [{"stage": 4, "from": 1, "to": 2}]}, {"stages": None}):
         with pytest.raises(JaLlmError, match="data schedule"):
-            Schedule.from_json({**good, **damage})
+            DataSchedule.from_json({**good, **damage})

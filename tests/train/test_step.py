@@ -9,8 +9,8 @@ import pytest
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.train.learning_rates import WarmupConstant, WarmupCosine
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.schedules import WarmupConstant, WarmupCosine
 from ja_llm.train.step import TrainState, accumulate, make_train_step
 
 CONFIG = DecoderConfig(

@@ -5,6 +5,8 @@ The quickstart runs it on embedded pages, `benchmarks/debian_docs.py` on Debian'
 """
 
 import dataclasses
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs
 
 
 @dataclasses.dataclass(frozen=True)
-class PathConfig:
+class WalkConfig:
     """Sizes of one walk along the path.
 
     Attributes:
@@ -61,6 +63,9 @@ class PathConfig:
     seed: int = 0
 
 
+_PATHS = ("CACHE_DIR", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
+
+
 class Walk:
     """One walk; the methods are the stages, in order.
 
@@ -73,7 +78,7 @@ class Walk:
       UsageError: `out` holds something else, or a walk with other sizes.
     """
 
-    def __init__(self, out: Path, config: PathConfig, workers: int = 1):
+    def __init__(self, out: Path, config: WalkConfig, workers: int = 1):
         self.out, self.config, self.workers = Path(out).absolute(), config, workers
         self._number = 0
         self._seconds: dict[str, float] = {}
@@ -85,7 +90,7 @@ class Walk:
                 raise UsageError(
                     f"{self.out}: this folder was begun with other sizes or pages; give another --out, or remove it."
                 )
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        elif self.out.exists() and (not self.out.is_dir() or any(not p.name.startswith(".") for p in self.out.iterdir())):
             raise UsageError(f"{self.out}: this folder holds something else; give another --out.")
         else:
             write_json(path, mark)
@@ -190,8 +195,11 @@ class Walk:
         """Evaluate one model directory; results lie in its own eval folder."""
         from ja_llm.evaluation.run import evaluate
 
-        pairs = f" --pairs {self.config.pairs}" if self.config.pairs else ""
-        with self._stage("evaluate", model, f"eval --checkpoint {self._name(model)} --documents {self._name('corpus')}{pairs}"):
+        c = self.config
+        chosen = f"--suite {tasks}" if isinstance(tasks, str) else " ".join(f"--task {task}" for task in tasks)
+        pairs = f" --pairs {os.path.relpath(c.pairs)}" if c.pairs else ""
+        command = f"eval --checkpoint {self._name(model)} --documents {self._name('corpus')}{pairs} {chosen} --limit {c.eval_limit} --length {c.length}"
+        with self._stage("evaluate", model, command):
             return evaluate(
                 self.out / model,
                 tasks,
@@ -292,22 +300,17 @@ class Walk:
             "EVAL_PERIOD": c.eval_period,
             **({"INITIAL_CHECKPOINT_PATH": str(self.out / initial)} if initial else {}),
         }
-        shown = " ".join(
-            [
-                *(f"--gin_file={f}" for f in files),
-                "--gin.MIXTURE_OR_TASK_NAME=" + task,
-                f"--gin.TRAIN_STEPS={steps}",
-                f"--gin.MODEL_DIR={self._name('runs/' + name)}",
-                "...",
-            ]
-        )
+        macros = {name: os.path.relpath(value) if name in _PATHS else value for name, value in values.items()}
+        flags = [*(f"--gin_file={file}" for file in files), *(f"--gin.{name}={value}" for name, value in macros.items())]
+        shown = " ".join(shlex.quote(flag) for flag in flags)
         with self._stage("train", why, f"train {shown}"):
             if not (directory / "config.gin").exists():  # written when the run is over
                 train(files, [f"{k} = {v!r}" for k, v in values.items()])
         return directory
 
     def _name(self, path: str) -> str:
-        return f"{self.out.name}/{path}"
+        """The folder as a command typed here would name it."""
+        return shlex.quote(os.path.relpath(self.out / path))
 
     def _stage(self, name: str, why: str, command: str) -> "_Stage":
         self._number += 1
