@@ -10,10 +10,9 @@ from typing import Any
 
 from ja_llm import manifest
 from ja_llm.data.store import TokenStore
-from ja_llm.evaluation.bits_per_byte import summarise
-from ja_llm.evaluation.scoring import Scorer
+from ja_llm.evaluation.bits_per_byte import bits_per_byte
+from ja_llm.evaluation.scoring import Scorer, decoder_logits_fn
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder
 from ja_llm.vocab.base import Tokenizer
 
 
@@ -33,12 +32,7 @@ def heldout_evaluators(
     Returns:
       task name -> function (parameters -> {"bits_per_byte": float}).
     """
-    module = Decoder(config)
-
-    def logits_fn(params, tokens, segment_ids, positions):
-        return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
-
-    scorer = Scorer.from_logits_fn(logits_fn, None, config.vocab_size, batch_size, length, tokenizer)
+    scorer = Scorer.from_logits_fn(decoder_logits_fn(config), None, config.vocab_size, batch_size, length, tokenizer)
     root = Path(cache_dir)
     evaluators = {}
     for member in manifest.read(root, manifest.MIXTURE)["members"]:
@@ -49,20 +43,11 @@ def heldout_evaluators(
 
 
 def _evaluator(scorer: Scorer, tokenizer: Tokenizer, store: TokenStore, documents: int) -> Callable[[Any], dict[str, float]]:
-    sequences = [store.document(i).tolist() for i in range(min(documents, store.num_documents))]
-    sizes = [len(tokenizer.decode(ids[1:-1]).encode()) for ids in sequences]
+    chosen = range(min(documents, store.num_documents))
+    held = [(store.document_id(i), tokenizer.decode(store.document(i)[1:-1].tolist())) for i in chosen]
 
     def evaluate(params: Any) -> dict[str, float]:
         scorer.use(params)
-        scores = [
-            {
-                "bits": -float(logprobs.sum(dtype="float64")) / 0.6931471805599453,
-                "bytes": size,
-                "tokens": len(ids) - 1,
-                "unknown": 0,
-            }
-            for ids, size, logprobs in zip(sequences, sizes, scorer.token_logprobs(sequences), strict=True)
-        ]
-        return {"bits_per_byte": summarise(scores)["bits_per_byte"]}
+        return {"bits_per_byte": bits_per_byte(scorer, held)["bits_per_byte"]}
 
     return evaluate
