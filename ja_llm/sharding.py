@@ -91,7 +91,11 @@ def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
 def partition_spec(axes: Sequence[str | None], rules: Rules = DEFAULT_RULES) -> PartitionSpec:
     """The mesh axes of an array with the given logical axes."""
     check_rules(rules)
-    return logical_to_mesh_axes(tuple(axes), _rules(rules))
+    return _spec(axes, _rules(rules))
+
+
+def _spec(axes: Sequence[str | None], rules: Any) -> PartitionSpec:
+    return logical_to_mesh_axes(tuple(axes), rules) or PartitionSpec()
 
 
 def _rules(rules: Rules) -> tuple[tuple[str, Any], ...]:
@@ -117,7 +121,7 @@ def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEF
     check_rules(rules)
 
     def one(path: Any, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
-        spec = logical_to_mesh_axes(axes, _rules(rules))
+        spec = _spec(axes, _rules(rules))
         for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
             parts = _parts(mesh, mesh_axes)
             if size % parts:
@@ -175,6 +179,6 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not rules or mesh.empty or mesh.size == 1:
         return x
-    spec = logical_to_mesh_axes(tuple(axes), rules)
+    spec = _spec(axes, rules)
     fitted = [a if size % _parts(mesh, a) == 0 else None for size, a in zip(x.shape, spec, strict=True)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitted))

@@ -55,12 +55,13 @@ def prefill(
     """
     real = (jnp.arange(tokens.shape[1])[None] < lengths[:, None]).astype(jnp.int32)
     module = Decoder(config)
+    hidden: Any
     hidden, changed = module.apply(
         {"params": params, "cache": cache}, tokens, real, decode=True, mutable=["cache"], method="hidden"
     )
     # The head is computed for one position a row: for a whole prompt it would be the largest array of all.
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
-    logits = module.apply({"params": params}, last, method="logits")
+    logits: Any = module.apply({"params": params}, last, method="logits")
     return changed["cache"], logits[:, 0]
 
 
