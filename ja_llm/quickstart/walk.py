@@ -300,7 +300,7 @@ class Walk:
             "EVAL_PERIOD": c.eval_period,
             **({"INITIAL_CHECKPOINT_PATH": str(self.out / initial)} if initial else {}),
         }
-        macros = {name: os.path.relpath(value) if name in _PATHS else value for name, value in values.items()}
+        macros = {name: os.path.relpath(str(value)) if name in _PATHS else value for name, value in values.items()}
         flags = [*(f"--gin_file={file}" for file in files), *(f"--gin.{name}={value}" for name, value in macros.items())]
         shown = " ".join(shlex.quote(flag) for flag in flags)
         with self._stage("train", why, f"train {shown}"):
