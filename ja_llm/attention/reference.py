@@ -16,7 +16,8 @@ def attention(
     scores = jnp.einsum("bqhd,bkhd->bhqk", q.astype(jnp.float32), keys, precision="highest") * scale
     mask = visible(segments, positions, causal, q.shape[1], k.shape[1])
     mask = jnp.ones((1, q.shape[1], k.shape[1]), bool) if mask is None else mask
-    weights = jnp.where(mask[:, None], jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True, where=mask[:, None], initial=-1e30)), 0.0)
+    scores = jnp.where(mask[:, None], scores, -1e30)  # finite: exp of an infinity has a gradient that is not a number
+    weights = jnp.where(mask[:, None], jnp.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights / jnp.where(total == 0, 1.0, total)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, values, precision="highest").astype(q.dtype)

@@ -38,7 +38,9 @@ def attention(
     return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(batch, length, heads, width)
 
 
-def _triangle(q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair, causal: bool, ordered: bool) -> jax.Array:
+def _triangle(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair, causal: bool, ordered: bool
+) -> jax.Array:
     """All chunks written out, each with the keys up to its end (`ordered`), or one chunk with all keys."""
     length = q.shape[3]
     chunk = length if not ordered else _SHORT_CHUNK if length <= _SHORT else _LONG_CHUNK
@@ -50,7 +52,13 @@ def _triangle(q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, position
         keys = end if ordered else k.shape[2]
         rows, columns = slice(start, end), slice(0, keys)
         parts.append(
-            piece(q[:, :, :, rows], k[:, :, columns], v[:, :, columns], _cut(segments, rows, columns), _cut(positions, rows, columns))
+            piece(
+                q[:, :, :, rows],
+                k[:, :, columns],
+                v[:, :, columns],
+                _cut(segments, rows, columns),
+                _cut(positions, rows, columns),
+            )
         )
     return jnp.concatenate(parts, axis=3)
 

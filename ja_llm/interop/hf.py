@@ -73,7 +73,9 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
     return _summary("imported", source, out, config, param_dtype, folder.files)
 
 
-def export_hf(model_path: str | Path, out_dir: str | Path, dtype: str | None = None, max_shard_bytes: int = 5 * 10**9) -> dict[str, Any]:
+def export_hf(
+    model_path: str | Path, out_dir: str | Path, dtype: str | None = None, max_shard_bytes: int = 5 * 10**9
+) -> dict[str, Any]:
     """Model directory (or run, or DIR@STEP) to a folder that `transformers` loads; re-read and compared before it appears.
 
     Args:
@@ -102,7 +104,8 @@ def export_hf(model_path: str | Path, out_dir: str | Path, dtype: str | None = N
         tokenizer.export_hf(temporary)  # first: it may refuse
         write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id))
         write_json(
-            temporary / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False}
+            temporary / "generation_config.json",
+            {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False},
         )
         write_tensors(temporary, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
@@ -167,21 +170,33 @@ def _check_names(folder: TensorFolder, config: DecoderConfig, source: Path) -> N
     if config.tie_embeddings and "lm_head.weight" in there:
         # Some files repeat the tied table under the head's name.
         if not np.array_equal(folder["lm_head.weight"], folder["model.embed_tokens.weight"]):
-            raise JaLlmError(f"{source}: config.json says that head and embedding are tied, but lm_head.weight differs; set tie_word_embeddings to false.")
+            raise JaLlmError(
+                f"{source}: config.json says that head and embedding are tied, but lm_head.weight differs; set tie_word_embeddings to false."
+            )
         there.discard("lm_head.weight")
     if missing := [name for name in wanted if name not in there]:
         raise JaLlmError(f"{source}: {_few(missing)} of this {config.family} model missing; download or export it again.")
     if extra := sorted(there - wanted.keys()):
-        raise JaLlmError(f"{source}: {_few(extra)} unknown to the {config.family} family; this is another architecture than config.json says.")
+        raise JaLlmError(
+            f"{source}: {_few(extra)} unknown to the {config.family} family; this is another architecture than config.json says."
+        )
     for name, shape in wanted.items():
         if folder.shape(name) != shape:
-            raise JaLlmError(f"{source}: the tensor {name} is {folder.shape(name)}, config.json asks for {shape}; they belong to different models.")
+            raise JaLlmError(
+                f"{source}: the tensor {name} is {folder.shape(name)}, config.json asks for {shape}; they belong to different models."
+            )
         if folder.dtype(name) not in FLOATS:
-            raise JaLlmError(f"{source}: the tensor {name} is {folder.dtype(name)}; {', '.join(FLOATS)} can be imported, so use weights that are not quantised.")
+            raise JaLlmError(
+                f"{source}: the tensor {name} is {folder.dtype(name)}; {', '.join(FLOATS)} can be imported, so use weights that are not quantised."
+            )
 
 
 def _few(names: list[str]) -> str:
-    return f"the tensor {names[0]} is" if len(names) == 1 else f"the tensors {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)} in all) are"
+    return (
+        f"the tensor {names[0]} is"
+        if len(names) == 1
+        else f"the tensors {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)} in all) are"
+    )
 
 
 def _read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> Any:
@@ -195,7 +210,9 @@ def _read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> A
 
 def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.ndarray:
     if not np.isfinite(value).all():
-        raise JaLlmError(f"{where}: the tensor {name} holds numbers that are not finite; the file is damaged or the training went wrong.")
+        raise JaLlmError(
+            f"{where}: the tensor {name} holds numbers that are not finite; the file is damaged or the training went wrong."
+        )
     with np.errstate(over="ignore"):
         value = value.astype(_NUMPY[dtype], copy=False)
     if not np.isfinite(value).all():
@@ -219,5 +236,7 @@ def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) ->
     _check_names(written, config, folder)
     for name, value in _their_tensors(params, config, dtype, "check"):
         if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():
-            raise JaLlmError(f"{folder}: the tensor {name} reads back differently from what was written; the disk may be failing, export again.")
+            raise JaLlmError(
+                f"{folder}: the tensor {name} reads back differently from what was written; the disk may be failing, export again."
+            )
     return [path.name for path in written.files]

@@ -77,7 +77,9 @@ def _rope_theta(value: dict[str, Any], where: str) -> float:
         rope = value.get(key) or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise JaLlmError(f"{where}: {key} asks for {kind!r} RoPE, which this decoder does not compute yet; import a model with plain RoPE.")
+            raise JaLlmError(
+                f"{where}: {key} asks for {kind!r} RoPE, which this decoder does not compute yet; import a model with plain RoPE."
+            )
     return (value.get("rope_parameters") or {}).get("rope_theta", value.get("rope_theta", 10000.0))
 
 

@@ -44,7 +44,10 @@ def model_card(loaded: Any, dtype: str) -> str:
     ancestors = [entry for entry in _lineage(ledger) if entry is not ledger]
     if ancestors:
         lines += ["", "## Made from", ""]
-        lines += [f"- {entry.get('name', '')} at step {entry.get('step', 0)} ({entry.get('job', 'unknown')}, identity {entry.get('identity_hash', '')[:12]})" for entry in ancestors]
+        lines += [
+            f"- {entry.get('name', '')} at step {entry.get('step', 0)} ({entry.get('job', 'unknown')}, identity {entry.get('identity_hash', '')[:12]})"
+            for entry in ancestors
+        ]
     return "\n".join(lines) + "\n"
 
 

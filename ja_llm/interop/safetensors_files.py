@@ -44,7 +44,9 @@ class TensorFolder:
         if (folder / INDEX).exists():
             listed = set(read_json(folder / INDEX, "index of tensors")["weight_map"])
             if missing := sorted(listed - self._where.keys()):
-                raise JaLlmError(f"{folder / INDEX}: it lists the tensor {missing[0]}, which no file has; download the model again.")
+                raise JaLlmError(
+                    f"{folder / INDEX}: it lists the tensor {missing[0]}, which no file has; download the model again."
+                )
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._where))
@@ -70,13 +72,17 @@ def _files(folder: Path) -> list[Path]:
             raise JaLlmError(f"{folder / INDEX}: there is no weight_map in it; download the model again.") from None
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
-                raise JaLlmError(f"{folder}: {INDEX} names {name}, which is not here; the download is incomplete, fetch the missing file.")
+                raise JaLlmError(
+                    f"{folder}: {INDEX} names {name}, which is not here; the download is incomplete, fetch the missing file."
+                )
         return [folder / name for name in names]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     parts = [p.name for p in folder.glob("*.safetensors")]
     if any(re.match(r"model-\d+-of-\d+", name) for name in parts):
-        raise JaLlmError(f"{folder}: there are parts such as {sorted(parts)[0]}, but no {INDEX}; the download is incomplete, fetch that file.")
+        raise JaLlmError(
+            f"{folder}: there are parts such as {sorted(parts)[0]}, but no {INDEX}; the download is incomplete, fetch that file."
+        )
     hint = "; convert its *.bin with transformers (save_pretrained) first" if list(folder.glob("*.bin")) else ""
     raise UsageError(f"{folder}: there is no {SINGLE} here{hint or '; give a model folder with safetensors'}.")
 

@@ -29,9 +29,7 @@ def cross_entropy(
     return loss.sum(), z_term.sum(), weights.sum()
 
 
-def _forward(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _forward(logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(weighted loss, weighted z term, lse), each float32 [B, L]."""
     logits = logits.astype(jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)

@@ -38,9 +38,7 @@ def cache_lengths(cache: Cache) -> jax.Array:
     return cache["cache_slots"]["filled"].sum(axis=1)
 
 
-def prefill(
-    config: DecoderConfig, params: Any, cache: Cache, tokens: jax.Array, lengths: jax.Array
-) -> tuple[Cache, jax.Array]:
+def prefill(config: DecoderConfig, params: Any, cache: Cache, tokens: jax.Array, lengths: jax.Array) -> tuple[Cache, jax.Array]:
     """Append prompts (or further pieces of them) to the rows.
 
     Args:

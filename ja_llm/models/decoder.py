@@ -52,7 +52,9 @@ class Context(NamedTuple):
     slots: jax.Array | None
 
 
-def _parameter(module: nn.Module, config: DecoderConfig, name: str, shape: Shape, axes: tuple[str, ...], std: float | None) -> jax.Array:
+def _parameter(
+    module: nn.Module, config: DecoderConfig, name: str, shape: Shape, axes: tuple[str, ...], std: float | None
+) -> jax.Array:
     """Declare a parameter and give it in the computation's dtype; `std` None starts at one, else normal(0, std)."""
     init = nn.initializers.ones if std is None else nn.initializers.normal(std)
     value = partitioning.param_with_axes(name, init, shape, jnp.dtype(config.param_dtype), axes=axes, module=module)
