@@ -19,7 +19,7 @@ from beam_pipelines.extract import read_unit
 from beam_pipelines.language import read_languages
 from beam_pipelines.workspace import Stage, Tally, Unit
 from ja_llm.errors import JaLlmError
-from ja_llm.files import os_error_sentence, write_json
+from ja_llm.files import os_error_sentence
 
 VERSION = 1
 EXACT, NEAR = "duplicate_exact", "duplicate_near"
@@ -67,7 +67,7 @@ def run_all(
     workers: int,
 ) -> None:
     """Find the duplicates among all units' documents in one pipeline; every unit's file is written at its end."""
-    if all(this.done(unit) for unit in units):
+    if all(this.whole(unit) for unit in units):
         return
     from beam_pipelines.runner import run_pipeline
 
@@ -111,7 +111,7 @@ def _write(group: tuple[str, Iterable[Any]], this: Stage, extracted: Stage, lang
 
     unit, marks = group
     try:
-        write_json(this.marker(unit), _unit_result(unit, marks, extracted, languages, config))
+        this.finish(unit, _unit_result(unit, marks, extracted, languages, config))
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:

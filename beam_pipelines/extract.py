@@ -15,9 +15,8 @@ from beam_pipelines import charset, http
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import ExtractionProblem, Extractor
 from beam_pipelines.warc import Capture, Damage, Other, read_captures
-from beam_pipelines.workspace import Stage, Tally, Unit, note_progress
+from beam_pipelines.workspace import Stage, Tally, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
-from ja_llm.files import atomic_write
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 1
@@ -56,7 +55,7 @@ def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
     offsets, damaged, others, responses = [], [], dict[str, int](), 0
-    with atomic_write(this.file(unit, ".tfrecord")) as file:
+    with write_file(this.file(unit, ".tfrecord")) as file:
         for item in read_captures(unit.path, settings.max_bytes):
             if isinstance(item, Other):
                 others[item.kind] = others.get(item.kind, 0) + 1

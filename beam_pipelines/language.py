@@ -13,8 +13,7 @@ from typing import Any
 
 from beam_pipelines.config import Corpus, LanguageId
 from beam_pipelines.extract import read_unit
-from beam_pipelines.workspace import Stage, Tally, Unit
-from ja_llm.files import atomic_write
+from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.text import scripts
 
 VERSION = 1
@@ -56,7 +55,7 @@ def _identifier(languages: tuple[str, ...]) -> Any:
 def run(unit: Unit, this: Stage, extracted: Stage, config: Corpus) -> dict[str, Any]:
     """Identify the languages of one unit."""
     tally = Tally(config.samples, config.sample_characters, config.seed)
-    with atomic_write(this.file(unit, ".jsonl")) as file:
+    with write_file(this.file(unit, ".jsonl")) as file:
         for document in read_unit(extracted, unit):
             lang, confidence, share = identify(document.text, config.language)
             file.write(json.dumps([lang, round(confidence, 4), round(share, 4)]).encode() + b"\n")

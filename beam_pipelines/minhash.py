@@ -15,8 +15,7 @@ import xxhash
 from beam_pipelines.config import Corpus, MinHash
 from beam_pipelines.extract import read_unit
 from beam_pipelines.language import read_languages
-from beam_pipelines.workspace import Stage, Tally, Unit
-from ja_llm.files import atomic_write
+from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.text.normalise import squeeze
 from ja_llm.text.scripts import code_points
 
@@ -97,6 +96,6 @@ def run(unit: Unit, this: Stage, extracted: Stage, languages: Stage, config: Cor
             tally.keep(len(document.text), lang)
         rows.append(row)
     table = np.stack(rows) if rows else np.zeros((0, 1 + config.minhash.bands), np.uint64)
-    with atomic_write(this.file(unit, ".npy")) as file:
+    with write_file(this.file(unit, ".npy")) as file:
         np.save(file, table)
     return tally.to_json()

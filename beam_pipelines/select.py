@@ -12,9 +12,8 @@ from beam_pipelines import dedup, filters_en, filters_ja, rules
 from beam_pipelines.config import Corpus
 from beam_pipelines.extract import read_unit
 from beam_pipelines.language import read_languages
-from beam_pipelines.workspace import Stage, Tally, Unit
+from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.documents import Document
-from ja_llm.files import atomic_write
 
 VERSIONS = [filters_ja.VERSION, filters_en.VERSION]
 _MEASURE = {"ja": filters_ja.measure, "en": filters_en.measure}
@@ -32,7 +31,7 @@ def remaining(
 def measure(unit: Unit, this: Stage, extracted: Stage, languages: Stage, deduplicated: Stage, config: Corpus) -> dict[str, Any]:
     """Measure the documents of one unit that are neither duplicates nor in another language."""
     tally = Tally(0, 0, config.seed)
-    with atomic_write(this.file(unit, ".jsonl")) as file:
+    with write_file(this.file(unit, ".jsonl")) as file:
         for _, document, lang in remaining(unit, extracted, languages, deduplicated, config):
             statistics = _MEASURE[lang](document.text) if lang else None
             if lang:

@@ -15,7 +15,7 @@ from beam_pipelines.workspace import Stage, Unit
 from ja_llm import manifest
 from ja_llm.documents import to_example, write_record
 from ja_llm.errors import JaLlmError
-from ja_llm.files import atomic_write, os_error_sentence, write_json
+from ja_llm.files import atomic_write, os_error_sentence
 
 VERSION = 1
 
@@ -80,7 +80,7 @@ def run_all(
             )
 
         run_pipeline(build, beam_args, workers)
-    return [this.result(marker_name(name)) for name in names]
+    return [{k: v for k, v in this.result(marker_name(name)).items() if k != "files"} for name in names]
 
 
 def marker_name(name: str) -> str:
@@ -89,7 +89,7 @@ def marker_name(name: str) -> str:
 
 
 def _finished(this: Stage, output: Path, name: str) -> bool:
-    if not this.done(marker_name(name)):
+    if not this.whole(marker_name(name)):
         return False
     entry, path = this.result(marker_name(name)), output / name
     return path.exists() and manifest.file_entry(path, output)["sha256"] == entry["sha256"]
@@ -132,4 +132,4 @@ def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, e
         "lang": lang,
         "split": rest.partition("-")[0],
     }
-    write_json(this.marker(marker_name(name)), manifest.file_entry(output / name, output, **counts))
+    this.finish(marker_name(name), manifest.file_entry(output / name, output, **counts))

@@ -19,9 +19,8 @@ import xxhash
 from beam_pipelines.config import Corpus, Split
 from beam_pipelines.extract import read_unit
 from beam_pipelines.minhash import ngram_hashes
-from beam_pipelines.workspace import Stage, Tally, Unit
+from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.documents import Document
-from ja_llm.files import atomic_write
 from ja_llm.text.normalise import squeeze
 
 VERSION = 1
@@ -110,7 +109,7 @@ def unite(this: Stage, units: Sequence[str]) -> None:
     """Write `all.npy`, the sorted union of all units' arrays, once."""
     if not (this.folder / _ALL).exists():
         arrays = [np.zeros(0, np.uint64), *(np.load(this.file(unit, ".npy")) for unit in units)]
-        with atomic_write(this.folder / _ALL) as file:
+        with write_file(this.folder / _ALL) as file:
             np.save(file, np.unique(np.concatenate(arrays)))
 
 
@@ -120,5 +119,5 @@ def united(this: Stage) -> np.ndarray:
 
 
 def _save(this: Stage, unit: Unit, values: np.ndarray) -> None:
-    with atomic_write(this.file(unit, ".npy")) as file:
+    with write_file(this.file(unit, ".npy")) as file:
         np.save(file, values)

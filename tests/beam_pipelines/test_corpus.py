@@ -248,20 +248,34 @@ def test_nothing_left_is_no_finished_set(web, tmp_path):
         build(tmp_path / "b.warc.gz", tmp_path / "out2")
 
 
-def test_full_disk_is_a_sentence_and_the_job_goes_on(built, inputs, tmp_path, monkeypatch):
-    output, synced, real = tmp_path / "full", [], os.fsync
+@pytest.mark.parametrize("nth", [8, 60])
+def test_full_disk_is_a_sentence_and_the_job_goes_on(built, inputs, tmp_path, monkeypatch, nth):
+    """The disk fills up at the n-th file, inside a stage and at the end."""
+    output, renamed, real = tmp_path / "full", [], os.replace
 
-    def fsync(fd):
-        synced.append(fd)
-        if len(synced) == 12:
+    def replace(source, target):
+        renamed.append(target)
+        if len(renamed) == nth:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(fd)
+        real(source, target)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(JaLlmError, match="the disk is full"):
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(JaLlmError, match="the disk is full") as error:
         build(inputs, output)
-    assert not (output / "manifest.json").exists()
+    assert "<<" not in str(error.value) and "\n" not in str(error.value)
+    assert not (output / "manifest.json").exists() and not list(output.rglob("*.tmp"))
     monkeypatch.undo()
+    build(inputs, output)
+    assert digest(output) == digest(built[0])
+
+
+def test_lost_contents_of_a_stage_are_made_again(built, inputs, tmp_path):
+    """As after a power failure: names are there, bytes are not."""
+    output = tmp_path / "power"
+    build(inputs, output)
+    (output / "manifest.json").unlink()
+    for stage, ending in (("extract", ".tfrecord"), ("minhash", ".npy"), ("select", ".json")):
+        sorted(output.glob(f".work/{stage}-*/*{ending}"))[0].write_bytes(b"")
     build(inputs, output)
     assert digest(output) == digest(built[0])
 
