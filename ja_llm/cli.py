@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ja_llm import __version__
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import local_path
 
 Handler = Callable[[argparse.Namespace, list[str]], int | None]
 
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [a for a in argv if a != "--debug"]
     try:
         args, rest = build_parser().parse_known_args(argv)
+        for name, value in vars(args).items():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str) and name not in ("mirror", "prompt"):
+                    local_path(path)
         if rest and not getattr(args, "takes_rest", False):
             args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return args.handler(args, rest) or 0
@@ -343,6 +348,9 @@ def _cache(verbs) -> None:
     def handler(args, rest):
         from ja_llm.data.cache import cache, format_cache
 
+        for module in args.module:
+            _import_module(module)
+
         print(format_cache(cache(args.task, args.vocab, args.documents, args.out, seed=args.seed)))
 
     parser = _verb(
@@ -353,6 +361,13 @@ def _cache(verbs) -> None:
         "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens",
     )
     parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture")
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="M",
+        help="import this module first: your own add_task and add_mixture (repeat)",
+    )
     parser.add_argument("--vocab", required=True, metavar="DIR", help="folder of a tokenizer")
     parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
     parser.add_argument("--out", required=True, metavar="DIR")
@@ -382,6 +397,15 @@ def _train(verbs) -> None:
     add_gin_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
     _device_flag(parser)
+
+
+def _import_module(name: str) -> None:
+    import importlib
+
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"--module {name}: it can't be imported ({error}); is its folder in PYTHONPATH?") from error
 
 
 # --- evaluation ---

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
 
 _BLOCK = 1 << 20
 
@@ -63,9 +63,13 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with _as_sentence(path):
             yield temporary
+            # The old folder goes aside whole before the new one comes, so that a kill never leaves half of it under its name.
+            old = path.parent / f".{path.name}.old"
+            shutil.rmtree(old, ignore_errors=True)
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, old)
             os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -101,6 +105,23 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def local_path(path: str | os.PathLike) -> Path:
+    """The path, unless it names a remote store, which pathlib would take for a folder called `gs:`.
+
+    Raises:
+      UsageError: the path has a scheme.
+    """
+    if "://" in str(path):
+        raise UsageError(f"{path}: only local folders can be used yet; copy it here, or mount the bucket.")
+    return Path(path)
 
 
 def read_json(path: str | os.PathLike, what: str = "file") -> Any:

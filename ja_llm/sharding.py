@@ -156,6 +156,19 @@ def check_batch(mesh: Mesh, rules: Rules, batch_size: int, length: int, microbat
             raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {parts}.")
 
 
+def check_hosts(mesh: Mesh) -> None:
+    """Refuse a mesh whose rows of the batch are shared by several hosts: each host reads its own rows.
+
+    Raises:
+      UsageError: the axes that do not split the batch's rows are larger than a host.
+    """
+    if jax.process_count() > 1 and mesh.shape["tensor"] * mesh.shape["context"] > jax.local_device_count():
+        raise UsageError(
+            f"MESH spreads tensor x context over {mesh.shape['tensor'] * mesh.shape['context']} devices, a host has "
+            f"{jax.local_device_count()}; keep these two axes inside a host."
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

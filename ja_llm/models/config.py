@@ -11,6 +11,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "minimal", "full")
 ATTENTIONS = ("xla", "reference")
 FAMILIES = ("llama",)
+# How the same function is computed: no part of a run's identity, and free to differ from what a checkpoint was made with.
+EXECUTION_FIELDS = ("scan_layers", "remat_policy", "attention")
 
 
 @gin.configurable

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import UsageError
-from ja_llm.files import read_json, sha256_json, write_json
+from ja_llm.files import read_json, sha256_file, sha256_json, write_json
+from ja_llm.gin_utils import packaged_configs
 
 MIXTURE = "swallow_ja90_en10"
 BASE_TASK = "web_en"
@@ -82,13 +83,15 @@ class Walk:
         self.out, self.config, self.workers = Path(out).absolute(), config, workers
         self._number = 0
         self._seconds: dict[str, float] = {}
-        mark = {"schema": "ja_llm.path/1", "config": dataclasses.asdict(config)}
-        path = self.out / "path.json"
+        gin_files = (config.model, f"corpus/{config.preset}.gin", "runs/pretrain.gin", "runs/continue.gin")
+        contents = {name: sha256_file(packaged_configs() / name) for name in gin_files}
+        mark = {"schema": "ja_llm.walk/1", "config": dataclasses.asdict(config), "gin": contents}
+        path = self.out / "walk.json"
         if path.exists():
             stored = read_json(path, "walk description")
             if sha256_json(stored) != sha256_json(mark):
                 raise UsageError(
-                    f"{self.out}: this folder was begun with other sizes or pages; give another --out, or remove it."
+                    f"{self.out}: this folder was begun with other sizes, pages or gin files, or in another place; give another --out, or remove it."
                 )
         elif self.out.exists() and (not self.out.is_dir() or any(not p.name.startswith(".") for p in self.out.iterdir())):
             raise UsageError(f"{self.out}: this folder holds something else; give another --out.")
@@ -304,8 +307,7 @@ class Walk:
         flags = [*(f"--gin_file={file}" for file in files), *(f"--gin.{name}={value}" for name, value in macros.items())]
         shown = " ".join(shlex.quote(flag) for flag in flags)
         with self._stage("train", why, f"train {shown}"):
-            if not (directory / "config.gin").exists():  # written when the run is over
-                train(files, [f"{k} = {v!r}" for k, v in values.items()])
+            train(files, [f"{k} = {v!r}" for k, v in values.items()])
         return directory
 
     def _name(self, path: str) -> str:

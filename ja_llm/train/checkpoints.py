@@ -9,6 +9,8 @@ Orbax writes a checkpoint under a temporary name and renames it, so a killed sav
 """
 
 import dataclasses
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,15 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, params: Any, optimizer: Any) -> None:
-        """Save one checkpoint; `optimizer` is the optimizer's state pytree."""
+        """Save one checkpoint; `optimizer` is the optimizer's state pytree.
+
+        Raises:
+          JaLlmError: the disk is full; what was saved before stays.
+        """
+        # A write that fails in the background leaves threads that print; so the room is looked at first.
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))) // jax.process_count()
+        if shutil.disk_usage(self._directory).free < size:
+            raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory / "checkpoints" / str(step))
         try:
             self._manager.save(
                 step,
@@ -124,7 +134,7 @@ class Checkpoints:
             raise os_error_sentence(error, self._directory / "checkpoints" / str(step)) from error
         except ValueError as error:  # TensorStore reports a full disk as a ValueError
             if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-                raise os_error_sentence(OSError(28, "No space left on device"), self._directory) from error
+                raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory) from error
             raise
 
     def restore(self, step: int, abstract_params: Any, abstract_optimizer: Any) -> tuple[Any, Any]:
@@ -145,7 +155,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             if "No space left" in str(error):
-                raise os_error_sentence(OSError(28, "No space left on device"), self._directory) from error
+                raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory) from error
             raise JaLlmError(f"{self._directory}: a checkpoint could not be written ({first_line(error)}).") from error
 
     def close(self) -> None:
@@ -181,10 +191,12 @@ def save_model(
       step: the checkpoint's number.
 
     Raises:
-      UsageError: the folder holds something that is not a model directory.
+      UsageError: the folder holds something that is not a model directory, or a training run.
     """
     directory = Path(directory).absolute()
     refuse_foreign(directory)
+    if (directory / "run.json").exists() and read_json(directory / "run.json", "ledger").get("job") == "train":
+        raise UsageError(f"{directory}: this folder holds a training run, which would be lost; choose another folder.")
     with atomic_directory(directory) as temporary:
         write_model_files(temporary, config, tokenizer)
         write_json(temporary / "run.json", ledger)
@@ -196,12 +208,12 @@ def save_model(
 def refuse_foreign(directory: Path) -> None:
     """Raise UsageError when `directory` exists and holds something, but neither a model nor the beginning of a run.
 
-    A run writes run.json first; what a killed atomic write left (`.NAME.tmp`) is nothing.
+    A run writes run.json first; its lock and what a killed atomic write left (`.NAME.tmp`) are nothing.
     """
     if not directory.exists():
         return
     names = {p.name for p in directory.iterdir()} if directory.is_dir() else {directory.name}
-    names = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    names = {name for name in names if not name.startswith(".")}
     if names and not names & {"model.json", "run.json"}:
         raise UsageError(f"{directory}: this folder holds something else; choose a new or empty one.")
 

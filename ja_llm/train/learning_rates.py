@@ -37,8 +37,8 @@ class WarmupCosine(Schedule):
     total_steps: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.final <= self.peak or self.warmup_steps < 0 or self.total_steps <= 0:
-            raise UsageError(f"{self} makes no schedule; 0 <= final <= peak and 0 <= warmup_steps are needed.")
+        if not 0 <= self.final <= self.peak or not 0 <= self.warmup_steps < self.total_steps:
+            raise UsageError(f"{self} makes no schedule; 0 <= final <= peak and 0 <= warmup_steps < total_steps are needed.")
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
         """See `Schedule`."""

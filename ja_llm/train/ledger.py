@@ -45,6 +45,25 @@ def parent_entry(directory: str | Path, step: int, ledger: dict[str, Any]) -> di
     }
 
 
+def lock_run(directory: Path) -> Any:
+    """Take the run directory for this process; keep what comes back as long as the run goes on (the lock ends with the process).
+
+    Raises:
+      UsageError: another process trains in this folder.
+    """
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    file = open(directory / ".lock", "a")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(
+            f"{directory}: another process trains in this folder; wait for it, or choose another MODEL_DIR."
+        ) from None
+    return file
+
+
 def open_ledger(path: Path, ledger: dict[str, Any]) -> dict[str, Any]:
     """Write the ledger of a new run, or check that an existing one describes the same run.
 

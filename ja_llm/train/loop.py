@@ -22,16 +22,25 @@ import optax
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.models.config import DecoderConfig
+from ja_llm.files import read_json, write_text
+from ja_llm.models.config import EXECUTION_FIELDS, DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.progress import Progress
 from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
-from ja_llm.train.checkpoints import Checkpoints, load_model, refuse_foreign, write_model_files
+from ja_llm.train.checkpoints import (
+    Checkpoints,
+    load_model,
+    model_steps,
+    read_model_files,
+    refuse_foreign,
+    split_step,
+    write_model_files,
+)
 from ja_llm.train.learning_rates import Schedule
-from ja_llm.train.ledger import new_ledger, open_ledger, parent_entry
+from ja_llm.train.ledger import lock_run, new_ledger, open_ledger, parent_entry
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.step import TrainState, make_train_step
+from ja_llm.train.step import TrainState, init_optimizer, make_train_step
 from ja_llm.vocab.base import Tokenizer
 
 Evaluator = Callable[[Any], dict[str, float]]
@@ -91,6 +100,7 @@ def run(
     schedule: Schedule,
     *,
     identity: dict[str, Any],
+    config_text: str = "",
     evaluators: Mapping[str, Evaluator] | None = None,
 ) -> TrainState:
     """Train, or go on training, until `config.total_steps`.
@@ -104,6 +114,7 @@ def run(
       optimizer: settings that make the optax transformation.
       schedule: step -> learning rate.
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
+      config_text: the gin configuration, kept in the run directory as config.gin.
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
 
     Returns:
@@ -116,13 +127,14 @@ def run(
     # --- Mesh
     mesh = sharding.make_mesh(dict(config.mesh))
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.microbatches)
+    sharding.check_hosts(mesh)
 
     # --- Model, state and how both are spread over the mesh
     module = Decoder(model)
     params_abstract = abstract_params(model)
     params_shardings = sharding.shardings(param_axes(model), params_abstract, mesh, config.rules)
     transformation = optimizer.transformation()
-    optimizer_abstract = jax.eval_shape(transformation.init, params_abstract)
+    optimizer_abstract = jax.eval_shape(lambda p: init_optimizer(transformation, p), params_abstract)
     optimizer_shardings = optax.tree_utils.tree_map_params(
         transformation, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
     )
@@ -132,14 +144,14 @@ def run(
     # --- Ledger: a folder that holds another run is refused before anything is computed
     directory = Path(config.model_dir).absolute()
     refuse_foreign(directory)
-    initial = load_model(config.initial_checkpoint, shardings=params_shardings) if config.initial_checkpoint else None
-    if initial is not None:
-        _check_initial(initial, model, tokenizer)
+    parents = [_initial(config.initial_checkpoint, model, tokenizer)] if config.initial_checkpoint else []
     ledger = new_ledger(
         "train",
         {
             **identity,
-            "model": model.to_json(),
+            # How it is computed (remat, attention, scan) may change between two calls of one run; what is computed may not.
+            "model": {k: v for k, v in model.to_json().items() if k not in EXECUTION_FIELDS},
+            "initial": [{key: parent[key] for key in ("identity_hash", "step")} for parent in parents],
             "optimizer": {"name": type(optimizer).__name__, **dataclasses.asdict(optimizer)},  # type: ignore[call-overload]
             "schedule": {"name": type(schedule).__name__, **dataclasses.asdict(schedule)},  # type: ignore[call-overload]
             "vocabulary": tokenizer.fingerprint,
@@ -149,13 +161,15 @@ def run(
             "seed": config.seed,
             "z_loss": config.z_loss,
         },
-        parents=[parent_entry(initial.directory, initial.step, initial.ledger)] if initial else [],
+        parents=parents,
         mesh=dict(mesh.shape),
         data_schedule=data.schedule.to_json(),
     )
     if jax.process_index() == 0:
+        lock = lock_run(directory)  # noqa: F841 (held until the process ends)
         open_ledger(directory / "run.json", ledger)
         write_model_files(directory, model, tokenizer)
+        write_text(directory / "config.gin", config_text)
 
     # --- Restore: (1) newest checkpoint of this run, (2) initial checkpoint, (3) random parameters
     checkpoints = Checkpoints(directory, keep=config.keep_checkpoints)
@@ -166,9 +180,11 @@ def run(
         )
     else:
         key = jax.random.key(config.seed)
-        params = initial.params if initial else jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
-        moments = jax.jit(transformation.init, out_shardings=optimizer_shardings)(params)
-    del initial
+        if config.initial_checkpoint:
+            params = load_model(config.initial_checkpoint, shardings=params_shardings).params
+        else:
+            params = jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
+        moments = jax.jit(lambda p: init_optimizer(transformation, p), out_shardings=optimizer_shardings)(params)
     state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
 
     # --- Step: compiled once, the state's buffers are reused
@@ -199,8 +215,8 @@ def run(
             pending = (step + 1, metrics)
             done = step + 1 == config.total_steps
             evaluate = evaluators and (done or (config.eval_period and (step + 1) % config.eval_period == 0))
-            save = done or (step + 1) % config.checkpoint_period == 0 or stopped.is_set()
-            if evaluate or save:
+            save = done or (step + 1) % config.checkpoint_period == 0
+            if evaluate or save or stopped.is_set():
                 clock = _report(pending, clock, writer, progress)
                 pending = None
             if evaluate:
@@ -208,9 +224,10 @@ def run(
                 clock = time.monotonic()
                 if writer:
                     writer.write(step + 1, results)
-            if save:
+            stop = stopped.is_set() and not done  # asked once, after the evaluation: what it says it keeps it has saved
+            if save or stop:
                 checkpoints.save(step + 1, state.params, state.optimizer)
-            if stopped.is_set() and not done:
+            if stop:
                 checkpoints.wait()
                 raise JaLlmError(
                     f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there."
@@ -220,16 +237,22 @@ def run(
     return state
 
 
-def _check_initial(initial: Any, model: DecoderConfig, tokenizer: Tokenizer) -> None:
-    if initial.tokenizer.fingerprint != tokenizer.fingerprint:
+def _initial(path: str, model: DecoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ledger's entry of the initial checkpoint, from its small files; its weights are read only by a run that begins."""
+    directory, step = split_step(path)
+    config, own = read_model_files(directory)
+    if own.fingerprint != tokenizer.fingerprint:
         raise UsageError(
-            f"{initial.directory}: the checkpoint's vocabulary ({initial.tokenizer.vocab_size} ids) is not the one that the data were "
-            f"tokenized with ({tokenizer.vocab_size} ids); run `ja-llm cache` with --vocab {initial.directory}/vocab."
+            f"{directory}: the checkpoint's vocabulary ({own.vocab_size} ids) is not the one that the data were tokenized with "
+            f"({tokenizer.vocab_size} ids); run `ja-llm cache` with --vocab {directory}/vocab."
         )
-    if initial.config.vocab_size != model.vocab_size:
-        raise UsageError(
-            f"{initial.directory}: the checkpoint has {initial.config.vocab_size} embedding rows, the model {model.vocab_size}."
-        )
+    if config.vocab_size != model.vocab_size:
+        raise UsageError(f"{directory}: the checkpoint has {config.vocab_size} embedding rows, the model {model.vocab_size}.")
+    steps = model_steps(directory)
+    if not steps:
+        raise UsageError(f"{directory}: there is no finished checkpoint here yet.")
+    ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
+    return parent_entry(directory, steps[-1] if step is None else step, ledger)
 
 
 def _with(abstract: Any, spread: Any) -> Any:

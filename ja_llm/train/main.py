@@ -4,7 +4,9 @@ Macros are t5x's: MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS, TRAIN_STEPS, MODEL
 RANDOM_SEED; CACHE_DIR (the output of `ja-llm cache`) is ours.
 """
 
+import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import gin
 import jax
 
 from ja_llm.errors import UsageError
-from ja_llm.files import atomic_write, read_json
-from ja_llm.models.config import DecoderConfig
+from ja_llm.files import local_path, read_json
+from ja_llm.models.config import EXECUTION_FIELDS, DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
@@ -30,12 +32,13 @@ def train(
     mixture_or_task_name: str = gin.REQUIRED,
     task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
     cache_dir: str = gin.REQUIRED,
-    model_dir: str = gin.REQUIRED,
+    model_dir: str | os.PathLike = gin.REQUIRED,
     total_steps: int = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
     optimizer: Optimizer = gin.REQUIRED,
     schedule: learning_rates.Schedule = gin.REQUIRED,
     model: Callable[..., DecoderConfig] | None = None,
+    model_overrides: Mapping[str, Any] | None = None,
     initial_checkpoint_path: str | None = None,
     random_seed: int = 0,
     mesh: Mapping[str, int] | None = None,
@@ -59,7 +62,9 @@ def train(
       batch_size: rows a step, over all hosts.
       optimizer: its settings, e.g. @AdamW().
       schedule: step -> learning rate.
-      model: makes the DecoderConfig given `vocab_size`; not needed with an initial checkpoint.
+      model: makes the DecoderConfig given `vocab_size`; an initial checkpoint brings its own.
+      model_overrides: fields of the initial checkpoint's DecoderConfig to change: how it is computed (dtype, remat_policy,
+        attention, scan_layers) or its max_length.
       initial_checkpoint_path: model directory or DIR@STEP.
       random_seed: of parameters and data order.
       mesh: devices per mesh axis (data, fsdp, tensor, context, expert).
@@ -85,6 +90,10 @@ def train(
     from ja_llm.train.loop import RunConfig, run
     from ja_llm.vocab.base import load_tokenizer
 
+    model_dir, cache_dir = str(model_dir), str(cache_dir)
+    _check_settings(task_feature_lengths, total_steps, batch_size, microbatches, checkpoint_period, eval_period)
+    for path in (cache_dir, model_dir, initial_checkpoint_path):
+        local_path(path or "")
     if set(task_feature_lengths) != {"targets"}:
         raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
@@ -98,10 +107,10 @@ def train(
             f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`."
         )
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
-    config = _model_config(model, initial_checkpoint_path, tokenizer.vocab_size)
+    config = _model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
     if length > config.max_length:
         raise UsageError(
-            f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it or raise DecoderConfig.max_length."
+            f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it, or raise DecoderConfig.max_length (MODEL_OVERRIDES for an initial checkpoint)."
         )
 
     run_config = RunConfig(
@@ -120,7 +129,7 @@ def train(
     if dry_run:
         print(_plan(run_config, config, batches))
         return None
-    state = run(
+    return run(
         run_config,
         config,
         tokenizer,
@@ -129,14 +138,28 @@ def train(
         optimizer,
         schedule,
         identity={"mixture": held},
+        config_text=gin.config_str(),
         evaluators=heldout_evaluators(cache_dir, config, tokenizer, length=length, documents=eval_documents),
     )
-    with atomic_write(Path(model_dir) / "config.gin") as file:
-        file.write(gin.operative_config_str().encode())
-    return state
 
 
-def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | None, vocab_size: int) -> DecoderConfig:
+_OVERRIDABLE = (*EXECUTION_FIELDS, "dtype", "max_length")
+
+
+def _check_settings(lengths: Any, *whole: Any) -> None:
+    """Refuse values of the wrong kind, which gin binds as they come."""
+    names = ("TRAIN_STEPS", "BATCH_SIZE", "MICROBATCHES", "CHECKPOINT_PERIOD", "EVAL_PERIOD")
+    for name, value in zip(names, whole, strict=True):
+        least = 0 if name == "EVAL_PERIOD" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{name} is {value!r}; give a whole number of {least} or more.")
+    if not isinstance(lengths, Mapping) or not all(isinstance(v, int) and v > 0 for v in lengths.values()):
+        raise UsageError(f"TASK_FEATURE_LENGTHS is {lengths!r}; give {{'targets': LENGTH}}.")
+
+
+def _model_config(
+    model: Callable[..., DecoderConfig] | None, overrides: Mapping[str, Any] | None, initial: str | None, vocab_size: int
+) -> DecoderConfig:
     """The architecture: the initial checkpoint's own, or MODEL with the data's vocabulary size."""
     from ja_llm.train.checkpoints import read_model_files, split_step
 
@@ -144,7 +167,14 @@ def _model_config(model: Callable[..., DecoderConfig] | None, initial: str | Non
         directory = split_step(initial)[0]
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
-        return read_model_files(directory)[0]
+        unknown = sorted(set(overrides or {}) - set(_OVERRIDABLE))
+        if unknown:
+            raise UsageError(
+                f"MODEL_OVERRIDES names {unknown[0]!r}; of a checkpoint only {', '.join(_OVERRIDABLE)} may be changed."
+            )
+        return dataclasses.replace(read_model_files(directory)[0], **(overrides or {}))
+    if overrides:
+        raise UsageError("MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file.")
     if model is None:
         raise UsageError(
             "there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR."

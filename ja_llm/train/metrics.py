@@ -1,9 +1,12 @@
 """Where a run's numbers go: `metrics.jsonl` and TensorBoard events. Only process 0 writes."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+from ja_llm.documents import write_record
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, os_error_sentence
 
@@ -17,11 +20,12 @@ class MetricsWriter:
     Args:
       directory: the run directory.
       resume_step: the restored step; 0 for a new run.
+
+    Raises:
+      JaLlmError: the folder can't be written, or a line of an earlier process can't be read.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0):
-        from tensorboardX import SummaryWriter
-
         self._path = directory / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step]
@@ -29,24 +33,60 @@ class MetricsWriter:
                 file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close())
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+            self._board = _EventFile(directory / "tensorboard", resume_step)
         except OSError as error:
             raise os_error_sentence(error, directory) from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write the values of one step (1 = after the first update)."""
+        """Write the values of one step (1 = after the first update).
+
+        Raises:
+          JaLlmError: the disk is full.
+        """
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, values)
         except OSError as error:
             raise os_error_sentence(error, self._path) from error
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Close both; a disk that is full has been told of by `write`."""
+        for file in (self._file, self._board):
+            try:
+                file.close()
+            except OSError:
+                continue
+
+
+class _EventFile:
+    """A TensorBoard event file: TFRecords of Event messages, written as they come.
+
+    tensorboardX's own writer does so in a thread, whose errors (a full disk) nobody can catch; its messages are used.
+    """
+
+    def __init__(self, folder: Path, resume_step: int):
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads a folder's files in the order of their names.
+        self._file = open(folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}", "wb")  # noqa: SIM115
+        self._append(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        if resume_step:  # what a killed process logged after the restored step is void
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._append(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def _append(self, event: Any) -> None:
+        write_record(self._file, event.SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
         self._file.close()
-        self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

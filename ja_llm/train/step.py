@@ -49,7 +49,11 @@ def accumulate(
     The sums are added in float32 and divided by nobody here: a mean of microbatch means would weigh a token by how full its
     microbatch happens to be.
     """
-    grad = jax.grad(lambda p, b: loss_sums(module, p, b, z_loss), has_aux=True)
+
+    def grad(p: Any, b: Batch) -> tuple[Any, dict[str, jax.Array]]:
+        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss), has_aux=True)(p)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), sums
+
     if microbatches == 1:
         return grad(params, batch)
 
@@ -64,6 +68,11 @@ def accumulate(
     sums = dict.fromkeys(("loss_sum", "z_loss_sum", "weight_sum"), jnp.zeros((), jnp.float32))
     (grads, sums), _ = jax.lax.scan(add, (zero, sums), {k: split(v) for k, v in batch.items()})
     return grads, sums
+
+
+def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """Optimizer state with float32 moments, whatever the parameters' dtype."""
+    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
 
 
 def make_train_step(
