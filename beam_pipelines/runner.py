@@ -36,7 +36,7 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
 
     Raises:
       JaLlmError: a worker met something that a user can mend.
-      UsageError: an option that no Beam class knows.
+      UsageError: an option that no Beam class knows, or a runner whose workers share no disk.
     """
     _quiet()
     import apache_beam as beam
@@ -44,7 +44,11 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
 
     options = PipelineOptions(list(beam_args))
     runner: Any = None
-    if options.view_as(StandardOptions).runner in _LOCAL:
+    named = options.view_as(StandardOptions).runner
+    if named == "DataflowRunner":
+        # Stages hand files on to each other, which workers without a shared disk do not see.
+        raise UsageError("--runner=DataflowRunner: the corpus job needs a file system that all workers share; Dataflow is not supported yet.")
+    if named in _LOCAL:
         runner, options = _local_runner(list(beam_args), workers or multiprocessing.cpu_count())
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)
