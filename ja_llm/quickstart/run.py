@@ -1,5 +1,6 @@
 """`ja-llm quickstart`: the whole path on embedded pages and a tiny base that it trains first."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +12,7 @@ TASKS = ["bits_per_byte_ja", "bits_per_byte_en", "continuation_choice_ja"]
 PROMPTS = ("朝の庭では、", "むかし、この町には", "In the morning,")
 
 
-def quickstart(out: str | Path, workers: int = 1) -> dict[str, Any]:
-    """Walk the path in `out`, print the closing table, write `out/report.html`.
-
-    Args:
-      out: folder for everything; a walk that was begun there goes on.
-      workers: Beam worker processes; no number depends on it.
-
-    Returns:
-      {"corpus": manifest, "certificate": ..., "results": {model: results}}.
-
-    Raises:
-      UsageError: `out` holds something else.
-    """
-    out = Path(out).absolute()
-    warc = out / "pages.warc.gz"
-    walk = Walk(out, _config(warc), workers)
-    if not warc.exists():
-        write_warc(warc)
-    corpus = walk.corpus()
-    walk.base()
-    certificate = walk.expand()
-    walk.tokens()
-    run = walk.continual()
-    walk.scratch()
-    results = {name: walk.evaluate(model, TASKS) for name, model in MODELS.items()}
-    export = walk.export()
-    report = walk.report(samples=walk.generate(PROMPTS))
-    print(closing_table(corpus, certificate, results))
-    print(
-        f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の"
-    )
-    return {"corpus": corpus, "certificate": certificate, "results": results}
-
-
-def _config(warc: Path) -> WalkConfig:
+def sizes(warc: Path) -> WalkConfig:
     """About a minute of English for the base and a minute of Japanese on two cores: enough to see the idea, not a good model."""
     return WalkConfig(
         inputs=(str(warc),),
@@ -62,6 +29,41 @@ def _config(warc: Path) -> WalkConfig:
         eval_period=50,
         eval_limit=20,
     )
+
+
+def quickstart(out: str | Path, workers: int = 1, sizes: Callable[[Path], WalkConfig] = sizes) -> dict[str, Any]:
+    """Walk the path in `out`, print the closing table, write `out/report.html`.
+
+    Args:
+      out: folder for everything; a walk that was begun there goes on.
+      workers: Beam worker processes; no number depends on it.
+      sizes: path of the WARC -> sizes of the walk.
+
+    Returns:
+      {"corpus": manifest, "certificate": ..., "results": {model: results}}.
+
+    Raises:
+      UsageError: `out` holds something else.
+    """
+    out = Path(out).absolute()
+    warc = out / "pages.warc.gz"
+    walk = Walk(out, sizes(warc), workers)
+    if not warc.exists():
+        write_warc(warc)
+    corpus = walk.corpus()
+    walk.base()
+    certificate = walk.expand()
+    walk.tokens()
+    run = walk.continual()
+    walk.scratch()
+    results = {name: walk.evaluate(model, TASKS) for name, model in MODELS.items()}
+    export = walk.export()
+    report = walk.report(samples=walk.generate(PROMPTS))
+    print(closing_table(corpus, certificate, results))
+    print(
+        f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の"
+    )
+    return {"corpus": corpus, "certificate": certificate, "results": results}
 
 
 _NAMES = {"base": "English base", "expanded": "after expansion", "trained": "after training", "scratch": "from scratch"}

@@ -250,12 +250,12 @@ class Walk:
             "the same prompts before and after",
             f"generate --checkpoint {self._name(MODELS['trained'])} --prompt {prompts[0]}",
         ):
-            return {"prompts": list(prompts)} | {
-                Path(MODELS[name]).name: generate(
-                    load_model(self.out / MODELS[name]), list(prompts), max_new_tokens=max_new_tokens
-                )
-                for name in ("base", "trained")
-            }
+            texts: dict[str, Any] = {"prompts": list(prompts)}
+            for name in ("base", "trained"):
+                model = load_model(self.out / MODELS[name])
+                room = min(max_new_tokens, model.config.max_length // 2)  # a very small model keeps half for the prompt
+                texts[Path(MODELS[name]).name] = generate(model, list(prompts), max_new_tokens=room)
+            return texts
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -1,0 +1,86 @@
+"""The whole path in one process, as small as it gets: every stage is the real one, only the steps are few."""
+
+import json
+
+import pytest
+
+from ja_llm.errors import UsageError
+from ja_llm.quickstart.run import quickstart
+from ja_llm.quickstart.walk import WalkConfig
+
+
+def sizes(warc):
+    return WalkConfig(
+        inputs=(str(warc),),
+        preset="quickstart",
+        model="models/tiny_test.gin",
+        base_pieces=400,
+        new_pieces=80,
+        length=32,
+        batch_size=4,
+        base_steps=6,
+        steps=6,
+        base_rate=3e-3,
+        rate=2e-3,
+        eval_period=3,
+        eval_limit=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    out = tmp_path_factory.mktemp("walk") / "quickstart"
+    return out, quickstart(out, sizes=sizes)
+
+
+def test_pages_become_a_model_a_report_and_an_export(walked, capsys):
+    out, result = walked
+    kept = {(s["lang"], s["split"]): s["documents"] for s in result["corpus"]["shards"]}
+    assert kept[("ja", "train")] + kept[("ja", "heldout")] == 24
+    assert result["certificate"]["passed"]
+    for name in ("base", "expanded", "trained", "scratch"):
+        tasks = result["results"][name]["tasks"]
+        assert 0 < tasks["bits_per_byte_ja"]["bits_per_byte"] < 30
+        assert 0 < tasks["bits_per_byte_en"]["bits_per_byte"] < 30
+    ledger = json.loads((out / "runs/ja/run.json").read_text())
+    assert [p["job"] for p in ledger["parents"]] == ["vocab expand"]
+    assert ledger["parents"][0]["parents"][0]["job"] == "import"
+    assert "<svg" in (out / "report.html").read_text()
+    assert (out / "export/model.safetensors").stat().st_size > 1000
+
+
+def test_transformers_loads_the_export_and_cuts_text_as_we_do(walked):
+    import torch
+    import transformers
+
+    from ja_llm.train.checkpoints import load_model
+
+    out, _ = walked
+    ours = load_model(out / "runs/ja")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out / "export")
+    text = "朝の庭では、小さな虫が歩いています。 In the morning, a small beetle walks."
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ours.tokenizer.encode(text)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "export", dtype=torch.float32)
+    assert model.num_parameters() == sum(leaf.size for leaf in _leaves(ours.params))
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_the_same_call_again_finds_everything_done_and_gives_the_same_numbers(walked):
+    out, result = walked
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*") if p.is_file() and "checkpoints" in p.parts}
+    again = quickstart(out, sizes=sizes)
+    assert again["results"] == result["results"]
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, walked):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError, match="holds something else"):
+        quickstart(tmp_path, sizes=sizes)
+    with pytest.raises(UsageError, match="other sizes"):
+        quickstart(walked[0])
