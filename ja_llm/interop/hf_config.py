@@ -64,7 +64,7 @@ def from_hf(value: Any, where: str, param_dtype: str) -> DecoderConfig:
             family="llama",
         )
     except UsageError as error:
-        raise JaLlmError(f"{where}: {error}") from error
+        raise JaLlmError(f"{where}: {str(error).splitlines()[0]}") from error  # gin adds lines of its own
 
 
 def _divide(width: Any, heads: Any) -> int | None:

@@ -1,0 +1,256 @@
+"""Hugging Face folders in and out: transformers computes our logits, nothing is lost on the way, bad sources get a sentence."""
+
+import copy as pycopy
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from safetensors import safe_open
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json, write_json
+from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.train.checkpoints import load_model, save_model
+from ja_llm.vocab.train import train_sentencepiece
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TEXTS = [
+    "The harbour wakes before the sun does.",
+    "朝の市場には、採れたての野菜が並びます。",
+    "A good map tells you what it leaves out.",
+]
+SIZES = {"hidden_size": 60, "intermediate_size": 77, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    return train_sentencepiece([t * 3 for t in TEXTS] * 20, tmp_path_factory.mktemp("vocab"), vocab_size=340)
+
+
+@pytest.fixture(scope="session")
+def source(tokenizer, tmp_path_factory):
+    """source(...) -> (a folder that transformers wrote, its model): random weights, odd sizes, a head width of its own."""
+
+    def make(**more):
+        torch.manual_seed(0)
+        rope = {"rope_type": "default", "rope_theta": more.pop("theta", 50000.0)}
+        settings = {**SIZES, "vocab_size": 351, "head_dim": 14, "rope_parameters": rope, "max_position_embeddings": 64, **more}
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
+        with torch.no_grad():
+            for name, value in model.named_parameters():  # norms and logits away from their initial ones
+                value.copy_(torch.randn_like(value) * 0.3 + 1 if "norm" in name else value * 4)
+        folder = tmp_path_factory.mktemp("source")
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
+        return folder, model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def untied(source):
+    return source()
+
+
+@pytest.fixture
+def copy(untied, tmp_path):
+    """A copy of the source to spoil."""
+    return shutil.copytree(untied[0], tmp_path / "src")
+
+
+IDS = np.random.default_rng(0).integers(0, 351, (2, 40))
+
+
+def distance(loaded, model) -> float:
+    ours = np.asarray(Decoder(loaded.config).apply({"params": loaded.params}, IDS, IDS), np.float64)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(IDS)).logits.double().numpy()
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def contents(folder) -> dict[str, bytes]:
+    with safe_open(folder / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tie_word_embeddings": True, "theta": 1e6}, {"num_key_value_heads": 6, "head_dim": 10, "rms_norm_eps": 1e-3}],
+)
+def test_transformers_and_we_give_the_same_logits_in_both_directions(source, tmp_path, settings, tokenizer):
+    folder, model = source(**settings)
+    summary = import_hf(folder, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert distance(loaded, model) < 1e-5
+    assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+    export_hf(tmp_path / "model", tmp_path / "export")
+    assert contents(tmp_path / "export") == contents(folder)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    assert again.dtype == torch.float32 and distance(loaded, again) < 1e-5
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    for text in TEXTS:
+        assert theirs(text)["input_ids"] == [tokenizer.bos_id, *tokenizer.encode(text)]
+
+
+def test_our_own_model_comes_back_bit_for_bit_scanned_or_not(tokenizer, tmp_path):
+    for scan in (True, False):
+        sizes = {
+            "embed_dim": 24,
+            "num_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 6,
+            "mlp_dim": 40,
+            "max_length": 32,
+        }
+        config = DecoderConfig(vocab_size=tokenizer.vocab_size, **sizes, scan_layers=scan)
+        params = init_params(config, jax.random.key(1))
+        ledger = {"job": "train", "identity_hash": "ab" * 32, "identity": {"data": "cd" * 32, "batch_size": 2, "length": 32}}
+        save_model(tmp_path / f"model{scan}", config=config, params=params, tokenizer=tokenizer, ledger=ledger, step=7)
+        export_hf(f"{tmp_path / f'model{scan}'}@7", tmp_path / "export")
+        import_hf(tmp_path / "export", tmp_path / "back")
+        back = load_model(tmp_path / "back")
+        stacked = params
+        if not scan:
+            stacked = {k: v for k, v in params.items() if not k.startswith("layers_")}
+            stacked["layers"] = jax.tree.map(lambda *x: np.stack(x), *(params[f"layers_{i}"] for i in range(2)))
+        jax.tree.map(np.testing.assert_array_equal, back.params, stacked)
+        assert back.config == dataclasses.replace(config, scan_layers=True)
+        assert back.tokenizer.fingerprint == tokenizer.fingerprint
+        card = (tmp_path / "export" / "README.md").read_text()
+        assert "448 in rows of 32" in card and "cd" * 32 in card
+        assert back.ledger["parents"][0]["identity_hash"] == "ab" * 32 and back.ledger["parents"][0]["step"] == 7
+        shutil.rmtree(tmp_path / "back")
+
+
+def test_bfloat16_and_several_files_are_read_and_written(copy, untied, tmp_path):
+    # A copy: .to(bfloat16) rounds the rotary frequencies too, and .to(float32) does not bring them back.
+    half = pycopy.deepcopy(untied[1]).to(torch.bfloat16)
+    half.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "parts", dtype=torch.float32)
+    for name in ("tokenizer.model", "special_ids.json"):
+        shutil.copy(copy / name, tmp_path / "parts" / name)
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    import_hf(tmp_path / "parts", tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.params["decoder_norm"]["scale"].dtype == np.float32 and distance(loaded, model) < 1e-5
+    summary = export_hf(tmp_path / "model", tmp_path / "small", dtype="bfloat16", max_shard_bytes=100_000)
+    assert len(summary["files"]) > 2 and all(name in format_summary(summary) for name in summary["files"])
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert again.dtype == torch.bfloat16
+    for (name, a), (_, b) in zip(again.named_parameters(), model.named_parameters(), strict=True):
+        assert torch.equal(a.float(), b), name
+
+
+def change_tensors(folder, change) -> None:
+    path = folder / "model.safetensors"
+    values = safetensors.numpy.load_file(path)
+    change(values)
+    safetensors.numpy.save_file(values, path, metadata={"format": "pt"})
+
+
+def change_config(folder, **values) -> None:
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), **values})
+
+
+def cut(folder) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def lose(folder, name: str) -> None:
+    (folder / name).unlink()
+
+
+GATE = "model.layers.1.mlp.gate_proj.weight"
+SPOILT = {
+    "cut off": (cut, "model.safetensors: this file is damaged or cut off"),
+    "no weights": (lambda f: lose(f, "model.safetensors"), "there is no model.safetensors here"),
+    "no configuration": (lambda f: lose(f, "config.json"), "there is no config.json"),
+    "no tokenizer": (lambda f: lose(f, "tokenizer.model"), "neither tokenizer.model nor tokenizer.json"),
+    "half a download": (lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors"), "incomplete"),
+    "half a configuration": (lambda f: (f / "config.json").write_text('{"model_type": "lla'), "can't be read as JSON"),
+    "other architecture": (
+        lambda f: change_config(f, model_type="mixtral", architectures=["MixtralForCausalLM"]),
+        "'mixtral' model",
+    ),
+    "scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), "'llama3' RoPE"),
+    "quantised": (lambda f: change_config(f, quantization_config={"bits": 4}), "quantization_config"),
+    "biases": (lambda f: change_config(f, attention_bias=True), "attention_bias is True"),
+    "odd heads": (lambda f: change_config(f, num_key_value_heads=4), "num_kv_heads 4 does not divide"),
+    "missing tensor": (lambda f: change_tensors(f, lambda t: t.pop(GATE)), f"{GATE} is of this llama model missing"),
+    "left-over tensor": (
+        lambda f: change_tensors(f, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(84, np.float32)})),
+        "q_proj.bias is unknown to the llama family",
+    ),
+    "other shape": (lambda f: change_config(f, intermediate_size=78), r"\(77, 60\), config.json asks for \(78, 60\)"),
+    "not a number": (
+        lambda f: change_tensors(f, lambda t: t.update({GATE: t[GATE] * np.float32(np.nan)})),
+        f"{GATE} holds numbers that are not finite",
+    ),
+    "integers": (lambda f: change_tensors(f, lambda t: t.update({GATE: t[GATE].astype(np.int8)})), f"{GATE} is I8"),
+    "tied in words only": (lambda f: change_config(f, tie_word_embeddings=True), "lm_head.weight differs"),
+    "small table": (
+        lambda f: (
+            change_config(f, vocab_size=300),
+            change_tensors(
+                f,
+                lambda t: t.update(
+                    {n: np.ascontiguousarray(t[n][:300]) for n in ("model.embed_tokens.weight", "lm_head.weight")}
+                ),
+            ),
+        ),
+        "340 ids, its embedding table 300 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_source_gets_one_sentence_and_leaves_nothing(copy, tmp_path, name):
+    spoil, message = SPOILT[name]
+    spoil(copy)
+    with pytest.raises(JaLlmError, match=message) as caught:
+        import_hf(copy, tmp_path / "model")
+    assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists() and [p.name for p in tmp_path.iterdir()] == ["src"]
+
+
+def test_rotary_frequencies_of_old_files_are_no_error(copy, tmp_path):
+    change_tensors(copy, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(7, np.float32)}))
+    import_hf(copy, tmp_path / "model")
+
+
+def test_folders_that_hold_something_else_are_kept(copy, tmp_path):
+    import_hf(copy, tmp_path / "model")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    for target in (copy, tmp_path / "thesis"):
+        with pytest.raises(UsageError, match="holds something"):
+            import_hf(copy, target)
+        with pytest.raises(UsageError, match="no export of ours"):
+            export_hf(tmp_path / "model", target)
+    with pytest.raises(UsageError, match="no export of ours"):
+        export_hf(tmp_path / "model", tmp_path / "model")
+    assert (tmp_path / "thesis" / "chapter.tex").exists() and (tmp_path / "model" / "model.json").exists()
+    export_hf(tmp_path / "model", tmp_path / "export")
+    before = contents(tmp_path / "export")
+    export_hf(tmp_path / "model", tmp_path / "export")  # an earlier export may be replaced
+    assert contents(tmp_path / "export") == before
+
+
+def test_the_licence_goes_with_the_weights(copy, tmp_path):
+    (copy / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Someone's model\n")
+    import_hf(copy, tmp_path / "model")
+    export_hf(tmp_path / "model", tmp_path / "export")
+    assert "license: apache-2.0" in (tmp_path / "export" / "README.md").read_text()
+    import_hf(tmp_path / "export", tmp_path / "second")
+    assert load_model(tmp_path / "second").ledger["licence"] == "apache-2.0"
+    assert json.loads((tmp_path / "export" / LEDGER).read_text())["job"] == "import"
