@@ -47,7 +47,9 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
     named = options.view_as(StandardOptions).runner
     if named == "DataflowRunner":
         # Stages hand files on to each other, which workers without a shared disk do not see.
-        raise UsageError("--runner=DataflowRunner: the corpus job needs a file system that all workers share; Dataflow is not supported yet.")
+        raise UsageError(
+            "--runner=DataflowRunner: the corpus job needs a file system that all workers share; Dataflow is not supported yet."
+        )
     if named in _LOCAL:
         runner, options = _local_runner(list(beam_args), workers or multiprocessing.cpu_count())
     pipeline = beam.Pipeline(runner=runner, options=options)

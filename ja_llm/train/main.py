@@ -174,7 +174,9 @@ def _model_config(
             )
         return dataclasses.replace(read_model_files(directory)[0], **(overrides or {}))
     if overrides:
-        raise UsageError("MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file.")
+        raise UsageError(
+            "MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file."
+        )
     if model is None:
         raise UsageError(
             "there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR."
