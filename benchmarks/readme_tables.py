@@ -15,7 +15,7 @@ NAMES = {
     "base": "English base",
     "expanded": "after expansion, untrained",
     "trained": "after continual pre-training",
-    "scratch": "control: same from random weights",
+    "scratch": "control: same tokens from random weights (peak rate 2e-3)",
 }
 
 
