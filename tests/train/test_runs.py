@@ -26,7 +26,8 @@ def kill_after(training, directory, steps, at_step, number, **macros):
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         path = directory / "metrics.jsonl"
-        if path.exists() and path.read_bytes().count(b"\n") >= at_step:
+        # A checkpoint is written in the background: without one the second run would begin anew and prove nothing.
+        if path.exists() and path.read_bytes().count(b"\n") >= at_step and model_steps(directory):
             os.kill(process.pid, number)
             break
         time.sleep(0.005)
@@ -50,6 +51,7 @@ def test_killed_and_started_again_gives_the_same_losses(training, straight, metr
     directory = tmp_path / "killed"
     process, _ = kill_after(training, directory, 20, 8, signal.SIGKILL, EVAL_PERIOD=10)
     assert process.returncode == -signal.SIGKILL
+    assert 0 < model_steps(directory)[-1] < 20
     result = training.run(directory, 20, EVAL_PERIOD=10)
     assert result.returncode == 0, result.stderr
     assert metrics(directory) == metrics(straight)
