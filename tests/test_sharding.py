@@ -94,7 +94,7 @@ def run(axes, devices):
     mesh = sharding.make_mesh(axes, devices)
     spread = sharding.shardings(param_axes(config), abstract_params(config), mesh)
     rows = sharding.batch_sharding(mesh)
-    params = jax.jit(lambda key: init_params(config, key), out_shardings=spread)(jax.random.key(0))
+    params = jax.device_put(start, spread)
     batch = [jax.device_put(x, rows) for x in (tokens[:, :-1], tokens[:, 1:], segments, positions)]
     def loss(p, inputs, targets, segments, positions):
         logits = Decoder(config).apply({"params": p}, inputs, targets, decoder_segment_ids=segments, decoder_positions=positions)
@@ -109,6 +109,7 @@ def run(axes, devices):
             params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
     part = params["layers"]["mlp"]["wi_0"]["kernel"].addressable_shards[0].data.shape
     return losses, jax.tree.map(np.asarray, params), part
+start = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
 one, expected, _ = run({}, jax.devices()[:1])
 for axes in ({"data": 2, "tensor": 2}, {"fsdp": 2, "context": 2}):
     losses, params, part = run(axes, jax.devices())

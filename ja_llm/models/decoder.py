@@ -363,6 +363,7 @@ def _dummy(config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
     return tokens, tokens
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: DecoderConfig, rng: jax.Array) -> Any:
     """Random parameters of `config.param_dtype`; the same key gives the same values on any mesh."""
     return Decoder(config).init(rng, *_dummy(config))["params"]

@@ -91,13 +91,14 @@ def test_a_full_row_keeps_its_tokens(params, functions):
     jax.tree.map(np.testing.assert_array_equal, after, cache)
 
 
-def test_unscanned_layers_have_the_same_cache_interface(params):
+def test_unscanned_layers_have_the_same_cache_interface(params, functions):
+    fill, _ = functions
     config = dataclasses.replace(CONFIG, scan_layers=False)
     apart = {k: v for k, v in params.items() if k != "layers"}
     apart |= {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(2)}
     tokens, lengths = prompts()
-    _, ours = prefill(config, apart, init_cache(config, 3, 20), tokens, lengths)
-    _, scanned = prefill(CONFIG, params, init_cache(CONFIG, 3, 20), tokens, lengths)
+    _, ours = fill(config, apart, init_cache(config, 3, 20), tokens, lengths)
+    _, scanned = fill(CONFIG, params, init_cache(CONFIG, 3, 20), tokens, lengths)
     np.testing.assert_allclose(ours, scanned, atol=2e-5)
 
 
