@@ -26,10 +26,10 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.step_speed
 	@$(BIN)/python -m benchmarks.readme_tables
 
-# Resolve pyproject.toml anew and write the versions that were found.
-lock:
-	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev]'
-	@{ head -n 1 requirements.lock; build/lock/bin/python -m pip freeze --exclude ja_llm | sed 's/+cpu$$//'; } > build/requirements.lock
+# Resolve pyproject.toml with all its extras anew (nothing is installed) and write the versions that were found.
+lock: $(BIN)/python
+	@mkdir -p build && $(BIN)/python -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --report build/lock.json '.[dev,tpu,cuda,gcp]'
+	@{ head -n 1 requirements.lock; $(BIN)/python -c 'import json; found = [i["metadata"] for i in json.load(open("build/lock.json"))["install"]]; print(*sorted(m["name"].lower().replace("_", "-") + "==" + m["version"].split("+")[0] for m in found if m["name"] != "ja_llm"), sep="\n")'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 
 $(BIN)/python:
