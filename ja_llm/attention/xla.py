@@ -1,9 +1,8 @@
 """Attention in plain XLA operations, for any backend: queries in chunks, keys no later than the chunk where the row is in order.
 
 In an ordered causal row a chunk of queries needs the keys up to its own end only, so nearly half of the square is never
-computed. On a CPU, chunks of 64 at length 256 take half the time of the whole square at once. Memory: scores of one chunk,
-[B, H, chunk, keys] float32; chunks of long rows are recomputed in the backward pass, so their scores are never kept
-together.
+computed. Memory: scores of one chunk, [B, H, chunk, keys] float32; chunks of long rows are recomputed in the backward pass,
+so their scores are never kept together.
 """
 
 import functools

@@ -48,7 +48,7 @@ class Sources:
           JaLlmError: the set is unfinished or damaged.
         """
         if self.root is None:
-            raise UsageError("this task needs a document set; give the corpus job's output folder (--root DIR).")
+            raise UsageError("this task needs a document set; give the corpus job's output folder (--documents DIR).")
         if (lang, split) not in self._documents:
             shards = [s for s in self._manifest["shards"] if s.get("lang") == lang and s.get("split") == split]
             found = [d for s in shards for d in documents_lib.read_documents(self.root / s["name"])]

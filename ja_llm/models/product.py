@@ -10,7 +10,8 @@ def product(x: jax.Array, kernel: jax.Array, contract: int = 1, dtype: str | Non
     """Contract the last `contract` dimensions of `x` with the first ones of `kernel`.
 
     The derivative for the kernel is x^T dy. JAX's own is (dy^T x)^T: XLA then fuses dy's elementwise producers (softmax, the
-    gate of SwiGLU) into a transposed copy of dy and computes exponentials in strides. On a CPU that took 40 % of the step.
+    gate of SwiGLU) into a transposed copy of dy and computes exponentials in strides. On a CPU that
+    was the slowest part of the step.
 
     Args:
       x: [..., inputs...].

@@ -4,9 +4,9 @@ Swallow on Llama 2 (Fujii et al. 2024, arXiv:2404.17790): train a Japanese BPE o
 add the rest. Made exact here:
 
 - Pieces hold Japanese characters only, so no merge can ever fire in a text without them: English and code keep their
-  ids whatever the scores are. (With mixed pieces let in, 25 to 70 % of English lines kept theirs.)
-- The trainer sees Japanese runs cut by script and no spaces, so no piece carries the word-start mark. (Pieces learnt
-  with the mark and not stripped are unused in running text: 38 % of them.)
+  ids whatever the scores are.
+- The trainer sees Japanese runs cut by script and no spaces, so no piece carries the word-start mark:
+  running text has none between its words, so a piece that begins with it would hardly ever be used.
 - Which pieces: those that save the most tokens on the sample. A character that the base spells in three bytes saves two
   tokens each time, a merge saves one each time that it fires.
 - BPE reaches a piece through its intermediate merges: they come along, and every piece is checked by encoding it with
