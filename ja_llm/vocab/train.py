@@ -14,11 +14,12 @@ import sentencepiece
 
 from ja_llm import documents, manifest
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import write_json
+from ja_llm.files import atomic_directory, write_json
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer, parse_proto
 
 # SentencePiece drops every sentence above max_sentence_length (4,192 bytes) without an error: longer lines are cut.
 _MAX_LINE_CHARACTERS = 1000
+NOTE = "training.json"  # beside a vocabulary: what it was made of
 
 
 def document_shards(root: str | os.PathLike, lang: str, split: str) -> list[Path]:
@@ -213,7 +214,7 @@ def train_on_documents(
 
     Args:
       documents_root: folder of the document set.
-      out_dir: the tokenizer's folder.
+      out_dir: the tokenizer's folder; a vocabulary trained earlier is replaced, anything else is refused.
       lang: language of the documents.
       vocab_size: number of pieces, as `train_sentencepiece` takes it.
       model_type: "bpe" or "unigram".
@@ -222,11 +223,12 @@ def train_on_documents(
 
     Raises:
       JaLlmError: the set is unfinished or damaged, or there is no text in it.
-      UsageError: the set has no train split in this language.
+      UsageError: the set has no train split in this language, or `out_dir` holds something else.
     """
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / NOTE).exists())):
+        raise UsageError(f"{out}: this folder holds something that `vocab train` did not make; choose a new or empty one.")
     parent = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
-    texts = iter_texts(documents_root, lang, "train", limit_chars, seed)
-    tokenizer = train_sentencepiece(texts, out_dir, vocab_size=vocab_size, model_type=model_type, seed=seed)
     config = {
         "lang": lang,
         "split": "train",
@@ -235,11 +237,14 @@ def train_on_documents(
         "vocab_size": vocab_size,
         "model_type": model_type,
     }
-    note = {
-        "config": config,
-        "parents": [parent],
-        "vocabulary": tokenizer.fingerprint,
-        "software": manifest.software("sentencepiece"),
-    }
-    write_json(Path(out_dir) / "training.json", note)
+    with atomic_directory(out) as temporary:  # an earlier vocabulary is replaced whole, or not at all
+        texts = iter_texts(documents_root, lang, "train", limit_chars, seed)
+        tokenizer = train_sentencepiece(texts, temporary, vocab_size=vocab_size, model_type=model_type, seed=seed)
+        note = {
+            "config": config,
+            "parents": [parent],
+            "vocabulary": tokenizer.fingerprint,
+            "software": manifest.software("sentencepiece"),
+        }
+        write_json(temporary / NOTE, note)
     return tokenizer

@@ -116,3 +116,23 @@ def test_training_on_documents_notes_what_it_was_made_of(tmp_path, english):
     (root / "manifest.json").unlink()
     with pytest.raises(JaLlmError, match="unfinished"):
         train_on_documents(root, tmp_path / "out2", lang="en", vocab_size=400)
+
+
+def test_a_vocabulary_is_replaced_whole_or_not_at_all(tmp_path, english, monkeypatch):
+    root = write_set(tmp_path / "set", {"en/train": [english]})
+    out = tmp_path / "out"
+    train_on_documents(root, out, lang="en", vocab_size=400)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with monkeypatch.context() as broken:  # the note is written last: what breaks there leaves the old vocabulary and its note
+        broken.setattr("ja_llm.vocab.train.manifest.software", lambda *names: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_on_documents(root, out, lang="en", vocab_size=380)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert train_on_documents(root, out, lang="en", vocab_size=380).fingerprint == read_json(out / "training.json")["vocabulary"]
+    assert load_tokenizer(out).vocab_size == 380
+    foreign = tmp_path / "letters"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("dear reader")
+    with pytest.raises(UsageError, match="did not make"):
+        train_on_documents(root, foreign, lang="en", vocab_size=380)
+    assert [p.name for p in foreign.iterdir()] == ["letter.txt"]
