@@ -1,6 +1,9 @@
-"""Speed of the whole training step (forward, backward, AdamW) of small decoders on this machine.
+"""Speed of the whole training step (forward, backward, AdamW) of small decoders on this machine, and of transformers' on the same.
 
     python -m benchmarks.step_speed [--batch 16] [--length 256] [--vocab 6000] [--repeats 7] [--only NAME]
+
+The peer is transformers' LlamaForCausalLM in PyTorch (eager, its own attention with the packed documents' mask, torch's fused
+AdamW) with the shape of `gin_configs/models/tiny_3m.gin`, on the same batch with the same threads.
 
 All variants are compiled first, then run in turns, so that another load on the machine hits them alike. Reported: median
 tokens per second of wall time, the same per second of CPU time (all threads of the process; hardly moved by other
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.files import write_json
+from ja_llm.interop import hf_config
 from ja_llm.manifest import software
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params
@@ -37,7 +41,10 @@ def decoder(width: int, layers: int, heads: int, kv_heads: int, mlp: int, **more
     return {**sizes, "head_dim": width // heads, "max_length": 1024, **more}
 
 
+PEER = "tiny_3m, transformers in PyTorch"
+OURS = "tiny_3m (d192 L6, 3 heads of 64), scanned, tied"
 VARIANTS: dict[str, dict[str, Any]] = {
+    OURS: decoder(192, 6, 3, 1, 512, tie_embeddings=True),
     "d192 L6, scanned, tied": decoder(192, 6, 4, 2, 512, tie_embeddings=True),
     "d192 L6, unrolled, tied": decoder(192, 6, 4, 2, 512, tie_embeddings=True, scan_layers=False),
     "d192 L6, scanned, own head": decoder(192, 6, 4, 2, 512),
@@ -95,6 +102,46 @@ class Runner:
             self.cpu.append(time.process_time() - cpu)
 
 
+class PeerRunner:
+    """The same step by transformers and torch."""
+
+    def __init__(self, config: DecoderConfig, batch: dict[str, np.ndarray]):
+        import torch
+        import transformers
+
+        torch.set_num_threads(os.cpu_count() or 1)
+        settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2), attn_implementation="sdpa")
+        began = time.perf_counter()
+        self.model = transformers.LlamaForCausalLM(settings).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        segments = torch.from_numpy(batch["decoder_segment_ids"])
+        same = segments[:, None, :, None] == segments[:, None, None, :]
+        self.mask = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
+        self.tokens, self.targets, self.positions = (
+            torch.from_numpy(batch[f"decoder_{name}"].astype(np.int64)) for name in ("input_tokens", "target_tokens", "positions")
+        )
+        self.compile_seconds = time.perf_counter() - began
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def once(self, record: bool = True) -> None:
+        """One step."""
+        import torch
+
+        wall, cpu = time.perf_counter(), time.process_time()
+        out = self.model(input_ids=self.tokens, attention_mask=self.mask, position_ids=self.positions, use_cache=False)
+        loss = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), self.targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        assert np.isfinite(float(loss.detach()))
+        if record:
+            self.wall.append(time.perf_counter() - wall)
+            self.cpu.append(time.process_time() - cpu)
+
+
 def step_flops(config: DecoderConfig, batch: int, length: int) -> float:
     """FLOPs of matrix products in one step: 6 per weight and token (the tied head counted once), attention at full square."""
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
@@ -109,10 +156,13 @@ def measure(vocab: int, batch: int, length: int, repeats: int, only: str | None)
     """Compile and run all variants in turns."""
     rows = packed_batch(vocab, batch, length)
     configs = {n: DecoderConfig(vocab_size=vocab, **v) for n, v in VARIANTS.items() if not only or only in n}
+    makers: dict[str, Any] = dict.fromkeys(configs, Runner)
+    if OURS in configs:
+        configs[PEER], makers[PEER] = configs[OURS], PeerRunner
     runners = {}
     for name, config in configs.items():
-        runners[name] = Runner(config, rows)
-        print(f"compiled {name} in {runners[name].compile_seconds:.0f} s", file=sys.stderr, flush=True)
+        runners[name] = makers[name](config, rows)
+        print(f"{name} is ready after {runners[name].compile_seconds:.0f} s", file=sys.stderr, flush=True)
         runners[name].once(record=False)
     for _ in range(repeats):
         for runner in runners.values():
@@ -142,13 +192,17 @@ def main() -> None:
     results = measure(args.vocab, args.batch, args.length, args.repeats, args.only)
     for name, r in results.items():
         print(
-            f"{name:38} {r['parameters'] / 1e6:5.2f}M {r['tokens_per_second']:7.0f} tokens/s {r['tokens_per_cpu_second']:7.0f} tokens/CPU-s"
-            f" {r['gflops_per_cpu_second']:6.1f} GFLOP/CPU-s  compiled in {r['compile_seconds']:.1f} s"
+            f"{name:50} {r['parameters'] / 1e6:5.2f}M {r['tokens_per_second']:7.0f} tokens/s {r['tokens_per_cpu_second']:7.0f} tokens/CPU-s"
+            f" {r['gflops_per_cpu_second']:6.1f} GFLOP/CPU-s  ready in {r['compile_seconds']:.1f} s"
+        )
+    if PEER in results:
+        print(
+            f"ours / transformers: {results[OURS]['tokens_per_second'] / results[PEER]['tokens_per_second']:.2f} x tokens per second"
         )
     if not args.only:
         where = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": str(jax.devices()[0])}
         setting = {"batch": args.batch, "length": args.length, "vocab": args.vocab, "repeats": args.repeats}
-        versions = software("jax", "jaxlib", "flax", "optax", "numpy")
+        versions = software("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
         write_json(RESULTS, {"machine": where, "setting": setting, "software": versions, "results": results})
 
 
