@@ -83,10 +83,16 @@ def _as_sentence(path: Path) -> Iterator[None]:
         raise os_error_sentence(error, path) from error
 
 
-def os_error_sentence(error: OSError, path: str | os.PathLike) -> JaLlmError:
-    """Turn an OSError met while writing `path` into the sentence that a user sees."""
+def os_error_sentence(error: OSError, path: str | os.PathLike, reading: bool = False) -> JaLlmError:
+    """Turn an OSError met while writing (or `reading`) `path` into the sentence that a user sees."""
     import errno
 
+    if reading:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return JaLlmError(f"{path}: no permission to read this; ask its owner for it, or run as the user who wrote it.")
+        return JaLlmError(
+            f"{path}: this can't be read ({error.strerror or error}); look after the disk that it lies on, then run the same command again."
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JaLlmError(
             f"{path}: the disk is full; free some space and run the same command again, it goes on from what is finished."

@@ -8,14 +8,19 @@
 Orbax writes a checkpoint under a temporary name and renames it, so a killed save is never taken for a checkpoint.
 """
 
+import contextlib
 import dataclasses
 import errno
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_json
@@ -127,7 +132,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave({"state": optimizer})
+                    params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(_named_leaves(optimizer))
                 ),
             )
         except OSError as error:
@@ -138,16 +143,22 @@ class Checkpoints:
             raise
 
     def restore(self, step: int, abstract_params: Any, abstract_optimizer: Any) -> tuple[Any, Any]:
-        """Restore (params, optimizer state) with the shapes, dtypes and shardings of the given abstract trees."""
+        """Restore (params, optimizer state) with the shapes, dtypes and shardings of the given abstract trees.
+
+        Raises:
+          JaLlmError: the checkpoint is of another model or optimizer (its first foreign parameter is named), can't be read
+            from the disk, does not fit into memory, or is damaged.
+        """
+        path = self._directory / "checkpoints" / str(step)
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract_params),
-            optimizer=ocp.args.StandardRestore({"state": abstract_optimizer}),
+            optimizer=ocp.args.StandardRestore(_named_leaves(abstract_optimizer)),
         )
-        try:
+        with _readable(path):
+            _check_shapes(stored_tree(path / "params"), abstract_params, "model")
+            _check_shapes(stored_tree(path / "optimizer"), _named_leaves(abstract_optimizer), "optimizer")
             restored = self._manager.restore(step, args=args)
-        except Exception as error:  # orbax raises many kinds for damaged or foreign checkpoints
-            raise damaged(self._directory / "checkpoints" / str(step), error) from error
-        return restored["params"], restored["optimizer"]["state"]
+        return restored["params"], _from_named_leaves(restored["optimizer"], abstract_optimizer)
 
     def wait(self) -> None:
         """Block until background writes are done, and raise what went wrong in them as a sentence."""
@@ -164,17 +175,105 @@ class Checkpoints:
         self._manager.close()
 
 
+def _path(keys: Any) -> tuple[str, ...]:
+    """The names on the way to a leaf, the same for dicts, named tuples and what orbax makes of them."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+
+
+def _named_leaves(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's state as nested dicts of its arrays under "state", which is how it lies on disk.
+
+    Links without arrays (clipping, weight decay) leave nothing there, so they may come and go.
+    """
+    tree: dict[str, Any] = {"state": {}}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(optimizer):
+        folder = tree["state"]
+        *parents, name = _path(keys)
+        for parent in parents:
+            folder = folder.setdefault(parent, {})
+        folder[name] = leaf
+    return tree
+
+
+def _from_named_leaves(tree: dict[str, Any], like: Any) -> Any:
+    """Inverse of `_named_leaves`: the arrays in the structure of `like`."""
+
+    def find(keys: Any, _: Any) -> Any:
+        value: Any = tree["state"]
+        for name in _path(keys):
+            value = value[name]
+        return value
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def damaged(path: Path, error: BaseException) -> JaLlmError:
-    """The sentence for a checkpoint that can't be read."""
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while the checkpoint `path` is read into its sentence."""
+    try:
+        yield
+    except JaLlmError as error:
+        raise JaLlmError(f"{path}: {error}") from error
+    except Exception as error:  # orbax and TensorStore raise many kinds
+        raise unreadable(path, error) from error
+
+
+# What a file that is not there, or is something else than it should be, raises: damage, and no fault of disk or rights.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def unreadable(path: Path, error: BaseException) -> JaLlmError:
+    """The sentence for a checkpoint that can't be read; only one that is surely damaged is said to be removed."""
+    while type(error) is Exception and error.__cause__ is not None:  # orbax wraps what a chunk's reader raised in a bare one
+        error = error.__cause__
+    number = _errno(error)
+    text = f"{type(error).__name__} {error}"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return _too_large(path, error)
+    if number is not None and number not in _ABSENT:
+        return os_error_sentence(OSError(number, os.strerror(number)), path, reading=True)
+    if re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|bad_alloc", text):
+        return _too_large(path, error)
+    if isinstance(error, ValueError | LookupError | EOFError | OSError):  # bytes that are not what was written
+        return JaLlmError(
+            f"{path}: this checkpoint is damaged ({first_line(error)}); remove it to go on from the one before, or make it again."
+        )
     return JaLlmError(
-        f"{path}: this checkpoint is damaged or belongs to another model ({first_line(error)}); "
-        "remove it to go on from the one before, or make it again."
+        f"{path}: this checkpoint could not be restored ({type(error).__name__}: {first_line(error)}); keep it, and run the same "
+        "command with --debug to see where."
     )
+
+
+def _too_large(path: Path, error: BaseException) -> JaLlmError:
+    return JaLlmError(
+        f"{path}: there is not enough memory to restore this checkpoint ({first_line(error)}); free some, or spread the model over "
+        "more devices (MESH)."
+    )
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """The system's error number in an exception or in what led to it; TensorStore writes it into its message."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found:
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def stored_tree(path: Path) -> Any:
+    """The tree of one item (`params` or `optimizer`) of a checkpoint: shapes and dtypes, without reading the numbers."""
+    with os.scandir(path):  # orbax takes a folder that it may not enter for one that is empty
+        pass
+    # The handler, and not the checkpointer over it, which swallows the error and gives nothing.
+    return ocp.StandardCheckpointHandler().metadata(epath.Path(path)).tree
 
 
 def save_model(
@@ -244,7 +343,7 @@ def load_model(path: str | Path, step: int | None = None, shardings: Any = None)
       shardings: optional tree of NamedSharding; without it the arrays lie on the first device.
 
     Raises:
-      JaLlmError: no checkpoint, a damaged one, or one of another model.
+      JaLlmError: no checkpoint, one of another model, or one that can't be read (disk, rights, memory, damage).
     """
     from ja_llm.models.decoder import abstract_params
 
@@ -265,31 +364,32 @@ def load_model(path: str | Path, step: int | None = None, shardings: Any = None)
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
     where = directory / "checkpoints" / str(step) / "params"
-    try:
+    with _readable(where.parent):
+        _check_shapes(stored_tree(where), abstract, "model")
         with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(where).item_metadata.tree
-            _check_shapes(stored, abstract)
             params = checkpointer.restore(where, abstract)
-    except JaLlmError as error:
-        raise JaLlmError(f"{where.parent}: {error}") from error
-    except Exception as error:
-        raise damaged(where.parent, error) from error
     ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
     return LoadedModel(config, params, tokenizer, step, directory, ledger)
 
 
-def _check_shapes(stored: Any, wanted: Any) -> None:
-    """Name the first parameter that is absent, left over, or of another shape."""
-    flat = {
-        jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape)
-        for k, v in jax.tree_util.tree_leaves_with_path(stored)
-    }
-    want = {
-        jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape)
-        for k, v in jax.tree_util.tree_leaves_with_path(wanted)
-    }
-    for name in sorted(want.keys() | flat.keys()):
-        if name not in flat or name not in want or flat[name] != want[name]:
+_OTHER = {
+    "model": ("model.json", "put the model.json back that it was saved with, or choose another model directory"),
+    "optimizer": (
+        "this run's optimizer",
+        "go on with the optimizer that it was saved with, or begin a new run from it with INITIAL_CHECKPOINT_PATH",
+    ),
+}
+
+
+def _check_shapes(stored: Any, wanted: Any, what: str) -> None:
+    """Name the first array that is absent, left over, or of another shape; `what` is "model" or "optimizer"."""
+    have, want = (
+        {"/".join(_path(k)): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)} for tree in (stored, wanted)
+    )
+    where, advice = _OTHER[what]
+    for name in sorted(want.keys() | have.keys()):
+        if have.get(name) != want.get(name):
             raise JaLlmError(
-                f"this checkpoint belongs to another model: {name} is {flat.get(name, 'absent')} in it, {want.get(name, 'absent')} in model.json."
+                f"this checkpoint belongs to another {what}: {name} is {have.get(name, 'absent')} in it, "
+                f"{want.get(name, 'absent')} in {where}; {advice}."
             )

@@ -15,7 +15,11 @@ class Optimizer:
     """A frozen dataclass of settings that makes an optax transformation."""
 
     def transformation(self) -> optax.GradientTransformation:
-        """The update direction before the learning rate: new = old - rate * direction."""
+        """The update direction before the learning rate: new = old - rate * direction.
+
+        A chain is an `optax.named_chain`: a checkpoint holds the moments under the links' names, and a link that comes or
+        goes must not rename the others.
+        """
         raise NotImplementedError
 
 
@@ -40,11 +44,11 @@ class AdamW(Optimizer):
 
     def transformation(self) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        return optax.chain(
+        clip = [] if self.clip_norm is None else [("clip", optax.clip_by_global_norm(self.clip_norm))]
+        return optax.named_chain(
             *clip,
-            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
-            optax.add_decayed_weights(self.weight_decay, mask=_decayed),
+            ("adam", optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)),
+            ("weight_decay", optax.add_decayed_weights(self.weight_decay, mask=_decayed)),
         )
 
 
