@@ -161,29 +161,31 @@ def _tokenized(task: str, split: str, tokenizer: Tokenizer, root: Path) -> Itera
 def _write_documents(
     path: Path, documents: Iterator[tuple[str, np.ndarray, str]], config: dict[str, Any], parents: list[str]
 ) -> dict[str, Any]:
-    kept: list[tuple[bytes, str, np.ndarray]] = []
+    kept: list[tuple[bytes, str, np.ndarray, int]] = []
     totals = {"characters": 0, "bytes": 0, "empty_documents": 0}
     for identity, tokens, text in documents:
         if len(tokens) <= 2:
             totals["empty_documents"] += 1
             continue
-        kept.append((hashlib.blake2b(f"{config['seed']}/{identity}".encode(), digest_size=16).digest(), identity, tokens))
+        num_bytes = len(text.encode("utf-8"))
+        order = hashlib.blake2b(f"{config['seed']}/{identity}".encode(), digest_size=16).digest()
+        kept.append((order, identity, tokens, num_bytes))
         totals["characters"] += len(text)
-        totals["bytes"] += len(text.encode("utf-8"))
+        totals["bytes"] += num_bytes
     if not kept:
         raise JaLlmError(
             f"{path}: every document of task {config['task']!r} was dropped or empty, so there is nothing to store; check the task's preprocessors and the corpus."
         )
     kept.sort(key=lambda item: item[:2])
-    for (_, identity, _), (_, following, _) in zip(kept, kept[1:], strict=False):
+    for (_, identity, *_), (_, following, *_) in zip(kept, kept[1:], strict=False):
         if identity == following:
             raise JaLlmError(
                 f"document {identity} comes twice in task {config['task']!r}, so its tokens could not be traced; deduplicate the corpus, and let no preprocessor split documents."
             )
     with atomic_directory(path) as temporary:
-        writer = store.TokenStoreWriter(temporary, len(kept), sum(len(tokens) for _, _, tokens in kept))
-        for _, identity, tokens in kept:
-            writer.append(identity, tokens)
+        writer = store.TokenStoreWriter(temporary, len(kept), sum(len(tokens) for _, _, tokens, _ in kept))
+        for _, identity, tokens, num_bytes in kept:
+            writer.append(identity, tokens, num_bytes)
         return writer.close(config=config, parents=parents, totals=totals)
 
 

@@ -1,14 +1,19 @@
-"""The token store: flat token ids, document offsets and document ids of one task and split, on TensorStore zarr3.
+"""The token store: flat token ids, document offsets, ids and sizes in bytes of one task and split, on TensorStore zarr3.
 
     DIR/manifest.json   schema ja_llm.tokens/1
     DIR/tokens          int32 [tokens]: every document as BOS ... EOS, one after the other
     DIR/offsets         int64 [documents + 1]: document i is tokens[offsets[i]:offsets[i + 1]]
     DIR/ids             uint8 [documents, 16]: document ids
+    DIR/bytes           int32 [documents]: UTF-8 bytes of each document's text as the tokenizer was given it
+
+Bytes are kept because a tokenizer may normalise: its decoded tokens would not tell them, and bits per byte of training data
+would need the corpus.
 
 A shard (one file) holds 64 MB, an inner chunk 16,384 elements, zstd-compressed with a CRC-32C of its own, so a row of a
 batch costs the reading of one or two chunks, and a damaged chunk is noticed when it is read. No TensorFlow, no seqio here.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -28,7 +33,12 @@ SMALL_BYTES = 256 << 20
 
 _SHARD_BYTES = 64 << 20
 _CHUNK = 16384
-_ARRAYS = {"tokens": "int32", "offsets": "int64", "ids": "uint8"}
+_ARRAYS = {"tokens": "int32", "offsets": "int64", "ids": "uint8", "bytes": "int32"}
+_MAX_BYTES = 2**31 - 1
+
+
+def _shapes(documents: int, tokens: int) -> dict[str, tuple[int, ...]]:
+    return {"tokens": (tokens,), "offsets": (documents + 1,), "ids": (documents, 16), "bytes": (documents,)}
 
 
 def fingerprint(value: dict[str, Any]) -> str:
@@ -134,18 +144,32 @@ class TokenStoreWriter:
 
     def __init__(self, directory: Path, documents: int, tokens: int):
         self._directory = Path(directory)
-        shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "offsets": (documents + 1,), "ids": (documents, 16)}
+        shapes = _shapes(documents, tokens)
         self._arrays = {name: _ArrayWriter(self._directory / name, _ARRAYS[name], shapes[name]) for name in _ARRAYS}
         self._arrays["offsets"].append(np.zeros(1, np.int64))
         self._documents = self._tokens = 0
 
-    def append(self, document_id: str, tokens: np.ndarray) -> None:
-        """Append one document: its id (32 hex digits) and its own BOS ... EOS stream (int32 [n])."""
+    def append(self, document_id: str, tokens: np.ndarray, num_bytes: int) -> None:
+        """Append one document.
+
+        Args:
+          document_id: 32 hex digits.
+          tokens: int32 [n], its own BOS ... EOS stream.
+          num_bytes: UTF-8 bytes of the text that the tokens were made from.
+
+        Raises:
+          JaLlmError: `num_bytes` does not fit int32.
+        """
+        if not 0 <= num_bytes <= _MAX_BYTES:
+            raise JaLlmError(
+                f"document {document_id}: its text has {num_bytes:,} bytes, but a token store can note 0 to {_MAX_BYTES:,} a document; split it in the corpus."
+            )
         self._tokens += len(tokens)
         self._documents += 1
         self._arrays["tokens"].append(np.asarray(tokens, np.int32))
         self._arrays["offsets"].append(np.array([self._tokens], np.int64))
         self._arrays["ids"].append(np.frombuffer(bytes.fromhex(document_id), np.uint8)[None])
+        self._arrays["bytes"].append(np.array([num_bytes], np.int32))
 
     def close(self, *, config: dict[str, Any], parents: Sequence[str], totals: dict[str, int], **extra: Any) -> dict[str, Any]:
         """Finish the arrays and write the manifest.
@@ -183,12 +207,12 @@ class TokenStore:
 
     def __init__(self, path: Path, value: dict[str, Any], arrays: dict[str, Any], in_memory: bool):
         self.path, self.manifest, self.fingerprint = path, value, fingerprint(value)
-        self._ids = arrays["ids"]
+        self._ids, self._bytes = arrays["ids"], arrays["bytes"]
         self.offsets: np.ndarray = self._call(arrays["offsets"].read())
         self._tokens = arrays["tokens"]
         documents, tokens = value["totals"]["documents"], value["totals"]["tokens"]
         ordered = bool(np.all(np.diff(self.offsets) > 0)) and self.offsets[0] == 0 and self.offsets[-1] == tokens
-        if self._tokens.shape != (tokens,) or self.offsets.shape != (documents + 1,) or not ordered:
+        if {name: tuple(arrays[name].shape) for name in _ARRAYS} != _shapes(documents, tokens) or not ordered:
             raise JaLlmError(f"{path}: the arrays of this token store do not fit its manifest; make the cache again.")
         self.in_memory = in_memory
         if in_memory:
@@ -260,8 +284,23 @@ class TokenStore:
         """Id of document `index`, 32 hex digits."""
         return self._call(self._ids[index].read()).tobytes().hex()
 
-    def _check(self, tokens: np.ndarray) -> None:
-        if len(tokens) and tokens.min() < 0:
+    @functools.cached_property
+    def byte_counts(self) -> np.ndarray:
+        """UTF-8 bytes of every document's text, int32 [documents]; read when first asked for (4 bytes a document).
+
+        Raises:
+          JaLlmError: a chunk is damaged or missing.
+        """
+        counts = self._call(self._bytes.read())
+        self._check(counts)
+        return counts
+
+    def document_bytes(self, index: int) -> int:
+        """UTF-8 bytes of the text of document `index`."""
+        return int(self.byte_counts[index])
+
+    def _check(self, values: np.ndarray) -> None:
+        if len(values) and values.min() < 0:
             raise JaLlmError(f"{self.path}: a chunk of this token store is missing; make the cache again.")
 
     def _call(self, future: Any) -> np.ndarray:

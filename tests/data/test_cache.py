@@ -71,6 +71,8 @@ def test_every_store_holds_its_documents_as_the_tokenizer_gives_them(cached, par
         assert store.fingerprint == entry["fingerprint"]
         held = {store.document_id(i): store.document(i).tolist() for i in range(store.num_documents)}
         assert held == {d.id: tokenizer.document_ids(d.text) for d in docs}
+        sizes = {store.document_id(i): store.document_bytes(i) for i in range(store.num_documents)}
+        assert sizes == {d.id: len(d.text.encode()) for d in docs} and sum(sizes.values()) == store.manifest["totals"]["bytes"]
         assert [entry[k] for k in ("documents", "tokens", "characters", "bytes", "empty_documents")] == [
             len(docs), store.num_tokens, sum(len(d.text) for d in docs), sum(len(d.text.encode()) for d in docs), 0,
         ]  # fmt: skip

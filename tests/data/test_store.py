@@ -1,3 +1,4 @@
+import json
 import resource
 import shutil
 
@@ -15,7 +16,7 @@ def write(path, streams, **kwargs):
     path.mkdir()
     writer = TokenStoreWriter(path, len(streams), sum(map(len, streams)))
     for i, stream in enumerate(streams):
-        writer.append(f"{i:032x}", np.array(stream, np.int32))
+        writer.append(f"{i:032x}", np.array(stream, np.int32), 7 * i)
     return writer.close(config={"task": "t"}, parents=["p"], totals={}, **kwargs)
 
 
@@ -36,6 +37,8 @@ def test_reads_back_what_was_written(tmp_path, streams, in_memory):
     assert (store.num_documents, store.num_tokens) == (40, sum(map(len, streams)))
     assert all(store.document(i).tolist() == stream for i, stream in enumerate(streams))
     assert [store.document_id(i) for i in (0, 39)] == [f"{i:032x}" for i in (0, 39)]
+    assert store.byte_counts.tolist() == [store.document_bytes(i) for i in range(40)] == [7 * i for i in range(40)]
+    assert store.byte_counts.dtype == np.int32
     flat = [t for stream in streams for t in stream]
     ranges = [(0, 1), (63, 65), (250, 1030), (len(flat) - 1, len(flat)), (5, 5)]
     assert [r.tolist() for r in store.read_many(ranges)] == [flat[a:b] for a, b in ranges]
@@ -62,11 +65,33 @@ def test_the_fingerprint_does_not_depend_on_the_compressor(tmp_path, streams, mo
 def test_a_wrong_announcement_leaves_no_manifest(tmp_path):
     (tmp_path / "s").mkdir()
     writer = TokenStoreWriter(tmp_path / "s", 2, 6)
-    writer.append("0" * 32, np.arange(3))
+    writer.append("0" * 32, np.arange(3), 3)
     with pytest.raises(ValueError, match="announced"):
         writer.close(config={}, parents=[], totals={})
     with pytest.raises(JaLlmError, match="unfinished"):
         TokenStore.open(tmp_path / "s")
+
+
+def test_sizes_go_up_to_what_int32_holds(tmp_path):
+    (tmp_path / "s").mkdir()
+    writer = TokenStoreWriter(tmp_path / "s", 1, 3)
+    with pytest.raises(JaLlmError, match="document 00.*2,147,483,648 bytes.*split it"):
+        writer.append("0" * 32, np.arange(3), 2**31)
+    writer.append("0" * 32, np.arange(3), 2**31 - 1)
+    writer.close(config={}, parents=[], totals={})
+    assert TokenStore.open(tmp_path / "s").document_bytes(0) == 2**31 - 1
+
+
+def test_lost_sizes_are_noticed(tmp_path, streams):
+    write(tmp_path / "s", streams)
+    shutil.rmtree(tmp_path / "s" / "bytes" / "c")
+    path = tmp_path / "s" / "manifest.json"
+    value = json.loads(path.read_text())
+    value["shards"] = [shard for shard in value["shards"] if not shard["name"].startswith("bytes/c")]
+    path.write_text(json.dumps(value))
+    store = TokenStore.open(tmp_path / "s")
+    with pytest.raises(JaLlmError, match="a chunk of this token store is missing"):
+        store.document_bytes(0)
 
 
 def damage(folder, kind):
@@ -121,7 +146,7 @@ def test_a_file_system_that_refuses_is_a_sentence_and_leaves_nothing(tmp_path):
     try:
         with pytest.raises(JaLlmError, match="File too large"), atomic_directory(tmp_path / "s") as folder:
             writer = TokenStoreWriter(folder, 1, len(tokens))
-            writer.append("0" * 32, tokens)
+            writer.append("0" * 32, tokens, len(tokens))
             writer.close(config={}, parents=[], totals={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
