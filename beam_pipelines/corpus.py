@@ -25,6 +25,7 @@ from beam_pipelines import dedup, extract, language, minhash, select, sink, spli
 from beam_pipelines.config import Corpus
 from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samples, prune, run_units, stage, worth
 from ja_llm import manifest
+from ja_llm.commands.corpus import build_flags
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, sha256_file, sha256_json, write_json
 
@@ -78,6 +79,31 @@ def build_corpus(
         with contextlib.suppress(FileNotFoundError):
             (output / manifest.NAME).unlink()  # from here to the end the set is not whole
         return _build(config, units, entries, output, work, list(beam_args), workers)
+
+
+def plan(
+    inputs: Sequence[str],
+    output: str | os.PathLike,
+    *,
+    preset: str = "swallow_v2",
+    gin_bindings: Sequence[str] = (),
+    beam_args: Sequence[str] = (),
+    workers: int = 1,
+) -> str:
+    """What `build_corpus` with the same arguments would read, and by which rules; nothing is written.
+
+    Raises:
+      UsageError: as `build_corpus`.
+    """
+    from beam_pipelines.runner import check_options
+
+    config, files = configuration.load(preset, gin_bindings), find_inputs(inputs)
+    check_options(beam_args)
+    size = sum(file.stat().st_size for file in files)
+    how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
+    begun = "goes on with what is finished there" if (Path(output) / WORK).exists() else "begins anew"
+    rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
+    return f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}\nby preset {preset}:\n{rules}"
 
 
 def _build(
@@ -342,22 +368,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--input", action="append", required=True, metavar="GLOB", help="WARC files (repeat)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="document set to write")
-    parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/, or a path (default: swallow_v2)")
-    parser.add_argument(
-        "--gin_bindings", action="append", default=[], metavar="B", help="change one value of the preset (repeat)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
+    build_flags(parser)
     args, rest = parser.parse_known_args(argv)
     try:
-        value = build_corpus(
-            args.input, args.output, preset=args.preset, gin_bindings=args.gin_bindings, beam_args=rest, workers=args.workers
-        )
+        how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
+        if args.dry_run:
+            print(plan(args.input, args.output, **how))
+        else:
+            print(stats.format_yields(build_corpus(args.input, args.output, **how)))
     except JaLlmError as error:
         print(f"corpus: {error}", file=sys.stderr)
         return error.exit_code
-    print(stats.format_yields(value))
     return 0
 
 

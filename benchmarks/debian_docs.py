@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm import manifest
-from ja_llm.cli import _set_device
+from ja_llm.commands.parsing import set_device
 from ja_llm.files import read_json, sha256_file, write_json
 from ja_llm.quickstart.walk import MIXTURE, MODELS, Walk, WalkConfig
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", action="store_true", help="train the main run twice and compare")
     args = parser.parse_args()
-    _set_device("cpu")
+    set_device("cpu")
     fetched = (args.fetched or args.out / "debian-docs").absolute()
     fetch(fetched)
     walk = Walk(args.out / "walk", config(fetched), workers=args.workers)

@@ -296,6 +296,17 @@ def test_presets_are_what_their_comments_say():
     assert [round(1 - (1 - j**r) ** b, 3) for j in (0.5, 0.8, 0.9)] == [0.019, 0.897, 1.0]
 
 
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(inputs, tmp_path, capsys):
+    from ja_llm.cli import main
+
+    flags = ["--input", str(inputs), "--output", str(tmp_path / "set"), "--dry_run"]
+    for run in (lambda: main(["corpus", "build", *flags]), lambda: corpus.main(flags)):
+        assert run() == 0
+        printed = capsys.readouterr().out
+        assert "would read 3 files" in printed and "min_hiragana_share" in printed
+        assert not list(tmp_path.iterdir())
+
+
 def test_importing_the_job_loads_no_framework():
     code = "import sys, beam_pipelines.corpus; print([m for m in ('jax', 'tensorflow', 'apache_beam', 'trafilatura') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

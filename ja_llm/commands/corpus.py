@@ -1,0 +1,79 @@
+"""`ja-llm corpus`: build a document set, and look into it."""
+
+import argparse
+
+from ja_llm.commands.parsing import add_group, add_verb
+
+
+def build_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the corpus job, for `ja-llm corpus build` and `python -m beam_pipelines.corpus`."""
+    parser.add_argument("--input", action="append", required=True, metavar="GLOB", help="WARC files (repeat)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="document set to write")
+    parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
+    parser.add_argument(
+        "--gin_bindings",
+        dest="bindings",
+        action="append",
+        default=[],
+        metavar="B",
+        help="change one value of the preset (repeat)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be read, and by which rules, and stop")
+
+
+def corpus(verbs) -> None:
+    group = add_group(verbs, "corpus", "Build and look into a document set.")
+
+    def build(args, rest):
+        from beam_pipelines.corpus import build_corpus, plan
+        from beam_pipelines.stats import format_yields
+
+        how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
+        if args.dry_run:
+            print(plan(args.input, args.output, **how))
+        else:
+            print(format_yields(build_corpus(args.input, args.output, **how)))
+
+    parser = add_verb(
+        group,
+        "build",
+        build,
+        "WARC files to filtered, deduplicated documents (Apache Beam); other options go to Beam.",
+        "ja-llm corpus build --input 'data/debian-docs/warc/*.warc.gz' --output data/corpus --preset swallow_v2",
+        takes_rest=True,
+    )
+    build_flags(parser)
+
+    def stats(args, rest):
+        from beam_pipelines.stats import dropped_samples, format_yields
+        from ja_llm import manifest
+
+        print(format_yields(manifest.read(args.directory, manifest.DOCUMENTS)))
+        if args.dropped:
+            print(dropped_samples(args.directory, args.dropped))
+
+    parser = add_verb(
+        group,
+        "stats",
+        stats,
+        "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.",
+        "ja-llm corpus stats data/corpus --dropped duplicate_near",
+    )
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("--dropped", metavar="REASON")
+
+    def trace(args, rest):
+        from beam_pipelines.stats import trace as trace_document
+
+        print(trace_document(args.directory, args.id))
+
+    parser = add_verb(
+        group,
+        "trace",
+        trace,
+        "Where a document came from: URL, package, licence, stages.",
+        "ja-llm corpus trace data/corpus 0123456789abcdef0123456789abcdef",
+    )
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("id", metavar="DOCUMENT_ID")

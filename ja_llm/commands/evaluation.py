@@ -1,0 +1,90 @@
+"""`ja-llm eval`, `generate` and `report`: what a model can do, and a page that shows it."""
+
+from pathlib import Path
+
+from ja_llm.commands.parsing import add_verb, device_flag, set_device
+
+
+def evaluate(verbs) -> None:
+    def handler(args, rest):
+        set_device(args.device)
+        from ja_llm.evaluation.run import evaluate, format_results
+
+        tasks = args.task or args.suite
+        print(
+            format_results(
+                evaluate(
+                    args.checkpoint,
+                    tasks,
+                    root=args.documents,
+                    pairs=args.pairs,
+                    out_dir=args.out,
+                    limit=args.limit,
+                    length=args.length,
+                )
+            )
+        )
+
+    parser = add_verb(
+        verbs,
+        "eval",
+        handler,
+        "Evaluate a checkpoint on held-out text and tasks, with intervals.",
+        "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="C", help="model directory or run, or DIR@STEP")
+    parser.add_argument(
+        "--length", type=int, default=512, help="scoring window in tokens, at most the model's own (default: 512)"
+    )
+    parser.add_argument("--suite", default="first", help="named list of tasks (default: first)")
+    parser.add_argument("--task", action="append", help="one task instead of a suite (repeat)")
+    parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its heldout split is used")
+    parser.add_argument("--pairs", metavar="FILE", help='JSONL of {"en", "ja"} pairs for the translation task')
+    parser.add_argument("--out", metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set",
+    )
+    device_flag(parser)
+
+
+def generate(verbs) -> None:
+    def handler(args, rest):
+        set_device(args.device)
+        from ja_llm.evaluation.generation import generate
+        from ja_llm.train.checkpoints import load_model
+
+        for text in generate(
+            load_model(args.checkpoint), args.prompt, max_new_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
+        ):
+            print(text)
+
+    parser = add_verb(
+        verbs, "generate", handler, "Continue a prompt.", "ja-llm generate --checkpoint runs/ja --prompt 日本の春は"
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="C")
+    parser.add_argument("--prompt", action="append", required=True, metavar="T", help="text to continue (repeat)")
+    parser.add_argument("--max_tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--seed", type=int, default=0)
+    device_flag(parser)
+
+
+def report(verbs) -> None:
+    def handler(args, rest):
+        from ja_llm.evaluation.report import write_report
+
+        print(write_report([Path(run) for run in args.run], Path(args.out), corpus=args.documents, certificate=args.certificate))
+
+    parser = add_verb(
+        verbs,
+        "report",
+        handler,
+        "One self-contained HTML page with curves and tables, runs side by side.",
+        "ja-llm report runs/ja runs/scratch --out report.html --documents data/corpus",
+    )
+    parser.add_argument("run", nargs="+", metavar="RUN")
+    parser.add_argument("--out", default="report.html")
+    parser.add_argument("--documents", metavar="DIR", help="document set, for the yield funnel")
+    parser.add_argument("--certificate", metavar="FILE", help="certificate.json of a vocabulary expansion")

@@ -1,0 +1,47 @@
+"""Where text comes from: the quickstart's embedded pages, and what can be fetched."""
+
+from pathlib import Path
+
+from ja_llm.commands.parsing import add_group, add_verb, device_flag, set_device
+
+
+def quickstart(verbs) -> None:
+    def handler(args, rest):
+        set_device(args.device)
+        from ja_llm.quickstart.run import quickstart
+
+        quickstart(Path(args.out), workers=args.workers)
+
+    parser = add_verb(
+        verbs,
+        "quickstart",
+        handler,
+        "The whole path on embedded pages and a tiny base model; ends with a table and report.html.",
+        "ja-llm quickstart --out quickstart",
+    )
+    parser.add_argument("--out", default="quickstart", help="folder for everything it makes (default: quickstart)")
+    parser.add_argument("--workers", type=int, default=1, help="Beam worker processes (the numbers do not depend on it)")
+    device_flag(parser)
+
+
+def fetch(verbs) -> None:
+    group = add_group(verbs, "fetch", "Fetch real, freely licensed input.")
+
+    def debian_docs(args, rest):
+        from ja_llm.fetch.debian_docs import fetch_debian_docs, format_summary
+
+        print(format_summary(fetch_debian_docs(args.out, mirror=args.mirror, families=args.family or None, backend=args.backend)))
+
+    parser = add_verb(
+        group,
+        "debian-docs",
+        debian_docs,
+        "Japanese, English and other documentation packages of Debian as WARC files, with aligned pairs.",
+        "ja-llm fetch debian-docs --out data/debian-docs",
+    )
+    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument("--family", action="append", help="only this family of packages, e.g. gimp (repeat; default: all)")
+    parser.add_argument(
+        "--backend", choices=("auto", "apt", "mirror"), default="auto", help="apt where it exists, else a mirror over HTTPS"
+    )
+    parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="Debian mirror for the mirror backend")

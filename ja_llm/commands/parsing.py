@@ -1,0 +1,69 @@
+"""What every verb shares: its parser with an example, and the device flag."""
+
+import argparse
+from collections.abc import Callable
+
+from ja_llm.errors import UsageError
+
+Handler = Callable[[argparse.Namespace, list[str]], int | None]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, with exit code 2; flags are never abbreviated."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")
+
+
+def add_verb(verbs, name: str, handler: Handler, text: str, example: str, takes_rest: bool = False) -> argparse.ArgumentParser:
+    """Add a verb.
+
+    Args:
+      verbs: what `add_subparsers` or `add_group` gave.
+      name: what is typed.
+      handler: called with the parsed arguments and, for a verb that `takes_rest`, the ones that were not known.
+      text: one line for the list of verbs and the verb's own help.
+      example: a command line that the verb's own parser takes.
+      takes_rest: hand unknown flags on (gin's, Beam's).
+    """
+    parser = verbs.add_parser(name, help=text, description=text, epilog=f"Example:\n  {example}")
+    parser.set_defaults(handler=handler, parser=parser, takes_rest=takes_rest)
+    return parser
+
+
+def add_group(verbs, name: str, text: str):
+    """Add a verb of verbs (`corpus build`); returns what its verbs are added to."""
+    parser = verbs.add_parser(name, help=text, description=text)
+    return parser.add_subparsers(dest=f"{name}_verb", metavar="WHAT", required=True)
+
+
+def device_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help="where to compute (default: JAX's own choice)"
+    )
+
+
+def set_device(device: str) -> None:
+    """Choose JAX's platform before anything is computed, and quiet the libraries' step-by-step logs.
+
+    Raises:
+      UsageError: there is no such device.
+    """
+    import logging
+
+    import jax
+
+    # Orbax and JAX log each step of each save at INFO or WARNING; errors still come through.
+    for name in ("absl", "orbax", "jax._src.xla_bridge"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if device != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UsageError(f"--device {device}: JAX finds no such device here ({str(error).splitlines()[0]}).") from error

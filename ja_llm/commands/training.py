@@ -1,0 +1,68 @@
+"""`ja-llm cache` and `ja-llm train`: documents to token stores, token stores to a model."""
+
+from ja_llm.commands.parsing import add_verb, device_flag, set_device
+from ja_llm.errors import UsageError
+
+
+def cache(verbs) -> None:
+    def handler(args, rest):
+        from ja_llm.data.cache import cache, format_cache
+
+        for module in args.module:
+            _import_module(module)
+
+        print(format_cache(cache(args.task, args.vocab, args.documents, args.out, seed=args.seed)))
+
+    parser = add_verb(
+        verbs,
+        "cache",
+        handler,
+        "Resolve a task or mixture into token stores; training then needs no TensorFlow.",
+        "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens",
+    )
+    parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture")
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="M",
+        help="import this module first: your own add_task and add_mixture (repeat)",
+    )
+    parser.add_argument("--vocab", required=True, metavar="DIR", help="folder of a tokenizer")
+    parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="of the documents' order")
+
+
+def train(verbs) -> None:
+    from ja_llm.gin_utils import add_gin_flags, split_gin_flags
+
+    def handler(args, rest):
+        rest, bindings = split_gin_flags(rest)
+        if rest:
+            args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        set_device(args.device)
+        from ja_llm.train.main import main as train
+
+        train(args.gin_file, args.gin_bindings + bindings, args.gin_search_paths, dry_run=args.dry_run)
+
+    parser = add_verb(
+        verbs,
+        "train",
+        handler,
+        "Sharded training from gin files; t5x's flags and macros (MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS TRAIN_STEPS MODEL_DIR INITIAL_CHECKPOINT_PATH BATCH_SIZE RANDOM_SEED) and CACHE_DIR.",
+        "ja-llm train --gin_file=runs/continue.gin --gin.INITIAL_CHECKPOINT_PATH=models/expanded \\\n    --gin.MIXTURE_OR_TASK_NAME=swallow_ja90_en10 --gin.CACHE_DIR=data/tokens \\\n    --gin.TASK_FEATURE_LENGTHS=\"{'targets': 256}\" --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR=runs/ja",
+        takes_rest=True,
+    )
+    add_gin_flags(parser)
+    parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
+    device_flag(parser)
+
+
+def _import_module(name: str) -> None:
+    import importlib
+
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"--module {name}: it can't be imported ({error}); is its folder in PYTHONPATH?") from error
