@@ -53,7 +53,7 @@ def config(fetched: Path) -> WalkConfig:
         base_steps=400,
         steps=1200,
         base_rate=2e-3,
-        rate=1e-3,
+        rate=2e-3,  # as the twin: what differs between the two is where they begin, nothing else
         eval_period=100,
         eval_limit=200,
         pairs=str(fetched / "pairs" / "messages.jsonl"),
