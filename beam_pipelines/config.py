@@ -147,7 +147,8 @@ class Corpus:
       shard_bytes: UTF-8 bytes of text that a shard holds on average; a shard must fit in a worker's memory.
       samples: dropped documents kept per stage and reason.
       sample_characters: characters of a dropped document's text that are kept.
-      seed: of the sampling.
+      seed: of the sampling. These last three stand under "sampling" in the manifest and not in its configuration, because the
+        documents do not depend on them.
     """
 
     extraction: Extraction = dataclasses.field(default_factory=Extraction)

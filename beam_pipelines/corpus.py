@@ -31,6 +31,8 @@ from ja_llm.files import atomic_directory, os_error_sentence, read_json, sha256_
 
 JOB = "corpus"
 _SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in this process; workers only help with much more
+# Which dropped documents are shown, and how much of each. Nothing in the set depends on it, so it is no part of its identity.
+_SAMPLING = ("samples", "sample_characters", "seed")
 PACKAGES = ("apache-beam", *extract.PACKAGES, *language.PACKAGES, *minhash.PACKAGES, "numpy")
 
 
@@ -110,11 +112,12 @@ def _build(
     config: Corpus, units: list[Unit], entries: list[dict[str, Any]], output: Path, work: Path, beam_args: list[str], workers: int
 ) -> dict[str, Any]:
     how: tuple[list[str], int] = (beam_args, workers)
-    values = config.to_json()
-    sampling = [config.samples, config.sample_characters, config.seed]
+    values, sampling = _identity(config)
     keys = sorted(unit.key for unit in units)
 
-    extracted = stage(work, "extract", extract.VERSION, [values["extraction"], sampling, manifest.software(*extract.PACKAGES)])
+    extracted = stage(
+        work, "extract", extract.VERSION, [values["extraction"], list(sampling.values()), manifest.software(*extract.PACKAGES)]
+    )
     run_units(extracted, units, extract.run, (config,), *how)
     extract.close_extractor(config.extraction)
     documents = sum(len(extracted.result(unit)["offsets"]) for unit in units)
@@ -172,6 +175,7 @@ def _build(
         shards=shards,
         totals=_totals(shards),
         packages=PACKAGES,
+        sampling=sampling,
         yields=yields,
         damaged=sorted((d for r in results["extract"] for d in r["damaged"]), key=lambda d: (d["input"], d["offset"])),
         other_records=dict(sorted(_sum(r["other_records"] for r in results["extract"]).items())),
@@ -257,6 +261,13 @@ def _is_corpus(output: Path) -> bool:
     return isinstance(value, dict) and value.get("schema") == manifest.DOCUMENTS and value.get("job") == JOB
 
 
+def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values that decide the documents, and those that only decide which dropped ones are kept as samples."""
+    values = config.to_json()
+    sampling = {name: values.pop(name) for name in _SAMPLING}
+    return values, sampling
+
+
 def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The manifest, if the set is whole and was made from this input by this configuration and software."""
     if not (output / manifest.NAME).exists():
@@ -266,7 +277,8 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
     except JaLlmError as error:
         print(f"{error} It is made again.", file=sys.stderr)
         return None
-    same = value["config_hash"] == sha256_json(config.to_json()) and value["inputs"] == entries
+    values, sampling = _identity(config)
+    same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
     return value if same and value["software"] == manifest.software(*PACKAGES) else None
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,16 @@ def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     assert build(inputs, output) == value and shard.read_bytes() == whole
+
+
+def test_how_many_samples_are_kept_is_no_part_of_the_identity(built, inputs, tmp_path):
+    output, value = built
+    shutil.copytree(output, tmp_path / "fewer")
+    fewer = build(inputs, tmp_path / "fewer", bindings=[*BINDINGS, "corpus.Corpus.samples = 1"])
+    assert manifest.fingerprint(fewer) == manifest.fingerprint(value) and fewer["config"] == value["config"]
+    assert (value["sampling"]["samples"], fewer["sampling"]["samples"]) == (20, 1)
+    counts = [len((folder / "dropped/duplicate_exact.jsonl").read_text().splitlines()) for folder in (output, tmp_path / "fewer")]
+    assert counts == [4, 1]
 
 
 @pytest.mark.parametrize("stage", ["extract", "minhash"])
