@@ -18,7 +18,7 @@ from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
 from ja_llm.interop import hf_config, model_card
 from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, write_tensors
 from ja_llm.manifest import file_entry
-from ja_llm.models.config import DTYPES, DecoderConfig
+from ja_llm.models.config import CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.models.families import IGNORED, Weight, tensors
 from ja_llm.progress import track
@@ -64,7 +64,7 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
     params = _read_params(folder, config, source)
 
     files = [file_entry(path) for path in [source / "config.json", *folder.files]]
-    identity = {"files": files, "model": config.to_json(), "vocabulary": tokenizer.fingerprint}
+    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
     earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
     parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
     licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")

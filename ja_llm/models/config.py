@@ -1,6 +1,11 @@
-"""The decoder's configuration: one frozen dataclass that gin fills and model.json stores."""
+"""The decoder's configuration: one frozen dataclass that gin fills and model.json stores in three parts.
+
+Architecture decides the function and the parameters' shapes; storage, how a checkpoint's arrays lie; execution, how the same
+function is computed. The parts are declared here and nowhere else.
+"""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gin
@@ -11,8 +16,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "minimal", "full")
 ATTENTIONS = ("xla", "reference")
 FAMILIES = ("llama",)
-# How the same function is computed: no part of a run's identity, and free to differ from what a checkpoint was made with.
-EXECUTION_FIELDS = ("scan_layers", "remat_policy", "attention")
 
 
 @gin.configurable
@@ -28,7 +31,7 @@ class DecoderConfig:
       num_kv_heads: key and value heads; divides `num_heads`.
       head_dim: width of a head; even, because RoPE turns pairs.
       mlp_dim: width inside the feed-forward block.
-      max_length: positions that the model was made for.
+      max_length: positions that the model was made for; raised by who trains it further on longer rows.
       rope_theta: base of the rotary frequencies.
       norm_eps: added to the mean square before its root.
       tie_embeddings: the head is the embedding table transposed.
@@ -96,6 +99,55 @@ class DecoderConfig:
         """All fields, as JSON types."""
         return dataclasses.asdict(self)
 
+    def subset(self, names: Iterable[str]) -> dict[str, Any]:
+        """The fields of these names, as JSON types; see the tuples below the class."""
+        return {name: getattr(self, name) for name in names}
+
+    def parts(self) -> dict[str, Any]:
+        """All fields as model.json has them: family, and a dict each for architecture, storage and execution."""
+        architecture = (name for name in ARCHITECTURE_FIELDS if name != "family")
+        return {
+            "family": self.family,
+            **{part: self.subset(names) for part, names in {**_PARTS, "architecture": architecture}.items()},
+        }
+
+    @classmethod
+    def from_parts(cls, value: Mapping[str, Any]) -> "DecoderConfig":
+        """Inverse of `parts`; other keys of `value` are not looked at.
+
+        Raises:
+          JaLlmError: a part is missing, or has a field that is unknown, belongs into another part, is missing or out of range.
+        """
+        flat = {"family": value["family"]} if "family" in value else {}
+        homes = {name: part for part, names in _PARTS.items() for name in names} | {"family": "no part"}
+        for part in _PARTS:
+            fields = value.get(part)
+            if not isinstance(fields, dict):
+                raise JaLlmError(f"the model description lacks {part!r}; make the model directory again.")
+            for name in sorted(fields):
+                if homes.get(name, part) != part:
+                    raise JaLlmError(
+                        f"the model description has {name!r} under {part!r}, it belongs to {homes[name]}; make the model directory again."
+                    )
+            flat |= fields
+        return cls.from_json(flat)
+
+    def executed(self, overrides: Mapping[str, Any] | None) -> "DecoderConfig":
+        """The same model and arrays, computed otherwise.
+
+        Args:
+          overrides: values of `EXECUTION_FIELDS`; None changes nothing.
+
+        Raises:
+          UsageError: another field is named, or a value is out of range.
+        """
+        for name in sorted(set(overrides or {}) - set(EXECUTION_FIELDS)):
+            raise UsageError(
+                f"DecoderConfig.{name} can't be changed for a stored model; only how it is computed can: "
+                f"{', '.join(EXECUTION_FIELDS)}."
+            )
+        return dataclasses.replace(self, **(overrides or {}))
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "DecoderConfig":
         """Inverse of `to_json`.
@@ -117,3 +169,21 @@ class DecoderConfig:
         if missing:
             raise JaLlmError(f"the model configuration lacks {', '.join(missing)}; make the model directory again.")
         return cls(**filled)
+
+
+# How a checkpoint's arrays lie. A new run's random parameters depend on it too: a scanned stack draws its keys otherwise.
+STORAGE_FIELDS = ("param_dtype", "scan_layers")
+# How the same function is computed: free to differ between two uses of one checkpoint.
+EXECUTION_FIELDS = ("dtype", "remat_policy", "attention")
+# Everything else; so a new field decides the function, and can't be changed in passing, until it is said to be otherwise.
+ARCHITECTURE_FIELDS = tuple(
+    field.name for field in dataclasses.fields(DecoderConfig) if field.name not in (*STORAGE_FIELDS, *EXECUTION_FIELDS)
+)
+_PARTS = {"architecture": ARCHITECTURE_FIELDS, "storage": STORAGE_FIELDS, "execution": EXECUTION_FIELDS}
+
+# What a checkpoint's numbers are the numbers of.
+CHECKPOINT_FIELDS = (*ARCHITECTURE_FIELDS, *STORAGE_FIELDS)
+# What a training run keeps to its end: activations of another dtype round otherwise and give other losses.
+IDENTITY_FIELDS = (*CHECKPOINT_FIELDS, "dtype")
+# What training from a checkpoint may change: a model that is trained on longer rows is made for those.
+OVERRIDABLE_FIELDS = (*EXECUTION_FIELDS, "max_length")

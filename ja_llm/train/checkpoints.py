@@ -1,6 +1,6 @@
 """Model directories and checkpoints: one layout for imported, expanded and trained models.
 
-    DIR/model.json       family, DecoderConfig fields, vocabulary fingerprint
+    DIR/model.json       family, DecoderConfig fields (architecture, storage, execution), vocabulary fingerprint
     DIR/vocab/           the tokenizer's own files
     DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer`
     DIR/run.json         ledger
@@ -14,7 +14,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def write_model_files(directory: Path, config: DecoderConfig, tokenizer: Tokeniz
     tokenizer.save(directory / "vocab")
     write_json(
         directory / "model.json",
-        {"schema": SCHEMA, "family": config.family, "config": config.to_json(), "vocabulary": tokenizer.fingerprint},
+        {"schema": SCHEMA, **config.parts(), "vocabulary": tokenizer.fingerprint},
     )
 
 
@@ -73,7 +73,8 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
     """Read `model.json` and `vocab/` and check that they belong together.
 
     Raises:
-      JaLlmError: one is missing, of another schema, or the vocabulary is not the model's.
+      JaLlmError: one is missing, of another schema, has a field that is unknown or out of range, or the vocabulary is not
+        the model's.
     """
     path = directory / "model.json"
     if not path.exists():
@@ -83,12 +84,16 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
     value = read_json(path, "model description")
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise JaLlmError(f"{path}: this is not a {SCHEMA} description; make the model directory again.")
-    config = DecoderConfig.from_json(value["config"])
+    try:
+        config = DecoderConfig.from_parts(value)
+    except JaLlmError as error:
+        raise JaLlmError(f"{path}: {error}") from error
+    vocabulary = str(value.get("vocabulary", "unknown"))
     tokenizer = load_tokenizer(directory / "vocab")
-    if tokenizer.fingerprint != value["vocabulary"] or tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.fingerprint != vocabulary or tokenizer.vocab_size > config.vocab_size:
         raise JaLlmError(
             f"{directory / 'vocab'}: this vocabulary ({tokenizer.vocab_size} ids) does not fit the checkpoint "
-            f"({config.vocab_size} rows, vocabulary {value['vocabulary'][:12]}); put the model's own vocabulary back."
+            f"({config.vocab_size} rows, vocabulary {vocabulary[:12]}); put the model's own vocabulary back."
         )
     return config, tokenizer
 
@@ -334,15 +339,20 @@ def model_steps(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir())
 
 
-def load_model(path: str | Path, step: int | None = None, shardings: Any = None) -> LoadedModel:
+def load_model(
+    path: str | Path, step: int | None = None, shardings: Any = None, overrides: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """Load a checkpoint's parameters.
 
     Args:
       path: model directory, or `DIR@STEP`.
       step: which checkpoint; the newest when None.
       shardings: optional tree of NamedSharding; without it the arrays lie on the first device.
+      overrides: execution fields of the DecoderConfig (dtype, remat_policy, attention) that shall differ from what
+        model.json has as default.
 
     Raises:
+      UsageError: the model or step does not exist, or `overrides` names another field.
       JaLlmError: no checkpoint, one of another model, or one that can't be read (disk, rights, memory, damage).
     """
     from ja_llm.models.decoder import abstract_params
@@ -353,6 +363,7 @@ def load_model(path: str | Path, step: int | None = None, shardings: Any = None)
     if not directory.exists():
         raise UsageError(f"{directory}: this model directory does not exist.")
     config, tokenizer = read_model_files(directory)
+    config = config.executed(overrides)
     steps = model_steps(directory)
     if not steps:
         raise JaLlmError(f"{directory}: there is no finished checkpoint here yet; run the training command again.")

@@ -23,7 +23,7 @@ import optax
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_text
-from ja_llm.models.config import EXECUTION_FIELDS, DecoderConfig
+from ja_llm.models.config import CHECKPOINT_FIELDS, IDENTITY_FIELDS, DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.progress import Progress
 from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
@@ -107,7 +107,7 @@ def run(
 
     Args:
       config: the run.
-      model: architecture; with an initial checkpoint it must have that checkpoint's shapes.
+      model: configuration; with an initial checkpoint its architecture (but max_length) and storage must be that one's.
       tokenizer: of the data and the model.
       data: identity of the data, see `Data`.
       open_stream: gives the batches from a step on.
@@ -149,8 +149,8 @@ def run(
         "train",
         {
             **identity,
-            # How it is computed (remat, attention, scan) may change between two calls of one run; what is computed may not.
-            "model": {k: v for k, v in model.to_json().items() if k not in EXECUTION_FIELDS},
+            # How it is computed (remat, attention) may change between two calls of one run; the numbers and their layout not.
+            "model": model.subset(IDENTITY_FIELDS),
             "initial": [{key: parent[key] for key in ("identity_hash", "step")} for parent in parents],
             "optimizer": {"name": type(optimizer).__name__, **dataclasses.asdict(optimizer)},  # type: ignore[call-overload]
             "schedule": {"name": type(schedule).__name__, **dataclasses.asdict(schedule)},  # type: ignore[call-overload]
@@ -248,6 +248,10 @@ def _initial(path: str, model: DecoderConfig, tokenizer: Tokenizer) -> dict[str,
         )
     if config.vocab_size != model.vocab_size:
         raise UsageError(f"{directory}: the checkpoint has {config.vocab_size} embedding rows, the model {model.vocab_size}.")
+    for name in CHECKPOINT_FIELDS:  # before a tree of another layout meets the checkpoint's own
+        was, now = getattr(config, name), getattr(model, name)
+        if was != now and name != "max_length":
+            raise UsageError(f"{directory}: the checkpoint has {name} = {was!r}, the model {now!r}; give the checkpoint's own.")
     steps = model_steps(directory)
     if not steps:
         raise UsageError(f"{directory}: there is no finished checkpoint here yet.")

@@ -16,7 +16,7 @@ import jax
 
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
-from ja_llm.models.config import EXECUTION_FIELDS, DecoderConfig
+from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
@@ -64,7 +64,7 @@ def train(
       schedule: step -> learning rate.
       model: makes the DecoderConfig given `vocab_size`; an initial checkpoint brings its own.
       model_overrides: fields of the initial checkpoint's DecoderConfig to change: how it is computed (dtype, remat_policy,
-        attention, scan_layers) or its max_length.
+        attention), or a larger max_length.
       initial_checkpoint_path: model directory or DIR@STEP.
       random_seed: of parameters and data order.
       mesh: devices per mesh axis (data, fsdp, tensor, context, expert).
@@ -143,9 +143,6 @@ def train(
     )
 
 
-_OVERRIDABLE = (*EXECUTION_FIELDS, "dtype", "max_length")
-
-
 def _check_settings(lengths: Any, *whole: Any) -> None:
     """Refuse values of the wrong kind, which gin binds as they come."""
     names = ("TRAIN_STEPS", "BATCH_SIZE", "MICROBATCHES", "CHECKPOINT_PERIOD", "EVAL_PERIOD")
@@ -167,12 +164,7 @@ def _model_config(
         directory = split_step(initial)[0]
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
-        unknown = sorted(set(overrides or {}) - set(_OVERRIDABLE))
-        if unknown:
-            raise UsageError(
-                f"MODEL_OVERRIDES names {unknown[0]!r}; of a checkpoint only {', '.join(_OVERRIDABLE)} may be changed."
-            )
-        return dataclasses.replace(read_model_files(directory)[0], **(overrides or {}))
+        return _override(read_model_files(directory)[0], dict(overrides or {}))
     if overrides:
         raise UsageError(
             "MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file."
@@ -182,6 +174,21 @@ def _model_config(
             "there is neither a MODEL nor an INITIAL_CHECKPOINT_PATH; add --gin_file=models/NAME.gin or --gin.INITIAL_CHECKPOINT_PATH=DIR."
         )
     return model(vocab_size=vocab_size)
+
+
+def _override(config: DecoderConfig, overrides: dict[str, Any]) -> DecoderConfig:
+    for name in sorted(overrides.keys() - set(OVERRIDABLE_FIELDS)):
+        why = " (it says how the checkpoint's arrays lie)" if name in STORAGE_FIELDS else ""
+        raise UsageError(
+            f"MODEL_OVERRIDES names {name!r}{why}; of a checkpoint only {', '.join(OVERRIDABLE_FIELDS)} may be changed."
+        )
+    changed = dataclasses.replace(config, **overrides)
+    if changed.max_length < config.max_length:
+        raise UsageError(
+            f"MODEL_OVERRIDES lowers max_length from {config.max_length} to {changed.max_length}; the model was made for the former, "
+            "so leave it out: TASK_FEATURE_LENGTHS alone makes rows shorter."
+        )
+    return changed
 
 
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:

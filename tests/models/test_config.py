@@ -9,7 +9,15 @@ import jax
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.models.config import DecoderConfig
+from ja_llm.models.config import (
+    ARCHITECTURE_FIELDS,
+    CHECKPOINT_FIELDS,
+    EXECUTION_FIELDS,
+    IDENTITY_FIELDS,
+    OVERRIDABLE_FIELDS,
+    STORAGE_FIELDS,
+    DecoderConfig,
+)
 from ja_llm.models.decoder import abstract_params
 
 BASE = {
@@ -56,6 +64,55 @@ def test_stored_configurations_with_unknown_or_missing_fields_are_refused():
         DecoderConfig.from_json({**stored, "dropout": 0.1})
     with pytest.raises(JaLlmError, match="lacks mlp_dim"):
         DecoderConfig.from_json({k: v for k, v in stored.items() if k != "mlp_dim"})
+
+
+def test_every_field_belongs_to_one_part():
+    """The parts as lists, so that a field that moves is a decision: each list says what it may be changed for."""
+    assert (
+        *("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length"),
+        *("rope_theta", "norm_eps", "tie_embeddings", "family"),
+    ) == ARCHITECTURE_FIELDS
+    assert STORAGE_FIELDS == ("param_dtype", "scan_layers") and EXECUTION_FIELDS == ("dtype", "remat_policy", "attention")
+    fields = {field.name for field in dataclasses.fields(DecoderConfig)}
+    assert sorted((*ARCHITECTURE_FIELDS, *STORAGE_FIELDS, *EXECUTION_FIELDS)) == sorted(fields)
+    assert set(CHECKPOINT_FIELDS) == fields - set(EXECUTION_FIELDS)
+    assert set(IDENTITY_FIELDS) == fields - {"remat_policy", "attention"}
+    assert set(OVERRIDABLE_FIELDS) == {"dtype", "remat_policy", "attention", "max_length"}
+
+
+def test_execution_changes_no_parameter_and_storage_does():
+    config = DecoderConfig(**BASE)
+    same = dataclasses.replace(config, dtype="bfloat16", remat_policy="full", attention="reference")
+    assert abstract_params(same) == abstract_params(config)
+    for change in ({"param_dtype": "bfloat16"}, {"scan_layers": False}):
+        assert abstract_params(dataclasses.replace(config, **change)) != abstract_params(config)
+
+
+def test_parts_round_trip_and_wrong_ones_are_refused():
+    config = DecoderConfig(**BASE, dtype="bfloat16", scan_layers=False)
+    parts = config.parts()
+    assert parts.keys() == {"family", "architecture", "storage", "execution"} and "family" not in parts["architecture"]
+    assert parts["storage"] == {"param_dtype": "float32", "scan_layers": False}
+    assert DecoderConfig.from_parts({**parts, "vocabulary": "0" * 64}) == config
+    for change, message in [
+        ({"storage": None}, "lacks 'storage'"),
+        ({"execution": parts["execution"] | {"scan_layers": True}}, "'scan_layers' under 'execution', it belongs to storage"),
+        ({"architecture": parts["architecture"] | {"family": "llama"}}, "'family' under 'architecture', it belongs to no part"),
+        ({"architecture": parts["architecture"] | {"dropout": 0.1}}, "unknown field 'dropout'"),
+        ({"architecture": {"vocab_size": 9}}, "lacks embed_dim"),
+        ({"execution": parts["execution"] | {"dtype": "float64"}}, "float32, bfloat16, float16"),
+    ]:
+        with pytest.raises(JaLlmError, match=message):
+            DecoderConfig.from_parts({**parts, **change})
+
+
+def test_only_execution_is_overridden_for_a_stored_model():
+    config = DecoderConfig(**BASE)
+    assert config.executed(None) == config
+    assert config.executed({"dtype": "bfloat16"}) == dataclasses.replace(config, dtype="bfloat16")
+    for name in ("scan_layers", "max_length", "rope_theta", "dropout"):
+        with pytest.raises(UsageError, match=f"{name} can't be changed for a stored model"):
+            config.executed({name: 1})
 
 
 def test_a_gin_binding_does_not_change_what_a_stored_model_says():

@@ -1,5 +1,7 @@
 """Model directories: what is taken for one, what is refused, and what a killed save leaves."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model, split_step
+from ja_llm.train.loop import _initial
+from ja_llm.train.main import _model_config
 from ja_llm.vocab.train import train_sentencepiece
 
 
@@ -45,6 +49,58 @@ def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_the_parameter(s
     (saved[0] / "model.json").write_text((tmp_path / "other/model.json").read_text())
     with pytest.raises(JaLlmError, match=r"belongs to another model: layers/mlp/\w+/kernel is"):
         load_model(saved[0])
+
+
+def test_the_description_says_apart_what_a_model_is_and_how_it_is_stored_and_computed(saved, tokenizer):
+    value = json.loads((saved[0] / "model.json").read_text())
+    assert value.keys() == {"schema", "family", "architecture", "storage", "execution", "vocabulary"}
+    loaded = load_model(saved[0], overrides={"dtype": "bfloat16", "attention": "reference"})
+    assert loaded.config == config(tokenizer, dtype="bfloat16", attention="reference")
+    assert loaded.params["token_embedder"]["embedding"].dtype == np.float32
+    with pytest.raises(UsageError, match="scan_layers can't be changed for a stored model"):
+        load_model(saved[0], overrides={"scan_layers": False})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schema": "ja_llm.model/0"}, "not a ja_llm.model/1 description"),
+        ({"storage": None}, "model.json: the model description lacks 'storage'"),
+        ({"architecture": {"dropout": 0.1}}, "model.json: the model configuration has the unknown field 'dropout'"),
+        ({"vocabulary": None}, "does not fit the checkpoint"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused_in_a_sentence(saved, change, says):
+    path = saved[0] / "model.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {k: {**value[k], **v} if isinstance(v, dict) else v for k, v in change.items()}))
+    with pytest.raises(JaLlmError, match=says):
+        load_model(saved[0])
+
+
+@pytest.fixture
+def stored_on(saved):
+    """The configuration that MODEL_OVERRIDES make of the saved model."""
+    return lambda **overrides: _model_config(None, overrides, str(saved[0]), 280)
+
+
+def test_training_from_a_checkpoint_may_change_its_execution_and_raise_its_length(stored_on, tokenizer):
+    assert stored_on() == config(tokenizer)
+    changes = {"dtype": "bfloat16", "remat_policy": "full", "attention": "reference", "max_length": 16}
+    assert stored_on(**changes) == config(tokenizer, **changes)
+    with pytest.raises(UsageError, match="lowers max_length from 8 to 4"):
+        stored_on(max_length=4)
+    with pytest.raises(UsageError, match=r"'scan_layers' \(it says how the checkpoint's arrays lie\); of a checkpoint only"):
+        stored_on(scan_layers=False)
+    with pytest.raises(UsageError, match="MODEL_OVERRIDES names 'rope_theta'; of a checkpoint only"):
+        stored_on(rope_theta=7.0)
+
+
+def test_a_run_is_refused_an_initial_checkpoint_of_another_model(saved, tokenizer):
+    assert _initial(str(saved[0]), config(tokenizer, dtype="bfloat16", max_length=16), tokenizer)["step"] == 3
+    for name, value in {"scan_layers": False, "param_dtype": "bfloat16", "mlp_dim": 16, "rope_theta": 7.0}.items():
+        with pytest.raises(UsageError, match=f"the checkpoint has {name} = .*, the model {value!r}"):
+            _initial(str(saved[0]), config(tokenizer, **{name: value}), tokenizer)
 
 
 def test_a_vocabulary_that_is_not_the_models_is_refused(saved, tmp_path):

@@ -133,6 +133,21 @@ def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(training, stra
     assert "is not the one that the data were tokenized with" in one_sentence(capsys)
 
 
+def test_a_run_goes_on_with_other_remat_but_not_with_another_layout(training, straight, metrics, model_gin, tmp_path, capsys):
+    before, described = metrics(straight), (straight / "model.json").read_text()
+    text = model_gin.read_text()
+    for change, code in (("remat_policy = 'full'", 0), ("scan_layers = False", 2), ("dtype = 'bfloat16'", 2)):
+        other = tmp_path / "other.gin"
+        other.write_text(text + f"config.DecoderConfig.{change}\n")
+        capsys.readouterr()
+        command = [word.replace(str(model_gin), str(other)) for word in training.command(straight, 20, EVAL_PERIOD=10)]
+        assert main(command[3:]) == code, change
+        if code:
+            assert f"holds a run with model.{change.split(' = ')[0]} = " in one_sentence(capsys)
+            assert json.loads((straight / "model.json").read_text())["storage"] == json.loads(described)["storage"]
+    assert metrics(straight) == before and load_model(straight).step == 20
+
+
 def test_half_written_and_damaged_checkpoints(training, straight, tmp_path):
     directory = tmp_path / "damaged"
     shutil.copytree(straight, directory)
