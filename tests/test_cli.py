@@ -50,6 +50,7 @@ def test_help_answers_at_once():
         (["export", "OUT", "--out", "OUT2"], "OUT"),
         (["import", "OUT", "--out", "OUT2"], "OUT"),
         (["cache", "--task", "web_jaa", "--vocab", "OUT", "--documents", "OUT", "--out", "OUT2"], "web_ja"),
+        (["cache", "--task", "web_ja", "--vocab", "OUT", "--documents", "a", "--documents", "b", "--out", "OUT2"], "NAME=b"),
         (["train"], "has no value"),
         (["train", "--gin_file=runs/pretrian.gin"], "runs/pretrain.gin"),
         (["train", "--gin.BATCH_SIZE"], "write --gin.NAME=VALUE"),

@@ -7,11 +7,13 @@ from ja_llm.errors import UsageError
 def cache(verbs) -> None:
     def handler(args, rest):
         from ja_llm.data.cache import cache, format_cache
+        from ja_llm.data.registry import parse_documents
 
         for module in args.module:
             _import_module(module)
 
-        print(format_cache(cache(args.task, args.vocab, args.documents, args.out, seed=args.seed)))
+        documents = parse_documents(args.documents, args.task)
+        print(format_cache(cache(args.task, args.vocab, documents, args.out, seed=args.seed)))
 
     parser = add_verb(
         verbs,
@@ -29,7 +31,13 @@ def cache(verbs) -> None:
         help="import this module first: your own add_task and add_mixture (repeat)",
     )
     parser.add_argument("--vocab", required=True, metavar="DIR", help="folder of a tokenizer")
-    parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
+    parser.add_argument(
+        "--documents",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="document set; where a mixture reads several, NAME=DIR for each, e.g. --documents web=data/corpus --documents wiki=data/wiki (a DIR without a name serves all others)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of the documents' order")
 

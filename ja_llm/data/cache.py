@@ -1,4 +1,4 @@
-"""The cache job: a task or mixture over a document set becomes token stores and a mixture manifest.
+"""The cache job: a task or mixture over one or more document sets becomes token stores and a mixture manifest.
 
     OUT/manifest.json            schema ja_llm.mixture/1, written last
     OUT/vocab/                   copy of the tokenizer
@@ -6,6 +6,7 @@
 
 Each member's seqio task runs in this process, for corpora whose tokens fit in memory (4 bytes a token). Documents are put
 in a shuffled order that depends on the seed and their ids alone, so any number of readers would write the same store.
+A store depends on the document set of its own task alone: another member's set can change without touching it.
 Training needs the folder alone, and no TensorFlow.
 """
 
@@ -27,7 +28,7 @@ from ja_llm.vocab.base import Tokenizer, load_tokenizer
 def cache(
     name: str,
     vocab_dir: str | Path | Tokenizer,
-    root: str | Path,
+    documents: registry.Documents,
     out_dir: str | Path,
     *,
     splits: Sequence[str] = registry.SPLITS,
@@ -38,50 +39,58 @@ def cache(
     Args:
       name: a registered task or mixture.
       vocab_dir: folder of a tokenizer, or the tokenizer itself.
-      root: folder of the document set.
+      documents: folder of the document set that every task reads, or {set name: folder} with exactly the sets that they read.
       out_dir: folder to write.
       splits: splits to write. "train" must have documents of every task; another split is left out where it has none.
       seed: decides the order of documents.
 
     Returns:
-      The mixture's manifest. `members` lists for each task its `rate` (share of training tokens) and for each split `path`,
+      The mixture's manifest. Its config has the fingerprint of each set under `documents`. `members` lists for each task its `rate` (share of training tokens) and for each split `path`,
       `fingerprint` and the counts `documents`, `tokens`, `characters`, `bytes` (UTF-8), `empty_documents` (left out).
 
     Raises:
-      UsageError: the name is unknown, or `out_dir` holds a cache of other content.
-      JaLlmError: the document set is unfinished or damaged, or a task has no documents.
+      UsageError: the name is unknown, a document set has no folder or one that nothing reads was named, or `out_dir` holds a
+        cache of other content.
+      JaLlmError: a document set is unfinished or damaged, or a task has no documents.
     """
-    out_dir, root = Path(out_dir), Path(root)
+    out_dir = Path(out_dir)
     rates = registry.resolve(name)
     tokenizer = vocab_dir if isinstance(vocab_dir, Tokenizer) else load_tokenizer(vocab_dir)
-    documents = manifest.read(root, manifest.DOCUMENTS)
+    registry.check_all_read(name, documents)
+    folders = registry.document_folders(rates, documents)
+    read = {folder: manifest.read(folder, manifest.DOCUMENTS) for folder in folders.values()}
     request: dict[str, Any] = {
         "name": name,
         "rates": rates,
         "seed": seed,
         "splits": list(splits),
         "vocabulary": tokenizer.fingerprint,
-        "documents": manifest.fingerprint(documents),
+        "documents": {key: manifest.fingerprint(read[folder]) for key, folder in folders.items()},
         "tasks": {task: registry.task(task).config() for task in rates},
     }
     if (out_dir / manifest.NAME).exists():
         finished = manifest.read(out_dir, manifest.MIXTURE)
         _check_same(out_dir, {k: v for k, v in finished["config"].items() if k != "stores"}, request)
         return finished
-    parts = {task: _splits_with_documents(task, root, documents, splits) for task in rates}
+    roots = {task: folders[registry.task(task).documents] for task in rates}
+    parts = {task: _splits_with_documents(task, root, read[root], splits) for task, root in roots.items()}
     _save_vocabulary(tokenizer, out_dir)
     members = []
     for task, rate in rates.items():
-        written = {split: _write_store(task, split, tokenizer, root, request, out_dir) for split in parts[task]}
+        written = {split: _write_store(task, split, tokenizer, roots[task], request, out_dir) for split in parts[task]}
         members.append({"task": task, "rate": rate, "splits": written})
-    return _write_mixture(out_dir, request, members, [request["documents"]])
+    return _write_mixture(out_dir, request, members, sorted(set(request["documents"].values())))
 
 
 def _check_same(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key in sorted(stored.keys() | wanted.keys()):
-        if stored.get(key) != wanted.get(key):
+        there, now = stored.get(key), wanted.get(key)
+        if there != now:
+            if isinstance(there, dict) and isinstance(now, dict):
+                part = min(k for k in there.keys() | now.keys() if there.get(k) != now.get(k))
+                key, there, now = f"{key} {part!r}", there.get(part), now.get(part)
             raise UsageError(
-                f"{where}: this folder holds a cache made with other {key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now); "
+                f"{where}: this folder holds a cache made with other {key} ({_short(there)} there, {_short(now)} now); "
                 "give another output folder, or delete this one."
             )
 
@@ -122,10 +131,12 @@ def _write_store(
     """Write one member's store unless it is there already; its entry in the mixture's manifest."""
     path = out_dir / task / split
     config = {**request["tasks"][task], "split": split, "seed": request["seed"], "vocabulary": request["vocabulary"]}
-    parents = [request["documents"]]
+    name = config["documents"]
+    parents = [request["documents"][name]]
     if (path / manifest.NAME).exists():
         value = manifest.read(path, manifest.TOKENS)
-        _check_same(path, {**value["config"], "documents": value["parents"]}, {**config, "documents": parents})
+        stored = {**value["config"], "documents": {value["config"].get("documents", ""): value["parents"]}}
+        _check_same(path, stored, {**config, "documents": {name: parents}})
     else:
         value = _write_documents(path, _tokenized(task, split, tokenizer, root), config, parents)
     entry = {"path": f"{task}/{split}", "fingerprint": store.fingerprint(value), "documents": 0, "tokens": 0}

@@ -1,7 +1,8 @@
 """Pretraining tasks and mixtures: registered by name without vocabulary or path, bound to both as real seqio tasks.
 
-A task says which shards of a document set it reads and what it does to them before tokenisation; a mixture says in which
-shares of tokens tasks are learnt. The registered ones are in `tasks/`. TensorFlow and seqio are imported by `bind` only, so
+A task says which document set it reads by name, which of its shards, and what it does to them before tokenisation; a mixture
+says in which shares of tokens tasks are learnt, whatever sets they read. The folder of each set is given when a task is bound
+(`document_folders`). The registered tasks and mixtures are in `tasks/`. TensorFlow and seqio are imported by `bind` only, so
 names can be listed and checked in no time.
 """
 
@@ -16,7 +17,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "heldout")
 PATTERN = "{lang}/{split}-*.tfrecord"
+DOCUMENTS = "web"
+
+# Where the document sets lie: one folder that serves every task, or a folder for each set name.
+Documents = str | Path | Mapping[str, str | Path]
 
 _START_UP_LOG = re.compile(
     r"[IWE]\d{4} \d\d|\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages before absl|To enable the following instr"
@@ -44,6 +49,7 @@ class TaskTemplate:
     Attributes:
       name: word characters, digits and `_`.
       lang: language of its documents, e.g. "ja".
+      documents: name of the document set that it reads, e.g. "web", "wiki"; a name as a task's. Its folder is given by `bind`.
       file_pattern: shards that it reads, relative to the root of a document set; `{lang}` and `{split}` are filled in.
       preprocessors: functions tf.data.Dataset -> tf.data.Dataset on dicts of string scalars (the fields of a Document), run
         before tokenisation; they may change `text` and drop documents, and must keep `id`. Import TensorFlow inside them.
@@ -52,6 +58,7 @@ class TaskTemplate:
 
     name: str
     lang: str
+    documents: str = DOCUMENTS
     file_pattern: str = PATTERN
     preprocessors: tuple[Callable[[Any], Any], ...] = ()
     version: int = 1
@@ -62,6 +69,7 @@ class TaskTemplate:
         return {
             "task": self.name,
             "lang": self.lang,
+            "documents": self.documents,
             "file_pattern": self.file_pattern,
             "preprocessors": names,
             "version": self.version,
@@ -77,6 +85,7 @@ def add_task(
     name: str,
     *,
     lang: str,
+    documents: str = DOCUMENTS,
     file_pattern: str = PATTERN,
     preprocessors: Sequence[Callable[[Any], Any]] = (),
     version: int = 1,
@@ -84,10 +93,11 @@ def add_task(
     """Register a task; see `TaskTemplate`.
 
     Raises:
-      UsageError: the name is taken or can't be a name.
+      UsageError: the name is taken, or it or that of the document set can't be a name.
     """
     _check_new(name)
-    _tasks[name] = TaskTemplate(name, lang, file_pattern, tuple(preprocessors), version)
+    _check_name(documents, "a document set")
+    _tasks[name] = TaskTemplate(name, lang, documents, file_pattern, tuple(preprocessors), version)
     return _tasks[name]
 
 
@@ -118,9 +128,13 @@ def remove(name: str) -> None:
     _mixtures.pop(name, None)
 
 
-def _check_new(name: str) -> None:
+def _check_name(name: str, what: str) -> None:
     if not name.isidentifier():
-        raise UsageError(f"{name!r} can't be the name of a task or mixture; use letters, digits and '_'.")
+        raise UsageError(f"{name!r} can't be the name of {what}; use letters, digits and '_'.")
+
+
+def _check_new(name: str) -> None:
+    _check_name(name, "a task or mixture")
     if name in _tasks or name in _mixtures:
         raise UsageError(f"the name {name!r} is taken by another task or mixture; choose another one.")
 
@@ -176,6 +190,89 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
     return f"; near names are {', '.join(near)}" if near else f"; there are {', '.join(sorted(known)) or 'none yet'}"
 
 
+def document_folders(tasks: Iterable[str], documents: Documents) -> dict[str, Path]:
+    """Folder of each document set that tasks read.
+
+    Args:
+      tasks: names of registered tasks.
+      documents: one folder for all of them, or {set name: folder}; names that these tasks do not read are left out.
+
+    Returns:
+      {set name: folder}, in order of name.
+
+    Raises:
+      UsageError: there is no such task, or no folder for a set that it reads.
+    """
+    folders = {}
+    for template in map(task, tasks):
+        name = template.documents
+        if not isinstance(documents, Mapping):
+            folders[name] = Path(documents)
+        elif name in documents:
+            folders[name] = Path(documents[name])
+        else:
+            raise UsageError(
+                f"task {template.name!r} reads the document set {name!r}, whose folder is not given; add --documents {name}=DIR."
+            )
+    return dict(sorted(folders.items()))
+
+
+def check_all_read(name: str, documents: Documents) -> None:
+    """Refuse folders for document sets that no task of a mixture reads: most likely a name is mistyped.
+
+    Raises:
+      UsageError: there is one, or `name` is not registered.
+    """
+    if not isinstance(documents, Mapping):
+        return
+    read = sorted({task(member).documents for member in resolve(name)})
+    for other in sorted(documents.keys() - set(read)):
+        raise UsageError(
+            f"--documents {other}={documents[other]}: {name!r} reads no document set {other!r}, only {', '.join(read)}; leave it out, or give it the right name."
+        )
+
+
+def parse_documents(values: Sequence[str], name: str) -> Documents:
+    """What `--documents` was given, for a mixture: DIR, or NAME=DIR several times; a DIR beside them serves all other sets.
+
+    Args:
+      values: each "DIR" or "NAME=DIR"; a folder with a "=" in its first part is written ./a=b.
+      name: the registered task or mixture that will read them.
+
+    Returns:
+      The one folder, or {set name: folder}.
+
+    Raises:
+      UsageError: a name or the bare folder comes twice, a folder is empty, or the bare one serves nothing.
+    """
+    bare: list[str] = []
+    folders: dict[str, str | Path] = {}
+    for value in values:
+        key, equals, folder = value.partition("=")
+        if not equals or os.sep in key:
+            bare.append(value)
+        elif not folder or not key:
+            raise UsageError(
+                f"--documents {value}: give the name of a document set and its folder, as in --documents web=data/corpus."
+            )
+        elif key in folders:
+            raise UsageError(f"--documents {value}: the document set {key!r} has the folder {folders[key]} already; give one.")
+        else:
+            folders[key] = folder
+    if len(bare) > 1:
+        raise UsageError(f"--documents {bare[1]}: only one folder can go without a name; write NAME={bare[1]}.")
+    if not folders:
+        return bare[0]
+    if not bare:
+        return folders
+    others = {task(member).documents for member in resolve(name)} - folders.keys()
+    if not others:
+        raise UsageError(
+            f"--documents {bare[0]}: each document set that {name!r} reads has a folder of its own; leave this one out."
+        )
+    return {**dict.fromkeys(sorted(others), bare[0]), **folders}
+
+
 def shards(template: TaskTemplate, value: dict[str, Any], split: str) -> list[dict[str, Any]]:
     """The shards of a document set (its manifest) that the task reads for `split`, by name; files not in the manifest never count."""
     pattern = template.file_pattern.format(lang=template.lang, split=split)
@@ -214,8 +311,8 @@ def _without_start_up_logs() -> Iterator[None]:
             sys.stderr.write("".join(line for line in lines if not _START_UP_LOG.match(line)))
 
 
-def bind(name: str, tokenizer: Tokenizer, root: str | Path, splits: Sequence[str] = SPLITS) -> "seqio.Task":
-    """Make the seqio task of `name` over a document set and a vocabulary, and register it with seqio.
+def bind(name: str, tokenizer: Tokenizer, documents: Documents, splits: Sequence[str] = SPLITS) -> "seqio.Task":
+    """Make the seqio task of `name` over its document set and a vocabulary, and register it with seqio.
 
     Its examples have `targets` (int32 [n], the document as BOS ... EOS by the tokenizer's own ids), `targets_pretokenized`
     (its text) and `id`. Its name is unique to the task, the vocabulary and the set, e.g. "web_ja.1f0c52ab93de.77a0b1c2d3e4".
@@ -223,15 +320,15 @@ def bind(name: str, tokenizer: Tokenizer, root: str | Path, splits: Sequence[str
     Args:
       name: a registered task.
       tokenizer: the vocabulary.
-      root: folder of the document set.
+      documents: folder of its document set, or {set name: folder}, which may name the sets of other tasks too.
       splits: splits that it shall have.
 
     Raises:
-      UsageError: no such task.
+      UsageError: no such task, or no folder for the set that it reads.
       JaLlmError: the document set is unfinished or damaged, or has no shard for a split.
     """
     template = task(name)
-    root = Path(root)
+    root = document_folders([name], documents)[template.documents]
     value = manifest.read(root, manifest.DOCUMENTS)
     found = {split: shards(template, value, split) for split in splits}
     for split, entries in found.items():

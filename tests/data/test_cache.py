@@ -7,6 +7,7 @@ import pytest
 import tokenizers
 
 from ja_llm import manifest
+from ja_llm.cli import main
 from ja_llm.data import cache as cache_module
 from ja_llm.data import registry
 from ja_llm.data.batches import BatchSource, trace_text
@@ -199,6 +200,84 @@ def test_a_damaged_record_is_a_sentence(vocab, tmp_path, write_document_set, doc
     with pytest.raises(JaLlmError, match="task 'web_ja' is damaged"):
         cache("web_ja", vocab, root, tmp_path / "c")
     assert not (tmp_path / "c" / "web_ja" / "train").exists()
+
+
+@pytest.fixture
+def two_sets(write_document_set, documents, root, tmp_path):
+    """A mixture over the document sets "web" and "wiki", and the folder of each."""
+    registry.task_names()
+    registry.add_task("wiki_ja", lang="ja", documents="wiki")
+    registry.add_mixture("web_and_wiki", {"web_ja": 0.5, "web_en": 0.25, "wiki_ja": 0.25})
+    yield {"web": root, "wiki": write_document_set(tmp_path / "wiki", {("ja", "train"): documents("ja", 20, seed=7)})}
+    registry.remove("web_and_wiki")
+    registry.remove("wiki_ja")
+
+
+def set_fingerprint(folder):
+    return manifest.fingerprint(manifest.read(folder, manifest.DOCUMENTS))
+
+
+def test_a_mixture_over_two_document_sets(two_sets, vocab, tmp_path, documents, cached):
+    out = tmp_path / "c"
+    value = cache("web_and_wiki", vocab, two_sets, out)
+    prints = {name: set_fingerprint(folder) for name, folder in two_sets.items()}
+    assert value["config"]["documents"] == prints and value["parents"] == sorted(prints.values())
+    for task, name in (("web_ja", "web"), ("web_en", "web"), ("wiki_ja", "wiki")):
+        assert manifest.read(out / task / "train", manifest.TOKENS)["parents"] == [prints[name]]
+    wiki = TokenStore.open(out / "wiki_ja" / "train")
+    assert {wiki.document_id(i) for i in range(wiki.num_documents)} == {d.id for d in documents("ja", 20, seed=7)}
+    # The members over the first set are what a mixture without the second one has.
+    assert TokenStore.open(out / "web_ja" / "train").fingerprint == TokenStore.open(cached[0] / "web_ja" / "train").fingerprint
+    source, drawn = BatchSource(out, 48, 32, seed=0), {"web": 0, "wiki": 0}
+    held = {d.id for d in documents("ja", 20, seed=7)}
+    for step in range(8):
+        for row in range(32):
+            identity, *_ = source.trace(step, row)[0]
+            drawn["wiki" if identity in held else "web"] += 1
+    assert drawn == {"web": 192, "wiki": 64}, "rows are of equal length, and a quarter of the tokens is due to wiki_ja"
+    words = ["cache", "--task", "web_and_wiki", "--vocab", str(vocab), "--out", str(tmp_path / "typed")]
+    assert main([*words, "--documents", str(two_sets["web"]), "--documents", f"wiki={two_sets['wiki']}"]) == 0
+    assert manifest.read(tmp_path / "typed", manifest.MIXTURE) == value
+    # One folder for both names is one parent.
+    both = cache("web_and_wiki", vocab, two_sets["web"], tmp_path / "one")
+    assert both["parents"] == [prints["web"]] and both["config"]["documents"] == dict.fromkeys(("web", "wiki"), prints["web"])
+
+
+def test_folders_of_document_sets_must_be_those_that_are_read(two_sets, vocab, tmp_path):
+    out = tmp_path / "c"
+    with pytest.raises(UsageError, match="'wiki_ja' reads the document set 'wiki'.*--documents wiki=DIR"):
+        cache("web_and_wiki", vocab, {"web": two_sets["web"]}, out)
+    with pytest.raises(UsageError, match="'web_ja' reads no document set 'wiki'"):
+        cache("web_ja", vocab, two_sets, out)
+    assert not out.exists()
+    # Binding one task of a mixture may be given the mixture's folders; those that it does not read are not touched.
+    tokenizer = load_tokenizer(vocab)
+    both = {**two_sets, "wiki": tmp_path / "nowhere"}
+    assert registry.bind("web_ja", tokenizer, both) is registry.bind("web_ja", tokenizer, two_sets["web"])
+    with pytest.raises(JaLlmError, match="nowhere: there is no manifest.json"):
+        cache("web_and_wiki", vocab, both, out)
+
+
+def test_a_store_outlives_the_change_of_another_document_set(
+    two_sets, vocab, tmp_path, write_document_set, documents, monkeypatch
+):
+    out = tmp_path / "c"
+    first = cache("web_and_wiki", vocab, two_sets, out)
+    changed = {**two_sets, "wiki": write_document_set(tmp_path / "wiki2", {("ja", "train"): documents("ja", 21, seed=7)})}
+    with pytest.raises(UsageError, match="other documents 'wiki' "):
+        cache("web_and_wiki", vocab, changed, out)
+    (out / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="wiki_ja/train: .*other documents 'wiki' "):
+        cache("web_and_wiki", vocab, changed, out)
+    shutil.rmtree(out / "wiki_ja")
+    original, calls = cache_module._tokenized, []
+    monkeypatch.setattr(
+        cache_module, "_tokenized", lambda task, split, *rest: calls.append((task, split)) or original(task, split, *rest)
+    )
+    second = cache("web_and_wiki", vocab, changed, out)
+    assert calls == [("wiki_ja", "train")]
+    assert [m["splits"] for m in second["members"][:2]] == [m["splits"] for m in first["members"][:2]]
+    assert second["members"][2] != first["members"][2]
 
 
 @pytest.fixture

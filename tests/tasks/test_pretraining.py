@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,70 @@ def test_names_can_not_be_taken_twice_or_be_paths():
         registry.add_task("web_ja", lang="ja")
     with pytest.raises(UsageError, match="can't be the name"):
         registry.add_task("web/ja", lang="ja")
+    with pytest.raises(UsageError, match="'data/wiki' can't be the name of a document set"):
+        registry.add_task("wiki_ja", lang="ja", documents="data/wiki")
+    assert "wiki_ja" not in registry.task_names()
+
+
+@pytest.fixture
+def two_sets():
+    """A mixture of tasks over the document sets "web" and "wiki"."""
+    registry.task_names()
+    registry.add_task("wiki_ja", lang="ja", documents="wiki")
+    registry.add_mixture("web_and_wiki", {"web_ja": 0.6, "web_en": 0.1, "wiki_ja": 0.3})
+    yield "web_and_wiki"
+    registry.remove("web_and_wiki")
+    registry.remove("wiki_ja")
+
+
+def test_the_document_set_is_part_of_what_a_task_is(two_sets):
+    assert registry.task("web_ja").documents == registry.task("web_ja").config()["documents"] == "web"
+    assert registry.task("wiki_ja").config()["documents"] == "wiki"
+
+
+def test_each_set_has_its_folder(two_sets):
+    tasks = registry.resolve(two_sets)
+    assert registry.document_folders(tasks, "a") == {"web": Path("a"), "wiki": Path("a")}
+    assert registry.document_folders(tasks, {"wiki": "b", "web": "a"}) == {"web": Path("a"), "wiki": Path("b")}
+    assert registry.document_folders(["wiki_ja"], {"wiki": "b", "web": "a"}) == {"wiki": Path("b")}
+    with pytest.raises(UsageError, match="task 'wiki_ja' reads the document set 'wiki'.*add --documents wiki=DIR"):
+        registry.document_folders(tasks, {"web": "a"})
+    registry.check_all_read(two_sets, {"web": "a", "wiki": "b"})
+    registry.check_all_read(two_sets, "a")
+    with pytest.raises(UsageError, match="--documents code=c: 'web_and_wiki' reads no document set 'code', only web, wiki"):
+        registry.check_all_read(two_sets, {"web": "a", "wiki": "b", "code": "c"})
+    with pytest.raises(UsageError, match="'web_ja' reads no document set 'wiki'"):
+        registry.check_all_read("web_ja", {"web": "a", "wiki": "b"})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["data/corpus"], "data/corpus"),
+        (["web=a", "wiki=b=c"], {"web": "a", "wiki": "b=c"}),
+        (["wiki=b", "data/corpus"], {"web": "data/corpus", "wiki": "b"}),
+        (["./wiki=b"], "./wiki=b"),
+        (["web=a", "code=c"], {"web": "a", "code": "c"}),
+        (["d", "code=c"], {"web": "d", "wiki": "d", "code": "c"}),
+    ],
+)
+def test_folders_are_given_with_names_or_without(two_sets, values, expected):
+    assert registry.parse_documents(values, two_sets) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (["a", "b"], "--documents b: only one folder can go without a name; write NAME=b"),
+        (["web=a", "web=b"], "'web' has the folder a already"),
+        (["web="], "--documents web=: give the name"),
+        (["=a"], "--documents =a: give the name"),
+        (["web=a", "wiki=b", "c"], "--documents c: each document set .* has a folder of its own"),
+    ],
+)
+def test_folders_that_can_not_be_meant_are_refused(two_sets, values, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        registry.parse_documents(values, two_sets)
 
 
 def test_only_shards_in_the_manifest_of_the_language_and_split_count():
