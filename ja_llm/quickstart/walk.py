@@ -157,7 +157,7 @@ class Walk:
             f"{c.new_pieces} Japanese pieces, rows = mean of subwords",
             f"vocab expand --model {self._name('models/base')} --documents {self._name('corpus')} --pieces {c.new_pieces} --out {self._name('models/expanded')}",
         ):
-            if certificate.exists():
+            if certificate.exists():  # it comes with the whole model or not at all
                 return read_json(certificate, "certificate")
             return expand_model(
                 self.out / "models/base", self.out / "corpus", self.out / "models/expanded", new_pieces=c.new_pieces, lang="ja"

@@ -282,7 +282,14 @@ def stored_tree(path: Path) -> Any:
 
 
 def save_model(
-    directory: str | Path, *, config: DecoderConfig, params: Any, tokenizer: Tokenizer, ledger: dict[str, Any], step: int = 0
+    directory: str | Path,
+    *,
+    config: DecoderConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    ledger: dict[str, Any],
+    step: int = 0,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a whole model directory (weights without optimizer state), atomically.
 
@@ -293,6 +300,7 @@ def save_model(
       tokenizer: saved to `vocab/`.
       ledger: written to `run.json`.
       step: the checkpoint's number.
+      notes: further files, name -> JSON value (a certificate), which appear with the model or not at all.
 
     Raises:
       UsageError: the folder holds something that is not a model directory, or a training run.
@@ -304,6 +312,8 @@ def save_model(
     with atomic_directory(directory) as temporary:
         write_model_files(temporary, config, tokenizer)
         write_json(temporary / "run.json", ledger)
+        for name, value in (notes or {}).items():
+            write_json(temporary / name, value)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
     return directory

@@ -11,7 +11,6 @@ import numpy as np
 
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import write_json
 from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.certify import certify, require
 from ja_llm.vocab.expand import expand_sentencepiece, piece_sources
@@ -86,8 +85,8 @@ def expand_model(
         params=new_params,
         tokenizer=expansion.tokenizer,
         ledger=new_ledger("vocab expand", identity, [parent_entry(model.directory, model.step, model.ledger)]),
+        notes={CERTIFICATE: certificate},
     )
-    write_json(Path(out_dir) / CERTIFICATE, certificate)
     return certificate
 
 

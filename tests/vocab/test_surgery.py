@@ -77,6 +77,18 @@ def test_the_new_model_directory_holds_everything(expanded, model, document_set)
     assert certify_models(model, out, document_set)["passed"]
 
 
+def test_the_model_and_its_certificate_appear_together_or_not_at_all(model, document_set, tmp_path, monkeypatch):
+    from ja_llm.train import checkpoints
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "save", full)
+    with pytest.raises(JaLlmError, match="the disk is full"):
+        expand_model(model, document_set, tmp_path / "out", new_pieces=200)
+    assert not any(tmp_path.iterdir())
+
+
 def test_only_the_train_split_is_learnt_from(expanded):
     from ja_llm.vocab.base import load_tokenizer
 
