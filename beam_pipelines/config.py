@@ -224,9 +224,9 @@ def load(preset: str = "swallow_v2", bindings: Sequence[str] = ()) -> Corpus:
         names = sorted(path.stem for path in (gin_utils.packaged_configs() / "corpus").glob("*.gin"))
         raise UsageError(f"{preset}: there is no such preset; there are {', '.join(names)}, or give the path of a .gin file.")
     packaged = gin_utils.packaged_configs() / file
-    gin_utils.parse([str(packaged if packaged.is_file() else Path(file))], list(bindings))
     try:
-        config = Corpus()
+        with gin_utils.parsed([str(packaged if packaged.is_file() else Path(file))], list(bindings)):
+            config = Corpus()
     except TypeError as error:
         raise UsageError(f"gin configuration ({file}): {str(error).splitlines()[0]}") from error
     try:

@@ -5,11 +5,12 @@ Every mistake in a file or binding ends in one sentence that names it.
 
 import argparse
 import ast
+import contextlib
 import difflib
 import importlib.resources
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gin  # 0.1 s
@@ -68,8 +69,12 @@ def packaged_configs() -> Path:
     return Path(str(importlib.resources.files("gin_configs")))
 
 
-def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", required: Sequence[str] = ()) -> str:
-    """Parse gin files and bindings into gin's global configuration.
+@contextlib.contextmanager
+def parsed(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", required: Sequence[str] = ()) -> Iterator[str]:
+    """Bind gin files and bindings for the length of the block.
+
+    gin's configuration is global to the process, so it is cleared at the end: a value meant for one run must not reach the
+    dataclasses that the next stage of a walk makes.
 
     Args:
       files: paths, or names relative to a search path or to the package's gin_configs.
@@ -77,7 +82,7 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "",
       search_paths: comma-separated folders.
       required: macros that must be bound at the end.
 
-    Returns:
+    Yields:
       The configuration as text.
 
     Raises:
@@ -93,20 +98,26 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: str = "",
             near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
             hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
             raise UsageError(f"{file}: this gin file is neither here nor in the package; {hint}.")
+    try:
+        _bind(list(files), list(bindings))
+        text = gin.config_str()
+        given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
+        _check_macros(text, required, given)
+        yield text
+    finally:
+        gin.clear_config()
+
+
+def _bind(files: list[str], bindings: list[str]) -> None:
     # gin tries each search path for an include and logs each miss as an error; what is really missing it raises.
     logging.disable(logging.ERROR)
     try:
-        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False, skip_unknown=False)
+        # Not finalised: rooms that are imported later register their configurables then, and a locked gin refuses them.
+        gin.parse_config_files_and_bindings(files, bindings, finalize_config=False, skip_unknown=False)
     except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
-        where = ", ".join([*files, *bindings])
-        raise UsageError(f"gin configuration ({where}): {_reason(error)}.") from error
+        raise UsageError(f"gin configuration ({', '.join([*files, *bindings])}): {_reason(error)}.") from error
     finally:
         logging.disable(logging.NOTSET)
-    text = gin.config_str()
-    given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
-    _check_macros(text, required, given)
-    # Not finalised: rooms that are imported later register their configurables then, and a locked gin refuses them.
-    return text
 
 
 def _reason(error: Exception) -> str:

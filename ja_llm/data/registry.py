@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,6 +288,8 @@ def import_seqio() -> Any:
 
             tf.config.set_visible_devices([], "GPU")
             import seqio  # noqa: F401
+        # seqio maps with an argument that TensorFlow warns of at every task; it changes nothing.
+        warnings.filterwarnings("ignore", message="The `deterministic` argument has no effect")
     return sys.modules["seqio"]
 
 

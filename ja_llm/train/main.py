@@ -208,5 +208,5 @@ def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", 
     """Parse gin and train: what `ja-llm train` and `python -m ja_llm.train` call."""
     from ja_llm import gin_utils
 
-    gin_utils.parse(files, bindings, search_paths, required=REQUIRED_MACROS)
-    return train(dry_run=dry_run)
+    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS):
+        return train(dry_run=dry_run)

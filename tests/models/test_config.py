@@ -125,8 +125,9 @@ assert DecoderConfig(**stored).rope_theta == 7.0
 assert DecoderConfig.from_json(stored).rope_theta == 10000.0
 from ja_llm import gin_utils
 for name in ("tiny_test", "tiny_1m", "tiny_3m"):
-    gin_utils.parse(["models/" + name + ".gin"], [])
-    print(name, gin.query_parameter("%MODEL").scoped_configurable_fn(vocab_size=8000).to_json())
+    with gin_utils.parsed(["models/" + name + ".gin"], ["config.DecoderConfig.norm_eps = 0.5"]):
+        print(name, gin.query_parameter("%MODEL").scoped_configurable_fn(vocab_size=8000).to_json())
+    assert DecoderConfig(**stored).norm_eps == 1e-5, "a binding outlived its run"
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -134,6 +135,7 @@ for name in ("tiny_test", "tiny_1m", "tiny_3m"):
     for line in result.stdout.splitlines():
         name, value = line.split(" ", 1)
         config = DecoderConfig.from_json(eval(value))
+        assert config.norm_eps == 0.5
         sizes[name] = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
     assert 2e6 < sizes["tiny_3m"] < 5e6 and sizes["tiny_1m"] < 2e6 and set(sizes) == {"tiny_test", "tiny_1m", "tiny_3m"}
 
