@@ -48,11 +48,14 @@ class LanguageId:
     Attributes:
       min_kana_share: share of kana (hangul) among letters from which a text is Japanese (Korean), whatever the classifier
         says: half a sentence of it stands in a page of commands, none in a page of another language.
+      min_han_share: share of kanji among letters from which a text without that much kana is Chinese: the classifier takes a
+        Chinese page of commands for English. Pages with less of it are a matter for the filters.
       candidates: languages that the classifier chooses among (ISO 639-1); fewer are safer on text full of commands.
       min_letters: texts with fewer letters are "und".
     """
 
     min_kana_share: float = 0.05
+    min_han_share: float = 0.05
     candidates: Sequence[str] = ("ja", "en", "zh", "ko", "de", "fr", "es", "it", "pt", "nl", "ru", "pl")
     min_letters: int = 10
 
@@ -98,7 +101,11 @@ class JapaneseFilter:
 @gin.configurable(module="corpus")
 @dataclasses.dataclass(frozen=True)
 class EnglishFilter:
-    """Thresholds on `filters_en.measure`, read as in `JapaneseFilter`; the defaults are Gopher's (Rae 2021, table A1)."""
+    """Thresholds on `filters_en.measure`, read as in `JapaneseFilter`; the defaults are Gopher's (Rae 2021, table A1).
+
+    Ours is `max_foreign_letter_share`: letters of other scripts. A page that is one twentieth Chinese spends a third of a small
+    English vocabulary on it.
+    """
 
     min_words: float | None = 50
     max_words: float | None = 100_000
@@ -109,6 +116,7 @@ class EnglishFilter:
     max_ellipsis_line_share: float | None = 0.3
     min_alphabetic_word_share: float | None = 0.8
     min_stop_words: float | None = 2
+    max_foreign_letter_share: float | None = 0.02
     max_duplicate_line_share: float | None = 0.3
     max_duplicate_line_char_share: float | None = 0.2
     max_top_2gram_char_share: float | None = 0.2

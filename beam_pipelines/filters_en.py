@@ -4,9 +4,10 @@ import re
 from collections import Counter
 
 from beam_pipelines import rules
+from ja_llm.text import scripts
 from ja_llm.text.sentences import lines
 
-VERSION = 1
+VERSION = 2
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 _BULLETS = ("•", "-", "*", "‣", "▪", "●")
 _ALPHABETIC = re.compile(r"[A-Za-z]")
@@ -21,6 +22,7 @@ def measure(text: str) -> dict[str, float]:
     - bullet_line_share, ellipsis_line_share: lines that begin with a bullet, end in an ellipsis
     - alphabetic_word_share: words with at least one letter
     - stop_words: how many different ones of the, be, to, of, and, that, have, with
+    - foreign_letter_share: letters that are not Latin / letters
     - duplicate_line_share and ..._char_share: repeats of an earlier line
     - top_2gram_char_share to top_4gram_char_share: characters in the most frequent word n-gram / characters
 
@@ -32,6 +34,7 @@ def measure(text: str) -> dict[str, float]:
       0.0
     """
     words = text.split()
+    counts = scripts.count(text)
     rows = lines(text)
     characters = sum(map(len, words))
     line_share, line_chars = rules.duplicate_shares(rows)
@@ -44,6 +47,7 @@ def measure(text: str) -> dict[str, float]:
         "ellipsis_line_share": rules.share(sum(row.endswith(("…", "...")) for row in rows), len(rows)),
         "alphabetic_word_share": rules.share(sum(_ALPHABETIC.search(word) is not None for word in words), len(words)),
         "stop_words": len(STOP_WORDS & {word.strip(_PUNCTUATION).lower() for word in words}),
+        "foreign_letter_share": rules.share(counts.letters - counts.latin, counts.letters),
         "duplicate_line_share": line_share,
         "duplicate_line_char_share": line_chars,
         **{f"top_{n}gram_char_share": rules.share(_top_ngram_characters(words, n), characters) for n in (2, 3, 4)},

@@ -1,7 +1,7 @@
 """Stage 2: the language of a document by its content, never by what the page or its folder says.
 
-Kana are Japanese and nothing else, so their share among letters decides first (HojiChar and llm-jp do the same); the
-rest goes to py3langid, whose model is inside its wheel, restricted to the configured candidates.
+Kana are Japanese and nothing else, so their share among letters decides first (HojiChar and llm-jp do the same), then that
+of hangul and of kanji; the rest goes to py3langid, whose model is inside its wheel, restricted to the configured candidates.
 
 Writes `<unit>.jsonl`: one line a document, [language, confidence, kana share].
 """
@@ -16,7 +16,7 @@ from beam_pipelines.extract import read_unit
 from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.text import scripts
 
-VERSION = 1
+VERSION = 2
 PACKAGES = ("py3langid",)
 _CLASSIFY_CHARACTERS = 20_000  # from the text's middle; more does not change the answer
 
@@ -36,6 +36,8 @@ def identify(text: str, settings: LanguageId) -> tuple[str, float, float]:
         return "ja", 1.0, share
     if counts.hangul >= settings.min_kana_share * counts.letters:
         return "ko", 1.0, share
+    if counts.kanji >= settings.min_han_share * counts.letters:
+        return "zh", 1.0, share
     # Too little kana for a Japanese text: the classifier chooses among the others.
     others = tuple(lang for lang in settings.candidates if lang != "ja")
     start = max(0, (len(text) - _CLASSIFY_CHARACTERS) // 2)

@@ -26,5 +26,6 @@ add_evaluation_task(
     metric_fns=(metrics.choice_accuracy,),
     headline="accuracy",
     better="higher",
+    version=2,  # all candidates are scored from one place on
     description="Share of English documents whose true next 80 characters the model finds likelier than 3 spans of other documents.",
 )

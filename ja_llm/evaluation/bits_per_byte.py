@@ -25,16 +25,31 @@ def document_scores(scorer: Scorer, texts: Sequence[str], tokenizer: Any = None)
       For each text {"bits": float, "bytes": int, "tokens": int (scored ones, EOS too), "unknown": int}.
     """
     tokenizer = tokenizer or scorer.tokenizer
-    sequences = [tokenizer.document_ids(text) for text in texts]
-    unknown = tokenizer.unk_id
+    documents = [(tokenizer.document_ids(text), len(text.encode("utf-8"))) for text in texts]
+    return sequence_scores(scorer, documents, tokenizer.unk_id)
+
+
+def sequence_scores(
+    scorer: Scorer, documents: Sequence[tuple[list[int], int]], unknown: int | None = None
+) -> list[dict[str, Any]]:
+    """Score whole documents that are tokenized already.
+
+    Args:
+      scorer: of the model.
+      documents: (BOS ... EOS ids, UTF-8 bytes of the original text).
+      unknown: the tokenizer's unknown id, if it has one.
+
+    Returns:
+      As `document_scores`.
+    """
     return [
         {
             "bits": -float(logprobs.sum(dtype=np.float64)) / float(np.log(2.0)),
-            "bytes": len(text.encode("utf-8")),
+            "bytes": size,
             "tokens": len(ids) - 1,
             "unknown": ids.count(unknown) if unknown is not None else 0,
         }
-        for text, ids, logprobs in zip(texts, sequences, scorer.token_logprobs(sequences), strict=True)
+        for (ids, size), logprobs in zip(documents, scorer.token_logprobs([ids for ids, _ in documents]), strict=True)
     ]
 
 

@@ -6,6 +6,7 @@
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -160,16 +161,22 @@ def _dataset(examples: list[Example], split: str, shuffle_files: bool, seed: int
     """The examples as tf.data, in order."""
     import tensorflow as tf
 
+    beside: dict[str, list[str]] = {}  # question -> its candidates: they are scored from one place on
+    for example in examples:
+        if "question" in example["meta"]:
+            beside.setdefault(example["meta"]["question"], []).append(example["targets"])
+
     def rows() -> Iterable[dict[str, str]]:
         for example in examples:
             yield {
                 "id": example["id"],
                 "inputs_pretokenized": example["inputs"],
                 "targets_pretokenized": example["targets"],
+                "candidates": json.dumps(beside.get(example["meta"].get("question", ""), []), ensure_ascii=False),
                 "meta": json.dumps(example["meta"], ensure_ascii=False),
             }
 
-    fields = ("id", "inputs_pretokenized", "targets_pretokenized", "meta")
+    fields = ("id", "inputs_pretokenized", "targets_pretokenized", "candidates", "meta")
     return tf.data.Dataset.from_generator(rows, output_signature={name: tf.TensorSpec((), tf.string) for name in fields})
 
 
@@ -178,14 +185,17 @@ def _tokenize(dataset: Any, *, tokenizer: Any, template: EvaluationTask) -> Any:
     import numpy as np
     import tensorflow as tf
 
-    def ids(inputs: bytes, targets: bytes) -> tuple[np.ndarray, np.ndarray, np.int32]:
-        before, after = token_ids(tokenizer, inputs.decode("utf-8"), targets.decode("utf-8"), template)
+    def ids(inputs: bytes, targets: bytes, candidates: bytes) -> tuple[np.ndarray, np.ndarray, np.int32]:
+        texts = inputs.decode("utf-8"), targets.decode("utf-8"), json.loads(candidates)
+        before, after = token_ids(tokenizer, *texts, template)
         unknown = after.count(tokenizer.unk_id) if tokenizer.unk_id is not None else 0
         return np.array(before, np.int32), np.array(after, np.int32), np.int32(unknown)
 
     def add(example: dict[str, Any]) -> dict[str, Any]:
         inputs, targets, unknown = tf.numpy_function(
-            ids, [example["inputs_pretokenized"], example["targets_pretokenized"]], [tf.int32, tf.int32, tf.int32]
+            ids,
+            [example["inputs_pretokenized"], example["targets_pretokenized"], example["candidates"]],
+            [tf.int32, tf.int32, tf.int32],
         )
         inputs.set_shape([None])
         targets.set_shape([None])
@@ -195,17 +205,29 @@ def _tokenize(dataset: Any, *, tokenizer: Any, template: EvaluationTask) -> Any:
     return dataset.map(add, deterministic=True)
 
 
-def token_ids(tokenizer: Any, inputs: str, targets: str, template: EvaluationTask) -> tuple[list[int], list[int]]:
+def token_ids(
+    tokenizer: Any, inputs: str, targets: str, candidates: Sequence[str], template: EvaluationTask
+) -> tuple[list[int], list[int]]:
     """Token ids (inputs from BOS, targets) of one example.
 
     What is scored is tokenized as one text, as the model met it in training, and cut before the first token that reaches into
-    the targets; so candidates after one context are compared by the probability of the whole text. A text to be generated is
-    not there to be joined, so it is tokenized apart.
+    the targets. A piece may span the boundary with one candidate and not with another; so all candidates of a question are cut
+    where the ids of the first of them part: then every score is the probability of the whole text but for one and the same
+    context. A text to be generated is not there to be joined, so it is tokenized apart.
     """
     end = [tokenizer.eos_id] if template.append_eos else []
     if template.kind == GENERATE:
         return [tokenizer.bos_id, *tokenizer.encode(inputs)], [*tokenizer.encode(targets), *end]
+    ids, cut = _joined(tokenizer, inputs, targets)
+    for other in candidates:
+        others, other_cut = _joined(tokenizer, inputs, other)
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids[:cut], others[:other_cut], strict=False))
+        cut = sum(1 for _ in same)
+    return [tokenizer.bos_id, *ids[:cut]], [*ids[cut:], *end]
+
+
+def _joined(tokenizer: Any, inputs: str, targets: str) -> tuple[list[int], int]:
+    """Ids of the whole text, and how many of them lie wholly in the inputs."""
     ids, offsets = tokenizer.encode_with_offsets(inputs + targets)
     # Without inputs all is scored, also a piece that stands for no character (SentencePiece's space in front).
-    cut = next((number for number, (_, stop) in enumerate(offsets) if stop > len(inputs)), len(ids)) if inputs else 0
-    return [tokenizer.bos_id, *ids[:cut]], [*ids[cut:], *end]
+    return ids, next((number for number, (_, stop) in enumerate(offsets) if stop > len(inputs)), len(ids)) if inputs else 0

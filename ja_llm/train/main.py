@@ -139,7 +139,7 @@ def train(
         schedule,
         identity={"mixture": held},
         config_text=gin.config_str(),
-        evaluators=heldout_evaluators(cache_dir, config, tokenizer, length=length, documents=eval_documents),
+        evaluators=heldout_evaluators(cache_dir, config, length=length, documents=eval_documents),
     )
 
 

@@ -77,6 +77,7 @@ def expand_model(
         "expansion": expansion.config,
         "base_vocabulary": base.fingerprint,
         "base": model.ledger.get("identity_hash", ""),
+        "base_step": model.step,
         "vocabulary": expansion.tokenizer.fingerprint,
     }
     save_model(

@@ -66,3 +66,12 @@ def test_containment_is_that_of_brute_force(web):
 )
 def test_language_by_content(text, lang):
     assert identify(text, LanguageId())[0] == lang
+
+
+def test_a_page_of_commands_with_chinese_in_it_is_not_english():
+    commands = "sudo apt-get install package --option=value /etc/default/config && systemctl restart daemon.service; " * 30
+    english = "The program reads its settings from a file and writes what it did to the log. " * 20
+    assert identify(english + commands, LanguageId())[0] == "en"
+    assert identify(commands + "安装软件包并重新启动服务，然后检查配置文件。" * 10, LanguageId())[0] == "zh"
+    assert identify(english + "（株）東京", LanguageId())[0] == "en", "a name or two is not another language"
+    assert identify(commands + "設定ファイルを読み、サービスを再起動します。" * 10, LanguageId())[0] == "ja"
