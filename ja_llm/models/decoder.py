@@ -30,7 +30,7 @@ from flax.linen import partitioning
 
 from ja_llm.attention import attention
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.product import product
+from ja_llm.models.matmul import product
 from ja_llm.sharding import constrain
 
 Shape = tuple[int, ...]

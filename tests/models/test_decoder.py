@@ -9,7 +9,7 @@ import pytest
 
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, input_std, output_std, param_axes
-from ja_llm.models.product import product
+from ja_llm.models.matmul import product
 
 CONFIG = DecoderConfig(
     vocab_size=97, embed_dim=24, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=10, mlp_dim=50, max_length=80
