@@ -37,10 +37,11 @@ def model_card(loaded: Any, dtype: str) -> str:
         ("data fingerprint", str(identity.get("data", ""))),
         ("vocabulary fingerprint", loaded.tokenizer.fingerprint),
         ("ledger identity", str(ledger.get("identity_hash", ""))),
-        ("licences of the sources", ", ".join([*licences, *map(str, ledger.get("licences", []))])),
+        ("licences of the weights it is made from", ", ".join(licences)),
     ]
     lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
+    lines += _text_licences(ledger.get("licences", {}))
     ancestors = [entry for entry in _lineage(ledger) if entry is not ledger]
     if ancestors:
         lines += ["", "## Made from", ""]
@@ -49,6 +50,16 @@ def model_card(loaded: Any, dtype: str) -> str:
             for entry in ancestors
         ]
     return "\n".join(lines) + "\n"
+
+
+def _text_licences(counts: Any) -> list[str]:
+    """A section on the training documents' licences, from {licence: documents}; nothing where the ledger has none."""
+    if not isinstance(counts, dict) or not counts:
+        return []
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    cells = [(" ".join(name.split()).replace("|", "\\|") or "not stated", f"{count:,}") for name, count in rows]
+    table = [f"| {name} | {count} |" for name, count in cells]
+    return ["", "## Training text licences", "", "| licence | documents |", "|---|---:|", *table]
 
 
 def _lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
