@@ -71,6 +71,9 @@ def test_japanese_statistics_by_hand(text, statistic, value):
         ("a b a b c", "top_2gram_char_share", 0.8),
         ("a b c a b c", "top_3gram_char_share", 1.0),
         ("a b c d", "top_4gram_char_share", 0.0),
+        ("ab 漢字", "foreign_letter_share", 0.5),
+        ("café 12 Мир!", "foreign_letter_share", 3 / 7),
+        ("12 + 34", "foreign_letter_share", 0.0),
     ],
 )
 def test_english_statistics_by_hand(text, statistic, value):
