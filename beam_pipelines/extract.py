@@ -19,7 +19,7 @@ from beam_pipelines.workspace import Stage, Tally, Unit, note_progress, write_fi
 from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
 from ja_llm.text.normalise import normalise, strip_controls
 
-VERSION = 1
+VERSION = 2
 PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText")
 
 _HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")

@@ -1,6 +1,7 @@
 """WARC reading: warcio as the oracle on whole files; damage costs only what is damaged and is named."""
 
 import gzip
+import re
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
@@ -85,6 +86,45 @@ def test_flipped_bit_that_inflates_is_found_by_the_checksum(web, pages, tmp_path
     captures, damage = read(path)
     assert [c.url for c in captures] == [p["url"] for i, p in enumerate(pages) if i != 1]
     assert [(d.reason, d.lost_documents) for d in damage] == [("warc_corrupt", 1)]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "one gzip member"])
+@pytest.mark.parametrize(
+    ("damage", "offset_of", "lost"),
+    [
+        (lambda record: record.replace(b"WARC/1.", b"XARC/1."), 1, 1),
+        (lambda record: b"\0" * len(record), 1, 0),
+        (lambda record: record.replace(b"Content-Length: ", b"Content-Length: 9", 1), 1, 1),
+        (lambda record: record.replace(b"Content-Length: ", b"Content-Length: 999999", 1), 1, 1),
+        (lambda record: re.sub(rb"Content-Length: \d", b"Content-Length: ", record, count=1), 1, 1),
+        (lambda record: record.replace(b"Content-Length: ", b"Content-Lengtx: ", 1), 1, 1),
+        (lambda record: record + b"garbage" * 300_000, 2, 0),
+    ],
+    ids=["magic", "zeros", "length too large", "length past the end", "length too small", "no length", "garbage behind"],
+)
+def test_after_a_damaged_record_the_rest_is_read(web, pages, tmp_path, compressed, damage, offset_of, lost):
+    """Records that no gzip member parts: the second of five is damaged."""
+    records = web.warc_bytes(pages[:5], gzip=False)
+    content = b"".join([records[0], damage(records[1]), *records[2:]])
+    path = tmp_path / ("a.warc.gz" if compressed else "a.warc")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    captures, damages = read(path)
+    kept = [p for i, p in enumerate(pages[:5]) if i != 1 or offset_of == 2]
+    assert [c.url for c in captures] == [p["url"] for p in kept]
+    assert all(c.block.endswith(p["body"].encode()) for c, p in zip(captures, kept, strict=True))
+    at = sum(map(len, records[:offset_of]))
+    assert [(d.offset, d.reason, d.lost_documents) for d in damages] == [(0 if compressed else at, "warc_corrupt", lost)]
+    assert f"reading went on at byte {content.index(records[2])}" in damages[0].detail
+    assert not compressed or f"at byte {at} of what this gzip member holds" in damages[0].detail
+
+
+def test_damaged_end_of_a_plain_file_says_that_nothing_follows(web, pages, tmp_path):
+    records = web.warc_bytes(pages[:3], gzip=False)
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join([*records[:2], records[2].replace(b"WARC/1.", b"XARC/1.")]))
+    captures, damages = read(path)
+    assert len(captures) == 2 and len(damages) == 1 and damages[0].detail.endswith("nothing readable follows")
+    assert (damages[0].offset, damages[0].lost_documents) == (sum(map(len, records[:2])), 1)
 
 
 def test_garbage_between_members_and_zero_padding(web, pages, tmp_path):
