@@ -12,11 +12,13 @@ import difflib
 import fnmatch
 import functools
 import importlib
+import json
 import math
 import os
 import re
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ja_llm import manifest
 from ja_llm.documents import FIELDS
 from ja_llm.errors import UsageError
+from ja_llm.files import canonical_json
 from ja_llm.vocab.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class TaskTemplate:
       file_pattern: shards that it reads, relative to the root of a document set; `{lang}` and `{split}` are filled in.
       preprocessors: functions tf.data.Dataset -> tf.data.Dataset on dicts of string scalars (the fields of a Document), run
         before tokenisation; they may change `text` and drop documents, and must keep `id`. Import TensorFlow inside them.
+        Each is a function of a module, or `functools.partial` of one with JSON values, so that its name says what it is.
       version: raised when a preprocessor's effect changes, so that older caches are known as such.
     """
 
@@ -65,16 +69,52 @@ class TaskTemplate:
     version: int = 1
 
     def config(self) -> dict[str, Any]:
-        """The values that decide what the task makes of a document set."""
-        names = [getattr(p, "__qualname__", repr(p)) for p in self.preprocessors]
+        """The values that decide what the task makes of a document set, as plain JSON values; they stand in every cache of it.
+
+        Raises:
+          UsageError: a preprocessor has no name or argument that would be the same next time.
+        """
         return {
             "task": self.name,
             "lang": self.lang,
             "documents": self.documents,
             "file_pattern": self.file_pattern,
-            "preprocessors": names,
+            "preprocessors": [_describe(p, self.name) for p in self.preprocessors],
             "version": self.version,
         }
+
+
+def _describe(preprocessor: Any, task: str) -> Any:
+    """A preprocessor by what is the same in every process: module and name, and for a partial its arguments (JSON values)."""
+    if isinstance(preprocessor, functools.partial):
+        given = {"args": list(preprocessor.args), "keywords": preprocessor.keywords}
+        return {"function": _describe(preprocessor.func, task), **_plain(given, preprocessor, task)}
+    name = getattr(preprocessor, "__qualname__", "")
+    if not isinstance(preprocessor, types.FunctionType) or "<" in name:
+        raise UsageError(
+            f"task {task!r}: the preprocessor {name or type(preprocessor).__name__!r} has no name by which a cache could tell it "
+            "from another; define it with def at the top of a module, and give it its values with functools.partial."
+        )
+    return f"{preprocessor.__module__}.{name}"
+
+
+def _plain(given: Any, partial: "functools.partial[Any]", task: str) -> Any:
+    """The arguments as they come back from JSON; what would come back as something else is refused."""
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            value = list(value.values())
+        if isinstance(value, list | tuple):
+            for part in value:
+                check(part)
+        elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
+            raise UsageError(
+                f"task {task!r}: the preprocessor {getattr(partial.func, '__qualname__', partial.func)!r} is given {value!r}, but "
+                "only JSON values (text, numbers, lists, dicts with text keys) can be noted in a cache; give it such values."
+            )
+
+    check(given)
+    return json.loads(canonical_json(given))
 
 
 _tasks: dict[str, TaskTemplate] = {}
@@ -94,12 +134,14 @@ def add_task(
     """Register a task; see `TaskTemplate`.
 
     Raises:
-      UsageError: the name is taken, or it or that of the document set can't be a name.
+      UsageError: the name is taken, or it or that of the document set can't be a name, or a preprocessor can't be described.
     """
     _check_new(name)
     _check_name(documents, "a document set")
-    _tasks[name] = TaskTemplate(name, lang, documents, file_pattern, tuple(preprocessors), version)
-    return _tasks[name]
+    template = TaskTemplate(name, lang, documents, file_pattern, tuple(preprocessors), version)
+    template.config()  # a preprocessor without a name is refused where it is written, not when the cache is made
+    _tasks[name] = template
+    return template
 
 
 def add_mixture(name: str, rates: Mapping[str, float]) -> None:

@@ -280,15 +280,15 @@ def test_a_store_outlives_the_change_of_another_document_set(
     assert second["members"][2] != first["members"][2]
 
 
+def keep_long(dataset):
+    import tensorflow as tf
+
+    return dataset.filter(lambda e: tf.strings.length(e["text"], "UTF8_CHAR") > 50)
+
+
 @pytest.fixture
 def long_pages():
     """A task with a preprocessor of its own."""
-
-    def keep_long(dataset):
-        import tensorflow as tf
-
-        return dataset.filter(lambda e: tf.strings.length(e["text"], "UTF8_CHAR") > 50)
-
     registry.add_task("long_ja", lang="ja", preprocessors=[keep_long])
     yield
     registry.remove("long_ja")
