@@ -6,6 +6,7 @@ killed evaluation goes on with the next chunk and ends in the same numbers.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
-from ja_llm.evaluation.registry import GENERATE, SPLIT, EvaluationTask, bind, resolve
-from ja_llm.evaluation.samples import TaskFiles
+from ja_llm.evaluation.registry import GENERATE, SPLIT, EvaluationTask, bind, names, resolve
+from ja_llm.evaluation.samples import TaskFiles, finished_tasks
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.files import write_json
 from ja_llm.manifest import software
@@ -55,7 +56,8 @@ def evaluate(
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
-      the headline metric's 95 % "interval" [low, high], and "about" (headline, direction, meaning, signatures).
+      the headline metric's 95 % "interval" [low, high], and "about" (headline, direction, meaning, signatures). Tasks that
+      an earlier call finished in OUT with the same model, data and settings stand there too, after this call's.
 
     Raises:
       UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
@@ -76,18 +78,14 @@ def evaluate(
     runners = Runners(loaded, batch_size, length)
     results: dict[str, Any] = {}
     for template in templates:
-        size = documents if template.whole_set else limit
-        request = {
-            "task": template.name,
-            "version": template.version,
-            "model": identity,
-            "data": data,
-            "examples": size,
-            "batch_size": batch_size,
-            "length": length,
-        }
+        request = _request(template, identity, data, settings)
         files = TaskFiles(out, template.name, request)
-        results[template.name] = files.finished() or _run_task(template, runners, sources, files, size)
+        results[template.name] = files.finished() or _run_task(template, runners, sources, files, request["examples"])
+    for name, result in finished_tasks(out).items():
+        if name not in results and _same_request(name, result["request"], identity, data, settings):
+            results[name] = result
+            data = {**result["request"]["data"], **data}
+    left_out = {name: why for name, why in {**_left_out_before(out, identity), **left_out}.items() if name not in results}
     value = {
         "schema": SCHEMA,
         "model": loaded.directory.name,
@@ -101,6 +99,48 @@ def evaluate(
     }
     write_json(out / "results.json", value)
     return value
+
+
+def _request(
+    template: EvaluationTask, identity: dict[str, Any], data: dict[str, str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides the numbers of one task."""
+    return {
+        "task": template.name,
+        "version": template.version,
+        "model": identity,
+        "data": data,
+        "examples": settings["documents" if template.whole_set else "limit"],
+        "batch_size": settings["batch_size"],
+        "length": settings["length"],
+    }
+
+
+def _same_request(
+    name: str, stored: dict[str, Any], identity: dict[str, Any], data: dict[str, str], settings: dict[str, Any]
+) -> bool:
+    """Whether a task that an earlier call measured may stand beside this call's in one table.
+
+    Only tasks that need pairs read them, so pairs that one of the calls was not given contradict nothing. Every task reads the
+    document set (a translation must not stand in it), so that one must be the same.
+    """
+    if name not in names() or not isinstance(stored.get("data"), dict):
+        return False
+    before = stored["data"]
+    if "pairs" in before and "pairs" in data and before["pairs"] != data["pairs"]:
+        return False
+    if before.get("documents") != data.get("documents"):
+        return False
+    return stored == _request(resolve(name)[0], identity, before, settings)
+
+
+def _left_out_before(out: Path, identity: dict[str, Any]) -> dict[str, str]:
+    """What an earlier call on the same model left out, and why."""
+    try:
+        value = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        return dict(value["left_out"]) if value["identity"] == identity else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _runnable(tasks: str | Sequence[str], sources: Sources) -> tuple[list[EvaluationTask], dict[str, str]]:

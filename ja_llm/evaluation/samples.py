@@ -80,6 +80,20 @@ class TaskFiles:
         return value
 
 
+def finished_tasks(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stored results of every finished task in a folder, of whatever request, by name; files that can't be read are no results."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        fits = isinstance(value, dict) and isinstance(value.get("request"), dict)
+        if fits and (folder / f"{path.stem}.samples.jsonl").exists():
+            found[path.stem] = value
+    return found
+
+
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The lines of a samples file.
 

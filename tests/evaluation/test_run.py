@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,59 @@ def test_finished_tasks_are_not_run_again_and_other_settings_are(folder, whole, 
     assert run(folder, folder / "whole") == whole
 
 
+def test_one_more_task_joins_the_results_of_the_same_model_data_and_settings(folder, whole, monkeypatch):
+    out = shutil.copytree(folder / "whole", folder / "joined")
+    runs = []
+    plain = run_module.Runners.run
+    monkeypatch.setattr(
+        run_module.Runners, "run", lambda self, task, examples: runs.append(task.name) or plain(self, task, examples)
+    )
+    assert run(folder, out, "bits_per_byte_en") == whole and not runs
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(whole))
+    # A call without pairs measures its own task again; those that were measured with them are still of this model and set.
+    both = evaluate(folder / "model", "bits_per_byte_en", root=folder / "documents", out_dir=out, limit=10, length=192)
+    assert both["tasks"] == whole["tasks"] and both["data"] == whole["data"] and set(runs) == {"bits_per_byte_en"}
+
+
+def test_results_of_other_settings_weights_data_or_versions_do_not_join(folder, whole, tmp_path, monkeypatch):
+    def joined(change=lambda out: None, **kw):
+        out = shutil.copytree(folder / "whole", tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        change(out)
+        return set(run(folder, out, "bits_per_byte_en", **kw)["tasks"])
+
+    whole_sets = {"bits_per_byte_ja", "bits_per_byte_en"}
+    assert joined(batch_size=8) == {"bits_per_byte_en"}
+    assert joined(documents=5) == set(whole["tasks"]) - {"bits_per_byte_ja"}  # only whole sets read this setting
+
+    def edit(out, name, change):
+        value = json.loads((out / f"{name}.json").read_text())
+        change(value["request"])
+        (out / f"{name}.json").write_text(json.dumps(value))
+
+    others = {
+        "weights": lambda request: request["model"].update(weights="other"),
+        "vocabulary": lambda request: request["model"].update(vocabulary="other"),
+        "step": lambda request: request["model"].update(step=7),
+        "documents": lambda request: request["data"].update(documents="other"),
+        "pairs": lambda request: request["data"].update(pairs="other"),
+        "version": lambda request: request.update(version=0),
+        "damage": lambda request: request.clear(),
+    }
+    for name, change in others.items():
+        assert "bits_per_byte_ja" not in joined(lambda out, c=change: edit(out, "bits_per_byte_ja", c)), name
+    assert whole_sets <= joined()
+    assert "bits_per_byte_ja" not in joined(lambda out: (out / "bits_per_byte_ja.samples.jsonl").unlink())
+
+
+def test_what_a_suite_left_out_stays_said_until_it_is_measured(folder):
+    out = folder / "later_pairs"
+    sizes = {"limit": 2, "documents": 2, "length": 64, "out_dir": out, "root": folder / "documents"}
+    assert list(evaluate(folder / "model", **sizes)["left_out"]) == ["translate_ui_en_ja"]
+    assert list(evaluate(folder / "model", "bits_per_byte_en", **sizes)["left_out"]) == ["translate_ui_en_ja"]
+    results = evaluate(folder / "model", "translate_ui_en_ja", pairs=folder / "pairs.jsonl", **sizes)
+    assert not results["left_out"] and len(results["tasks"]) == 5 and set(results["data"]) == {"documents", "pairs"}
+
+
 def test_sigkill_then_the_same_command(folder, whole):
     """A real kill while bits per byte is being measured."""
     out = folder / "killed"
@@ -192,8 +246,6 @@ def test_a_suite_leaves_out_what_has_no_source_and_a_named_task_does_not(folder)
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(folder, tmp_path):
-    import shutil
-
     other = shutil.copytree(folder / "model", tmp_path / "model")
     special = other / "vocab/special_ids.json"
     special.write_text(json.dumps({"bos": 5, "eos": 6, "unk": 0}))
