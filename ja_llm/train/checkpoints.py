@@ -105,19 +105,22 @@ class Checkpoints:
       directory: the model directory.
       keep: how many of the newest to keep; None keeps all.
       asynchronous: write in the background while training goes on.
+
+    Attributes:
+      directory: the model directory, absolute.
     """
 
     def __init__(self, directory: str | Path, keep: int | None = None, asynchronous: bool = True):
-        self._directory = Path(directory).absolute()
+        self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
         )
         try:
             self._manager = ocp.CheckpointManager(
-                self._directory / "checkpoints", item_names=("params", "optimizer"), options=options
+                self.directory / "checkpoints", item_names=("params", "optimizer"), options=options
             )
         except OSError as error:
-            raise os_error_sentence(error, self._directory) from error
+            raise os_error_sentence(error, self.directory) from error
 
     def steps(self) -> list[int]:
         """Steps that are wholly written, ascending."""
@@ -127,25 +130,19 @@ class Checkpoints:
         """Save one checkpoint; `optimizer` is the optimizer's state pytree.
 
         Raises:
-          JaLlmError: the disk is full; what was saved before stays.
+          JaLlmError: the disk is full, or it can't be written; what was saved before stays.
         """
         # A write that fails in the background leaves threads that print; so the room is looked at first.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))) // jax.process_count()
-        if shutil.disk_usage(self._directory).free < size:
-            raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory / "checkpoints" / str(step))
-        try:
+        if shutil.disk_usage(self.directory).free < size:
+            raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self.directory / "checkpoints" / str(step))
+        with _writable(self.directory / "checkpoints" / str(step)):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(_named_leaves(optimizer))
                 ),
             )
-        except OSError as error:
-            raise os_error_sentence(error, self._directory / "checkpoints" / str(step)) from error
-        except ValueError as error:  # TensorStore reports a full disk as a ValueError
-            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-                raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory) from error
-            raise
 
     def restore(self, step: int, abstract_params: Any, abstract_optimizer: Any) -> tuple[Any, Any]:
         """Restore (params, optimizer state) with the shapes, dtypes and shardings of the given abstract trees.
@@ -154,7 +151,7 @@ class Checkpoints:
           JaLlmError: the checkpoint is of another model or optimizer (its first foreign parameter is named), can't be read
             from the disk, does not fit into memory, or is damaged.
         """
-        path = self._directory / "checkpoints" / str(step)
+        path = self.directory / "checkpoints" / str(step)
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract_params),
             optimizer=ocp.args.StandardRestore(_named_leaves(abstract_optimizer)),
@@ -167,12 +164,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until background writes are done, and raise what went wrong in them as a sentence."""
-        try:
+        with _writable(self.directory / "checkpoints"):
             self._manager.wait_until_finished()
-        except Exception as error:
-            if "No space left" in str(error):
-                raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self._directory) from error
-            raise JaLlmError(f"{self._directory}: a checkpoint could not be written ({first_line(error)}).") from error
 
     def close(self) -> None:
         """Finish background writes and release the manager."""
@@ -215,6 +208,30 @@ def _from_named_leaves(tree: dict[str, Any], like: Any) -> Any:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while the checkpoint `path` is written into its sentence."""
+    try:
+        yield
+    except JaLlmError:
+        raise
+    except Exception as error:  # orbax and TensorStore raise many kinds: a full disk is a ValueError
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: BaseException) -> JaLlmError:
+    """The sentence for a checkpoint that can't be written: a full disk, rights, or whatever else was said."""
+    number, text = _errno(error), str(error)
+    if number is None and ("No space left" in text or ("RESOURCE_EXHAUSTED" in text and "memory" not in text)):
+        number = errno.ENOSPC
+    if number is not None:
+        return os_error_sentence(OSError(number, os.strerror(number)), path)
+    return JaLlmError(
+        f"{path}: a checkpoint could not be written ({type(error).__name__}: {first_line(error)}); run the same command with "
+        "--debug to see where."
+    )
 
 
 @contextlib.contextmanager
@@ -304,6 +321,7 @@ def save_model(
 
     Raises:
       UsageError: the folder holds something that is not a model directory, or a training run.
+      JaLlmError: the disk is full, or it can't be written; nothing of it is left.
     """
     directory = Path(directory).absolute()
     refuse_foreign(directory)
@@ -314,7 +332,7 @@ def save_model(
         write_json(temporary / "run.json", ledger)
         for name, value in (notes or {}).items():
             write_json(temporary / name, value)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _writable(directory), ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for the write
             checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
     return directory
 

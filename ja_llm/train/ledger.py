@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import UsageError
-from ja_llm.files import read_json, sha256_json, write_json
+from ja_llm.files import read_json, sha256_json, write_json, write_text
 from ja_llm.manifest import software
 
 SCHEMA = "ja_llm.run/1"
@@ -64,16 +64,27 @@ def lock_run(directory: Path) -> Any:
     return file
 
 
-def open_ledger(path: Path, ledger: dict[str, Any]) -> dict[str, Any]:
+_CALL = ("code", "software", "mesh")  # what may differ between two calls of one run
+
+
+def open_ledger(path: Path, ledger: dict[str, Any], from_step: int = 0) -> dict[str, Any]:
     """Write the ledger of a new run, or check that an existing one describes the same run.
 
+    Args:
+      path: of run.json.
+      ledger: what this call would write for a new run.
+      from_step: the step that this call goes on from.
+
     Returns:
-      The ledger in force: the stored one for a resumed run, with the mesh history extended.
+      The ledger in force: the stored one for a resumed run, with this call's code, software and mesh. `history` lists them
+      with the step that they took over at, one entry for each call in which one of them changed.
 
     Raises:
       UsageError: the folder holds a run with other settings; the first difference is named.
     """
+    call = {key: ledger.get(key) for key in _CALL}
     if not path.exists():
+        ledger = {**ledger, "history": [{"from_step": from_step, **call}]}
         write_json(path, ledger)
         return ledger
     stored = read_json(path, "ledger")
@@ -84,15 +95,30 @@ def open_ledger(path: Path, ledger: dict[str, Any]) -> dict[str, Any]:
             f"{path.parent}: this folder holds a run with {name} = {was!r}, the command says {now!r}; "
             "give the same settings to go on, or another MODEL_DIR for a new run."
         )
-    meshes = stored.get("mesh_history", [stored.get("mesh")])
-    merged = {
-        **stored,
-        "mesh": ledger.get("mesh"),
-        "mesh_history": meshes + [ledger.get("mesh")] if meshes[-1:] != [ledger.get("mesh")] else meshes,
-    }
+    history = stored.get("history", [])
+    if not history or {key: history[-1].get(key) for key in _CALL} != call:
+        history = [*history, {"from_step": from_step, **call}]
+    merged = {**stored, **call, "history": history}
     if merged != stored:
         write_json(path, merged)
     return merged
+
+
+def write_config(directory: Path, text: str, from_step: int = 0) -> None:
+    """Keep a run's configuration: `config.gin` by the first call, `config.<step>.gin` by one that goes on with another.
+
+    Args:
+      directory: the run directory.
+      text: the configuration of this call.
+      from_step: the step that this call goes on from.
+    """
+    first = directory / "config.gin"
+    later = {int(step): p for p in directory.glob("config.*.gin") if (step := p.name.split(".")[1]).isdigit()}
+    newest = later[max(later)] if later else first
+    if not first.exists():
+        write_text(first, text)
+    elif newest.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(directory / f"config.{from_step}.gin", text)
 
 
 def first_difference(old: Any, new: Any, prefix: str = "") -> tuple[str, Any, Any]:

@@ -22,7 +22,7 @@ import optax
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import read_json, write_text
+from ja_llm.files import read_json
 from ja_llm.models.config import CHECKPOINT_FIELDS, IDENTITY_FIELDS, DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.progress import Progress
@@ -37,7 +37,7 @@ from ja_llm.train.checkpoints import (
     write_model_files,
 )
 from ja_llm.train.learning_rates import Schedule
-from ja_llm.train.ledger import lock_run, new_ledger, open_ledger, parent_entry
+from ja_llm.train.ledger import lock_run, new_ledger, open_ledger, parent_entry, write_config
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.step import TrainState, init_optimizer, make_train_step
@@ -114,7 +114,7 @@ def run(
       optimizer: settings that make the optax transformation.
       schedule: step -> learning rate.
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
-      config_text: the gin configuration, kept in the run directory as config.gin.
+      config_text: the gin configuration, kept in the run directory as config.gin; another one on resume as config.<step>.gin.
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
 
     Returns:
@@ -167,9 +167,11 @@ def run(
     )
     if jax.process_index() == 0:
         lock = lock_run(directory)  # noqa: F841 (held until the process ends)
-        open_ledger(directory / "run.json", ledger)
+        from_step = (model_steps(directory) or [0])[-1]
+        open_ledger(directory / "run.json", ledger, from_step)
         write_model_files(directory, model, tokenizer)
-        write_text(directory / "config.gin", config_text)
+        if config_text:
+            write_config(directory, config_text, from_step)
 
     # --- Restore: (1) newest checkpoint of this run, (2) initial checkpoint, (3) random parameters
     checkpoints = Checkpoints(directory, keep=config.keep_checkpoints)
@@ -211,13 +213,13 @@ def run(
             batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
             state, metrics = step_fn(state, batch)
             # The previous step's numbers are fetched while this one computes.
-            clock = _report(pending, clock, writer, progress)
+            clock = _report(pending, clock, writer, progress, checkpoints)
             pending = (step + 1, metrics)
             done = step + 1 == config.total_steps
             evaluate = evaluators and (done or (config.eval_period and (step + 1) % config.eval_period == 0))
             save = done or (step + 1) % config.checkpoint_period == 0
             if evaluate or save or stopped.is_set():
-                clock = _report(pending, clock, writer, progress)
+                clock = _report(pending, clock, writer, progress, checkpoints)
                 pending = None
             if evaluate:
                 results = {f"eval/{n}/{k}": v for n, f in evaluators.items() for k, v in f(state.params).items()}  # type: ignore[union-attr]
@@ -263,7 +265,7 @@ def _with(abstract: Any, spread: Any) -> Any:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
 
 
-def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: Progress) -> float:
+def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: Progress, checkpoints: Checkpoints) -> float:
     """Fetch a step's metrics, stop on a loss that is not finite, log; returns the time of the fetch."""
     if pending is None:
         return clock
@@ -271,15 +273,23 @@ def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: 
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     now = time.monotonic()
     if not values.pop("finite"):
-        raise JaLlmError(
-            f"step {step}: the loss or its gradient is not finite, the parameters were left as before it; "
-            "lower the learning rate, or look at the documents of that batch (`BatchSource.trace`)."
-        )
+        checkpoints.wait()
+        raise _not_finite(step, checkpoints.directory, (checkpoints.steps() or [None])[-1])
     values["tokens_per_second"] = values["target_tokens"] / max(now - clock, 1e-9)
     if writer:
         writer.write(step, values)
     progress.update(1, f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s")
     return now
+
+
+def _not_finite(step: int, directory: Path, newest: int | None) -> JaLlmError:
+    """The sentence for a loss that is not finite. A run keeps its learning rate, so only another folder can have a lower one."""
+    start = f"INITIAL_CHECKPOINT_PATH={directory}@{newest}" if newest else "the settings of this one"
+    return JaLlmError(
+        f"step {step}: the loss or its gradient is not finite, the parameters were left as before it; this run keeps its learning "
+        f"rate, so begin another in a new MODEL_DIR with {start} and a lower PEAK_LEARNING_RATE, or look at the documents of that "
+        "batch (`BatchSource.trace`)."
+    )
 
 
 @contextlib.contextmanager

@@ -71,7 +71,8 @@ def test_sigterm_saves_and_another_mesh_goes_on(training, metrics, straight, tmp
     assert result.returncode == 0, result.stderr
     ours, theirs = ([line["loss"] for line in metrics(run) if "loss" in line] for run in (directory, straight))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert len(json.loads((directory / "run.json").read_text())["mesh_history"]) == 2
+    history = json.loads((directory / "run.json").read_text())["history"]
+    assert [(entry["from_step"], entry["mesh"]["tensor"]) for entry in history] == [(0, 1), (saved, 2)]
 
 
 def test_eight_devices_give_the_losses_of_one(training, straight, metrics, tmp_path):
