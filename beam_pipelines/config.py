@@ -131,7 +131,8 @@ class Split:
 
     Attributes:
       heldout_share: share of the documents (or groups) that is held out.
-      split_by: "document", or "group" to keep a package's or site's pages on one side.
+      split_by: "group" keeps a package's or site's pages on one side, so that held-out text is of manuals or sites that were
+        never trained on; "document" is for sets of few groups.
       seed: of the hash that decides.
       ngrams: characters of the n-grams that containment is measured on, by the held-out document's language, white space
         removed. 13 characters are a clause in Japanese and two words in English, where 40 are about eight words.
@@ -139,7 +140,7 @@ class Split:
     """
 
     heldout_share: float = 0.01
-    split_by: str = "document"
+    split_by: str = "group"
     seed: int = 1
     ngrams: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"ja": 13, "en": 40})
     max_containment: float | None = 0.5
@@ -185,7 +186,26 @@ class Corpus:
         Raises:
           UsageError: names the value.
         """
+        parts = (self.extraction, self.language, self.minhash, self.japanese, self.english, self.split, self)
+        for part in parts:
+            for field in dataclasses.fields(part):
+                fine, wanted = _is_of(getattr(part, field.name), field.type)
+                if not fine:
+                    raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+        unknown = unknown_candidates(self.language.candidates)
         checks = (
+            (
+                "LanguageId.candidates",
+                unknown[0] if unknown else "",
+                not unknown,
+                "among the languages that py3langid knows (ISO 639-1, e.g. 'de')",
+            ),
+            (
+                "LanguageId.candidates",
+                self.language.candidates,
+                bool(set(self.language.candidates) - {"ja"}),
+                "at least one language beside 'ja', which kana decide",
+            ),
             ("Extraction.max_bytes", self.extraction.max_bytes, self.extraction.max_bytes > 0, "a positive number"),
             ("Extraction.deadline_s", self.extraction.deadline_s, self.extraction.deadline_s > 0, "a positive number"),
             (
@@ -207,12 +227,46 @@ class Corpus:
         )
         for name, value, fine, wanted in checks:
             if not fine:
-                raise UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
+                raise _unfit(name, value, wanted)
         unfiltered = sorted(set(self.languages) - {"ja", "en"})
         if unfiltered:
             raise UsageError(
                 f"corpus.Corpus.languages names {unfiltered[0]!r}, but there are filters for 'ja' and 'en' only; take it out."
             )
+
+
+def _unfit(name: str, value: Any, wanted: str) -> UsageError:
+    return UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
+
+
+def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
+    """Whether a value is of a field's declared type, and what that is in words. A dataclass field is its own affair."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return number and isinstance(value, int), "a whole number"
+    if kind is float:
+        return number, "a number"
+    if kind == float | None:
+        return number or value is None, "a number or None"
+    if kind is str:
+        return isinstance(value, str), "a string"
+    if kind == Sequence[str]:
+        return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of strings"
+    if kind == Mapping[str, int]:
+        return isinstance(value, Mapping) and all(_is_of(n, int)[0] for n in value.values()), "a dictionary of whole numbers"
+    return True, ""
+
+
+def unknown_candidates(candidates: Sequence[str]) -> list[str]:
+    """The languages among these that the classifier does not know; its model, seconds to load, is asked about others than our own only."""
+    ours = next(field.default for field in dataclasses.fields(LanguageId) if field.name == "candidates")
+    others = sorted(set(candidates) - set(ours))
+    if not others:
+        return []
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    known = set(LanguageIdentifier.from_model_file(MODEL_FILE).nb_classes)
+    return [lang for lang in others if lang not in known]
 
 
 def load(preset: str = "swallow_v2", bindings: Sequence[str] = ()) -> Corpus:

@@ -18,7 +18,12 @@ from ja_llm import manifest
 from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
-BINDINGS = ["corpus.Extraction.max_bytes = 200000", "corpus.Split.heldout_share = 0.3", "corpus.Corpus.shard_bytes = 12000"]
+BINDINGS = [
+    "corpus.Extraction.max_bytes = 200000",
+    "corpus.Split.heldout_share = 0.3",
+    "corpus.Split.split_by = 'document'",
+    "corpus.Corpus.shard_bytes = 12000",
+]
 
 
 def build(inputs, output, **more):
@@ -240,6 +245,19 @@ def test_stats_samples_and_trace(built):
         ({"preset": "swallow_v9"}, "there is no such preset; there are .*swallow_v2"),
         ({"gin_bindings": ["corpus.MinHash.bandz = 3"]}, "bandz"),
         ({"gin_bindings": ["corpus.Split.split_by = 'weight'"]}, "'document' or 'group'"),
+        (
+            {"gin_bindings": ["corpus.JapaneseFilter.min_letters = '400'"]},
+            "corpus.JapaneseFilter.min_letters = '400': it must be a number or None; change this binding",
+        ),
+        ({"gin_bindings": ["corpus.EnglishFilter.max_words = True"]}, "max_words = True: it must be a number or None"),
+        ({"gin_bindings": ["corpus.LanguageId.min_han_share = None"]}, "min_han_share = None: it must be a number"),
+        ({"gin_bindings": ["corpus.MinHash.bands = 2.5"]}, "bands = 2.5: it must be a whole number"),
+        ({"gin_bindings": ["corpus.LanguageId.candidates = 'de'"]}, "candidates = 'de': it must be a list of strings"),
+        (
+            {"gin_bindings": ["corpus.LanguageId.candidates = ('de', 'xx')"]},
+            "'xx': it must be among the languages that py3langid",
+        ),
+        ({"gin_bindings": ["corpus.LanguageId.candidates = ('ja',)"]}, "at least one language beside 'ja'"),
         ({"beam_args": ["--no_such_option=1"]}, "--no_such_option=1: neither"),
         ({"workers": -1}, "--workers -1"),
     ],
@@ -248,6 +266,26 @@ def test_wrong_calls_are_refused_in_a_sentence(call, sentence, inputs, tmp_path)
     with pytest.raises(UsageError, match=sentence):
         corpus.build_corpus(call.pop("inputs", [str(inputs)]), tmp_path / "out", **call)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_dry_run_checks_values_too(inputs, tmp_path, capsys):
+    from ja_llm.cli import main
+
+    flags = ["--input", str(inputs), "--output", str(tmp_path / "set"), "--dry_run"]
+    assert main(["corpus", "build", *flags, "--gin_bindings", "corpus.JapaneseFilter.min_letters = '400'"]) == 2
+    assert "corpus.JapaneseFilter.min_letters = '400': it must be a number or None" in capsys.readouterr().err
+
+
+def test_an_unknown_name_in_a_preset_file_is_one_sentence(inputs, tmp_path, capsys):
+    from ja_llm.cli import main
+
+    preset = tmp_path / "mine.gin"
+    preset.write_text("corpus.MinHash.bands = 14\ncorpus.JapaneseFilter.min_lettres = 100\n")
+    argv = ["corpus", "build", "--input", str(inputs), "--output", str(tmp_path / "set"), "--preset", str(preset)]
+    assert main(argv) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1 and str(preset) in err and "min_lettres" in err
+    assert not (tmp_path / "set").exists()
 
 
 def test_folder_with_something_else_is_left_alone(inputs, tmp_path):
@@ -302,7 +340,9 @@ def test_lost_contents_of_a_stage_are_made_again(built, inputs, tmp_path):
 def test_presets_are_what_their_comments_say():
     from beam_pipelines import config
 
-    assert config.load("swallow_v2") == config.Corpus()
+    assert config.load("swallow_v2") == config.Corpus() and config.Corpus().split.split_by == "group"
+    few = [config.load(name).split.split_by for name in ("debian_docs", "quickstart")]
+    assert few == ["document", "document"]
     b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows
     assert [round(1 - (1 - j**r) ** b, 3) for j in (0.5, 0.8, 0.9)] == [0.019, 0.897, 1.0]
 

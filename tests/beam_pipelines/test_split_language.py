@@ -20,7 +20,7 @@ def documents(n=4000):
 
 
 def test_share_and_seed():
-    settings = Split(heldout_share=0.1)
+    settings = Split(heldout_share=0.1, split_by="document")
     held = {d.id for d in documents() if side(d, settings) == HELDOUT}
     assert 0.08 < len(held) / 4000 < 0.12
     other = {d.id for d in documents() if side(d, dataclasses.replace(settings, seed=2)) == HELDOUT}
@@ -31,7 +31,7 @@ def test_share_and_seed():
 
 
 def test_groups_stay_on_one_side():
-    settings = Split(heldout_share=0.3, split_by="group")
+    settings = Split(heldout_share=0.3)
     sides = {}
     for d in documents():
         sides.setdefault(group(d), set()).add(side(d, settings))
