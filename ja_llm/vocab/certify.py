@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ja_llm.errors import JaLlmError
+from ja_llm.progress import Progress, track
 from ja_llm.text import scripts
 from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.expand import JAPANESE, dead_pieces, expected_scores, piece_sources
@@ -41,9 +42,11 @@ ENGLISH_AND_CODE = (
 
 @dataclasses.dataclass
 class _Report:
+    progress: Progress
     checks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def add(self, name: str, passed: bool, reason: str, **values: Any) -> None:
+        self.progress.update(note=name)
         self.checks[name] = {"passed": bool(passed), **values} | ({} if passed else {"reason": reason})
 
 
@@ -69,18 +72,19 @@ def certify(
       {"passed": bool, "failures": [sentences], "checks": {name: {"passed", figures, "reason" if it failed}}, and the two
       vocabularies' sizes and fingerprints}. Plain JSON values.
     """
-    report = _Report()
     samples = list(sample_texts)
     lines = [line for text in samples for line in text.split("\n") if line]
-    fits = _check_pieces(report, old, new, sources)
-    if fits:
-        _check_reachable(report, old, new)
-        _check_sources(report, old, new, sources)
-    _check_segmentation(report, old, new, lines)
-    _check_round_trip(report, old, new, samples)
-    _check_gain(report, old, new, lines)
-    if fits:
-        _check_tables(report, old, sources, old_params, new_params)
+    with Progress("certify", None, "check") as progress:
+        report = _Report(progress)
+        fits = _check_pieces(report, old, new, sources)
+        if fits:
+            _check_reachable(report, old, new)
+            _check_sources(report, old, new, sources)
+        _check_segmentation(report, old, new, lines)
+        _check_round_trip(report, old, new, samples)
+        _check_gain(report, old, new, lines)
+        if fits:
+            _check_tables(report, old, sources, old_params, new_params)
     failures = [f"{name}: {check['reason']}" for name, check in report.checks.items() if not check["passed"]]
     return {
         "passed": not failures,
@@ -167,7 +171,10 @@ def _check_round_trip(report: _Report, old: Tokenizer, new: Tokenizer, samples: 
 
 def _check_gain(report: _Report, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
     japanese = [line for line in lines if JAPANESE.search(line)]
-    before, after = tokens_per_character(old, japanese), tokens_per_character(new, japanese)
+    before, after = (
+        tokens_per_character(tokenizer, track(japanese, f"count tokens of the {which} vocabulary", "line"))
+        for which, tokenizer in (("old", old), ("new", new))
+    )
     fewer = before is None or after is None or after <= before
     report.add(
         "tokens_per_japanese_character",

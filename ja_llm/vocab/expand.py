@@ -24,6 +24,7 @@ from typing import Any
 import gin
 
 from ja_llm.errors import JaLlmError
+from ja_llm.progress import Progress, track
 from ja_llm.vocab.sentencepiece_tokenizer import BPE, NORMAL, SentencePieceTokenizer, load_processor, parse_proto
 from ja_llm.vocab.train import train_model
 
@@ -137,7 +138,7 @@ def count_runs(texts: Iterable[str], segments: str = "word") -> Counter[str]:
     if segments not in _RUNS:
         raise JaLlmError(f"segments {segments!r} is unknown; choose one of {', '.join(_RUNS)}.")
     counts: Counter[str] = Counter()
-    for text in texts:
+    for text in track(texts, "find Japanese runs", "text"):
         counts.update(run[i : i + _MAX_RUN] for run in _RUNS[segments].findall(text) for i in range(0, len(run), _MAX_RUN))
     return counts
 
@@ -193,11 +194,13 @@ def _by_tokens_saved(
     names = [p.piece for p in proto.pieces]
     used: Counter[int] = Counter()
     items = sorted(runs.items())
-    for start in range(0, len(items), 10000):
-        block = items[start : start + 10000]
-        for ids, (_, count) in zip(processor.encode([run for run, _ in block], out_type=int), block, strict=True):
-            for i in ids:
-                used[i] += count
+    with Progress("count tokens saved", len(items), "run") as progress:
+        for start in range(0, len(items), 10000):
+            block = items[start : start + 10000]
+            for ids, (_, count) in zip(processor.encode([run for run, _ in block], out_type=int), block, strict=True):
+                for i in ids:
+                    used[i] += count
+            progress.update(len(block))
     saved: Counter[str] = Counter()
     for i, count in used.items():
         for piece in derivation(names[i], trained):
@@ -220,22 +223,24 @@ def _choose(
 ) -> tuple[list[str], list[str]]:
     """The pieces to add, in the order of their scores, and those left out because they can't be reached."""
     unreachable: list[str] = []
-    while True:
-        banned = set(unreachable)
-        # `ranked` has the parts of a piece before it: they save no fewer tokens, and stand first among equals.
-        free = [p for p in ranked if p not in banned]
-        count = min(len(free), new_pieces)
-        count -= (base.vocab_size + count) % align
-        if count <= 0:
-            raise JaLlmError(
-                f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
-                "give more Japanese text, ask for more pieces, or set expand_sentencepiece.align to 1."
-            )
-        chosen = sorted(free[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
-        dead = dead_pieces(_append(base, chosen), base.vocab_size)
-        if not dead:
-            return chosen, unreachable
-        unreachable.extend(dead)
+    with Progress("choose pieces", None, "round") as progress:
+        while True:
+            banned = set(unreachable)
+            # `ranked` has the parts of a piece before it: they save no fewer tokens, and stand first among equals.
+            free = [p for p in ranked if p not in banned]
+            count = min(len(free), new_pieces)
+            count -= (base.vocab_size + count) % align
+            if count <= 0:
+                raise JaLlmError(
+                    f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
+                    "give more Japanese text, ask for more pieces, or set expand_sentencepiece.align to 1."
+                )
+            chosen = sorted(free[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
+            dead = dead_pieces(_append(base, chosen), base.vocab_size)
+            progress.update(note=f"{len(unreachable) + len(dead)} out of reach")
+            if not dead:
+                return chosen, unreachable
+            unreachable.extend(dead)
 
 
 def dead_pieces(tokenizer: SentencePieceTokenizer, first: int) -> list[str]:

@@ -15,6 +15,7 @@ import sentencepiece
 from ja_llm import documents, manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, write_json
+from ja_llm.progress import track
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer, parse_proto
 
 # SentencePiece drops every sentence above max_sentence_length (4,192 bytes) without an error: longer lines are cut.
@@ -29,9 +30,13 @@ def document_shards(root: str | os.PathLike, lang: str, split: str) -> list[Path
       JaLlmError: the set's manifest is missing or contradicted by its files.
       UsageError: the set has no such language or split.
     """
-    root = Path(root)
+    return [Path(root) / shard["name"] for shard in _shards(Path(root), lang, split)]
+
+
+def _shards(root: Path, lang: str, split: str) -> list[dict[str, Any]]:
+    """The manifest's entries of `document_shards`."""
     shards = manifest.read(root, manifest.DOCUMENTS)["shards"]
-    chosen = [root / s["name"] for s in shards if s.get("lang") == lang and s.get("split") == split]
+    chosen = [s for s in shards if s.get("lang") == lang and s.get("split") == split]
     if not chosen:
         there = sorted({f"{s.get('lang')}/{s.get('split')}" for s in shards}) or ["nothing"]
         raise UsageError(
@@ -59,14 +64,14 @@ def iter_texts(
       JaLlmError: the set is unfinished or damaged.
       UsageError: the set has no such language or split.
     """
-    shards = document_shards(root, lang, split)
+    shards = _shards(Path(root), lang, split)
+    total = sum(s["documents"] for s in shards) if all("documents" in s for s in shards) else None
+    stored = (document for s in shards for document in documents.read_documents(Path(root) / s["name"]))
+    read = track(stored, f"read {lang}/{split}", "document", total)
     if limit_chars is None:
-        for shard in shards:
-            for document in documents.read_documents(shard):
-                yield document.text
-        return
-    keyed = ((f"{document.id}", document.text) for shard in shards for document in documents.read_documents(shard))
-    yield from sample(keyed, limit_chars, seed)
+        yield from (document.text for document in read)
+    else:
+        yield from sample(((f"{document.id}", document.text) for document in read), limit_chars, seed)
 
 
 def sample(keyed: Iterable[tuple[str, str]], limit_chars: int, seed: int) -> Iterator[str]:
@@ -114,8 +119,9 @@ def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", 
     count = 0
 
     def counted() -> Iterator[str]:
+        # The trainer reads all lines before it begins, and then can't say how far it is.
         nonlocal count
-        for line in lines:
+        for line in track(lines, "read by SentencePiece, which then trains in silence", "line"):
             count += 1
             yield line.encode("utf-8", "replace").decode("utf-8")
 

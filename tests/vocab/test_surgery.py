@@ -108,11 +108,23 @@ def test_logits_over_old_ids_are_what_they_were(expanded, model):
     np.testing.assert_allclose(after[..., :640], before, rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_run_gives_the_same(expanded, model, document_set, tmp_path):
+def test_a_second_run_gives_the_same_and_says_where_it_is(expanded, model, document_set, tmp_path, capsys):
     from ja_llm.train.checkpoints import load_model
 
     again = expand_model(model, document_set, tmp_path / "again", new_pieces=200)
     assert again == expanded[1]
+    told = capsys.readouterr().err.splitlines()
+    for line in (
+        "read ja/train: 1/1 documents",
+        "find Japanese runs: 1 texts",
+        "read by SentencePiece, which then trains in silence",
+        "count tokens saved: ",
+        "choose pieces: ",
+        "read ja/heldout: 1/1 documents",
+        "count tokens of the new vocabulary: ",
+        "certify: ",
+    ):
+        assert any(got.startswith(line) for got in told), line
     for name in ("vocab/tokenizer.model", "model.json", "certificate.json"):
         assert (tmp_path / "again" / name).read_bytes() == (expanded[0] / name).read_bytes()
     one, two = load_model(expanded[0]), load_model(tmp_path / "again")
