@@ -129,6 +129,7 @@ def train(
     if dry_run:
         print(_plan(run_config, config, batches))
         return None
+    evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents)
     return run(
         run_config,
         config,
@@ -138,8 +139,9 @@ def train(
         optimizer,
         schedule,
         identity={"mixture": held},
-        config_text=gin.config_str(),
-        evaluators=heldout_evaluators(cache_dir, config, length=length, documents=eval_documents),
+        # Model, optimizer, schedule and this function's arguments were made by now, so each value stands in it, bound or default.
+        config_text=gin.operative_config_str(),
+        evaluators=evaluators,
     )
 
 

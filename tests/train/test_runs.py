@@ -42,7 +42,8 @@ def test_a_run_writes_what_the_design_says(straight, metrics):
     assert [line["step"] for line in lines if "eval/web_ja/bits_per_byte" in line] == [10, 20]
     ledger = json.loads((straight / "run.json").read_text())
     assert {"data", "vocabulary", "model", "seed", "optimizer", "schedule", "batch_size"} <= ledger["identity"].keys()
-    assert "PEAK_LEARNING_RATE" in (straight / "config.gin").read_text()
+    text = (straight / "config.gin").read_text()
+    assert "PEAK_LEARNING_RATE" in text and "keep_checkpoints = 2" in text and "LOGICAL_AXIS_RULES" in text
     assert model_steps(straight)[-1] == 20
     assert list((straight / "tensorboard").iterdir())
 
