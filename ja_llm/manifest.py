@@ -17,8 +17,8 @@ from ja_llm.files import read_json, sha256_file, sha256_json, write_json
 
 NAME = "manifest.json"
 DOCUMENTS = "ja_llm.documents/1"
-TOKENS = "ja_llm.tokens/1"
-MIXTURE = "ja_llm.mixture/1"
+TOKENS = "ja_llm.tokens/2"
+MIXTURE = "ja_llm.mixture/2"
 
 _REQUIRED = ("schema", "job", "config", "config_hash", "inputs", "parents", "shards", "totals", "software")
 
@@ -84,11 +84,43 @@ def write(
     return value
 
 
+# What each kind of set is known by besides its schema and configuration. Software and inputs' names are in none.
+_IDENTITY = {
+    DOCUMENTS: ("parents", "totals", "shards"),
+    TOKENS: ("parents", "content"),  # hashes of the uncompressed arrays: the compressor's version changes the files alone
+    MIXTURE: (),  # its configuration has rates, splits, vocabulary and the fingerprints of its stores
+}
+
+
 def fingerprint(value: dict[str, Any]) -> str:
-    """Identity of a set's content: schema, configuration, parents, totals and shard checksums (software and inputs' names left out)."""
-    keep = {key: value[key] for key in ("schema", "config_hash", "parents", "totals")}
-    keep["shards"] = sorted((s["name"], s["sha256"]) for s in value["shards"])
+    """Identity of a set's content, from its manifest: of documents, a token store or a mixture.
+
+    Raises:
+      JaLlmError: it is the manifest of something else.
+    """
+    schema = value.get("schema")
+    if schema not in _IDENTITY:
+        raise JaLlmError(
+            f"a manifest of schema {schema!r} has no fingerprint; give that of a set of {', '.join(map(repr, _IDENTITY))}."
+        )
+    keep = {key: value[key] for key in ("schema", "config_hash", *_IDENTITY[schema])}
+    if "shards" in keep:
+        keep["shards"] = sorted((s["name"], s["sha256"]) for s in keep["shards"])
     return sha256_json(keep)
+
+
+_AGAIN = {
+    DOCUMENTS: "build the corpus again (`ja-llm corpus build`)",
+    TOKENS: "make the cache again (`ja-llm cache`)",
+    MIXTURE: "make the cache again (`ja-llm cache`)",
+}
+
+
+def _other(schema: Any, wanted: str) -> str:
+    """What to do about a manifest of another schema: of another version, or of another kind."""
+    if str(schema).rpartition("/")[0] != wanted.rpartition("/")[0]:
+        return "give the folder of such a set"
+    return f"another version of ja_llm wrote it, so {_AGAIN.get(wanted, 'run the job that makes it again')} into a new folder"
 
 
 def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str, Any]:
@@ -113,7 +145,9 @@ def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str
     if missing:
         raise JaLlmError(f"{path}: the manifest is incomplete, it lacks {', '.join(missing)}; run the job that makes it again.")
     if value["schema"] != schema:
-        raise JaLlmError(f"{path}: the schema is {value['schema']!r}, but {schema!r} is needed here.")
+        raise JaLlmError(
+            f"{path}: the schema is {value['schema']!r}, but {schema!r} is needed here; {_other(value['schema'], schema)}."
+        )
     if value["config_hash"] != sha256_json(value["config"]):
         raise JaLlmError(f"{path}: the configuration was changed after the set was made; run the job that makes it again.")
     for shard in value["shards"]:

@@ -28,6 +28,33 @@ def test_a_whole_set_is_read_and_its_fingerprint_is_of_its_content(root):
     assert manifest.fingerprint(other) != manifest.fingerprint(value)
 
 
+def test_each_kind_of_set_is_known_by_what_decides_its_content(root):
+    shards = manifest.read(root, manifest.DOCUMENTS)["shards"]
+    common = {"config_hash": "c", "parents": ["p"], "totals": {}, "shards": shards, "content": {"tokens": "t"}}
+    changes = {"shards": shards[:1], "parents": ["q"], "content": {"tokens": "u"}, "config_hash": "d"}
+    decide = {
+        manifest.DOCUMENTS: {"shards", "parents", "config_hash"},
+        manifest.TOKENS: {"content", "parents", "config_hash"},
+        manifest.MIXTURE: {"config_hash"},
+    }
+    for schema, expected in decide.items():
+        value = {"schema": schema, **common}
+        same = manifest.fingerprint(value)
+        assert {key for key, other in changes.items() if manifest.fingerprint({**value, key: other}) != same} == expected
+    assert len({manifest.fingerprint({"schema": schema, **common}) for schema in decide}) == 3
+    with pytest.raises(JaLlmError, match="a manifest of schema 'ja_llm.fetch/1' has no fingerprint"):
+        manifest.fingerprint({"schema": "ja_llm.fetch/1", **common})
+
+
+@pytest.mark.parametrize("schema", [manifest.TOKENS, manifest.MIXTURE])
+def test_a_set_of_an_earlier_version_is_refused_by_its_schema(root, schema):
+    assert schema.endswith("/2")
+    value = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps({**value, "schema": schema.replace("/2", "/1")}))
+    with pytest.raises(JaLlmError, match=f"/1', but '{schema}' is needed here; .* make the cache again .* into a new folder"):
+        manifest.read(root, schema)
+
+
 def test_missing(root):
     (root / "manifest.json").unlink()
     with pytest.raises(JaLlmError, match="unfinished or not one of ours"):
@@ -44,7 +71,7 @@ def test_incomplete(root, key):
 
 
 def test_contradicted(root):
-    with pytest.raises(JaLlmError, match="but 'ja_llm.tokens/1' is needed"):
+    with pytest.raises(JaLlmError, match="but 'ja_llm.tokens/2' is needed here; give the folder of such a set"):
         manifest.read(root, manifest.TOKENS)
     (root / "a").write_bytes(b"aaab")
     manifest.read(root, manifest.DOCUMENTS)

@@ -27,11 +27,6 @@ from ja_llm.vocab.base import Tokenizer
 Batch = dict[str, np.ndarray]
 
 
-def mixture_fingerprint(value: dict[str, Any]) -> str:
-    """Identity of a mixture, from its manifest: rates, splits, vocabulary and the fingerprints of its stores."""
-    return sha256_json({key: value[key] for key in ("schema", "config_hash")})
-
-
 class _Member(NamedTuple):
     task: str
     rate: float
@@ -75,7 +70,7 @@ class BatchSource:
             )
         self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
         value = manifest.read(self.directory, manifest.MIXTURE)
-        self.manifest, self.mixture, self.vocabulary = value, mixture_fingerprint(value), value["config"]["vocabulary"]
+        self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self._members = self._open_members(value["members"])
         self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(

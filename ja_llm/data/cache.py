@@ -1,6 +1,6 @@
 """The cache job: a task or mixture over one or more document sets becomes token stores and a mixture manifest.
 
-    OUT/manifest.json            schema ja_llm.mixture/1, written last
+    OUT/manifest.json            schema ja_llm.mixture/2, written last
     OUT/vocab/                   copy of the tokenizer
     OUT/<task>/<split>/          one token store each (ja_llm.data.store)
 
@@ -139,7 +139,7 @@ def _write_store(
         _check_same(path, stored, {**config, "documents": {name: parents}})
     else:
         value = _write_documents(path, _tokenized(task, split, tokenizer, root), config, parents)
-    entry = {"path": f"{task}/{split}", "fingerprint": store.fingerprint(value), "documents": 0, "tokens": 0}
+    entry = {"path": f"{task}/{split}", "fingerprint": manifest.fingerprint(value), "documents": 0, "tokens": 0}
     return {**entry, **value["totals"]}
 
 

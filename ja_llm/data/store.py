@@ -1,6 +1,6 @@
 """The token store: flat token ids, document offsets, ids and sizes in bytes of one task and split, on TensorStore zarr3.
 
-    DIR/manifest.json   schema ja_llm.tokens/1
+    DIR/manifest.json   schema ja_llm.tokens/2
     DIR/tokens          int32 [tokens]: every document as BOS ... EOS, one after the other
     DIR/offsets         int64 [documents + 1]: document i is tokens[offsets[i]:offsets[i + 1]]
     DIR/ids             uint8 [documents, 16]: document ids
@@ -26,7 +26,6 @@ import tensorstore as ts
 
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError
-from ja_llm.files import sha256_json
 
 # Stores below this are checksummed whole when they are opened, and their tokens are kept in memory.
 SMALL_BYTES = 256 << 20
@@ -39,14 +38,6 @@ _MAX_BYTES = 2**31 - 1
 
 def _shapes(documents: int, tokens: int) -> dict[str, tuple[int, ...]]:
     return {"tokens": (tokens,), "offsets": (documents + 1,), "ids": (documents, 16), "bytes": (documents,)}
-
-
-def fingerprint(value: dict[str, Any]) -> str:
-    """Identity of a store, from its manifest: configuration, parents and the hashes of the uncompressed arrays.
-
-    Unlike `manifest.fingerprint` it does not depend on the compressor's version.
-    """
-    return sha256_json({key: value[key] for key in ("schema", "config_hash", "parents", "content")})
 
 
 def _spec(path: Path, dtype: str, shape: tuple[int, ...], chunk: int) -> dict[str, Any]:
@@ -206,7 +197,7 @@ class TokenStore:
     """
 
     def __init__(self, path: Path, value: dict[str, Any], arrays: dict[str, Any], in_memory: bool):
-        self.path, self.manifest, self.fingerprint = path, value, fingerprint(value)
+        self.path, self.manifest, self.fingerprint = path, value, manifest.fingerprint(value)
         self._ids, self._bytes = arrays["ids"], arrays["bytes"]
         self.offsets: np.ndarray = self._call(arrays["offsets"].read())
         self._tokens = arrays["tokens"]

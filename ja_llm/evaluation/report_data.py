@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.errors import UsageError
 from ja_llm.evaluation.samples import read_samples
 from ja_llm.files import read_json
 from ja_llm.manifest import NAME as MANIFEST
+from ja_llm.train.metrics import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +87,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 def _metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    values = []
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # a running or killed process may leave its last line half-written
-                break
-            raise JaLlmError(f"{path}: line {number} can't be read ({error}); remove the line.") from error
-        if isinstance(value, dict):
-            values.append(value)
-    return sorted((v for v in values if isinstance(v.get("step"), int | float)), key=lambda v: v["step"])
+    return sorted(read_metrics(path), key=lambda line: line["step"])
 
 
 def _results(folder: Path) -> dict[int, dict[str, Any]]:

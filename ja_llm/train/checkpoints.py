@@ -27,7 +27,7 @@ from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_j
 from ja_llm.models.config import DecoderConfig
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
-SCHEMA = "ja_llm.model/1"
+SCHEMA = "ja_llm.model/2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,7 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
         raise JaLlmError(
             f"{directory}: this is no model directory (there is no model.json); give the output of import, vocab expand or train."
         )
-    value = read_json(path, "model description")
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise JaLlmError(f"{path}: this is not a {SCHEMA} description; make the model directory again.")
+    value = read_description(path)
     try:
         config = DecoderConfig.from_parts(value)
     except JaLlmError as error:
@@ -96,6 +94,22 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
             f"({config.vocab_size} rows, vocabulary {vocabulary[:12]}); put the model's own vocabulary back."
         )
     return config, tokenizer
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A `model.json` whose schema is the one that this version writes.
+
+    Raises:
+      JaLlmError: it can't be read, or has another schema.
+    """
+    value = read_json(path, "model description")
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != SCHEMA:
+        raise JaLlmError(
+            f"{path}: the schema of this model description is {schema!r}, but {SCHEMA!r} is needed; make the model directory again, "
+            "by `ja-llm import`, `ja-llm vocab expand`, or `ja-llm train` with a new MODEL_DIR."
+        )
+    return value
 
 
 class Checkpoints:

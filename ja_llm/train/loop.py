@@ -31,6 +31,7 @@ from ja_llm.train.checkpoints import (
     Checkpoints,
     load_model,
     model_steps,
+    read_description,
     read_model_files,
     refuse_foreign,
     split_step,
@@ -144,6 +145,8 @@ def run(
     # --- Ledger: a folder that holds another run is refused before anything is computed
     directory = Path(config.model_dir).absolute()
     refuse_foreign(directory)
+    if (directory / "model.json").exists():
+        read_description(directory / "model.json")
     parents = [_initial(config.initial_checkpoint, model, tokenizer)] if config.initial_checkpoint else []
     ledger = new_ledger(
         "train",

@@ -90,16 +90,19 @@ class _EventFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line that a killed process left half-written is ignored.
+    """The lines of a `metrics.jsonl`, each with "step"; a last line that a killed process left half-written is ignored.
 
     Raises:
-      JaLlmError: a line before the last can't be read.
+      JaLlmError: a line before the last can't be read, or is no object with a step.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     values = []
     for number, line in enumerate(lines, 1):
         try:
-            values.append(json.loads(line))
+            value = json.loads(line)
+            if not isinstance(value, dict) or not isinstance(value.get("step"), int | float):
+                raise ValueError("there is no step in it")
+            values.append(value)
         except ValueError as error:
             if number == len(lines):
                 break

@@ -75,7 +75,7 @@ def make_cache(byte_tokenizer):
             rows = (_row(byte_tokenizer, d) for d in docs)
             config = {"task": task, "split": split, "seed": seed, "vocabulary": byte_tokenizer.fingerprint}
             value = cache_module._write_documents(folder / task / split, rows, config, ["0" * 64])
-            part = {"path": f"{task}/{split}", "fingerprint": cache_module.store.fingerprint(value), **value["totals"]}
+            part = {"path": f"{task}/{split}", "fingerprint": manifest.fingerprint(value), **value["totals"]}
             entries.append({"task": task, "rate": rate, "splits": {split: part}})
         request = {"name": "test", "rates": rates, "seed": seed, "splits": [split], "vocabulary": byte_tokenizer.fingerprint}
         cache_module._write_mixture(folder, request, entries, ["0" * 64])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ja_llm import manifest
 from ja_llm.data import cache as cache_module
 from ja_llm.documents import document_id
 from ja_llm.vocab.train import train_sentencepiece
@@ -60,7 +61,7 @@ def build_cache(folder: Path, seed: int = 0, vocab_size: int = 400) -> Path:
                 rows.append((document_id("test", "", "", text + split), np.array(tokenizer.document_ids(text), np.int32), text))
             config = {"task": task, "split": split, "seed": seed, "vocabulary": tokenizer.fingerprint}
             value = cache_module._write_documents(folder / task / split, iter(rows), config, ["0" * 64])
-            splits[split] = {"path": f"{task}/{split}", "fingerprint": cache_module.store.fingerprint(value), **value["totals"]}
+            splits[split] = {"path": f"{task}/{split}", "fingerprint": manifest.fingerprint(value), **value["totals"]}
         entries.append({"task": task, "rate": rate, "splits": splits})
     request = {"name": "mixed", "rates": rates, "seed": seed, "splits": ["train", "heldout"], "vocabulary": tokenizer.fingerprint}
     cache_module._write_mixture(folder, request, entries, ["0" * 64])

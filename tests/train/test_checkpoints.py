@@ -64,7 +64,7 @@ def test_the_description_says_apart_what_a_model_is_and_how_it_is_stored_and_com
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema": "ja_llm.model/0"}, "not a ja_llm.model/1 description"),
+        ({"schema": "ja_llm.model/1"}, "is 'ja_llm.model/1', but 'ja_llm.model/2' is needed; make the model directory again"),
         ({"storage": None}, "model.json: the model description lacks 'storage'"),
         ({"architecture": {"dropout": 0.1}}, "model.json: the model configuration has the unknown field 'dropout'"),
         ({"vocabulary": None}, "does not fit the checkpoint"),

@@ -34,6 +34,15 @@ def test_the_kept_configuration_has_every_value_and_gives_the_same_run(training,
     assert started(["train", f"--gin_file={tmp_path}/config.gin"]) == (run, model, text)
 
 
+def test_a_run_of_an_earlier_version_is_refused_by_its_schema(training, tmp_path, capsys):
+    (tmp_path / "model.json").write_text('{"schema": "ja_llm.model/1"}')
+    capsys.readouterr()
+    assert main(training.command(tmp_path, 20)[3:]) == 1
+    err = capsys.readouterr().err
+    assert "'ja_llm.model/1', but 'ja_llm.model/2' is needed" in err and "with a new MODEL_DIR" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+
+
 def test_the_rules_in_gin_are_the_defaults_and_can_be_changed_there(training, started, tmp_path):
     assert started(training.command(tmp_path, 20)[3:])[0].rules == DEFAULT_RULES
     rules = (("batch", "data"), ("embed", None))

@@ -33,6 +33,16 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
         MetricsWriter(tmp_path, resume_step=3)
 
 
+@pytest.mark.parametrize("line", ["3", "[]", '{"loss": 1.0}', '{"step": "1"}'])
+def test_a_line_without_a_step_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"step": 2}}\n')
+    with pytest.raises(JaLlmError, match="line 1 can't be read .there is no step in it.; remove the line"):
+        read_metrics(path)
+    path.write_text(f'{{"step": 2}}\n{line[:-1]}')
+    assert read_metrics(path) == [{"step": 2}]
+
+
 def test_tensorboard_reads_the_events(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"loss": 2.5, "eval/web_ja/bits_per_byte": 1.25})
