@@ -14,6 +14,8 @@ import gin
 from ja_llm.errors import UsageError
 from ja_llm.text.normalise import FORMS
 
+_CANDIDATES = ("ja", "en", "zh", "ko", "de", "fr", "es", "it", "pt", "nl", "ru", "pl")
+
 
 @gin.configurable(module="corpus")
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class LanguageId:
 
     min_kana_share: float = 0.05
     min_han_share: float = 0.05
-    candidates: Sequence[str] = ("ja", "en", "zh", "ko", "de", "fr", "es", "it", "pt", "nl", "ru", "pl")
+    candidates: Sequence[str] = _CANDIDATES
     min_letters: int = 10
 
 
@@ -259,8 +261,7 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
 
 def unknown_candidates(candidates: Sequence[str]) -> list[str]:
     """The languages among these that the classifier does not know; its model, seconds to load, is asked about others than our own only."""
-    ours = next(field.default for field in dataclasses.fields(LanguageId) if field.name == "candidates")
-    others = sorted(set(candidates) - set(ours))
+    others = sorted(set(candidates) - set(_CANDIDATES))
     if not others:
         return []
     from py3langid.langid import MODEL_FILE, LanguageIdentifier

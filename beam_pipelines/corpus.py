@@ -23,9 +23,10 @@ from typing import Any
 from beam_pipelines import config as configuration
 from beam_pipelines import dedup, extract, language, minhash, select, sink, split, stats
 from beam_pipelines.config import Corpus
+from beam_pipelines.flags import build_flags
 from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samples, prune, run_units, stage, worth
 from ja_llm import manifest
-from ja_llm.commands.corpus import build_flags
+from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, sha256_file, sha256_json, write_json
 
@@ -61,8 +62,8 @@ def build_corpus(
       The manifest; `yields` are the counts per stage and reason, `damaged` the damaged places of the input.
 
     Raises:
-      UsageError: nothing to read, an unknown option or binding.
-      JaLlmError: the output holds something else, the disk is full, or no document is left.
+      UsageError: nothing to read, an unknown option or binding, or the output holds something else.
+      JaLlmError: the disk is full, or no document is left.
     """
     from beam_pipelines.runner import check_options
 
@@ -160,8 +161,9 @@ def _build(
     _write_dropped(output, results, config.samples)
     yields = _yields(results)
     _write_timings(output, units, [extracted, languages, signed, deduplicated, measured, decided, collected, searched, placed])
+    others = dict(sorted(_sum(r["other_records"] for r in results["extract"]).items()))
     if not any(table["kept"]["documents"] for table in yields[-1:]):
-        raise JaLlmError(_nothing_left(output, yields))
+        raise JaLlmError(_nothing_left(output, yields, others))
 
     shards_key = stage(work, "sink", sink.VERSION, config.shard_bytes, [placed])
     shards = sink.run_all(shards_key, output, units, extracted, placed, config.shard_bytes, *shuffling)
@@ -178,7 +180,8 @@ def _build(
         sampling=sampling,
         yields=yields,
         damaged=sorted((d for r in results["extract"] for d in r["damaged"]), key=lambda d: (d["input"], d["offset"])),
-        other_records=dict(sorted(_sum(r["other_records"] for r in results["extract"]).items())),
+        other_records=others,
+        licences=dict(sorted(_sum(r["licences"] for r in results["split"]).items())),
         broken_rules=dict(sorted(_sum(r["all_reasons"] for r in results["filter"]).items())),
     )
     prune(work, [extracted, languages, signed, deduplicated, measured, decided, collected, searched, placed, shards_key])
@@ -233,9 +236,9 @@ def _locked(output: Path) -> Iterator[Path]:
     ours = (work / "job.json").exists()
     if output.exists() and not ours:
         if not output.is_dir():
-            raise JaLlmError(f"{output}: this is a file; name a folder for the document set.")
+            raise UsageError(f"{output}: this is a file; name a folder for the document set.")
         if any(output.iterdir()) and not _is_corpus(output):
-            raise JaLlmError(
+            raise UsageError(
                 f"{output}: this folder holds something that the corpus job did not write; choose another, or an empty one."
             )
     try:
@@ -337,10 +340,19 @@ def _write_timings(output: Path, units: list[Unit], stages: list[Stage]) -> None
     )
 
 
-def _nothing_left(output: Path, yields: list[dict[str, Any]]) -> str:
+def _nothing_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> str:
+    read = yields[0]["in"]["documents"]
+    if read == 0:
+        if n := others.get("conversion", 0):
+            return (
+                f"{output}: the input holds no response record but {n} conversion records (extracted text, as in Common Crawl's "
+                "WET files); give the WARC files that they were made from."
+            )
+        found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
+        return f"{output}: the input holds no response record ({found or 'no record at all'}); give WARC files of a crawl."
     reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
-    most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3]) or "the input holds no response record"
-    return f"{output}: no document is left of {yields[0]['in']['documents']}; most were dropped for {most}; samples are in {output / 'dropped'}; loosen these rules or check the input."
+    most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])
+    return f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {output / 'dropped'}; loosen these rules or check the input."
 
 
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
@@ -381,17 +393,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     build_flags(parser)
-    args, rest = parser.parse_known_args(argv)
-    try:
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    def build() -> None:
+        args, rest = parser.parse_known_args([a for a in argv if a != "--debug"])
         how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
             print(stats.format_yields(build_corpus(args.input, args.output, **how)))
-    except JaLlmError as error:
-        print(f"corpus: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run("corpus", build, debug="--debug" in argv)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the marks are united. Memory: 8 bytes a held-out n-gram, so the share held out o
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from beam_pipelines.workspace import Stage, Tally, Unit, write_file
 from ja_llm.documents import Document
 from ja_llm.text.normalise import squeeze
 
-VERSION = 1
+VERSION = 2
 TRAIN, HELDOUT = "train", "heldout"
 CONTAINED = "heldout_contained"
 _ALL = "all.npy"
@@ -85,11 +86,12 @@ def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected:
 
 
 def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: Stage | None, config: Corpus) -> dict[str, Any]:
-    """Decide every document's side; the marker holds [number, language, side, id, bytes] of each that is left."""
+    """Decide every document's side; the marker holds [number, language, side, id, bytes] of each that is left, and
+    how many of them have which licence ("": none is known)."""
     tally = Tally(config.samples, config.sample_characters, config.seed)
     limit = config.split.max_containment
     shared = united(searched) if searched is not None else np.zeros(0, np.uint64)
-    placed = []
+    placed, licences = [], Counter[str]()
     for number, lang, document in selected(unit, extracted, decided):
         where = side(document, config.split)
         if where == HELDOUT and limit is not None:
@@ -101,8 +103,9 @@ def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: 
                 )
                 continue
         tally.keep(len(document.text), f"{lang}/{where}")
+        licences[document.licence] += 1
         placed.append([number, lang, where, document.id, len(document.text.encode())])
-    return {**tally.to_json(), "placed": placed}
+    return {**tally.to_json(), "placed": placed, "licences": licences}
 
 
 def unite(this: Stage, units: Sequence[str]) -> None:

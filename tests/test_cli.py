@@ -81,3 +81,74 @@ def test_no_permission_is_a_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "quickstart", denied)
     assert main(["quickstart", "--out", str(tmp_path / "x")]) == 1
     assert "no permission to write here; choose another folder" in capsys.readouterr().err
+
+
+def test_only_paths_are_refused_as_remote_folders(tmp_path, capsys):
+    argv = ["corpus", "build", "--input", str(tmp_path / "*.warc.gz"), "--output"]
+    assert main([*argv, "gs://bucket/set"]) == 2
+    assert "gs://bucket/set: only local folders can be used" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "s3://bucket/run"]) == 2
+    assert "s3://bucket/run: only local folders can be used" in capsys.readouterr().err
+    binding = "corpus.Extraction.licence = 'https://example.org/licence'"
+    assert main([*argv, str(tmp_path / "set"), "--gin_bindings", binding]) == 2
+    assert "*.warc.gz: no file matches" in capsys.readouterr().err, "the binding is no path, the missing input comes next"
+
+
+@pytest.mark.parametrize("program", ["ja-llm", "corpus"])
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (KeyboardInterrupt(), "the same command goes on from there"),
+        (PermissionError(13, "Permission denied", "/x"), "/x: no permission"),
+        (ModuleNotFoundError("No module named 'apache_beam'", name="apache_beam"), "the package apache_beam is not installed"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (this is a fault of ja_llm"),
+    ],
+)
+def test_the_corpus_job_ends_in_a_sentence_by_either_name(program, error, says, monkeypatch, capsys):
+    from beam_pipelines import corpus
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(corpus, "build_corpus", fails)
+    flags = ["--input", "a", "--output", "b"]
+    call = {"ja-llm": lambda argv: main(["corpus", "build", *argv]), "corpus": corpus.main}[program]
+    assert call(flags) == 1
+    err = capsys.readouterr().err.strip()
+    assert err.startswith(f"{program}: ") and says in err and len(err.splitlines()) == 1
+    with pytest.raises(type(error)) if not isinstance(error, KeyboardInterrupt) else pytest.MonkeyPatch.context():
+        call([*flags, "--debug"])
+
+
+def test_a_task_and_a_suite_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "--checkpoint", "x", "--documents", "y", "--task", "t", "--suite", "first"])
+    assert end.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+
+
+def test_an_unknown_name_in_a_training_gin_file_is_one_sentence(tmp_path, capsys):
+    file = tmp_path / "mine.gin"
+    file.write_text("include 'runs/pretrain.gin'\ntrain.microbatchez = 2\n")
+    macros = ["MIXTURE_OR_TASK_NAME=x", "CACHE_DIR=c", "TASK_FEATURE_LENGTHS={'targets': 8}", "TRAIN_STEPS=1", "MODEL_DIR=m"]
+    assert main(["train", f"--gin_file={file}", *(f"--gin.{m}" for m in macros), "--dry_run"]) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1 and str(file) in err and "microbatchez" in err
+
+
+def test_flags_reach_what_they_are_for(monkeypatch):
+    """The suite that a mirror's sentences advise, and the number types of weights."""
+    from ja_llm.fetch import debian_docs
+    from ja_llm.interop import hf
+
+    calls = []
+
+    def noted(*args, **kwargs):
+        calls.append((args, kwargs))
+        return {}
+
+    for module, name in ((debian_docs, "fetch_debian_docs"), (hf, "import_hf"), (hf, "export_hf")):
+        monkeypatch.setattr(module, name, noted)
+        monkeypatch.setattr(module, "format_summary", str)
+    assert main(["fetch", "debian-docs", "--out", "o", "--suite", "trixie"]) == 0
+    assert main(["import", "s", "--out", "o", "--dtype", "bfloat16"]) == main(["export", "r", "--out", "o"]) == 0
+    assert calls[0][1]["suite"] == "trixie" and [args for args, _ in calls[1:]] == [("s", "o", "bfloat16"), ("r", "o", None)]

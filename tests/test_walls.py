@@ -28,7 +28,7 @@ FORBIDDEN = {
     "ja_llm.interop": (TENSORFLOW - {"t5x"}) | BEAM,
     "beam_pipelines": TENSORFLOW
     | JAX
-    | {"ja_llm.models", "ja_llm.train", "ja_llm.data", "ja_llm.interop", "ja_llm.evaluation", "tasks"},
+    | {"ja_llm.models", "ja_llm.train", "ja_llm.data", "ja_llm.interop", "ja_llm.evaluation", "ja_llm.commands", "tasks"},
     "ja_llm": {"ja_llm.cli"},
     "tasks": {"ja_llm.cli"},
 }

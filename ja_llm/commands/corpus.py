@@ -1,25 +1,8 @@
 """`ja-llm corpus`: build a document set, and look into it."""
 
-import argparse
-
+from beam_pipelines.flags import build_flags
+from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb
-
-
-def build_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the corpus job, for `ja-llm corpus build` and `python -m beam_pipelines.corpus`."""
-    parser.add_argument("--input", action="append", required=True, metavar="GLOB", help="WARC files (repeat)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="document set to write")
-    parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
-    parser.add_argument(
-        "--gin_bindings",
-        dest="bindings",
-        action="append",
-        default=[],
-        metavar="B",
-        help="change one value of the preset (repeat)",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be read, and by which rules, and stop")
 
 
 def corpus(verbs) -> None:
@@ -60,7 +43,7 @@ def corpus(verbs) -> None:
         "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.",
         "ja-llm corpus stats data/corpus --dropped duplicate_near",
     )
-    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("directory", type=path, metavar="DIR")
     parser.add_argument("--dropped", metavar="REASON")
 
     def trace(args, rest):
@@ -75,5 +58,5 @@ def corpus(verbs) -> None:
         "Where a document came from: URL, package, licence, stages.",
         "ja-llm corpus trace data/corpus 0123456789abcdef0123456789abcdef",
     )
-    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("directory", type=path, metavar="DIR")
     parser.add_argument("id", metavar="DOCUMENT_ID")

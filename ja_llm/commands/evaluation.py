@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
 
 
@@ -10,7 +11,7 @@ def evaluate(verbs) -> None:
         set_device(args.device)
         from ja_llm.evaluation.run import evaluate, format_results
 
-        tasks = args.task or args.suite
+        tasks = args.task or args.suite or "first"
         print(
             format_results(
                 evaluate(
@@ -32,15 +33,18 @@ def evaluate(verbs) -> None:
         "Evaluate a checkpoint on held-out text and tasks, with intervals.",
         "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
     )
-    parser.add_argument("--checkpoint", required=True, metavar="C", help="model directory or run, or DIR@STEP")
+    parser.add_argument("--checkpoint", type=path, required=True, metavar="C", help="model directory or run, or DIR@STEP")
     parser.add_argument(
         "--length", type=int, default=512, help="scoring window in tokens, at most the model's own (default: 512)"
     )
-    parser.add_argument("--suite", default="first", help="named list of tasks (default: first)")
-    parser.add_argument("--task", action="append", help="one task instead of a suite (repeat)")
-    parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its heldout split is used")
-    parser.add_argument("--pairs", metavar="FILE", help='JSONL of {"en", "ja"} pairs for the translation task')
-    parser.add_argument("--out", metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--suite", help="named list of tasks (default: first)")
+    what.add_argument("--task", action="append", help="one task (repeat); not together with --suite")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set; its heldout split is used")
+    parser.add_argument("--pairs", type=path, metavar="FILE", help='JSONL of {"en", "ja"} pairs for the translation task')
+    parser.add_argument(
+        "--out", type=path, metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)"
+    )
     parser.add_argument(
         "--limit",
         type=int,
@@ -63,7 +67,7 @@ def generate(verbs) -> None:
     parser = add_verb(
         verbs, "generate", handler, "Continue a prompt.", "ja-llm generate --checkpoint runs/ja --prompt 日本の春は"
     )
-    parser.add_argument("--checkpoint", required=True, metavar="C")
+    parser.add_argument("--checkpoint", type=path, required=True, metavar="C")
     parser.add_argument("--prompt", action="append", required=True, metavar="T", help="text to continue (repeat)")
     parser.add_argument("--max_tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -84,7 +88,7 @@ def report(verbs) -> None:
         "One self-contained HTML page with curves and tables, runs side by side.",
         "ja-llm report runs/ja runs/scratch --out report.html --documents data/corpus",
     )
-    parser.add_argument("run", nargs="+", metavar="RUN")
-    parser.add_argument("--out", default="report.html")
-    parser.add_argument("--documents", metavar="DIR", help="document set, for the yield funnel")
-    parser.add_argument("--certificate", metavar="FILE", help="certificate.json of a vocabulary expansion")
+    parser.add_argument("run", type=path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=path, default="report.html")
+    parser.add_argument("--documents", type=path, metavar="DIR", help="document set, for the yield funnel")
+    parser.add_argument("--certificate", type=path, metavar="FILE", help="certificate.json of a vocabulary expansion")

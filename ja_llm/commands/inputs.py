@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb, device_flag, set_device
 
 
@@ -19,7 +20,7 @@ def quickstart(verbs) -> None:
         "The whole path on embedded pages and a tiny base model; ends with a table and report.html.",
         "ja-llm quickstart --out quickstart",
     )
-    parser.add_argument("--out", default="quickstart", help="folder for everything it makes (default: quickstart)")
+    parser.add_argument("--out", type=path, default="quickstart", help="folder for everything it makes (default: quickstart)")
     parser.add_argument("--workers", type=int, default=1, help="Beam worker processes (the numbers do not depend on it)")
     device_flag(parser)
 
@@ -30,7 +31,13 @@ def fetch(verbs) -> None:
     def debian_docs(args, rest):
         from ja_llm.fetch.debian_docs import fetch_debian_docs, format_summary
 
-        print(format_summary(fetch_debian_docs(args.out, mirror=args.mirror, families=args.family or None, backend=args.backend)))
+        print(
+            format_summary(
+                fetch_debian_docs(
+                    args.out, mirror=args.mirror, families=args.family or None, backend=args.backend, suite=args.suite
+                )
+            )
+        )
 
     parser = add_verb(
         group,
@@ -39,9 +46,10 @@ def fetch(verbs) -> None:
         "Japanese, English and other documentation packages of Debian as WARC files, with aligned pairs.",
         "ja-llm fetch debian-docs --out data/debian-docs",
     )
-    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument("--out", type=path, required=True, help="output folder")
     parser.add_argument("--family", action="append", help="only this family of packages, e.g. gimp (repeat; default: all)")
     parser.add_argument(
         "--backend", choices=("auto", "apt", "mirror"), default="auto", help="apt where it exists, else a mirror over HTTPS"
     )
+    parser.add_argument("--suite", default="bookworm", help="Debian release on the mirror (default: bookworm)")
     parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="Debian mirror for the mirror backend")

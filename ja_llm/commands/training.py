@@ -1,5 +1,6 @@
 """`ja-llm cache` and `ja-llm train`: documents to token stores, token stores to a model."""
 
+from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
 from ja_llm.errors import UsageError
 
@@ -30,15 +31,16 @@ def cache(verbs) -> None:
         metavar="M",
         help="import this module first: your own add_task and add_mixture (repeat)",
     )
-    parser.add_argument("--vocab", required=True, metavar="DIR", help="folder of a tokenizer")
+    parser.add_argument("--vocab", type=path, required=True, metavar="DIR", help="folder of a tokenizer")
     parser.add_argument(
         "--documents",
+        type=path,
         action="append",
         required=True,
         metavar="DIR",
         help="document set; where a mixture reads several, NAME=DIR for each, e.g. --documents web=data/corpus --documents wiki=data/wiki (a DIR without a name serves all others)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of the documents' order")
 
 

@@ -1,5 +1,6 @@
 """`ja-llm vocab`: train, expand and certify vocabularies."""
 
+from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb, set_device
 
 
@@ -19,11 +20,11 @@ def vocab(verbs) -> None:
         "Train a SentencePiece vocabulary on a document set.",
         "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en",
     )
-    parser.add_argument("--documents", required=True, metavar="DIR", help="document set")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set")
     parser.add_argument("--lang", default="en")
     parser.add_argument("--size", type=int, required=True, help="pieces in all")
     parser.add_argument("--type", choices=("bpe", "unigram"), default="bpe")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", type=path, required=True)
 
     def expand(args, rest):
         set_device("cpu")
@@ -39,11 +40,11 @@ def vocab(verbs) -> None:
         "Add Japanese pieces to a model: new rows are the mean of the old pieces' rows; writes a certificate.",
         "ja-llm vocab expand --model models/base --documents data/corpus --pieces 4000 --out models/expanded",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory, or DIR@STEP")
-    parser.add_argument("--documents", required=True, metavar="DIR", help="document set; its train split is used")
+    parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, or DIR@STEP")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set; its train split is used")
     parser.add_argument("--lang", default="ja")
     parser.add_argument("--pieces", type=int, required=True, help="how many pieces to add")
-    parser.add_argument("--out", required=True, metavar="DIR", help="model directory to write")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
 
     def certify(args, rest):
         set_device("cpu")
@@ -61,6 +62,6 @@ def vocab(verbs) -> None:
         "Check an expanded model against its base: old ids, old rows, new rows, reachability.",
         "ja-llm vocab certify --old models/base --new models/expanded --documents data/corpus",
     )
-    parser.add_argument("--old", required=True, metavar="DIR")
-    parser.add_argument("--new", required=True, metavar="DIR")
-    parser.add_argument("--documents", required=True, metavar="DIR", help="document set for sample texts")
+    parser.add_argument("--old", type=path, required=True, metavar="DIR")
+    parser.add_argument("--new", type=path, required=True, metavar="DIR")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set for sample texts")

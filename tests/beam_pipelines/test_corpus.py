@@ -1,5 +1,6 @@
 """The whole job on small WARC files: accounting, determinism, resumption after SIGKILL, bad input, sentences."""
 
+import collections
 import errno
 import hashlib
 import json
@@ -126,6 +127,9 @@ def test_documents_and_manifest_keep_the_contract(built, web):
     assert documents["http://site0.example/0"].text == web.ja_text(0), "the newer of two exact copies stays"
     assert "http://site2.example/5" not in documents and "http://site0.example/210" in documents
     assert documents["http://b.example/sjis"].text == web.ja_text(40)
+    licences = collections.Counter(d.licence for d in documents.values())
+    assert value["licences"] == licences and set(licences) == {"", "GFDL-1.3"}
+    assert manifest.fingerprint(value) == manifest.fingerprint({**value, "licences": {}})
     guide = documents["http://site0.example/0"]
     assert (guide.source, guide.licence, json.loads(guide.meta)["package"]) == ("manuals", "GFDL-1.3", "guide-ja")
 
@@ -145,6 +149,26 @@ def test_heldout_text_is_not_in_training_by_brute_force(built):
     assert len(texts["heldout"]) > 2 and all(containment(*item) <= 0.5 for item in texts["heldout"])
     samples = [json.loads(line) for line in (output / "dropped/heldout_contained.jsonl").read_text().splitlines()]
     assert samples and all(s["containment"] > 0.5 for s in samples), "MinHash does not see a small page in a long one; this must"
+
+
+def test_a_page_past_the_deadline_is_counted_and_sampled(web, tmp_path):
+    """A page that takes the extractor longer than the limit; the other one does not."""
+    slow = "".join(
+        f"<div class='c{i}'><span>短い文{i}です。</span><div><p>別の文{i}でした。</p></div></div>" for i in range(20000)
+    )
+    pages = [{"url": "http://a.example/slow", "body": f"<html><body>{slow}</body></html>"}]
+    pages += [{"url": "http://a.example/text", "body": web.ja_text(1), "type": "text/plain; charset=utf-8"}]
+    web.write_warc(tmp_path / "a.warc.gz", pages)
+    value = build(
+        tmp_path / "a.warc.gz",
+        tmp_path / "out",
+        bindings=["corpus.Extraction.deadline_s = 0.3", "corpus.Split.heldout_share = 0"],
+    )
+    extracted = value["yields"][0]
+    assert extracted["kept"]["documents"] == 1
+    assert {reason: c["documents"] for reason, c in extracted["dropped"].items()} == {"extract_deadline": 1}
+    sample = json.loads((tmp_path / "out/dropped/extract_deadline.jsonl").read_text())
+    assert sample["url"] == "http://a.example/slow" and sample["stage"] == "extract"
 
 
 def test_same_bytes_with_two_workers(built, inputs, tmp_path, monkeypatch):
@@ -290,7 +314,7 @@ def test_an_unknown_name_in_a_preset_file_is_one_sentence(inputs, tmp_path, caps
 
 def test_folder_with_something_else_is_left_alone(inputs, tmp_path):
     (tmp_path / "thesis.txt").write_text("draft")
-    with pytest.raises(JaLlmError, match="holds something that the corpus job did not write"):
+    with pytest.raises(UsageError, match="holds something that the corpus job did not write"):
         build(inputs, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -301,8 +325,13 @@ def test_nothing_left_is_no_finished_set(web, tmp_path):
         build(tmp_path / "a.warc.gz", tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists() and (tmp_path / "out/dropped/ja_letters_low.jsonl").exists()
     (tmp_path / "b.warc.gz").write_bytes(b"")
-    with pytest.raises(JaLlmError, match="the input holds no response record"):
+    with pytest.raises(JaLlmError, match=r"the input holds no response record \(no record at all\); give WARC files of a crawl"):
         build(tmp_path / "b.warc.gz", tmp_path / "out2")
+    page = {"url": "http://a.example/", "body": web.ja_text(1)}
+    wet = web.warc_bytes([page], gzip=False)[0].replace(b"WARC-Type: response", b"WARC-Type: conversion")
+    (tmp_path / "c.warc").write_bytes(wet)
+    with pytest.raises(JaLlmError, match="holds no response record but 1 conversion records .*WET.*; give the WARC files"):
+        build(tmp_path / "c.warc", tmp_path / "out3")
 
 
 @pytest.mark.parametrize("nth", [8, 60])

@@ -1,6 +1,7 @@
 """From a response's bytes to text: content codings, charsets that lie, and what is no page at all."""
 
 import gzip
+import sys
 import zlib
 
 import pytest
@@ -193,6 +194,25 @@ def test_extractor_is_killed_at_the_deadline_and_starts_again(web):
         with pytest.raises(ExtractionProblem) as problem:
             extractor.extract(web.html("x"))
         assert problem.value.reason == "extract_crashed"
+        assert extractor.extract(web.html(web.ja_text(3))) == web.ja_text(3)
+    finally:
+        extractor.close()
+
+
+def test_extractor_that_only_waits_is_ended_by_the_wall_clock(web, monkeypatch):
+    """A child that spends no CPU: it never sees its limit, the client's clock does."""
+    extractor = Extractor(deadline_s=20)
+    command = extractor._command
+    extractor._command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    now = iter([0.0])
+    monkeypatch.setattr("beam_pipelines.extractor.time.monotonic", lambda: next(now, 1e6))
+    try:
+        with pytest.raises(ExtractionProblem) as problem:
+            extractor.extract(web.html("x"))
+        assert (problem.value.reason, problem.value.detail) == ("extract_deadline", "the extractor did not come back")
+        assert extractor._child is None
+        monkeypatch.undo()
+        extractor._command = command
         assert extractor.extract(web.html(web.ja_text(3))) == web.ja_text(3)
     finally:
         extractor.close()

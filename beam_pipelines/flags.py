@@ -1,0 +1,22 @@
+"""The flags of the corpus job, for `ja-llm corpus build` and `python -m beam_pipelines.corpus`: argparse, nothing heavy."""
+
+import argparse
+
+from ja_llm.command_line import path
+
+
+def build_flags(parser: argparse.ArgumentParser) -> None:
+    """Add them."""
+    parser.add_argument("--input", action="append", type=path, required=True, metavar="GLOB", help="WARC files (repeat)")
+    parser.add_argument("--output", type=path, required=True, metavar="DIR", help="document set to write")
+    parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
+    parser.add_argument(
+        "--gin_bindings",
+        dest="bindings",
+        action="append",
+        default=[],
+        metavar="B",
+        help="change one value of the preset (repeat)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be read, and by which rules, and stop")

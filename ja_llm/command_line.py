@@ -1,0 +1,62 @@
+"""What every command shares, of `ja-llm` and of `python -m beam_pipelines.corpus`: paths, and sentences instead of tracebacks.
+
+Standard library only, and light: `ja-llm --help` loads it.
+"""
+
+import sys
+from collections.abc import Callable
+
+from ja_llm.errors import JaLlmError
+
+
+def path(text: str) -> str:
+    """Type of an argument that is a path of this machine (argparse's `type=`).
+
+    Raises:
+      UsageError: it names a remote store.
+    """
+    from ja_llm.files import local_path
+
+    local_path(text)
+    return text
+
+
+def run(prog: str, call: Callable[[], int | None], debug: bool = False) -> int:
+    """Call; returns its exit code, or 1 (failed) or 2 (used wrongly) with one sentence on standard error.
+
+    Args:
+      prog: how the sentence begins.
+      call: does the work.
+      debug: let errors through, with their traceback.
+    """
+    try:
+        return call() or 0
+    except JaLlmError as error:
+        if debug:
+            raise
+        # gin adds lines about the call that failed; the sentence is the first.
+        return _say(prog, str(error).splitlines()[0], error.exit_code)
+    except KeyboardInterrupt:
+        return _say(prog, "stopped; what was finished is kept, the same command goes on from there.")
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _say(prog, _unexpected(error))
+
+
+def _say(prog: str, sentence: str, code: int = 1) -> int:
+    print(f"{prog}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        from ja_llm.files import os_error_sentence
+
+        return str(os_error_sentence(error, error.filename))
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is not installed; install the extra that brings it, e.g. pip install 'ja_llm[data,beam,eval]'."
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {first} (this is a fault of ja_llm; run again with --debug and report what it prints)."
