@@ -277,7 +277,7 @@ def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: 
     now = time.monotonic()
     if not values.pop("finite"):
         checkpoints.wait()
-        raise _not_finite(step, checkpoints.directory, (checkpoints.steps() or [None])[-1])
+        raise _not_finite(step, checkpoints.directory, max(checkpoints.steps(), default=None))
     values["tokens_per_second"] = values["target_tokens"] / max(now - clock, 1e-9)
     if writer:
         writer.write(step, values)
