@@ -233,7 +233,7 @@ def _choose(
             if count <= 0:
                 raise JaLlmError(
                     f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
-                    "give more Japanese text, ask for more pieces, or set expand_sentencepiece.align to 1."
+                    "give more Japanese text or ask for more pieces."
                 )
             chosen = sorted(free[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
             dead = dead_pieces(_append(base, chosen), base.vocab_size)
