@@ -101,10 +101,10 @@ def to_example(document: Document) -> bytes:
 
 
 def from_example(data: bytes) -> Document:
-    """Inverse of `to_example`.
+    """Inverse of `to_example`; a field other than `id` and `text` that is missing has its default.
 
     Raises:
-      JaLlmError: the bytes are no Example, or a field is missing.
+      JaLlmError: the bytes are no Example, or `id` or `text` is missing.
     """
     from google.protobuf.message import DecodeError
 
@@ -150,9 +150,17 @@ def read_records(path: str | Path) -> Iterator[bytes]:
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
-    """Yield the documents of one shard."""
-    for data in read_records(path):
-        yield from_example(data)
+    """Yield the documents of one shard.
+
+    Raises:
+      JaLlmError: as `read_records` and `from_example`; it names the file.
+    """
+    for number, data in enumerate(read_records(path)):
+        try:
+            document = from_example(data)
+        except JaLlmError as error:
+            raise JaLlmError(f"{path}: of record {number}: {error} Make this file again.") from error
+        yield document
 
 
 def meta_json(**values: Any) -> str:

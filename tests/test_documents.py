@@ -69,3 +69,16 @@ def test_bytes_that_are_no_example_are_refused():
         from_example(b"\xff\xff\xff")
     with pytest.raises(JaLlmError, match="not a document"):
         from_example(b"")
+
+
+def test_a_record_without_id_or_text_is_refused_and_its_file_named(tmp_path):
+    whole = to_example(Document("a", "b"))
+    path = tmp_path / "shard.tfrecord"
+    with open(path, "wb") as file:
+        write_record(file, whole)
+        write_record(file, b"")
+    with pytest.raises(JaLlmError, match="shard.tfrecord: of record 1: a record is not a document"):
+        list(read_documents(path))
+    assert from_example(whole.replace(b"licence", b"licenxe")).licence == ""
+    with pytest.raises(JaLlmError, match="not a document"):
+        from_example(whole.replace(b"text", b"texx"))
