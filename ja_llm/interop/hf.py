@@ -18,7 +18,7 @@ from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
 from ja_llm.interop import hf_config, model_card
 from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, write_tensors
 from ja_llm.manifest import file_entry
-from ja_llm.models.config import CHECKPOINT_FIELDS, DTYPES, DecoderConfig
+from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.models.families import IGNORED, Weight, tensors
 from ja_llm.progress import track
@@ -231,8 +231,9 @@ def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -
 def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) -> list[str]:
     """Read the written files as an import would, and compare every tensor bit for bit; gives the weight files' names."""
     written = TensorFolder(folder)
-    if hf_config.from_hf(read_json(folder / "config.json"), "config.json", config.param_dtype).embed_dim != config.embed_dim:
-        raise JaLlmError(f"{folder}: config.json reads back differently; export again.")
+    back = hf_config.from_hf(read_json(folder / "config.json"), "config.json", config.param_dtype)
+    if other := [name for name in ARCHITECTURE_FIELDS if getattr(back, name) != getattr(config, name)]:
+        raise JaLlmError(f"{folder}: config.json reads back with another {other[0]} than was written; export again.")
     _check_names(written, config, folder)
     for name, value in _their_tensors(params, config, dtype, "check"):
         if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
+from ja_llm.interop import hf_config
 from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
@@ -254,3 +255,12 @@ def test_the_licence_goes_with_the_weights(copy, tmp_path):
     import_hf(tmp_path / "export", tmp_path / "second")
     assert load_model(tmp_path / "second").ledger["licence"] == "apache-2.0"
     assert json.loads((tmp_path / "export" / LEDGER).read_text())["job"] == "import"
+
+
+def test_an_export_whose_configuration_reads_back_differently_does_not_appear(copy, tmp_path, monkeypatch):
+    import_hf(copy, tmp_path / "model")
+    real = hf_config.to_hf
+    monkeypatch.setattr(hf_config, "to_hf", lambda *args: {**real(*args), "rms_norm_eps": 0.5})
+    with pytest.raises(JaLlmError, match="config.json reads back with another norm_eps"):
+        export_hf(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
