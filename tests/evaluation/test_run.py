@@ -1,5 +1,7 @@
 """Evaluation of a real (tiny) model: right numbers, the same after a kill, and clear refusals."""
 
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -209,6 +211,32 @@ def test_what_a_suite_left_out_stays_said_until_it_is_measured(folder):
     assert list(evaluate(folder / "model", "bits_per_byte_en", **sizes)["left_out"]) == ["translate_ui_en_ja"]
     results = evaluate(folder / "model", "translate_ui_en_ja", pairs=folder / "pairs.jsonl", **sizes)
     assert not results["left_out"] and len(results["tasks"]) == 5 and set(results["data"]) == {"documents", "pairs"}
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_same_command_goes_on(folder, tmp_path, monkeypatch):
+    """Full at each write in turn, with half of the data written: request, chunk, samples, task, results."""
+
+    def measure(out):
+        return evaluate(folder / "model", "bits_per_byte_en", root=folder / "documents", out_dir=out, documents=3, length=64)
+
+    expected, fsync = measure(tmp_path / "whole"), os.fsync
+    for number in range(1, 6):
+        out, calls = tmp_path / f"full{number}", itertools.count(1)
+
+        def full(fd, number=number, calls=calls):
+            if next(calls) == number:
+                os.ftruncate(fd, os.fstat(fd).st_size // 2)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(fd)
+
+        with monkeypatch.context() as patch, pytest.raises(JaLlmError, match="the disk is full; free some space"):
+            patch.setattr(os, "fsync", full)
+            measure(out)
+        there = {path.name.removeprefix("bits_per_byte_en.") for path in out.iterdir()}
+        steps = [set(), {"partial.jsonl"}, {"partial.jsonl"}, {"partial.jsonl", "samples.jsonl"}, {"samples.jsonl", "json"}]
+        assert there == steps[number - 1]
+        assert measure(out) == expected
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
 
 
 def test_sigkill_then_the_same_command(folder, whole):
