@@ -23,7 +23,7 @@ BY_KEY = {page.key: page for page in PAGES}
 ARTICLES = [page for page in PAGES if page.kind == "article"]
 KEYS = [page.key for page in PAGES]
 READABLE = [page for page in PAGES if page.kind in ("article", "near_duplicate")]
-BOUNDS = {"ja": (900, 1600), "en": (1500, 2500), "zh": (500, 900), "ko": (700, 1100)}
+BOUNDS = {"ja": (850, 1600), "en": (1500, 3700), "zh": (500, 900), "ko": (700, 1200), "de": (1500, 3200), "fr": (1500, 3200)}
 
 
 def squeeze(text):
@@ -36,10 +36,11 @@ def by_key(keys_of):
 
 def test_the_collection_has_what_the_quickstart_needs():
     count = collections.Counter((page.kind, page.lang) for page in PAGES)
-    assert count["article", "ja"] >= 24 and count["article", "en"] >= 16
-    assert count["article", "zh"] >= 2 and count["article", "ko"] >= 2
-    assert count["near_duplicate", "ja"] >= 2 and count["near_duplicate", "en"] >= 1
-    assert count["spam", "ja"] >= 2 and count["symbols", "zxx"] >= 1
+    assert count["article", "ja"] >= 80 and count["article", "en"] >= 38
+    assert min(count["article", lang] for lang in ("zh", "ko", "de", "fr")) >= 2
+    assert sum(count["article", lang] for lang in ("zh", "ko", "de", "fr")) >= 12
+    assert count["near_duplicate", "ja"] >= 5 and count["near_duplicate", "en"] >= 2
+    assert count["spam", "ja"] >= 4 and count["spam", "en"] >= 1 and count["symbols", "zxx"] >= 1
     assert {"UTF-8", "Shift_JIS", "EUC-JP", "ISO-2022-JP"} <= {page.charset for page in PAGES if page.kind == "article"}
     assert {page.site for page in PAGES} == set(sites.SITES)
     assert len({page.url for page in PAGES}) == len(PAGES)
@@ -58,7 +59,8 @@ def test_length_and_sentences(page):
 
 @by_key(READABLE)
 def test_declared_language_is_the_script_and_what_a_language_identifier_says(page):
-    kinds = {"ja": r"[ぁ-ゖァ-ヺー一-鿿々]", "en": r"[A-Za-z]", "zh": r"[一-鿿]", "ko": r"[가-힣]"}
+    latin = r"[A-Za-zÀ-ÿœŒ]"
+    kinds = {"ja": r"[ぁ-ゖァ-ヺー一-鿿々]", "en": latin, "de": latin, "fr": latin, "zh": r"[一-鿿]", "ko": r"[가-힣]"}
     letters = [c for c in page.text if c.isalpha()]
     assert sum(bool(re.match(kinds[page.lang], c)) for c in letters) >= 0.97 * len(letters)
     if page.lang == "ja":
