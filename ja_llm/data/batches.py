@@ -49,6 +49,7 @@ class BatchSource:
       mixture: fingerprint of the mixture (what a stage of a schedule names).
       fingerprint: identity of the data whatever the seed and batch size: stores, packing plans, rates, length.
       vocabulary: fingerprint of the vocabulary that the tokens belong to.
+      licences: {licence: documents} of the document sets.
 
     Raises:
       JaLlmError: the cache is unfinished or damaged, or has no such split.
@@ -71,6 +72,7 @@ class BatchSource:
         self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
         value = manifest.read(self.directory, manifest.MIXTURE)
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
+        self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
         self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(

@@ -10,6 +10,7 @@ A store depends on the document set of its own task alone: another member's set 
 Training needs the folder alone, and no TensorFlow.
 """
 
+import collections
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def cache(
     for task, rate in rates.items():
         written = {split: _write_store(task, split, tokenizer, roots[task], request, out_dir) for split in parts[task]}
         members.append({"task": task, "rate": rate, "splits": written})
-    return _write_mixture(out_dir, request, members, sorted(set(request["documents"].values())))
+    licences = sum((collections.Counter(value.get("licences", {})) for value in read.values()), collections.Counter())
+    return _write_mixture(out_dir, request, members, sorted(set(request["documents"].values())), dict(sorted(licences.items())))
 
 
 def _check_same(where: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -200,7 +202,13 @@ def _write_documents(
         return writer.close(config=config, parents=parents, totals=totals)
 
 
-def _write_mixture(out_dir: Path, request: dict[str, Any], members: list[dict[str, Any]], parents: list[str]) -> dict[str, Any]:
+def _write_mixture(
+    out_dir: Path,
+    request: dict[str, Any],
+    members: list[dict[str, Any]],
+    parents: list[str],
+    licences: dict[str, int] | None = None,
+) -> dict[str, Any]:
     parts = [part for member in members for part in member["splits"].values()]
     files = [out_dir / part["path"] / manifest.NAME for part in parts]
     files += sorted(p for p in (out_dir / "vocab").rglob("*") if p.is_file())
@@ -216,6 +224,7 @@ def _write_mixture(out_dir: Path, request: dict[str, Any], members: list[dict[st
             key: sum(part[key] for part in parts) for key in ("documents", "tokens", "characters", "bytes", "empty_documents")
         },
         members=members,
+        licences=licences or {},  # of the document sets, as their manifests count them: for ledgers and model cards
     )
 
 

@@ -1,6 +1,7 @@
 """README.md of an export: where the weights come from, as the ledger has it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def model_card(loaded: Any, dtype: str) -> str:
     ]
     lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
-    lines += _text_licences(ledger.get("licences", {}))
+    lines += _text_licences([entry.get("licences") for entry in _lineage(ledger)])
     ancestors = [entry for entry in _lineage(ledger) if entry is not ledger]
     if ancestors:
         lines += ["", "## Made from", ""]
@@ -52,9 +53,14 @@ def model_card(loaded: Any, dtype: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text_licences(counts: Any) -> list[str]:
-    """A section on the training documents' licences, from {licence: documents}; nothing where the ledger has none."""
-    if not isinstance(counts, dict) or not counts:
+def _text_licences(lineage: Sequence[Any]) -> list[str]:
+    """A section on the training documents' licences, from {licence: documents} of the run and of what it was made from."""
+    counts: dict[str, int] = {}
+    for found in lineage:
+        for name, documents in found.items() if isinstance(found, dict) else ():
+            # A base and its continuation often read the same set: the larger count, not the sum.
+            counts[name] = max(documents, counts.get(name, 0))
+    if not counts:
         return []
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     cells = [(" ".join(name.split()).replace("|", "\\|") or "not stated", f"{count:,}") for name, count in rows]

@@ -54,6 +54,7 @@ class Data(Protocol):
     batch_size: int
     length: int
     schedule: Any
+    licences: dict[str, int]
 
 
 # (first step, shard, number of shards) -> this host's rows of the batches of that step and the ones after it
@@ -167,6 +168,7 @@ def run(
         parents=parents,
         mesh=dict(mesh.shape),
         data_schedule=data.schedule.to_json(),
+        licences=data.licences,
     )
     if jax.process_index() == 0:
         lock = lock_run(directory)  # noqa: F841 (held until the process ends)

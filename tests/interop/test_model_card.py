@@ -27,3 +27,8 @@ def test_without_licences_nothing_is_said(ledger):
 def test_the_licence_of_the_first_weights_is_the_front_matter_and_a_row():
     text = card(job="train", licences={"CC0-1.0": 1}, parents=[{"name": "base", "licence": "apache-2.0"}])
     assert text.startswith("---\nlicense: apache-2.0\n") and "| licences of the weights it is made from | apache-2.0 |" in text
+
+
+def test_texts_that_the_base_was_trained_on_count_too():
+    text = card(job="train", licences={"CC0-1.0": 7}, parents=[{"name": "base", "licences": {"CC0-1.0": 3, "GFDL-1.3": 2}}])
+    assert "| CC0-1.0 | 7 |\n| GFDL-1.3 | 2 |" in text

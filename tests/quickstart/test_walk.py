@@ -48,6 +48,9 @@ def test_pages_become_a_model_a_report_and_an_export(walked, capsys):
     assert [p["job"] for p in ledger["parents"]] == ["vocab expand"]
     assert ledger["parents"][0]["parents"][0]["job"] == "import"
     assert "<svg" in (out / "report.html").read_text()
+    pages = sum(page.kind == "article" and page.lang in ("ja", "en") for page in load_pages())
+    assert ledger["licences"] == {"CC0-1.0": pages}
+    assert f"| CC0-1.0 | {pages} |" in (out / "export/README.md").read_text()
     assert (out / "export/model.safetensors").stat().st_size > 1000
 
 
