@@ -1,8 +1,10 @@
 """What the main job on Debian's documentation must show, read from its result file: `make test-real` runs the job first."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.debian_docs import RESULT
+from benchmarks.debian_docs import RESULT, config
 from ja_llm.files import read_json
 
 pytestmark = pytest.mark.real
@@ -13,6 +15,15 @@ def result():
     if not RESULT.exists():
         pytest.fail(f"{RESULT} is missing; run python -m benchmarks.debian_docs")
     return read_json(RESULT)
+
+
+def test_the_result_is_of_todays_settings(result):
+    wanted = {
+        **vars(config(Path("debian-docs"))),
+        "inputs": "debian-docs/warc/*.warc.gz",
+        "pairs": "debian-docs/pairs/messages.jsonl",
+    }
+    assert result["config"] == wanted
 
 
 def bits(result, model, lang):
