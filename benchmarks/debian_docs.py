@@ -10,6 +10,7 @@ run has read. `--repeat` trains the main run a second time and compares every lo
 """
 
 import argparse
+import dataclasses
 import os
 import platform
 import statistics
@@ -20,7 +21,7 @@ from typing import Any
 from ja_llm import manifest
 from ja_llm.commands.parsing import set_device
 from ja_llm.files import read_json, sha256_file, write_json
-from ja_llm.quickstart.walk import MIXTURE, MODELS, Walk, WalkConfig
+from ja_llm.quickstart.walk import MIXTURE, NewBase, Walk, WalkConfig
 
 RESULT = Path(__file__).parent / "results" / "debian_docs.json"
 _PACKAGES = (
@@ -45,15 +46,13 @@ def config(fetched: Path) -> WalkConfig:
     return WalkConfig(
         inputs=(str(fetched / "warc" / "*.warc.gz"),),
         preset="debian_docs",
-        model="models/tiny_3m.gin",
-        base_pieces=3000,
+        base=NewBase("models/tiny_3m.gin", pieces=3000, steps=400, rate=2e-3),
         new_pieces=3000,
         length=256,
         batch_size=16,
-        base_steps=400,
         steps=1200,
-        base_rate=2e-3,
-        rate=2e-3,  # as the twin: what differs between the two is where they begin, nothing else
+        rate=2e-3,
+        twin_rate=2e-3,  # as the main run: what differs between the two is where they begin, nothing else
         eval_period=100,
         eval_limit=200,
         pairs=str(fetched / "pairs" / "messages.jsonl"),
@@ -78,13 +77,17 @@ def main() -> None:
     walk.tokens()
     walk.continual()
     walk.scratch()
-    results = {name: walk.evaluate(model) for name, model in MODELS.items()}
+    results = walk.evaluate()
     export = walk.export()
     value = {
         "what": "Debian documentation: corpus, English base, vocabulary expansion, continual pre-training, controls",
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "software": manifest.software(*_PACKAGES),
-        "config": {**vars(walk.config), "inputs": "debian-docs/warc/*.warc.gz", "pairs": "debian-docs/pairs/messages.jsonl"},
+        "config": {
+            **dataclasses.asdict(walk.config),
+            "inputs": "debian-docs/warc/*.warc.gz",
+            "pairs": "debian-docs/pairs/messages.jsonl",
+        },
         "corpus": {key: corpus[key] for key in ("totals", "yields", "config_hash")}
         | {"fingerprint": manifest.fingerprint(corpus)},
         "corpus_speed": read_json(walk.out / "corpus" / "timings.json")

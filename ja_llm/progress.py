@@ -1,11 +1,26 @@
 """Progress for long work: a bar on a terminal, a plain line now and then elsewhere (logs, CI, pipes)."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
+
+_passing = False
+
+
+@contextlib.contextmanager
+def passing() -> Iterator[None]:
+    """Within the block progress leaves nothing behind: a finished bar vanishes, and a plain closing line comes only after
+    others. For a caller that tells itself what came out."""
+    global _passing
+    before, _passing = _passing, True
+    try:
+        yield
+    finally:
+        _passing = before
 
 
 class Progress:
@@ -27,11 +42,13 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._done, self._every, self._last, self._start = initial, every, time.monotonic(), time.monotonic()
         self._initial, self._note = initial, ""
-        self._bar = None
+        self._bar, self._told, self._passing = None, False, _passing
         if self._stream.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=initial, desc=label, unit=unit, file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, initial=initial, desc=label, unit=unit, file=self._stream, dynamic_ncols=True, leave=not _passing
+            )
 
     def update(self, n: int = 1, note: str = "") -> None:
         """Count `n` more units; `note` (e.g. "loss 3.21") is shown beside the count."""
@@ -45,7 +62,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), True
         of = f"/{self._total}" if self._total is not None else ""
         rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
         note = f", {self._note}" if self._note else ""
@@ -55,7 +72,7 @@ class Progress:
         """End the bar; elsewhere print the closing line."""
         if self._bar is not None:
             self._bar.close()
-        else:
+        elif self._told or not self._passing:
             self._line()
 
     def __enter__(self) -> "Progress":

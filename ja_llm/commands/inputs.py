@@ -11,16 +11,28 @@ def quickstart(verbs) -> None:
         set_device(args.device)
         from ja_llm.quickstart.run import quickstart
 
-        quickstart(Path(args.out), workers=args.workers)
+        quickstart(Path(args.out), workers=args.workers, base=args.base, pages=args.pages)
 
     parser = add_verb(
         verbs,
         "quickstart",
         handler,
-        "The whole path on embedded pages and a tiny base model; ends with a table and report.html.",
-        "ja-llm quickstart --out quickstart",
+        "The whole path on embedded pages and an embedded English base; ends with a table and report.html.",
+        "ja-llm quickstart --out quickstart\n  ja-llm quickstart --out mine --pages my-site/ --base path/to/hf-llama",
     )
     parser.add_argument("--out", type=path, default="quickstart", help="folder for everything it makes (default: quickstart)")
+    parser.add_argument(
+        "--pages",
+        type=path,
+        metavar="P",
+        help="your own pages: a WARC file, or a folder of WARC or HTML files; Japanese and English ones",
+    )
+    parser.add_argument(
+        "--base",
+        type=path,
+        metavar="DIR",
+        help="your own base: folder of a Hugging Face model (Llama, SentencePiece BPE vocabulary)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="Beam worker processes (the numbers do not depend on it)")
     device_flag(parser)
 

@@ -22,6 +22,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 from ja_llm.errors import JaLlmError
@@ -208,10 +209,14 @@ def encode(page: Page) -> bytes:
         ) from error
 
 
-def write_warc(path: str | os.PathLike) -> dict[str, Any]:
+def write_warc(path: str | os.PathLike, without: Collection[str] = ()) -> dict[str, Any]:
     """Write all pages, and the three responses of a real crawl that hold no page, as one WARC file.
 
     The same pages give the same bytes.
+
+    Args:
+      path: the file.
+      without: addresses of pages to leave out.
 
     Returns:
       `summary()` with the file's `bytes` and `sha256`.
@@ -221,7 +226,7 @@ def write_warc(path: str | os.PathLike) -> dict[str, Any]:
     """
     metadata = {"source": SOURCE, "licence": LICENCE}
     with WarcWriter(path, description="pages written for the ja_llm quickstart, CC0-1.0", date="2024-01-01T00:00:00Z") as writer:
-        for page in load_pages():
+        for page in (page for page in load_pages() if page.url not in without):
             kind = sites.SITES[page.site].content_type(page)
             writer.response(page.url, encode(page), kind, f"{page.date}T09:00:00Z", metadata=metadata)
         for url, body, kind, status, headers in _pageless():

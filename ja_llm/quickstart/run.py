@@ -1,76 +1,143 @@
-"""`ja-llm quickstart`: the whole path on embedded pages and a tiny base that it trains first."""
+"""`ja-llm quickstart`: the whole path on embedded pages and an embedded English base."""
 
-from collections.abc import Callable
+import importlib.resources
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ja_llm.errors import JaLlmError
+from ja_llm.quickstart.own_pages import own_pages
 from ja_llm.quickstart.pages import write_warc
-from ja_llm.quickstart.walk import MODELS, Walk, WalkConfig
+from ja_llm.quickstart.walk import (
+    Walk,
+    WalkConfig,
+    check_languages,
+    dropped_by_reason,
+    kept_by_language,
+    pages_in,
+)
 
 # What so few held-out pages can tell; a choice between English continuations would need more of them.
 TASKS = ["bits_per_byte_ja", "bits_per_byte_en", "continuation_choice_ja"]
 PROMPTS = ("朝の庭では、", "むかし、この町には", "In the morning,")
+_STAGES = 10
 
 
-def sizes(warc: Path) -> WalkConfig:
-    """About a minute of English for the base and a minute of Japanese on two cores: enough to see the idea, not a good model."""
+def embedded_base() -> Path:
+    """The English base that comes with the package, a Hugging Face folder; `make_base` remakes it."""
+    return Path(str(importlib.resources.files("ja_llm.quickstart"))) / "base"
+
+
+def sizes(inputs: tuple[str, ...], base: str) -> WalkConfig:
+    """About a minute of Japanese on two cores, and as much for the twin: enough to see the idea, not a good model.
+
+    The rates are the best of `benchmarks/quickstart_rate.py`, which measures on pages that are not held out here.
+    """
     return WalkConfig(
-        inputs=(str(warc),),
+        inputs=inputs,
         preset="quickstart",
-        model="models/tiny_1m.gin",
-        base_pieces=700,
+        base=base,
         new_pieces=400,
         length=128,
         batch_size=8,
-        base_steps=200,
-        steps=150,
-        base_rate=3e-3,
-        rate=2e-3,
+        steps=200,
+        rate=4e-4,
+        twin_rate=2e-3,
         eval_period=50,
         eval_limit=20,
     )
 
 
-def quickstart(out: str | Path, workers: int = 1, sizes: Callable[[Path], WalkConfig] = sizes) -> dict[str, Any]:
+def quickstart(
+    out: str | Path,
+    workers: int = 1,
+    base: str | Path | None = None,
+    pages: str | Path | None = None,
+    sizes: Callable[[tuple[str, ...], str], WalkConfig] = sizes,
+) -> dict[str, Any]:
     """Walk the path in `out`, print the closing table, write `out/report.html`.
 
     Args:
       out: folder for everything; a walk that was begun there goes on.
       workers: Beam worker processes; no number depends on it.
-      sizes: path of the WARC -> sizes of the walk.
+      base: folder of a Hugging Face model; the embedded one when None.
+      pages: WARC file, or folder of WARC or of HTML files; the embedded ones when None.
+      sizes: (WARC files, base) -> sizes of the walk.
 
     Returns:
       {"corpus": manifest, "certificate": ..., "results": {model: results}}.
 
     Raises:
-      UsageError: `out` holds something else.
+      UsageError: `out` holds something else; there is no such base or there are no such pages.
+      JaLlmError: too few pages of a language are left, or a stage failed; Ctrl-C.
     """
     out = Path(out).absolute()
+    start = time.monotonic()
     warc = out / "pages.warc.gz"
-    walk = Walk(out, sizes(warc), workers)
-    if not warc.exists():
-        write_warc(warc)
+    inputs, write = own_pages(Path(pages).absolute(), warc) if pages else ((str(warc),), lambda: write_warc(warc))
+    walk = Walk(out, sizes(inputs, str(Path(base).absolute() if base else embedded_base())), workers, _STAGES)
+    _greet(out)
+    try:
+        if not warc.exists():
+            write()
+        result = _walk(walk)
+    except KeyboardInterrupt:
+        raise JaLlmError(
+            f"stopped; the finished stages and the last checkpoint are kept in {os.path.relpath(out)}, the same command goes on from there."
+        ) from None
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    print(f"\nthis call took {minutes} min {seconds} s", file=sys.stderr)
+    return result
+
+
+def _walk(walk: Walk) -> dict[str, Any]:
     corpus = walk.corpus()
+    check_languages(corpus)
     walk.base()
     certificate = walk.expand()
     walk.tokens()
     run = walk.continual()
     walk.scratch()
-    results = {name: walk.evaluate(model, TASKS) for name, model in MODELS.items()}
+    results = walk.evaluate(TASKS)
+    samples = walk.generate(PROMPTS)
     export = walk.export()
-    report = walk.report(samples=walk.generate(PROMPTS))
-    print(closing_table(corpus, certificate, results))
-    print(
-        f"\nreport  {report}\nexport  {export} (transformers loads it)\nnext    ja-llm generate --checkpoint {run} --prompt 朝の"
-    )
+    report = walk.report(samples=samples)
+    print("\n" + closing_table(corpus, certificate, results))
+    print(closing_words(results))
+    print(_entry("report", f"{os.path.relpath(report)} (open it in a browser)"))
+    print(_entry("export", f"{os.path.relpath(export)} (transformers loads it)"))
+    print(_entry("next", f"ja-llm generate --checkpoint {os.path.relpath(run)} --prompt 朝の"))
+    print(_entry("", "docs/first_steps.md: the same path on real text"))
     return {"corpus": corpus, "certificate": certificate, "results": results}
 
 
-_NAMES = {"base": "English base", "expanded": "after expansion", "trained": "after training", "scratch": "from scratch"}
+def _greet(out: Path) -> None:
+    here = Path(sys.argv[0])
+    hint = ""
+    if here.name == "ja-llm" and not shutil.which("ja-llm"):
+        hint = f" To type them yourself: . {os.path.relpath(here.parent)}/activate"
+    text = (
+        f"From web pages to a better Japanese model, in {_STAGES} stages; everything goes into {os.path.relpath(out)}. "
+        f"After each $ stands the command that does the stage.{hint}"
+    )
+    print(textwrap.fill(text, 80, break_on_hyphens=False, break_long_words=False), file=sys.stderr, flush=True)
 
 
-def closing_table(corpus: dict[str, Any], certificate: dict[str, Any], results: dict[str, Any]) -> str:
-    """Tokens per character and bits per byte of each model, as lines of at most 80 columns.
+_NAMES = {
+    "base": "base",
+    "expanded": "after expansion, untrained",
+    "trained": "after training",
+    "scratch": "twin from random weights",
+}
+
+
+def closing_table(corpus: Mapping[str, Any], certificate: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Pages, tokens per character and bits per byte of each model, as lines of at most 80 columns.
 
     Args:
       corpus: the document set's manifest.
@@ -78,15 +145,40 @@ def closing_table(corpus: dict[str, Any], certificate: dict[str, Any], results: 
       results: model name -> `evaluate`'s results.
     """
     tokens = certificate["checks"]["tokens_per_japanese_character"]
-    kept = sum(shard["documents"] for shard in corpus["shards"])
+    came, kept, dropped = pages_in(corpus), kept_by_language(corpus), dropped_by_reason(corpus)
+    languages = ", ".join(f"{count:,} {lang}" for lang, count in kept.items())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+    before, after = tokens["before"], tokens["after"]
     lines = [
+        _entry("pages", f"{came:,} in, {sum(kept.values()):,} kept ({languages}), {sum(dropped.values()):,} dropped"),
+        *([_entry("", f"by reason: {reasons}")] if reasons else []),
+        _entry("tokens", f"{before:.2f} per Japanese character before, {after:.2f} after expansion ({after / before - 1:+.0%})"),
         "",
-        f"documents kept                    {kept:8d}   (ja-llm corpus stats says why the others went)",
-        f"tokens per Japanese character     {tokens['before']:8.2f}   before, {tokens['after']:.2f} after expansion",
-        "",
-        "bits per byte on held-out pages (lower is better)   Japanese     English",
+        f"{'bits per byte on held-out pages (lower is better)':<54}{'Japanese':>12}{'English':>12}",
     ]
     for name, result in results.items():
-        ja, en = (result["tasks"][f"bits_per_byte_{lang}"]["bits_per_byte"] for lang in ("ja", "en"))
-        lines.append(f"  {_NAMES[name]:<48}{ja:10.3f}  {en:10.3f}")
-    return "\n".join(lines)
+        ja, en = (_bits(result, lang) for lang in ("ja", "en"))
+        lines.append(f"  {_NAMES[name]:<52}{ja:12.3f}{en:12.3f}")
+    return "\n".join(lines) + "\n"
+
+
+def closing_words(results: Mapping[str, Any]) -> str:
+    """What was learnt and what was forgotten, from the same figures."""
+    base, trained, twin = ({lang: _bits(results[n], lang) for lang in ("ja", "en")} for n in ("base", "trained", "scratch"))
+    learnt = f"Japanese text costs {_change(trained['ja'], base['ja'])} bits than for the base, {_change(trained['ja'], twin['ja'])} than for the twin"
+    forgot = f"English text costs {_change(trained['en'], base['en'])} bits than for the base"
+    verb = "forgot" if trained["en"] > base["en"] else "kept"
+    return f"{_entry('learnt', learnt)}\n{_entry(verb, forgot)}"
+
+
+def _change(new: float, old: float) -> str:
+    return f"{abs(new / old - 1):.1%} {'fewer' if new <= old else 'more'}"
+
+
+def _bits(result: Mapping[str, Any], lang: str) -> float:
+    return result["tasks"][f"bits_per_byte_{lang}"]["bits_per_byte"]
+
+
+def _entry(name: str, text: str) -> str:
+    """A named line, wrapped at 80 columns."""
+    return textwrap.fill(f"{name:<9}{text}", 80, subsequent_indent=" " * 9, break_on_hyphens=False, break_long_words=False)

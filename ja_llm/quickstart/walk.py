@@ -6,16 +6,14 @@ The quickstart runs it on embedded pages, `benchmarks/debian_docs.py` on Debian'
 
 import dataclasses
 import os
-import shlex
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, sha256_file, sha256_json, write_json
 from ja_llm.gin_utils import packaged_configs
+from ja_llm.quickstart.narration import Narrator
 
 MIXTURE = "swallow_ja90_en10"
 BASE_TASK = "web_en"
@@ -26,21 +24,36 @@ MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs
 
 
 @dataclasses.dataclass(frozen=True)
+class NewBase:
+    """An English base to be made from random weights and the walk's own English pages.
+
+    Attributes:
+      model: gin file of the architecture.
+      pieces: size of its English vocabulary.
+      steps: optimizer steps.
+      rate: peak learning rate.
+    """
+
+    model: str
+    pieces: int
+    steps: int
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
 class WalkConfig:
     """Sizes of one walk along the path.
 
     Attributes:
       inputs: globs of WARC files.
-      preset: corpus preset (a gin file of gin_configs/corpus).
-      model: gin file of the architecture that the base is made with.
-      base_pieces: size of the base's English vocabulary.
-      new_pieces: Japanese pieces to add to it.
+      preset: corpus preset (a gin file of gin_configs/corpus), or the path of a gin file.
+      base: folder of a Hugging Face model, or how to make one.
+      new_pieces: Japanese pieces to add to its vocabulary.
       length: row length in tokens, in training and in scoring.
       batch_size: rows a step.
-      base_steps: optimizer steps of the English base.
       steps: optimizer steps of continual pre-training, and of the from-scratch twin.
-      base_rate: peak learning rate of the base and of the twin.
       rate: peak learning rate of continual pre-training.
+      twin_rate: peak learning rate of the twin.
       eval_period: steps between held-out measurements during training.
       eval_limit: examples of each likelihood and generation task.
       pairs: JSONL of English-Japanese pairs for the translation task, if there is one.
@@ -49,22 +62,20 @@ class WalkConfig:
 
     inputs: tuple[str, ...]
     preset: str
-    model: str
-    base_pieces: int
+    base: str | NewBase
     new_pieces: int
     length: int
     batch_size: int
-    base_steps: int
     steps: int
-    base_rate: float
     rate: float
+    twin_rate: float
     eval_period: int
     eval_limit: int
     pairs: str | None = None
     seed: int = 0
 
 
-_PATHS = ("CACHE_DIR", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
+_PATHS = ("CACHE_DIR", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "ARCHITECTURE_OF")
 
 
 class Walk:
@@ -74,24 +85,23 @@ class Walk:
       out: folder of the walk.
       config: its sizes; a folder that was begun with others is refused.
       workers: Beam worker processes.
+      stages: how many stages the caller will walk, for their numbers.
 
     Raises:
       UsageError: `out` holds something else, or a walk with other sizes.
     """
 
-    def __init__(self, out: Path, config: WalkConfig, workers: int = 1):
+    def __init__(self, out: Path, config: WalkConfig, workers: int = 1, stages: int | None = None):
         self.out, self.config, self.workers = Path(out).absolute(), config, workers
-        self._number = 0
-        self._seconds: dict[str, float] = {}
-        gin_files = (config.model, f"corpus/{config.preset}.gin", "runs/pretrain.gin", "runs/continue.gin")
-        contents = {name: sha256_file(packaged_configs() / name) for name in gin_files}
-        mark = {"schema": "ja_llm.walk/1", "config": dataclasses.asdict(config), "gin": contents}
+        self._narrator = Narrator(stages)
+        self._stage = self._narrator.stage
+        mark = {"schema": "ja_llm.walk/2", "config": dataclasses.asdict(config), **_contents(config)}
         path = self.out / "walk.json"
         if path.exists():
             stored = read_json(path, "walk description")
             if sha256_json(stored) != sha256_json(mark):
                 raise UsageError(
-                    f"{self.out}: this folder was begun with other sizes, pages or gin files, or in another place; give another --out, or remove it."
+                    f"{self.out}: this folder was begun with other sizes, pages, base or gin files, or in another place; give another --out, or remove it."
                 )
         elif self.out.exists() and (not self.out.is_dir() or any(not p.name.startswith(".") for p in self.out.iterdir())):
             raise UsageError(f"{self.out}: this folder holds something else; give another --out.")
@@ -104,47 +114,49 @@ class Walk:
         """WARC files to documents."""
         from beam_pipelines.corpus import build_corpus
 
-        with self._stage(
-            "corpus",
-            "web pages -> clean, deduplicated documents",
-            f"corpus build --input {' --input '.join(map(repr, self.config.inputs))} --output {self._name('corpus')} --preset {self.config.preset}",
-        ):
-            manifest = build_corpus(
-                list(self.config.inputs), self.out / "corpus", preset=self.config.preset, workers=self.workers
-            )
+        c = self.config
+        inputs = [word for glob in c.inputs for word in ("--input", os.path.relpath(glob))]
+        command = ["corpus", "build", *inputs, "--output", self._name("corpus"), "--preset", c.preset]
+        why = "web pages are full of menus, copies and spam; keep the text worth learning from"
+        with self._stage("corpus build", why, command) as outcome:
+            manifest = build_corpus(list(c.inputs), self.out / "corpus", preset=c.preset, workers=self.workers)
+            came, kept = pages_in(manifest), kept_by_language(manifest)
+            told = ", ".join(f"{count:,} {lang}" for lang, count in kept.items())
+            outcome.say(f"{came:,} pages in, {sum(kept.values()):,} kept ({told})")
         return manifest
 
     def base(self) -> Path:
-        """An English base: vocabulary and weights, trained here, handed on through the Hugging Face format as somebody else's would be."""
+        """The English base as somebody hands it on: a Hugging Face folder."""
         from ja_llm.interop.hf import export_hf, import_hf
+
+        base, target = self.config.base, self.out / "models/base"
+        commands = [["import", self._name(base if isinstance(base, str) else "base_hf"), "--out", self._name("models/base")]]
+        if isinstance(base, NewBase):
+            self.new_base(base)
+            commands.insert(0, ["export", self._name("runs/base"), "--out", self._name("base_hf")])
+        with self._stage(
+            "import", "the English base that is to learn Japanese, from Hugging Face's format", *commands
+        ) as outcome:
+            if not (target / "model.json").exists():
+                if isinstance(base, NewBase):
+                    export_hf(self.out / "runs/base", self.out / "base_hf")
+                import_hf(base if isinstance(base, str) else self.out / "base_hf", target)
+            outcome.say(_size(target))
+        return target
+
+    def new_base(self, base: NewBase) -> Path:
+        """An English base from random weights: vocabulary and training run."""
         from ja_llm.vocab.train import train_on_documents
 
-        c = self.config
-        with self._stage(
-            "base vocabulary",
-            f"{c.base_pieces} English pieces",
-            f"vocab train --documents {self._name('corpus')} --lang en --size {c.base_pieces} --out {self._name('vocab_en')}",
-        ):
-            train_on_documents(self.out / "corpus", self.out / "vocab_en", lang="en", vocab_size=c.base_pieces, model_type="bpe")
-        self._cache(BASE_TASK, "vocab_en", "tokens_en")
-        self._train(
-            "base",
-            "an English base from random weights",
-            BASE_TASK,
-            "tokens_en",
-            c.base_steps,
-            c.base_rate,
-            files=(c.model, "runs/pretrain.gin"),
+        command = ["vocab", "train", "--documents", self._name("corpus"), "--lang", "en", "--size", str(base.pieces)]
+        with self._stage("vocab train", "English pieces for the base", [*command, "--out", self._name("vocab_en")]) as outcome:
+            train_on_documents(self.out / "corpus", self.out / "vocab_en", lang="en", vocab_size=base.pieces, model_type="bpe")
+            outcome.say(f"{base.pieces:,} pieces")
+        self._cache("English text as token ids", BASE_TASK, "vocab_en", "tokens_en")
+        values = {"TRAIN_STEPS": base.steps, **_rates(base.rate)}
+        return self._train(
+            "base", "the English base, from random weights", BASE_TASK, "tokens_en", (base.model, "runs/pretrain.gin"), values
         )
-        with self._stage(
-            "import",
-            "the base as a Hugging Face checkpoint, and back in",
-            f"export {self._name('runs/base')} --out {self._name('base_hf')} && ja-llm import {self._name('base_hf')} --out {self._name('models/base')}",
-        ):
-            if not (self.out / "models/base/model.json").exists():
-                export_hf(self.out / "runs/base", self.out / "base_hf")
-                import_hf(self.out / "base_hf", self.out / "models/base")
-        return self.out / "models/base"
 
     def expand(self) -> dict[str, Any]:
         """Japanese pieces for the base's vocabulary; new rows are means of old ones."""
@@ -152,86 +164,104 @@ class Walk:
 
         c = self.config
         certificate = self.out / "models/expanded/certificate.json"
-        with self._stage(
-            "vocabulary",
-            f"{c.new_pieces} Japanese pieces, rows = mean of subwords",
-            f"vocab expand --model {self._name('models/base')} --documents {self._name('corpus')} --pieces {c.new_pieces} --out {self._name('models/expanded')}",
-        ):
-            if certificate.exists():  # it comes with the whole model or not at all
-                return read_json(certificate, "certificate")
-            return expand_model(
-                self.out / "models/base", self.out / "corpus", self.out / "models/expanded", new_pieces=c.new_pieces, lang="ja"
+        documents = ["--documents", self._name("corpus"), "--pieces", str(c.new_pieces)]
+        command = ["vocab", "expand", "--model", self._name("models/base"), *documents, "--out", self._name("models/expanded")]
+        why = "Japanese falls into bytes here; add Japanese pieces, each begins as the mean of its bytes"
+        with self._stage("vocab expand", why, command) as outcome:
+            value = (
+                read_json(certificate, "certificate")  # it comes with the whole model or not at all
+                if certificate.exists()
+                else expand_model(
+                    self.out / "models/base",
+                    self.out / "corpus",
+                    self.out / "models/expanded",
+                    new_pieces=c.new_pieces,
+                    lang="ja",
+                )
             )
+            tokens = value["checks"]["tokens_per_japanese_character"]
+            outcome.say(
+                f"{tokens['after']:.2f} tokens per Japanese character, {tokens['before']:.2f} before; "
+                f"the certificate that other text is cut as before {'passed' if value.get('passed') else 'FAILED'}"
+            )
+        return value
 
     def tokens(self) -> None:
         """The 90/10 mixture as token stores."""
-        self._cache(MIXTURE, "models/expanded/vocab", "tokens")
-
-    def continual(self, name: str = "ja") -> Path:
-        """Continual pre-training of the expanded base."""
-        c = self.config
-        return self._train(
-            name,
-            "continual pre-training, 90 % Japanese, 10 % English",
-            MIXTURE,
-            "tokens",
-            c.steps,
-            c.rate,
-            files=("runs/continue.gin",),
-            initial="models/expanded",
+        self._cache(
+            "90 % Japanese and 10 % English, so that English is not forgotten", MIXTURE, "models/expanded/vocab", "tokens"
         )
 
-    def scratch(self) -> Path:
-        """Control: the same architecture, vocabulary, mixture and tokens from random weights."""
-        c = self.config
+    def continual(self, name: str = "ja", rate: float | None = None) -> Path:
+        """Continual pre-training of the expanded base; `rate` instead of the configuration's for a comparison."""
+        values = {
+            "TRAIN_STEPS": self.config.steps,
+            **_rates(rate or self.config.rate),
+            "INITIAL_CHECKPOINT_PATH": str(self.out / "models/expanded"),
+        }
         return self._train(
-            "scratch",
-            "control: the same from random weights",
-            MIXTURE,
-            "tokens",
-            c.steps,
-            c.base_rate,
-            files=(c.model, "runs/pretrain.gin"),
+            name, "continual pre-training: the base goes on with Japanese", MIXTURE, "tokens", ("runs/continue.gin",), values
         )
 
-    def evaluate(self, model: str, tasks: str | list[str] = "first") -> dict[str, Any]:
-        """Evaluate one model directory; results lie in its own eval folder."""
+    def scratch(self, name: str = "scratch", rate: float | None = None) -> Path:
+        """Control: the same architecture, vocabulary, mixture and tokens from random weights; `rate` as in `continual`."""
+        values = {
+            "TRAIN_STEPS": self.config.steps,
+            **_rates(rate or self.config.twin_rate),
+            "ARCHITECTURE_OF": str(self.out / "models/expanded"),
+        }
+        return self._train(
+            name, "a twin from random weights, to see what the base was worth", MIXTURE, "tokens", ("runs/twin.gin",), values
+        )
+
+    def evaluate(self, tasks: str | Sequence[str] = "first") -> dict[str, dict[str, Any]]:
+        """Evaluate all models: name -> results, which also lie in each model's own eval folder."""
         from ja_llm.evaluation.run import evaluate
 
         c = self.config
-        chosen = f"--suite {tasks}" if isinstance(tasks, str) else " ".join(f"--task {task}" for task in tasks)
-        pairs = f" --pairs {os.path.relpath(c.pairs)}" if c.pairs else ""
-        command = f"eval --checkpoint {self._name(model)} --documents {self._name('corpus')}{pairs} {chosen} --limit {c.eval_limit} --length {c.length}"
-        with self._stage("evaluate", model, command):
-            return evaluate(
-                self.out / model,
-                tasks,
-                root=self.out / "corpus",
-                pairs=self.config.pairs,
-                limit=self.config.eval_limit,
-                length=self.config.length,
-            )
+        pairs = ["--pairs", os.path.relpath(c.pairs)] if c.pairs else []
+        chosen = ["--suite", tasks] if isinstance(tasks, str) else [word for task in tasks for word in ("--task", task)]
+        sizes = ["--limit", str(c.eval_limit), "--length", str(c.length)]
+        commands = [
+            ["eval", "--checkpoint", self._name(model), "--documents", self._name("corpus"), *pairs, *chosen, *sizes]
+            for model in MODELS.values()
+        ]
+        # One command shows the kind: they differ in the checkpoint alone.
+        why = f"the same held-out pages for {', '.join(MODELS.values())}"
+        with self._stage("eval", why, commands[list(MODELS).index("trained")]) as outcome:
+            results = {
+                name: evaluate(
+                    self.out / model, tasks, root=self.out / "corpus", pairs=c.pairs, limit=c.eval_limit, length=c.length
+                )
+                for name, model in MODELS.items()
+            }
+            figures = ", ".join(f"{r['tasks']['bits_per_byte_ja']['bits_per_byte']:.3f}" for r in results.values())
+            outcome.say(f"Japanese bits per byte {figures}")
+        return results
 
     def export(self, model: str = "runs/ja") -> Path:
         """The result for transformers."""
         from ja_llm.interop.hf import export_hf
 
         target = self.out / "export"
-        with self._stage("export", "Hugging Face format", f"export {self._name(model)} --out {self._name('export')}"):
+        command = ["export", self._name(model), "--out", self._name("export")]
+        with self._stage(
+            "export", "back to Hugging Face's format, for transformers and everything that reads it", command
+        ) as outcome:
             export_hf(self.out / model, target)
+            outcome.say(f"{sum(p.stat().st_size for p in target.iterdir()) / 1e6:.1f} MB in {self._name('export')}")
         return target
 
-    def report(self, controls: dict[str, Any] | None = None, samples: dict[str, Any] | None = None) -> Path:
+    def report(self, controls: Mapping[str, Any] | None = None, samples: Mapping[str, Any] | None = None) -> Path:
         """`report.html`: what was begun with, what was made of it, and the twin."""
         from ja_llm.evaluation.report import write_report
 
-        runs = " ".join(self._name(model) for model in MODELS.values())
-        with self._stage(
-            "report",
-            "one page of curves, tables and ledgers",
-            f"report {runs} --documents {self._name('corpus')} --certificate {self._name('models/expanded/certificate.json')} --out {self._name('report.html')}",
-        ):
-            return write_report(
+        certificate = self._name("models/expanded/certificate.json")
+        runs = [self._name(model) for model in MODELS.values()]
+        command = ["report", *runs, "--documents", self._name("corpus"), "--certificate", certificate]
+        why = "curves, tables, dropped pages and ledgers on one page"
+        with self._stage("report", why, [*command, "--out", self._name("report.html")]) as outcome:
+            path = write_report(
                 [self.out / model for model in MODELS.values()],
                 self.out / "report.html",
                 corpus=self.out / "corpus",
@@ -239,53 +269,43 @@ class Walk:
                 controls=controls,
                 samples=samples,
             )
+            outcome.say(f"{path.stat().st_size / 1e3:.0f} kB in {self._name('report.html')}, readable without a network")
+        return path
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 48) -> dict[str, Any]:
-        """Greedy continuations by the base and by the result: {"prompts", "base", "trained"}."""
+        """Greedy continuations by the base and by the result: {"prompts", "base", "ja"}."""
         from ja_llm.evaluation.generation import generate
         from ja_llm.train.checkpoints import load_model
 
-        with self._stage(
-            "generate",
-            "the same prompts before and after",
-            f"generate --checkpoint {self._name(MODELS['trained'])} --prompt {prompts[0]}",
-        ):
+        command = ["generate", "--checkpoint", self._name(MODELS["trained"]), "--prompt", prompts[0]]
+        with self._stage("generate", "the same beginnings continued by the base and by the result", command) as outcome:
             texts: dict[str, Any] = {"prompts": list(prompts)}
             for name in ("base", "trained"):
                 model = load_model(self.out / MODELS[name])
                 room = min(max_new_tokens, model.config.max_length // 2)  # a very small model keeps half for the prompt
                 texts[Path(MODELS[name]).name] = generate(model, list(prompts), max_new_tokens=room)
+            outcome.say(f"{len(prompts)} texts each, in the report")
             return texts
 
     @property
     def seconds(self) -> dict[str, float]:
         """Wall time of each stage in this call (not part of any result)."""
-        return dict(self._seconds)
+        return dict(self._narrator.seconds)
 
-    # --- how a stage is run and told
+    # --- how a stage is run
 
-    def _cache(self, task: str, vocab: str, out: str) -> None:
+    def _cache(self, why: str, task: str, vocab: str, out: str) -> None:
         from ja_llm.data.cache import cache
 
-        with self._stage(
-            "tokens",
-            task,
-            f"cache --task {task} --vocab {self._name(vocab)} --documents {self._name('corpus')} --out {self._name(out)}",
-        ):
-            cache(task, self.out / vocab, self.out / "corpus", self.out / out, seed=self.config.seed)
+        documents = ["--documents", self._name("corpus"), "--out", self._name(out)]
+        with self._stage("cache", why, ["cache", "--task", task, "--vocab", self._name(vocab), *documents]) as outcome:
+            manifest = cache(task, self.out / vocab, self.out / "corpus", self.out / out, seed=self.config.seed)
+            counts = [f"{m['task']} {m['splits']['train']['tokens']:,}" for m in manifest["members"]]
+            outcome.say(f"training tokens: {', '.join(counts)}")
 
-    def _train(
-        self,
-        name: str,
-        why: str,
-        task: str,
-        tokens: str,
-        steps: int,
-        rate: float,
-        files: Sequence[str],
-        initial: str | None = None,
-    ) -> Path:
+    def _train(self, name: str, why: str, task: str, tokens: str, files: Sequence[str], own: Mapping[str, Any]) -> Path:
         from ja_llm.train.main import main as train
+        from ja_llm.train.metrics import read_metrics
 
         c, directory = self.config, self.out / "runs" / name
         values = {
@@ -293,46 +313,92 @@ class Walk:
             "CACHE_DIR": str(self.out / tokens),
             "MODEL_DIR": str(directory),
             "TASK_FEATURE_LENGTHS": {"targets": c.length},
-            "TRAIN_STEPS": steps,
             "BATCH_SIZE": c.batch_size,
             "RANDOM_SEED": c.seed,
-            "PEAK_LEARNING_RATE": rate,
-            "FINAL_LEARNING_RATE": rate / 10,
-            "WARMUP_STEPS": max(steps // 20, 1),
-            "CHECKPOINT_PERIOD": max(steps // 10, 1),
+            **own,
+            "WARMUP_STEPS": max(own["TRAIN_STEPS"] // 20, 1),
+            "CHECKPOINT_PERIOD": max(own["TRAIN_STEPS"] // 10, 1),
             "EVAL_PERIOD": c.eval_period,
-            **({"INITIAL_CHECKPOINT_PATH": str(self.out / initial)} if initial else {}),
         }
-        macros = {name: os.path.relpath(str(value)) if name in _PATHS else value for name, value in values.items()}
-        flags = [*(f"--gin_file={file}" for file in files), *(f"--gin.{name}={value}" for name, value in macros.items())]
-        shown = " ".join(shlex.quote(flag) for flag in flags)
-        with self._stage("train", why, f"train {shown}"):
+        macros = {key: self._name(value) if key in _PATHS else value for key, value in values.items()}
+        flags = [*(f"--gin_file={file}" for file in files), *(f"--gin.{key}={value}" for key, value in macros.items())]
+        with self._stage("train", why, ["train", *flags]) as outcome:
             train(files, [f"{k} = {v!r}" for k, v in values.items()])
+            steps = [line for line in read_metrics(directory / "metrics.jsonl") if "loss" in line]
+            read = sum(line["target_tokens"] for line in steps)
+            outcome.say(f"{len(steps):,} steps, {read:,.0f} tokens, loss {steps[0]['loss']:.2f} to {steps[-1]['loss']:.2f}")
         return directory
 
     def _name(self, path: str) -> str:
-        """The folder as a command typed here would name it."""
-        return shlex.quote(os.path.relpath(self.out / path))
-
-    def _stage(self, name: str, why: str, command: str) -> "_Stage":
-        self._number += 1
-        return _Stage(self, self._number, name, why, command)
+        """A path, or one inside the walk, as a command typed here would name it."""
+        return os.path.relpath(self.out / path)
 
 
-@dataclasses.dataclass
-class _Stage:
-    walk: Walk
-    number: int
-    name: str
-    why: str
-    command: str
+def _contents(config: WalkConfig) -> dict[str, Any]:
+    """What the walk's folder depends on besides its sizes: gin files by content, a given base by its files' sizes."""
+    preset = config.preset if config.preset.endswith(".gin") else f"corpus/{config.preset}.gin"
+    names = [preset, "runs/pretrain.gin", "runs/continue.gin", "runs/twin.gin"]
+    if isinstance(config.base, NewBase):
+        return {"gin": {name: sha256_file(packaged_configs() / name) for name in [*names, config.base.model]}}
+    folder = Path(config.base)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: this base does not exist; give the folder of a Hugging Face model.")
+    files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
+    return {"gin": {name: sha256_file(packaged_configs() / name) for name in names}, "base": files}
 
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-        print(f"\n[{self.number:2d}] {self.name}: {self.why}\n     ja-llm {self.command}", file=sys.stderr, flush=True)
 
-    def __exit__(self, kind, *unused) -> None:
-        if kind is None:
-            seconds = time.monotonic() - self._start
-            self.walk._seconds[f"{self.number:02d} {self.name}: {self.why}"] = round(seconds, 2)
-            print(f"     done in {seconds:.0f} s", file=sys.stderr, flush=True)
+def _rates(peak: float) -> dict[str, float]:
+    return {"PEAK_LEARNING_RATE": peak, "FINAL_LEARNING_RATE": float(f"{peak / 10:.6g}")}
+
+
+def _size(model: Path) -> str:
+    """Parameters and vocabulary of a model directory, in words."""
+    import math
+
+    import jax
+
+    from ja_llm.models.decoder import abstract_params
+    from ja_llm.train.checkpoints import read_model_files
+
+    config = read_model_files(model)[0]
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
+    return f"{parameters / 1e6:.2f}M parameters in {config.num_layers} layers, vocabulary {config.vocab_size:,}"
+
+
+def pages_in(manifest: Mapping[str, Any]) -> int:
+    """Responses that the first stage of the corpus job was given."""
+    return manifest["yields"][0]["in"]["documents"]
+
+
+def kept_by_language(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Documents of the set by language, the most frequent first."""
+    counts: dict[str, int] = {}
+    for shard in manifest["shards"]:
+        counts[shard["lang"]] = counts.get(shard["lang"], 0) + shard["documents"]
+    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def dropped_by_reason(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Dropped pages by reason over all stages, the most frequent first."""
+    counts: dict[str, int] = {}
+    for stage in manifest["yields"]:
+        for reason, count in stage["dropped"].items():
+            counts[reason] = counts.get(reason, 0) + count["documents"]
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def check_languages(manifest: Mapping[str, Any], wanted: Iterable[str] = ("ja", "en")) -> None:
+    """Refuse a set that the path can't be walked with.
+
+    Raises:
+      JaLlmError: a language has no training or no held-out document.
+    """
+    have = {(shard["lang"], shard["split"]) for shard in manifest["shards"] if shard["documents"]}
+    names = {"ja": "Japanese", "en": "English"}
+    for lang in wanted:
+        for split, use in (("train", "to train on"), ("heldout", "to measure on")):
+            if (lang, split) not in have:
+                raise JaLlmError(
+                    f"of these pages no {names.get(lang, lang)} one is left {use}; the path needs at least a dozen of each language, "
+                    "so add pages, and read `ja-llm corpus stats` on why others were dropped."
+                )

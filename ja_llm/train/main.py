@@ -145,6 +145,30 @@ def train(
     )
 
 
+@gin.configurable
+def architecture_of(vocab_size: int, directory: str = gin.REQUIRED) -> DecoderConfig:
+    """A MODEL: the configuration of a model that exists, for new random weights.
+
+    Args:
+      vocab_size: rows of the embedding table that the data needs.
+      directory: model directory or run.
+
+    Raises:
+      UsageError: there is no such directory, or it was made for another vocabulary.
+    """
+    from ja_llm.train.checkpoints import read_model_files, split_step
+
+    path = split_step(directory)[0]
+    if not path.exists():
+        raise UsageError(f"{path}: this model directory does not exist.")
+    config = read_model_files(path)[0]
+    if config.vocab_size != vocab_size:
+        raise UsageError(
+            f"{path}: this model has {config.vocab_size} ids, the data {vocab_size}; run `ja-llm cache` with this model's vocabulary."
+        )
+    return config
+
+
 def _check_settings(lengths: Any, *whole: Any) -> None:
     """Refuse values of the wrong kind, which gin binds as they come."""
     names = ("TRAIN_STEPS", "BATCH_SIZE", "MICROBATCHES", "CHECKPOINT_PERIOD", "EVAL_PERIOD")

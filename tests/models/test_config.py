@@ -124,7 +124,7 @@ stored = {BASE!r}
 assert DecoderConfig(**stored).rope_theta == 7.0
 assert DecoderConfig.from_json(stored).rope_theta == 10000.0
 from ja_llm import gin_utils
-for name in ("tiny_test", "tiny_1m", "tiny_3m"):
+for name in ("tiny_test", "tiny_2m", "tiny_3m"):
     with gin_utils.parsed(["models/" + name + ".gin"], ["config.DecoderConfig.norm_eps = 0.5"]):
         print(name, gin.query_parameter("%MODEL").scoped_configurable_fn(vocab_size=8000).to_json())
     assert DecoderConfig(**stored).norm_eps == 1e-5, "a binding outlived its run"
@@ -137,7 +137,7 @@ for name in ("tiny_test", "tiny_1m", "tiny_3m"):
         config = DecoderConfig.from_json(eval(value))
         assert config.norm_eps == 0.5
         sizes[name] = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
-    assert 2e6 < sizes["tiny_3m"] < 5e6 and sizes["tiny_1m"] < 2e6 and set(sizes) == {"tiny_test", "tiny_1m", "tiny_3m"}
+    assert 2e6 < sizes["tiny_2m"] < sizes["tiny_3m"] < 5e6 and set(sizes) == {"tiny_test", "tiny_2m", "tiny_3m"}
 
 
 def test_frozen_and_hashable():

@@ -1,5 +1,6 @@
 """What the main job on Debian's documentation must show, read from its result file: `make test-real` runs the job first."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def result():
 
 def test_the_result_is_of_todays_settings(result):
     wanted = {
-        **vars(config(Path("debian-docs"))),
+        **dataclasses.asdict(config(Path("debian-docs"))),
         "inputs": "debian-docs/warc/*.warc.gz",
         "pairs": "debian-docs/pairs/messages.jsonl",
     }
