@@ -1,9 +1,10 @@
-"""Writes the README's tables from the result files: no figure in the README without its file.
+"""Writes the tables of README.md and docs/quickstart.md from the result files: no figure there without its file.
 
 python -m benchmarks.readme_tables
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,28 @@ NAMES = {
 
 def main() -> None:
     """Replace what stands between each table's markers."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, make in {"debian_docs": debian_docs}.items():
-        path = RESULTS / f"{name}.json"
+    for name, (page, make) in tables().items():
+        path, document = RESULTS / f"{name}.json", ROOT / page
         if path.exists():
-            text = replace(text, name, make(read_json(path)))
-    with atomic_write(readme) as file:
-        file.write(text.encode())
+            text = replace(document.read_text(encoding="utf-8"), name, make(read_json(path)))
+            with atomic_write(document) as file:
+                file.write(text.encode())
+
+
+def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
+    """Result file -> page, and what makes the table."""
+    return {
+        "debian_docs": ("README.md", debian_docs),
+        "quickstart": ("docs/quickstart.md", quickstart),
+        "quickstart_rate": ("docs/quickstart.md", quickstart_rate),
+    }
 
 
 def replace(text: str, name: str, table: str) -> str:
     """Put `table` between the markers of `name`."""
     pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
     if not re.search(pattern, text, re.DOTALL):
-        raise SystemExit(f"README.md has no markers for {name}")
+        raise SystemExit(f"the page has no markers for {name}")
     return re.sub(pattern, lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.DOTALL)
 
 
@@ -123,6 +131,32 @@ def speed(value: dict[str, Any]) -> str:
         )
         rows.append((f"the run repeated ({value['repeat']['steps']} steps)", same))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {cell} |" for name, cell in rows)
+
+
+def quickstart(value: dict[str, Any]) -> str:
+    """The closing table as printed, and what the runs took."""
+    lines = [f"```\n{value['table'].strip()}\n```", "", "| run | seconds | memory |", "|---|---|---|"]
+    lines += [f"| {name} | {run['seconds']:.0f} | {run['peak_gib']:.1f} GiB |" for name, run in value["runs"].items()]
+    same = "The closing table was the same text each time." if value["same_table"] else "The closing tables differed."
+    return "\n".join([*lines, "", f"On {value['hardware']['cores']} cores ({value['hardware']['cpu']}). {same}"])
+
+
+def quickstart_rate(value: dict[str, Any]) -> str:
+    """Bits per byte by learning rate, of the run and of its twin."""
+    figures = value["bits_per_byte"]
+    base = figures["base"]
+    lines = [
+        "| peak learning rate | Japanese | English | English beside the base | twin, Japanese | twin, English |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rate, ours in figures["continued"].items():
+        twin = figures["twin"][rate]
+        change = ours["bits_per_byte_en"] / base["bits_per_byte_en"] - 1
+        cells = [ours["bits_per_byte_ja"], ours["bits_per_byte_en"]]
+        lines.append(
+            f"| {rate} | {cells[0]:.3f} | {cells[1]:.3f} | {change:+.1%} | {twin['bits_per_byte_ja']:.3f} | {twin['bits_per_byte_en']:.3f} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""The README's figures are those of the result files."""
+"""The figures of README.md and docs/ are those of the result files."""
 
-from benchmarks.readme_tables import RESULTS, ROOT, debian_docs, replace
+import pytest
+
+from benchmarks.readme_tables import RESULTS, ROOT, replace, tables
 from ja_llm.files import read_json
 
 
-def test_the_tables_are_what_the_result_files_make():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    made = replace(readme, "debian_docs", debian_docs(read_json(RESULTS / "debian_docs.json")))
-    assert made == readme, "run python -m benchmarks.readme_tables"
+@pytest.mark.parametrize("name", tables())
+def test_the_tables_are_what_the_result_files_make(name):
+    page, make = tables()[name]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    made = replace(text, name, make(read_json(RESULTS / f"{name}.json")))
+    assert made == text, "run python -m benchmarks.readme_tables"

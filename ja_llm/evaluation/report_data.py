@@ -36,6 +36,25 @@ class Run:
         """The newest evaluated step and its results."""
         return max(self.results.items(), key=lambda pair: pair[0]) if self.results else None
 
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The newest results by task: bits per byte before the others, Japanese before English."""
+        found = self.last[1]["tasks"] if self.last else {}
+        return dict(
+            sorted(found.items(), key=lambda pair: (not pair[0].startswith("bits_per_byte"), "_ja" not in pair[0], pair[0]))
+        )
+
+    @property
+    def origin(self) -> str:
+        """What it was made from, in a few words, as its ledger has it."""
+        parents = self.ledger.get("parents") or [{}]
+        job, parent = self.ledger.get("job"), parents[0].get("name", "")
+        if job == "train":
+            return f"trained on from {parent}" if parent else "trained from random weights"
+        if job == "vocab expand":
+            return f"{parent} with more pieces, untrained" if parent else "expanded, untrained"
+        return "imported" if job == "import" else ""
+
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of a metric."""
         return [(float(m["step"]), float(m[key])) for m in self.metrics if isinstance(m.get(key), int | float) and "step" in m]

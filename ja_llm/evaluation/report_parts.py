@@ -1,6 +1,7 @@
 """The sections of the report, each a function from data to escaped HTML. `report.py` says their order."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], cert
         # After = the first run that was trained here; before = the first model of the list, if that is another one.
         after = next((run for run in measured if run.metrics), measured[-1])
         before = measured[0] if measured[0] is not after else None
-        for task, result in after.last[1]["tasks"].items():  # type: ignore[index]
-            cards.append(_card(task, result, before, before.last[1]["tasks"].get(task) if before and before.last else None))
+        for task, result in after.tasks.items():
+            cards.append(_card(task, result, before, before.tasks.get(task) if before else None))
     tokens = _tokens_per_character(certificate)
     if tokens:
         old, new = tokens
@@ -78,7 +79,7 @@ def _arrow(old: float, new: float, better: str) -> str:
 
 def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of all models and controls, and a plot of bits per byte with intervals."""
-    rows = [(run.name, f"step {number(run.last[0])}", run.last[1]["tasks"], False) for run in runs if run.last]
+    rows = [(run.name, _origin(run), run.tasks, False) for run in runs if run.last]
     rows += [(name, "control", dict(tasks), True) for name, tasks in controls.items()]
     tasks = list(dict.fromkeys(task for _, _, found, control in rows for task, r in found.items() if not control or _headline(r)))
     if not tasks:
@@ -105,6 +106,11 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
     )
     missing = _left_out(runs)
     return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{table}{note}{missing}<div class="plots">{plots}</div>'
+
+
+def _origin(run: Run) -> str:
+    step = run.last[0] if run.last else 0
+    return ", ".join(part for part in (run.origin, f"step {number(step)}" if step or not run.origin else "") if part)
 
 
 def _left_out(runs: Sequence[Run]) -> str:
@@ -164,7 +170,7 @@ def curves(runs: Sequence[Run]) -> str:
     for key in keys:
         lines = [Line(run.name, run.series(key)) for run in runs if run.series(key)]
         name = key.removeprefix("eval/").replace("/", ": ").replace("_", " ")
-        plots.append(line_plot(f"Held-out {name}", lines, "step", name.rsplit(": ", 1)[-1]))
+        plots.append(line_plot(f"Held-out {name}", lines, "step", name.rsplit(": ", 1)[-1], _levels(runs, key)))
     rates = [Line(run.name, thin(run.series("learning_rate")).points) for run in runs if run.series("learning_rate")]
     plots.append(line_plot("Learning rate", rates, "step", "learning rate"))
     if not any(plots):
@@ -175,6 +181,14 @@ def curves(runs: Sequence[Run]) -> str:
     speed = f'<p class="soft">Tokens per second (median): {"; ".join(speeds)}.</p>' if speeds else ""
     faint = '<p class="soft">A line is the mean of neighbouring steps, the faint band their range. Losses per token of different vocabularies do not compare; bits per byte do.</p>'
     return f'{faint}<div class="plots">{"".join(plots)}</div>{speed}'
+
+
+def _levels(runs: Sequence[Run], key: str) -> list[tuple[str, float]]:
+    """(name, bits per byte) of the models without a curve, such as the base, for the plot of eval/TASK_LANGUAGE/bits_per_byte."""
+    task = f"bits_per_byte_{key.split('/')[1].rsplit('_', 1)[-1]}"
+    if not key.endswith("/bits_per_byte"):
+        return []
+    return [(run.name, dot.value) for run in runs if not run.series(key) and (dot := _dot(run.name, run.tasks.get(task)))]
 
 
 def _median(values: Sequence[float]) -> float:
@@ -199,6 +213,9 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
     table = _table("Documents in and out of each stage", head, body)
     sums = ", ".join(f"{escape(k.replace('_', ' '))} {number(v)}" for k, v in totals.items() if isinstance(v, int | float))
     told = f"<p>In the set: {sums}.</p>" if sums else ""
+    came, kept = stages[0].documents_in, stages[-1].documents_out
+    if came and kept is not None:
+        told = f"<p>Of {number(came)} pages {number(kept)} were kept ({kept / came:.1%}).</p>" + told
     return told + table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
 
 
@@ -299,7 +316,9 @@ def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
             html += f"<h3>{escape(prompt)}…</h3>"
             for name in names:
                 text = samples[name][place] if place < len(samples[name]) else ""
-                html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(text)}</blockquote>"
+                # A model that does not know how to go on often writes empty lines.
+                shown = re.sub(r"\s*\n\s*", " ⏎ ", text)
+                html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(shown)}</blockquote>"
     html += _translations(runs)
     return html or _absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
 
@@ -325,7 +344,7 @@ def meaning(runs: Sequence[Run]) -> str:
     """Each measure in a sentence or two: the tasks' own, and what the page uses throughout."""
     items: dict[str, str] = {}
     for run in runs:
-        for task, result in run.last[1]["tasks"].items() if run.last else ():
+        for task, result in run.tasks.items():
             signatures = "; ".join(f"{k}: {v}" for k, v in (result.get("about", {}).get("signatures") or {}).items())
             items.setdefault(
                 _label(task),

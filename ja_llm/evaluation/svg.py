@@ -86,8 +86,16 @@ def thin(points: Sequence[Point], most: int = 150) -> Line:
     return Line("", middle, spread if size > 1 else ())
 
 
-def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> str:
-    """A figure with the lines, axes, a legend and a text alternative; "" when there is nothing to draw."""
+def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str, levels: Sequence[tuple[str, float]] = ()) -> str:
+    """A figure with the lines, axes, a legend and a text alternative; "" when there is nothing to draw.
+
+    Args:
+      title: above it.
+      lines: the series.
+      x_label: of the horizontal axis.
+      y_label: of the vertical axis.
+      levels: (name, y) to compare with, drawn across; one that is far from the lines is told below instead.
+    """
     lines = [
         Line(
             line.name,
@@ -101,6 +109,11 @@ def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> 
         return ""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [y for line in lines for _, *pair in line.spread for y in pair]
+    levels = [(name, y) for name, y in levels if math.isfinite(y)]
+    room = max(ys) - min(ys)
+    near = [(name, y) for name, y in levels if min(ys) - room <= y <= max(ys) + room]
+    far = [(name, y) for name, y in levels if (name, y) not in near]
+    ys += [y for _, y in near]
     frame = _Frame(min(xs), max(xs), *_padded(min(ys), max(ys)))
     parts = [frame.axes(x_label, y_label)]
     for place, line in enumerate(lines):
@@ -114,8 +127,16 @@ def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> 
             parts += [
                 f'<circle class="mark {style}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.4"/>' for x, y in line.points
             ]
-    said = "; ".join(_told(line) for line in lines)
-    return _figure(title, f"{y_label} over {x_label}. {said}.", "".join(parts), _HEIGHT, [line.name for line in lines])
+    parts += [
+        f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{frame.y(y):.1f}" y2="{frame.y(y):.1f}"/>' for _, y in near
+    ]
+    for names, y in _apart([(name, frame.y(y)) for name, y in near]):
+        parts.append(
+            f'<text class="tick" x="{_WIDTH - _RIGHT - 2}" y="{y - 4:.1f}" text-anchor="end">{escape(_short(names, 40))}</text>'
+        )
+    said = "; ".join([*(_told(line) for line in lines), *(f"{name}: {number(y)}" for name, y in levels)])
+    note = f"Outside the plot: {', '.join(f'{name} {number(y)}' for name, y in far)}." if far else ""
+    return _figure(title, f"{y_label} over {x_label}. {said}.", "".join(parts), _HEIGHT, [line.name for line in lines], note)
 
 
 def dot_plot(title: str, dots: Sequence[Dot], x_label: str) -> str:
@@ -149,6 +170,17 @@ def dot_plot(title: str, dots: Sequence[Dot], x_label: str) -> str:
         for d in dots
     )
     return _figure(title, f"{x_label}: {said}.", "".join(parts), height, [])
+
+
+def _apart(labels: Sequence[tuple[str, float]], height: float = 13) -> list[tuple[str, float]]:
+    """(names, y in pixels): labels that would overlap are joined into one, at the upper one's place."""
+    joined: list[tuple[str, float]] = []
+    for name, y in sorted(labels, key=lambda label: label[1]):
+        if joined and y - joined[-1][1] < height:
+            joined[-1] = (f"{joined[-1][0]}, {name}", joined[-1][1])
+        else:
+            joined.append((name, y))
+    return joined
 
 
 class _Frame:
@@ -204,7 +236,7 @@ def _told(line: Line) -> str:
     return f"{line.name or 'the line'}: from {number(y0)} at {number(x0)} to {number(y1)} at {number(x1)}, least {number(least)}"
 
 
-def _figure(title: str, description: str, content: str, height: float, legend: Sequence[str]) -> str:
+def _figure(title: str, description: str, content: str, height: float, legend: Sequence[str], note: str = "") -> str:
     keys = "".join(
         f'<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true"><line class="line s{n % SERIES}" x1="1" x2="25" y1="4" y2="4"/></svg>{escape(name)}</li>'
         for n, name in enumerate(legend)
@@ -214,5 +246,6 @@ def _figure(title: str, description: str, content: str, height: float, legend: S
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title + ". " + description)}">'
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{content}</svg>"
         + (f'<ul class="legend">{keys}</ul>' if keys else "")
+        + (f'<p class="soft note">{escape(note)}</p>' if note else "")
         + "</figure>"
     )

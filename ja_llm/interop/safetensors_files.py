@@ -11,7 +11,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import os_error_sentence, read_json, write_json
+from ja_llm.files import os_error_sentence, read_json, usual_mode, write_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -105,6 +105,7 @@ def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], max_b
         path = folder / f"part-{len(parts)}.safetensors"
         try:
             save_file(held, path, metadata={"format": "pt"})
+            usual_mode(path)
         except (safetensors.SafetensorError, OSError) as error:
             full = "No space left" in str(error) or "os error 28" in str(error)
             raise os_error_sentence(OSError(28, str(error)) if full else OSError(str(error)), folder) from error

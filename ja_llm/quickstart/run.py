@@ -1,7 +1,6 @@
 """`ja-llm quickstart`: the whole path on embedded pages and an embedded English base."""
 
 import importlib.resources
-import os
 import shutil
 import sys
 import textwrap
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError
+from ja_llm.quickstart.narration import shown
 from ja_llm.quickstart.own_pages import own_pages
 from ja_llm.quickstart.pages import write_warc
 from ja_llm.quickstart.walk import (
@@ -88,7 +88,7 @@ def quickstart(
         result = _walk(walk)
     except KeyboardInterrupt:
         raise JaLlmError(
-            f"stopped; the finished stages and the last checkpoint are kept in {os.path.relpath(out)}, the same command goes on from there."
+            f"stopped; the finished stages and the last checkpoint are kept in {shown(out)}, the same command goes on from there."
         ) from None
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     print(f"\nthis call took {minutes} min {seconds} s", file=sys.stderr)
@@ -109,9 +109,9 @@ def _walk(walk: Walk) -> dict[str, Any]:
     report = walk.report(samples=samples)
     print("\n" + closing_table(corpus, certificate, results))
     print(closing_words(results))
-    print(_entry("report", f"{os.path.relpath(report)} (open it in a browser)"))
-    print(_entry("export", f"{os.path.relpath(export)} (transformers loads it)"))
-    print(_entry("next", f"ja-llm generate --checkpoint {os.path.relpath(run)} --prompt 朝の"))
+    print(_entry("report", f"{shown(report)} (open it in a browser)"))
+    print(_entry("export", f"{shown(export)} (transformers loads it)"))
+    print(_entry("next", f"ja-llm generate --checkpoint {shown(run)} --prompt 朝の"))
     print(_entry("", "docs/first_steps.md: the same path on real text"))
     return {"corpus": corpus, "certificate": certificate, "results": results}
 
@@ -120,9 +120,9 @@ def _greet(out: Path) -> None:
     here = Path(sys.argv[0])
     hint = ""
     if here.name == "ja-llm" and not shutil.which("ja-llm"):
-        hint = f" To type them yourself: . {os.path.relpath(here.parent)}/activate"
+        hint = f" To type them yourself: . {shown(here.parent)}/activate"
     text = (
-        f"From web pages to a better Japanese model, in {_STAGES} stages; everything goes into {os.path.relpath(out)}. "
+        f"From web pages to a better Japanese model, in {_STAGES} stages; everything goes into {shown(out)}. "
         f"After each $ stands the command that does the stage.{hint}"
     )
     print(textwrap.fill(text, 80, break_on_hyphens=False, break_long_words=False), file=sys.stderr, flush=True)

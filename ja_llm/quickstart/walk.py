@@ -5,7 +5,6 @@ The quickstart runs it on embedded pages, `benchmarks/debian_docs.py` on Debian'
 """
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, sha256_file, sha256_json, write_json
 from ja_llm.gin_utils import packaged_configs
-from ja_llm.quickstart.narration import Narrator
+from ja_llm.quickstart.narration import Narrator, shown
 
 MIXTURE = "swallow_ja90_en10"
 BASE_TASK = "web_en"
@@ -115,7 +114,7 @@ class Walk:
         from beam_pipelines.corpus import build_corpus
 
         c = self.config
-        inputs = [word for glob in c.inputs for word in ("--input", os.path.relpath(glob))]
+        inputs = [word for glob in c.inputs for word in ("--input", shown(glob))]
         command = ["corpus", "build", *inputs, "--output", self._name("corpus"), "--preset", c.preset]
         why = "web pages are full of menus, copies and spam; keep the text worth learning from"
         with self._stage("corpus build", why, command) as outcome:
@@ -219,7 +218,7 @@ class Walk:
         from ja_llm.evaluation.run import evaluate
 
         c = self.config
-        pairs = ["--pairs", os.path.relpath(c.pairs)] if c.pairs else []
+        pairs = ["--pairs", shown(c.pairs)] if c.pairs else []
         chosen = ["--suite", tasks] if isinstance(tasks, str) else [word for task in tasks for word in ("--task", task)]
         sizes = ["--limit", str(c.eval_limit), "--length", str(c.length)]
         commands = [
@@ -331,7 +330,7 @@ class Walk:
 
     def _name(self, path: str) -> str:
         """A path, or one inside the walk, as a command typed here would name it."""
-        return os.path.relpath(self.out / path)
+        return shown(self.out / path)
 
 
 def _contents(config: WalkConfig) -> dict[str, Any]:

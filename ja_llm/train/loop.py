@@ -76,7 +76,7 @@ class RunConfig:
       z_loss: coefficient of the squared log-normaliser.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
-      eval_period: steps between evaluations; 0 evaluates at the end only.
+      eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
     """
 
     model_dir: Path
@@ -213,6 +213,8 @@ def run(
         batches as stream,
         progress,
     ):
+        if evaluators and config.eval_period and not start:  # what the curves fall from
+            _evaluate(0, evaluators, state.params, writer)
         pending, clock = None, time.monotonic()
         for step in range(start, config.total_steps):
             batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
@@ -221,16 +223,14 @@ def run(
             clock = _report(pending, clock, writer, progress, checkpoints)
             pending = (step + 1, metrics)
             done = step + 1 == config.total_steps
-            evaluate = evaluators and (done or (config.eval_period and (step + 1) % config.eval_period == 0))
+            evaluate = done or (config.eval_period and (step + 1) % config.eval_period == 0)
             save = done or (step + 1) % config.checkpoint_period == 0
             if evaluate or save or stopped.is_set():
                 clock = _report(pending, clock, writer, progress, checkpoints)
                 pending = None
-            if evaluate:
-                results = {f"eval/{n}/{k}": v for n, f in evaluators.items() for k, v in f(state.params).items()}  # type: ignore[union-attr]
+            if evaluators and evaluate:
+                _evaluate(step + 1, evaluators, state.params, writer)
                 clock = time.monotonic()
-                if writer:
-                    writer.write(step + 1, results)
             stop = stopped.is_set() and not done  # asked once, after the evaluation: what it says it keeps it has saved
             if save or stop:
                 checkpoints.save(step + 1, state.params, state.optimizer)
@@ -242,6 +242,12 @@ def run(
     if writer:
         writer.close()
     return state
+
+
+def _evaluate(step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None) -> None:
+    results = {f"eval/{name}/{key}": value for name, f in evaluators.items() for key, value in f(params).items()}
+    if writer:
+        writer.write(step, results)
 
 
 def _initial(path: str, model: DecoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def train(
       z_loss: coefficient of the squared log-normaliser.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
-      eval_period: steps between held-out evaluations; 0 for the end only.
+      eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
       eval_documents: held-out documents per task in those evaluations.
       dry_run: say what would be done, and stop.
 

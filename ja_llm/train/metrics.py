@@ -28,7 +28,8 @@ class MetricsWriter:
     def __init__(self, directory: Path, resume_step: int = 0):
         self._path = directory / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step]
+            # A run that begins anew writes its step 0 (the untrained model's evaluation) again.
+            kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step] if resume_step else []
             with atomic_write(self._path) as file:
                 file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
         try:

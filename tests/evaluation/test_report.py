@@ -202,3 +202,11 @@ def test_writing_a_report_needs_neither_jax_nor_tensorflow():
         "print([m for m in ('jax', 'tensorflow', 'seqio', 'numpy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_levels_to_compare_with_are_drawn_or_told():
+    lines = [Line("ja", [(0, 5.0), (10, 3.0)])]
+    page = line_plot("t", lines, "step", "bits", [("base", 5.5), ("imported", 5.52), ("far", 99.0)])
+    assert page.count('class="level"') == 2 and ">imported, base<" in page, "labels on one another are joined"
+    assert "Outside the plot: far 99." in page and "far: 99" in page.split("<desc>")[1].split("</desc>")[0]
+    assert 'class="level"' not in line_plot("t", lines, "step", "bits")

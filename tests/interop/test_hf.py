@@ -3,6 +3,7 @@
 import copy as pycopy
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -149,6 +150,15 @@ def test_bfloat16_and_several_files_are_read_and_written(copy, untied, tmp_path)
     assert again.dtype == torch.bfloat16
     for (name, a), (_, b) in zip(again.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(a.float(), b), name
+
+
+def test_an_export_can_be_read_by_whom_the_umask_lets(copy, untied, tmp_path):
+    import_hf(copy, tmp_path / "ours")
+    export_hf(tmp_path / "ours", tmp_path / "theirs")
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "theirs").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def change_tensors(folder, change) -> None:

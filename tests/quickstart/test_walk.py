@@ -7,22 +7,21 @@ import pytest
 from ja_llm.errors import UsageError
 from ja_llm.quickstart.pages import load_pages
 from ja_llm.quickstart.run import quickstart
-from ja_llm.quickstart.walk import WalkConfig
+from ja_llm.quickstart.walk import NewBase, WalkConfig
 
 
-def sizes(warc):
+def sizes(inputs, base):
+    """Makes its own base, so that the walk of benchmarks/debian_docs.py is walked too."""
     return WalkConfig(
-        inputs=(str(warc),),
+        inputs=inputs,
         preset="quickstart",
-        model="models/tiny_test.gin",
-        base_pieces=400,
+        base=NewBase("models/tiny_test.gin", pieces=400, steps=6, rate=3e-3),
         new_pieces=80,
         length=32,
         batch_size=4,
-        base_steps=6,
         steps=6,
-        base_rate=3e-3,
         rate=2e-3,
+        twin_rate=2e-3,
         eval_period=3,
         eval_limit=4,
     )

@@ -1,5 +1,8 @@
 """What the training command makes of gin, without training."""
 
+import json
+import shutil
+
 import pytest
 
 from ja_llm.cli import main
@@ -47,3 +50,27 @@ def test_the_rules_in_gin_are_the_defaults_and_can_be_changed_there(training, st
     assert started(training.command(tmp_path, 20)[3:])[0].rules == DEFAULT_RULES
     rules = (("batch", "data"), ("embed", None))
     assert started(training.command(tmp_path, 20, LOGICAL_AXIS_RULES=rules)[3:])[0].rules == rules
+
+
+def test_a_twin_has_the_architecture_of_a_model_and_its_own_weights(training, started, straight, tmp_path):
+    command = training.command(tmp_path / "twin", 20)[3:]
+    twin = [word for word in command if not word.startswith("--gin_file")] + ["--gin_file=runs/twin.gin"]
+    config, model, _ = started([*twin, f"--gin.ARCHITECTURE_OF={straight}"])
+    assert model == started(command)[1] and config.initial_checkpoint is None
+
+
+def test_a_twin_of_a_model_that_does_not_fit_the_data_is_refused(training, straight, tmp_path, capsys):
+    command = [word for word in training.command(tmp_path / "twin", 20)[3:] if not word.startswith("--gin_file")]
+    command.append("--gin_file=runs/twin.gin")
+    assert main(command) == 2
+    assert "ARCHITECTURE_OF has no value" in capsys.readouterr().err
+    assert main([*command, "--gin.ARCHITECTURE_OF=nowhere"]) == 2
+    assert "nowhere: this model directory does not exist" in capsys.readouterr().err
+    other = tmp_path / "other"
+    shutil.copytree(straight, other, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    description = json.loads((other / "model.json").read_text())
+    description["architecture"]["vocab_size"] += 1
+    (other / "model.json").write_text(json.dumps(description))
+    assert main([*command, f"--gin.ARCHITECTURE_OF={other}"]) in (1, 2)
+    err = capsys.readouterr().err
+    assert "ids" in err and "Traceback" not in err and not (tmp_path / "twin").exists()

@@ -58,3 +58,14 @@ print(json.dumps({tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag i
         [sys.executable, "-c", program, str(tmp_path / "tensorboard")], capture_output=True, text=True, check=True
     )
     assert json.loads(result.stdout) == {"loss": [[1, 2.5]], "eval/web_ja/bits_per_byte": [[1, 1.25]]}
+
+
+def test_a_run_that_begins_anew_holds_its_first_evaluation_once(tmp_path):
+    for _ in range(2):  # killed before its first checkpoint, the second time from step 0 again
+        writer = MetricsWriter(tmp_path)
+        writer.write(0, {"eval/web_ja/bits_per_byte": 5.0})
+        writer.write(1, {"loss": 3.0})
+        writer.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+    MetricsWriter(tmp_path, resume_step=1).close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1], "a resumed run keeps it"

@@ -39,7 +39,7 @@ def test_a_run_writes_what_the_design_says(straight, metrics):
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    assert [line["step"] for line in lines if "eval/web_ja/bits_per_byte" in line] == [10, 20]
+    assert [line["step"] for line in lines if "eval/web_ja/bits_per_byte" in line] == [0, 10, 20]
     ledger = json.loads((straight / "run.json").read_text())
     assert {"data", "vocabulary", "model", "seed", "optimizer", "schedule", "batch_size"} <= ledger["identity"].keys()
     text = (straight / "config.gin").read_text()
