@@ -22,12 +22,19 @@ def leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 
 @pytest.mark.parametrize("verb", leaves(build_parser()), ids=lambda p: p.prog)
 def test_every_verb_has_an_example_that_its_own_parser_takes(verb):
-    example = verb.epilog.split("Example:", 1)[1].replace("\\\n", " ").strip()
-    words = shlex.split(example)
-    assert words[0] == "ja-llm"
-    args, rest = build_parser().parse_known_args(words[1:])
-    assert args.parser.prog == verb.prog
-    assert not rest or args.takes_rest
+    for example in verb.epilog.split("Example:", 1)[1].replace("\\\n", " ").strip().splitlines():
+        words = shlex.split(example)
+        assert words[0] == "ja-llm"
+        args, rest = build_parser().parse_known_args(words[1:])
+        assert args.parser.prog == verb.prog
+        assert not rest or args.takes_rest
+
+
+def test_a_device_that_is_not_there_gets_one_sentence():
+    command = [sys.executable, "-m", "ja_llm", "generate", "--checkpoint", "nowhere", "--prompt", "a", "--device", "tpu"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("ja-llm: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "--device tpu: JAX finds no such device here" in result.stderr or "nowhere" in result.stderr
 
 
 def test_help_answers_at_once():

@@ -65,5 +65,8 @@ def set_device(device: str) -> None:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:
         jax.devices()
-    except RuntimeError as error:
-        raise UsageError(f"--device {device}: JAX finds no such device here ({str(error).splitlines()[0]}).") from error
+    except (RuntimeError, AssertionError) as error:  # without the platform's plugin JAX has an assertion for it, of no text
+        why = f" ({first})" if (first := (str(error).splitlines() or [""])[0]) else ""
+        raise UsageError(
+            f"--device {device}: JAX finds no such device here{why}; leave --device out, or install its extra."
+        ) from error

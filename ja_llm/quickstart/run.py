@@ -36,7 +36,7 @@ def embedded_base() -> Path:
 def sizes(inputs: tuple[str, ...], base: str) -> WalkConfig:
     """About a minute of Japanese on two cores, and as much for the twin: enough to see the idea, not a good model.
 
-    The rates are the best of `benchmarks/quickstart_rate.py`, which measures on pages that are not held out here.
+    The rates come from `benchmarks/quickstart_rate.py`, which measures on pages that are not held out here.
     """
     return WalkConfig(
         inputs=inputs,
@@ -46,8 +46,8 @@ def sizes(inputs: tuple[str, ...], base: str) -> WalkConfig:
         length=128,
         batch_size=8,
         steps=200,
-        rate=4e-4,
-        twin_rate=2e-3,
+        rate=1.6e-3,
+        twin_rate=8e-4,
         eval_period=50,
         eval_limit=20,
     )

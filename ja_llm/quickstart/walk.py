@@ -340,8 +340,9 @@ def _contents(config: WalkConfig) -> dict[str, Any]:
     if isinstance(config.base, NewBase):
         return {"gin": {name: sha256_file(packaged_configs() / name) for name in [*names, config.base.model]}}
     folder = Path(config.base)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: this base does not exist; give the folder of a Hugging Face model.")
+    if not (folder / "config.json").is_file():
+        what = "there is no config.json in this base" if folder.is_dir() else "this base does not exist"
+        raise UsageError(f"{folder}: {what}; give the folder of a Hugging Face model.")
     files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
     return {"gin": {name: sha256_file(packaged_configs() / name) for name in names}, "base": files}
 

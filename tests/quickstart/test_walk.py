@@ -1,13 +1,14 @@
 """The whole path in one process, as small as it gets: every stage is the real one, only the steps are few."""
 
 import json
+import re
 
 import pytest
 
-from ja_llm.errors import UsageError
-from ja_llm.quickstart.pages import load_pages
-from ja_llm.quickstart.run import quickstart
-from ja_llm.quickstart.walk import NewBase, WalkConfig
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.quickstart.pages import encode, load_pages
+from ja_llm.quickstart.run import closing_words, quickstart
+from ja_llm.quickstart.walk import NewBase, Walk, WalkConfig
 
 
 def sizes(inputs, base):
@@ -74,12 +75,65 @@ def _leaves(tree):
     return jax.tree.leaves(tree)
 
 
-def test_the_same_call_again_finds_everything_done_and_gives_the_same_numbers(walked):
+def test_the_same_call_again_finds_everything_done_and_gives_the_same_numbers(walked, capsys):
     out, result = walked
     before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*") if p.is_file() and "checkpoints" in p.parts}
     again = quickstart(out, sizes=sizes)
     assert again["results"] == result["results"]
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    table, narration = capsys.readouterr()
+    assert all(len(line) <= 80 for line in table.splitlines())
+    trained = result["results"]["trained"]["tasks"]
+    row = next(line for line in table.splitlines() if "after training" in line)
+    assert row.split()[-2:] == [f"{trained[f'bits_per_byte_{lang}']['bits_per_byte']:.3f}" for lang in ("ja", "en")]
+    dropped = re.search(r"(\d+) in, (\d+) kept .*?, (\d+) dropped", " ".join(table.split()))
+    came, kept, gone = map(int, dropped.groups())
+    assert came == kept + gone == len(load_pages()) + 3, "every response is accounted for"
+    for verb in ("corpus build", "import", "vocab expand", "cache", "train", "eval", "generate", "export", "report"):
+        assert f"] {verb}: " in narration and f"$ ja-llm {verb.split()[0]} " in narration
+
+
+def test_what_was_forgotten_is_said_in_words():
+    def results(**bits):
+        return {
+            name: {"tasks": {f"bits_per_byte_{k}": {"bits_per_byte": v} for k, v in zip(("ja", "en"), pair, strict=True)}}
+            for name, pair in bits.items()
+        }
+
+    words = closing_words(results(base=(8.0, 2.0), trained=(2.0, 2.1), scratch=(2.5, 3.0)))
+    assert "75.0% fewer bits than for the base" in " ".join(words.split())
+    assert "20.0% fewer than for the twin" in " ".join(words.split())
+    assert "forgot   English text costs 5.0% more bits than for the base" in words
+    assert "kept     English text costs 5.0% fewer" in closing_words(
+        results(base=(8.0, 2.0), trained=(2.0, 1.9), scratch=(1.0, 3.0))
+    )
+
+
+def test_pages_of_one_language_are_refused_before_anything_is_trained(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    for page in [p for p in load_pages() if p.lang == "ja" and p.kind == "article"][:30]:
+        (site / f"{page.slug}.html").write_bytes(encode(page))
+    with pytest.raises(JaLlmError, match="no English one is left to train on"):
+        quickstart(tmp_path / "out", pages=site, sizes=sizes)
+    assert not (tmp_path / "out/models").exists() and not (tmp_path / "out/vocab_en").exists()
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Walk, "corpus", interrupted)
+    with pytest.raises(JaLlmError, match="are kept in out, the same command goes on"):
+        quickstart("out", sizes=sizes)
+
+
+def test_a_base_that_is_none_is_refused_before_anything_is_made(tmp_path):
+    for folder, why in ((tmp_path / "nowhere", "does not exist"), (tmp_path, "no config.json")):
+        with pytest.raises(UsageError, match=why):
+            quickstart(tmp_path / "out", base=folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path, walked):
