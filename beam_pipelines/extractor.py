@@ -8,6 +8,7 @@ Messages both ways: 4-byte little-endian length, 1 status byte, UTF-8 text.
 """
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -73,7 +74,8 @@ class Extractor:
 
     def _start(self) -> subprocess.Popen:
         if self._child is None:
-            self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # Its own process group: Ctrl-C is answered by the process that asks; this one ends when its input does.
+            self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
         return self._child
 
     def _receive(self, child: subprocess.Popen) -> tuple[int, str]:
@@ -205,4 +207,7 @@ def _serve(deadline_s: float, favour: str, reset_every: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    try:
+        _serve(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    except BrokenPipeError:
+        os._exit(1)  # who asked is gone, and Python would complain again when it flushes

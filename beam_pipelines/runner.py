@@ -57,6 +57,8 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
+        if str(error).startswith("KeyboardInterrupt"):  # Beam makes an error of what it was stopped with
+            raise KeyboardInterrupt from error
         sentence = _SENTENCE.search(f"{error} {error.__cause__ or ''}")
         if sentence is None:
             raise

@@ -33,7 +33,9 @@ def quickstart(verbs) -> None:
         metavar="DIR",
         help="your own base: folder of a Hugging Face model (Llama, SentencePiece BPE vocabulary)",
     )
-    parser.add_argument("--workers", type=int, default=1, help="Beam worker processes (the numbers do not depend on it)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="Beam worker processes, 0 = one a core (the numbers do not depend on it)"
+    )
     device_flag(parser)
 
 

@@ -245,6 +245,35 @@ def test_sigkill_and_again(built, inputs, tmp_path, stage):
     assert digest(output) == digest(built[0])
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(built, inputs, tmp_path, workers):
+    """A terminal sends SIGINT to the whole group, so to Beam's workers and the extractors too."""
+    output = tmp_path / "stopped"
+    command = [
+        sys.executable,
+        "-m",
+        "beam_pipelines.corpus",
+        "--input",
+        str(inputs),
+        "--output",
+        str(output),
+        "--workers",
+        workers,
+    ]
+    command += [f"--gin_bindings={b}" for b in BINDINGS]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 60
+    while not list(output.glob(".work/extract-*/*")) and time.monotonic() < end and child.poll() is None:
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 1 and "Traceback" not in told, told
+    assert "stopped; what was finished is kept, the same command goes on from there" in told
+    assert not (output / "manifest.json").exists()
+    build(inputs, output)
+    assert digest(output) == digest(built[0])
+
+
 def test_stats_samples_and_trace(built):
     output, value = built
     table = stats.format_yields(value)
