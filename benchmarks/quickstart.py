@@ -24,8 +24,8 @@ from ja_llm.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
 STAGES = 10
-# Seconds into a stage at which it is killed; the long stages later, so that there is something to go on from.
-KILL_AFTER = {5: 15.0, 6: 15.0, 7: 2.0}
+# Seconds into a stage at which it is killed: the long stages later, so that there is something to go on from, the short ones at once.
+KILL_AFTER = {2: 0.05, 5: 15.0, 6: 15.0, 7: 2.0, 9: 0.0}
 
 
 def main() -> None:

@@ -185,7 +185,10 @@ class Generator:
         before, whole = self._tokenizer.decode(prompt[1:]), self._tokenizer.decode([*prompt[1:], *ids])
         text = whole[len(before) :] if whole.startswith(before) else self._tokenizer.decode(ids)
         ends = [place for s in stop if s and (place := text.find(s)) >= 0]
-        return (text[: min(ends)], True) if ends else (text, ended)
+        if ends or ended:
+            return (text[: min(ends)] if ends else text), True
+        # The limit may fall between the bytes of a character.
+        return text.rstrip("\ufffd"), False
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from ja_llm.evaluation.svg import Dot, Line, dot_plot, escape, line_plot, number
 
 _MOST_TEXTS = 5
 SENTENCES = (
+    "朝の庭では、小さな鳥が木の枝で歌っています。",
     "次のコマンドを実行すると、設定ファイルの内容を確認できます。",
     "The next command prints the contents of the configuration file.",
 )

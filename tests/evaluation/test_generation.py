@@ -21,7 +21,9 @@ def test_greedy_equals_brute_force(prefix_generator, slow_logits, byte_tokenizer
             if sequence[-1] == 257:
                 break
         expected = byte_tokenizer.decode(sequence)[len(prompt) :]
-        assert text == expected
+        # Only an end says that a character was left unfinished; at the limit its bytes are not shown.
+        assert text == (expected if sequence[-1] == 257 else expected.rstrip("\ufffd"))
+        assert sequence[-1] == 257 or not text.endswith("\ufffd")
     assert any(texts)
 
 
