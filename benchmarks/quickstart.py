@@ -37,7 +37,7 @@ def main() -> None:
     runs = {"one worker": call(out / "one", ["--workers", "1"]), "two workers": call(out / "two", ["--workers", "2"])}
     runs["again, all finished"] = call(out / "one", ["--workers", "1"])
     killed = [kill(out / "killed", stage) for stage in range(1, STAGES + 1)]
-    runs["killed in every stage, then to its end"] = call(out / "killed", [])
+    runs["the last call after a kill in every stage"] = call(out / "killed", [])
     tables = {run["table"] for run in runs.values()}
     value = {
         "what": "ja-llm quickstart with the embedded pages and base",

@@ -136,7 +136,8 @@ def speed(value: dict[str, Any]) -> str:
 def quickstart(value: dict[str, Any]) -> str:
     """The closing table as printed, and what the runs took."""
     lines = [f"```\n{value['table'].strip()}\n```", "", "| run | seconds | memory |", "|---|---|---|"]
-    lines += [f"| {name} | {run['seconds']:.0f} | {run['peak_gib']:.1f} GiB |" for name, run in value["runs"].items()]
+    runs = sorted(value["runs"].items(), key=lambda item: -item[1]["seconds"])
+    lines += [f"| {name} | {run['seconds']:.0f} | {run['peak_gib']:.1f} GiB |" for name, run in runs]
     same = "The closing table was the same text each time." if value["same_table"] else "The closing tables differed."
     return "\n".join([*lines, "", f"On {value['hardware']['cores']} cores ({value['hardware']['cpu']}). {same}"])
 

@@ -214,9 +214,9 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
     table = _table("Documents in and out of each stage", head, body)
     sums = ", ".join(f"{escape(k.replace('_', ' '))} {number(v)}" for k, v in totals.items() if isinstance(v, int | float))
     told = f"<p>In the set: {sums}.</p>" if sums else ""
-    came, kept = stages[0].documents_in, stages[-1].documents_out
-    if came and kept is not None:
-        told = f"<p>Of {number(came)} pages {number(kept)} were kept ({kept / came:.1%}).</p>" + told
+    first, last = stages[0].documents_in, stages[-1].documents_out
+    if first and last is not None:
+        told = f"<p>Of {number(first)} pages {number(last)} were kept ({last / first:.1%}).</p>" + told
     return told + table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
 
 

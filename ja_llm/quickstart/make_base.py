@@ -9,7 +9,6 @@ weights, tokenizer, model card with the licences of the texts, ledger (`ja_llm_l
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from ja_llm.commands.parsing import set_device
@@ -73,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
