@@ -5,6 +5,7 @@ Standard library only, and light: `ja-llm --help` loads it.
 
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 from ja_llm.errors import JaLlmError
 
@@ -29,6 +30,8 @@ def run(prog: str, call: Callable[[], int | None], debug: bool = False) -> int:
       call: does the work.
       debug: let errors through, with their traceback.
     """
+    if not debug:
+        sys.excepthook = _late
     try:
         return call() or 0
     except JaLlmError as error:
@@ -44,6 +47,12 @@ def run(prog: str, call: Callable[[], int | None], debug: bool = False) -> int:
         if debug:
             raise
         return _say(prog, _unexpected(error))
+
+
+def _late(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For what no caller can catch: after a failed save TensorStore's threads report to an event loop that has ended."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _say(prog: str, sentence: str, code: int = 1) -> int:

@@ -58,9 +58,9 @@ def set_device(device: str) -> None:
 
     import jax
 
-    # Orbax and JAX log each step of each save at INFO or WARNING; errors still come through.
+    # Orbax and JAX log each step of each save at INFO or WARNING, and a failed one with its traceback; errors come as exceptions.
     for name in ("absl", "orbax", "jax._src.xla_bridge"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:
