@@ -94,12 +94,12 @@ def main() -> None:
         if (walk.out / "corpus" / "timings.json").exists()
         else {},
         "certificate": certificate,
-        "training": {name: training(walk.out / "runs" / name) for name in ("base", "ja", "scratch")},
+        "training": {name: training(walk.out / "runs" / folder) for name, folder in RUNS.items()},
         "tokens": tokens_used(walk),
         "evaluation": results,
         "character_5gram": ngram(walk),
         "export": parity(export, walk.out / "runs/ja"),
-        "ledgers": {name: read_json(walk.out / "runs" / name / "run.json") for name in ("base", "ja", "scratch")},
+        "ledgers": {name: read_json(walk.out / "runs" / folder / "run.json") for name, folder in RUNS.items()},
         "seconds": merged_seconds(walk),
     }
     if args.repeat:
@@ -116,6 +116,7 @@ def main() -> None:
     print(f"{RESULT}\n{report}")
 
 
+RUNS = {"base": "base", "ja": "ja", "scratch": "twin"}
 PROMPTS = ("このコマンドは", "ファイルを開くには、", "The following options")
 
 

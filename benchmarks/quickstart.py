@@ -48,6 +48,8 @@ def main() -> None:
         "runs": {name: {key: run[key] for key in ("seconds", "peak_gib")} for name, run in runs.items()},
         "killed": killed,
     }
+    if missed := [k for k in killed if not k["killed"] or k["stage"] != k["meant"]]:
+        raise SystemExit(f"these were not killed where they should be: {missed}; change KILL_AFTER")
     write_json(RESULT, value)
     print(f"{value['table']}\n{value['runs']}\nsame table: {value['same_table']}\n{RESULT}")
 

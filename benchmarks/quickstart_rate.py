@@ -43,7 +43,7 @@ def main() -> None:
     corpus = Walk(out / "all", config).corpus()
     held = {d.url for s in corpus["shards"] if s["split"] == "heldout" for d in read_documents(out / "all/corpus" / s["name"])}
     others = out / "training.warc.gz"
-    pages.write_warc(others, without=held)
+    pages.write_warc(others, without=with_copies(held))
     write_text(out / "preset.gin", PRESET)
     walk = Walk(out / "walk", dataclasses.replace(config, inputs=(str(others),), preset=str(out / "preset.gin")))
     split = walk.corpus()
@@ -66,6 +66,13 @@ def main() -> None:
     }
     write_json(RESULT, value)
     print(RESULT)
+
+
+def with_copies(urls: set[str]) -> set[str]:
+    """The pages of these addresses and those that nearly repeat one of them: deduplication keeps either."""
+    everything = pages.load_pages()
+    keys = {page.edit_of or page.key for page in everything if page.url in urls}
+    return {page.url for page in everything if page.key in keys or page.edit_of in keys}
 
 
 def bits(walk: Walk, model: Path) -> dict[str, Any]:

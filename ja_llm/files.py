@@ -44,6 +44,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
+def shown(path: str | os.PathLike) -> str:
+    """A path as a person here would write it: relative below the current folder, absolute elsewhere."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.startswith("..") else relative
+
+
 def usual_mode(path: str | os.PathLike) -> None:
     """Give a file the mode that open() would have given it; mkstemp and safetensors make it readable to its owner alone."""
     umask = os.umask(0)

@@ -79,16 +79,25 @@ def report(verbs) -> None:
     def handler(args, rest):
         from ja_llm.evaluation.report import write_report
 
-        print(write_report([Path(run) for run in args.run], Path(args.out), corpus=args.documents, certificate=args.certificate))
+        print(
+            write_report(
+                [Path(run) for run in args.run],
+                Path(args.out),
+                corpus=args.documents,
+                certificate=args.certificate,
+                samples=args.samples,
+            )
+        )
 
     parser = add_verb(
         verbs,
         "report",
         handler,
         "One self-contained HTML page with curves and tables, runs side by side.",
-        "ja-llm report runs/ja runs/scratch --out report.html --documents data/corpus",
+        "ja-llm report runs/ja runs/twin --out report.html --documents data/corpus",
     )
     parser.add_argument("run", type=path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=path, default="report.html")
     parser.add_argument("--documents", type=path, metavar="DIR", help="document set, for the yield funnel")
     parser.add_argument("--certificate", type=path, metavar="FILE", help="certificate.json of a vocabulary expansion")
+    parser.add_argument("--samples", type=path, metavar="FILE", help='JSON of generated texts: {"prompts": [...], RUN: [...]}')

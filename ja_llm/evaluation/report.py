@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm import __version__
+from ja_llm.errors import JaLlmError
 from ja_llm.evaluation import report_parts as parts
 from ja_llm.evaluation.report_data import read_corpus, read_runs
 from ja_llm.evaluation.svg import escape
@@ -24,7 +25,7 @@ def write_report(
     corpus: str | Path | None = None,
     certificate: str | Path | Mapping[str, Any] | None = None,
     controls: Mapping[str, Mapping[str, Any]] | None = None,
-    samples: Mapping[str, Any] | None = None,
+    samples: Mapping[str, Any] | str | Path | None = None,
 ) -> Path:
     """Write the page.
 
@@ -34,7 +35,7 @@ def write_report(
       corpus: document set (or its manifest.json), for yields and samples of what was dropped.
       certificate: of a vocabulary expansion: certificate.json or its content.
       controls: further rows: name -> {task: {"bits_per_byte": ..., "interval": [low, high]}}, such as a character 5-gram.
-      samples: {"prompts": [texts], model name: [continuations], ...}.
+      samples: {"prompts": [texts], model name: [continuations], ...}, or a JSON file with that.
 
     Returns:
       `out` as a path.
@@ -45,15 +46,18 @@ def write_report(
     found = read_runs(runs)
     stages, totals, dropped = read_corpus(corpus) if corpus else ([], {}, {})
     proof = read_json(certificate, "certificate") if isinstance(certificate, str | Path) else dict(certificate or {})
+    texts = read_json(samples, "samples file") if isinstance(samples, str | Path) else samples or {}
+    if not isinstance(texts, Mapping) or not all(isinstance(value, list) for value in texts.values()):
+        raise JaLlmError(f"{samples}: these samples are no object of lists; give the samples.json of a quickstart.")
     sections = [
         ("summary", "In short", parts.summary(found, controls or {}, proof)),
         ("quality", "Quality before and after", parts.quality(found, controls or {})),
         ("curves", "Training curves", parts.curves(found)),
         ("corpus", "What became of the pages", parts.funnel(stages, totals, dropped)),
         ("vocabulary", "Vocabulary", parts.vocabulary(found, proof)),
-        ("texts", "Generated text", parts.texts(found, samples or {})),
-        ("meaning", "What the numbers mean", parts.meaning(found)),
-        ("next", "Commands to go on", parts.commands(found, corpus)),
+        ("texts", "Generated text", parts.texts(found, texts)),
+        ("meaning", "What the numbers mean", parts.meaning(found, controls or {})),
+        ("next", "Commands to go on", parts.commands(found, corpus, certificate)),
         ("ledger", "Ledgers", parts.ledgers(found)),
     ]
     page = string.Template(_template()).substitute(

@@ -10,6 +10,7 @@ from typing import Any
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.report_data import Run, Stage
 from ja_llm.evaluation.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
+from ja_llm.files import shown
 
 _MOST_TEXTS = 5
 SENTENCES = (
@@ -20,8 +21,8 @@ SENTENCES = (
 
 
 def subtitle(runs: Sequence[Run]) -> str:
-    """How much was trained and evaluated, one line."""
-    steps = [f"{run.name}: {number(run.metrics[-1]['step'])} steps" for run in runs if run.metrics]
+    """What each run was made from and how long it trained, one line."""
+    steps = [f"{run.name}: {run.origin or 'trained'}, {number(run.metrics[-1]['step'])} steps" for run in runs if run.metrics]
     return "; ".join(steps) or "no training curve among these directories"
 
 
@@ -59,8 +60,11 @@ def _card(task: str, result: Mapping[str, Any], before: Run | None, old: Mapping
     unit = "" if metric in _label(task) else f": {metric}"
     line = "no model before it was evaluated"
     if before and old and isinstance(old.get(headline), int | float):
-        line = f"{_arrow(old[headline], value, about.get('better', ''))} from {number(old[headline], 3)} ({escape(before.name)})"
-        line += "; the intervals overlap" if _overlap(old.get("interval"), result.get("interval")) else ""
+        # So few questions or documents can't tell the two apart: neither colour nor percentage.
+        unclear = _overlap(old.get("interval"), result.get("interval"))
+        change = "no clear change" if unclear else _arrow(old[headline], value, about.get("better", ""))
+        line = f"{change} from {number(old[headline], 3)} ({escape(before.name)})"
+        line += "; the 95 % intervals overlap" if unclear else ""
     return f'<li><div class="what">{escape(_label(task))}{escape(unit)}</div><div class="value">{number(value, 3)}</div><div class="from">{line}</div></li>'
 
 
@@ -302,8 +306,8 @@ def _pieces(runs: Sequence[Run]) -> str:
         html += f"<h3>{escape(sentence)}</h3>"
         for names, tokenizer in vocabularies.values():
             pieces = [tokenizer.id_to_piece(i) for i in tokenizer.encode(sentence)]
-            shown = "".join(f"<span{' class=byte' if p.startswith('<0x') else ''}>{escape(p)}</span>" for p in pieces)
-            html += f'<p class="soft">{escape(", ".join(names))}: {len(pieces)} tokens</p><p class="pieces">{shown}</p>'
+            cut = "".join(f"<span{' class=byte' if p.startswith('<0x') else ''}>{escape(p)}</span>" for p in pieces)
+            html += f'<p class="soft">{escape(", ".join(names))}: {len(pieces)} tokens</p><p class="pieces">{cut}</p>'
     return html
 
 
@@ -318,8 +322,8 @@ def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
             for name in names:
                 text = samples[name][place] if place < len(samples[name]) else ""
                 # A model that does not know how to go on often writes empty lines.
-                shown = re.sub(r"\s*\n\s*", " ⏎ ", text)
-                html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(shown)}</blockquote>"
+                line = re.sub(r"\s*\n\s*", " ⏎ ", text)
+                html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(line)}</blockquote>"
     html += _translations(runs)
     return html or _absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
 
@@ -330,18 +334,18 @@ def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
     if not found:
         return ""
     first = next(iter(found.values()))
-    shown = [i for i in first if all(i in rows for rows in found.values())][:_MOST_TEXTS]
+    chosen = [i for i in first if all(i in rows for rows in found.values())][:_MOST_TEXTS]
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("English", "reference", *found))
     body = ""
-    for i in shown:
+    for i in chosen:
         source = first[i]["inputs"].rsplit("English: ", 1)[-1].rsplit("\nJapanese:", 1)[0]
         cells = [source, first[i]["targets"], *(rows[i].get("prediction", "") for rows in found.values())]
         body += "<tr>" + "".join(f'<td><div class="text">{escape(_cut(c, 120)) or "(empty)"}</div></td>' for c in cells) + "</tr>"
-    title = f"User-interface texts, English to Japanese (the first {len(shown)})"
+    title = f"User-interface texts, English to Japanese (the first {len(chosen)})"
     return f"<h3>{title}</h3>{_table(title, heads, body, wide=True)}"
 
 
-def meaning(runs: Sequence[Run]) -> str:
+def meaning(runs: Sequence[Run], controls: Mapping[str, Any]) -> str:
     """Each measure in a sentence or two: the tasks' own, and what the page uses throughout."""
     items: dict[str, str] = {}
     for run in runs:
@@ -352,30 +356,43 @@ def meaning(runs: Sequence[Run]) -> str:
                 result.get("about", {}).get("description", "") + (f" sacreBLEU signatures: {signatures}." if signatures else ""),
             )
     items |= {
-        "Bits per byte": "The cost of a text in bits, divided by its UTF-8 bytes; whole documents in a fixed window, the end of a document counted. "
+        "Bits per byte": "The cost of a text in bits, divided by its UTF-8 bytes; whole documents in a window of a fixed number of tokens, the end of a document counted. "
         "It does not depend on the tokenizer, so it compares a model before and after its vocabulary changed. A Japanese character is three bytes, "
-        "so Japanese and English figures do not compare with each other.",
+        "so Japanese and English figures do not compare with each other. With more pieces a window holds more text, so a part of the fall by expansion is context.",
         "Interval": "If the held-out documents were drawn again, the figure would lie in this range 19 times out of 20. Intervals of two models on the "
         "same documents may overlap and the models still differ.",
-        "English after Japanese training": "A rise of English bits per byte is what was forgotten; the mixture's share of English keeps it small.",
-        "From-scratch control": "The same architecture, vocabulary, mixture and number of tokens from random weights: the difference is what the base was worth.",
-        "Character 5-gram": "Letter statistics without a network: a model that does not beat it has learnt nothing beyond neighbouring characters.",
+        "English after Japanese training": "A rise of English bits per byte is what was forgotten; the mixture's share of English keeps it small. A fall "
+        "means that the held-out English is of the kind trained on; what was forgotten of other English is then not measured.",
+        "Twin": "The same architecture, vocabulary, mixture and number of tokens from random weights: the difference is what the base was worth.",
         "Loss": "Mean negative log-likelihood per token in nats. Tokens of another vocabulary are other units.",
     }
+    if controls:
+        items["Character 5-gram"] = (
+            "Letter statistics without a network: a model that does not beat it has learnt nothing beyond neighbouring characters."
+        )
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in items.items() if v) + "</dl>"
 
 
-def commands(runs: Sequence[Run], corpus: str | Path | None) -> str:
-    """What can be typed next, with the run's own paths."""
+def commands(runs: Sequence[Run], corpus: str | Path | None, certificate: Any = None) -> str:
+    """What can be typed next, with the run's own paths as the folder of the call sees them."""
     trained = next((run for run in runs if run.metrics), runs[-1])
-    path = shlex.quote(str(trained.path))
-    documents = shlex.quote(str(corpus)) if corpus else "DOCUMENTS"
+    path = shlex.quote(shown(trained.path))
+    documents = shlex.quote(shown(corpus)) if corpus else "DOCUMENTS"
+    others = f" --documents {documents}" if corpus else ""
+    others += f" --certificate {shlex.quote(shown(certificate))}" if isinstance(certificate, str | Path) else ""
+    measured = trained.last[1].get("settings", {}) if trained.last else {}
+    same = "".join(f" --{name} {measured[name]}" for name in ("limit", "length") if measured.get(name))
     lines = [
         ("see what it writes", f"ja-llm generate --checkpoint {path} --prompt 日本の春は"),
-        ("measure it again, or another model", f"ja-llm eval --checkpoint {path} --documents {documents}"),
+        ("measure it again, or another model", f"ja-llm eval --checkpoint {path} --documents {documents}{same}"),
         ("read what the corpus job dropped, and why", f"ja-llm corpus stats {documents}"),
-        ("use it with transformers", f"ja-llm export {path} --out {shlex.quote(str(trained.path) + '-hf')}"),
-        ("compare runs on one page", f"ja-llm report {' '.join(shlex.quote(str(r.path)) for r in runs)} --out report.html"),
+        ("use it with transformers", f"ja-llm export {path} --out {shlex.quote(shown(trained.path) + '-hf')}"),
+        (
+            "compare runs on one page",
+            f"ja-llm report {' '.join(shlex.quote(shown(r.path)) for r in runs)}{others} --out report.html",
+        ),
+        ("walk the path on your own pages (HTML or WARC)", "ja-llm quickstart --pages my-site/ --out mine"),
+        ("walk it on real text: docs/first_steps.md", "ja-llm fetch debian-docs --out data/debian-docs"),
     ]
     return f"<pre>{escape(chr(10).join(f'# {what}{chr(10)}{line}' for what, line in lines))}</pre>"
 

@@ -1,6 +1,6 @@
 """Makes the quickstart's embedded base: a small English model, trained by this trainer on Debian's English documentation.
 
-    python -m ja_llm.quickstart.make_base --out build/base        # hours of two cores; killed, it goes on
+    python -m ja_llm.quickstart.make_base --out build/base        # about an hour of two cores; killed, it goes on
 
 What is finished is kept in --out. In the end the Hugging Face folder `ja_llm/quickstart/base` is written anew: bfloat16
 weights, tokenizer, model card with the licences of the texts, ledger (`ja_llm_ledger.json`); and beside it the run's log,

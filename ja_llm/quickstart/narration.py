@@ -9,7 +9,6 @@ Lines keep to 80 columns, but for a single word that is longer.
 """
 
 import contextlib
-import os
 import re
 import shlex
 import sys
@@ -105,12 +104,6 @@ def quote(argument: str) -> str:
     if "'" in value and not re.search(r'["$`\\!]', value) and re.fullmatch(r"--[\w.]+", flag):
         return f'{flag}{equals}"{value}"'
     return shlex.quote(argument)
-
-
-def shown(path: str | os.PathLike) -> str:
-    """A path as a person here would write it: relative below the current folder, absolute elsewhere."""
-    relative = os.path.relpath(path)
-    return os.path.abspath(path) if relative.startswith("..") else relative
 
 
 def wrap(text: str, indent: str) -> str:

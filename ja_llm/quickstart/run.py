@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ja_llm.errors import JaLlmError
-from ja_llm.quickstart.narration import shown
-from ja_llm.quickstart.own_pages import own_pages
-from ja_llm.quickstart.pages import write_warc
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import shown
+from ja_llm.quickstart.own_pages import embedded_pages, own_pages
 from ja_llm.quickstart.walk import (
     Walk,
     WalkConfig,
@@ -76,15 +75,18 @@ def quickstart(
       UsageError: `out` holds something else; there is no such base or there are no such pages.
       JaLlmError: too few pages of a language are left, or a stage failed; Ctrl-C.
     """
+    if workers < 0:
+        raise UsageError(f"--workers {workers}: give a number of processes, or 0 for one a core.")
     out = Path(out).absolute()
     start = time.monotonic()
     warc = out / "pages.warc.gz"
-    inputs, write = own_pages(Path(pages).absolute(), warc) if pages else ((str(warc),), lambda: write_warc(warc))
-    walk = Walk(out, sizes(inputs, str(Path(base).absolute() if base else embedded_base())), workers, _STAGES)
+    chosen = embedded_pages(warc) if pages is None else own_pages(Path(pages).absolute(), warc)
+    base = embedded_base() if base is None else Path(base).absolute()
+    walk = Walk(out, sizes(chosen.inputs, str(base)), workers, _STAGES, pages=chosen.digest)
     _greet(out)
     try:
         if not warc.exists():
-            write()
+            chosen.write()
         result = _walk(walk)
     except KeyboardInterrupt:
         raise JaLlmError(
@@ -97,7 +99,7 @@ def quickstart(
 
 def _walk(walk: Walk) -> dict[str, Any]:
     corpus = walk.corpus()
-    check_languages(corpus)
+    check_languages(corpus, shown(walk.out / "corpus"))
     walk.base()
     certificate = walk.expand()
     walk.tokens()
@@ -131,8 +133,8 @@ def _greet(out: Path) -> None:
 _NAMES = {
     "base": "base",
     "expanded": "after expansion, untrained",
-    "trained": "after training",
-    "scratch": "twin from random weights",
+    "trained": "after training (ja)",
+    "scratch": "twin: the same training from random weights",
 }
 
 
@@ -149,12 +151,16 @@ def closing_table(corpus: Mapping[str, Any], certificate: Mapping[str, Any], res
     languages = ", ".join(f"{count:,} {lang}" for lang, count in kept.items())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
     before, after = tokens["before"], tokens["after"]
+    held = [
+        sum(s["documents"] for s in corpus["shards"] if (s["lang"], s["split"]) == (lang, "heldout")) for lang in ("ja", "en")
+    ]
     lines = [
         _entry("pages", f"{came:,} in, {sum(kept.values()):,} kept ({languages}), {sum(dropped.values()):,} dropped"),
         *([_entry("", f"by reason: {reasons}")] if reasons else []),
         _entry("tokens", f"{before:.2f} per Japanese character before, {after:.2f} after expansion ({after / before - 1:+.0%})"),
         "",
-        f"{'bits per byte on held-out pages (lower is better)':<54}{'Japanese':>12}{'English':>12}",
+        "bits per byte on held-out pages (lower is better)",
+        f"  {'':<52}{f'{held[0]} Japanese':>12}{f'{held[1]} English':>12}",
     ]
     for name, result in results.items():
         ja, en = (_bits(result, lang) for lang in ("ja", "en"))
@@ -166,9 +172,14 @@ def closing_words(results: Mapping[str, Any]) -> str:
     """What was learnt and what was forgotten, from the same figures."""
     base, trained, twin = ({lang: _bits(results[n], lang) for lang in ("ja", "en")} for n in ("base", "trained", "scratch"))
     learnt = f"Japanese text costs {_change(trained['ja'], base['ja'])} bits than for the base, {_change(trained['ja'], twin['ja'])} than for the twin"
-    forgot = f"English text costs {_change(trained['en'], base['en'])} bits than for the base"
-    verb = "forgot" if trained["en"] > base["en"] else "kept"
-    return f"{_entry('learnt', learnt)}\n{_entry(verb, forgot)}"
+    forgot = f"English text of these pages' kind costs {_change(trained['en'], base['en'])} bits than for the base"
+    verb = "forgot" if trained["en"] > base["en"] else "English"
+    why = (
+        ""
+        if verb == "forgot"
+        else ": a tenth of the training text was of this kind; what was lost of others is not measured here"
+    )
+    return f"{_entry('learnt', learnt)}\n{_entry(verb, forgot + why)}"
 
 
 def _change(new: float, old: float) -> str:

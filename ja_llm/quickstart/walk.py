@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import read_json, sha256_file, sha256_json, write_json
+from ja_llm.files import read_json, sha256_file, sha256_json, shown, write_json
 from ja_llm.gin_utils import packaged_configs
-from ja_llm.quickstart.narration import Narrator, shown
+from ja_llm.quickstart.narration import Narrator
+from ja_llm.quickstart.own_pages import WALK
 
 MIXTURE = "swallow_ja90_en10"
 BASE_TASK = "web_en"
 
 
 # What is evaluated, in the order of the tables: name -> folder in the walk.
-MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs/ja", "scratch": "runs/scratch"}
+MODELS = {"base": "models/base", "expanded": "models/expanded", "trained": "runs/ja", "scratch": "runs/twin"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +86,18 @@ class Walk:
       config: its sizes; a folder that was begun with others is refused.
       workers: Beam worker processes.
       stages: how many stages the caller will walk, for their numbers.
+      pages: digest of the pages, where `config.inputs` does not tell them apart.
 
     Raises:
       UsageError: `out` holds something else, or a walk with other sizes.
     """
 
-    def __init__(self, out: Path, config: WalkConfig, workers: int = 1, stages: int | None = None):
+    def __init__(self, out: Path, config: WalkConfig, workers: int = 1, stages: int | None = None, pages: str = ""):
         self.out, self.config, self.workers = Path(out).absolute(), config, workers
         self._narrator = Narrator(stages)
         self._stage = self._narrator.stage
-        mark = {"schema": "ja_llm.walk/2", "config": dataclasses.asdict(config), **_contents(config)}
-        path = self.out / "walk.json"
+        mark = {"schema": "ja_llm.walk/2", "config": dataclasses.asdict(config), "pages": pages, **_contents(config)}
+        path = self.out / WALK
         if path.exists():
             stored = read_json(path, "walk description")
             if sha256_json(stored) != sha256_json(mark):
@@ -202,7 +204,7 @@ class Walk:
             name, "continual pre-training: the base goes on with Japanese", MIXTURE, "tokens", ("runs/continue.gin",), values
         )
 
-    def scratch(self, name: str = "scratch", rate: float | None = None) -> Path:
+    def scratch(self, name: str = "twin", rate: float | None = None) -> Path:
         """Control: the same architecture, vocabulary, mixture and tokens from random weights; `rate` as in `continual`."""
         values = {
             "TRAIN_STEPS": self.config.steps,
@@ -226,7 +228,7 @@ class Walk:
             for model in MODELS.values()
         ]
         # One command shows the kind: they differ in the checkpoint alone.
-        why = f"the same held-out pages for {', '.join(MODELS.values())}"
+        why = f"the same held-out pages for {', '.join(MODELS.values())}; the command for one of them"
         with self._stage("eval", why, commands[list(MODELS).index("trained")]) as outcome:
             results = {
                 name: evaluate(
@@ -234,8 +236,10 @@ class Walk:
                 )
                 for name, model in MODELS.items()
             }
-            figures = ", ".join(f"{r['tasks']['bits_per_byte_ja']['bits_per_byte']:.3f}" for r in results.values())
-            outcome.say(f"Japanese bits per byte {figures}")
+            figures = [
+                f"{Path(MODELS[n]).name} {r['tasks']['bits_per_byte_ja']['bits_per_byte']:.3f}" for n, r in results.items()
+            ]
+            outcome.say(f"Japanese bits per byte: {', '.join(figures)}")
         return results
 
     def export(self, model: str = "runs/ja") -> Path:
@@ -259,6 +263,9 @@ class Walk:
         runs = [self._name(model) for model in MODELS.values()]
         command = ["report", *runs, "--documents", self._name("corpus"), "--certificate", certificate]
         why = "curves, tables, dropped pages and ledgers on one page"
+        if samples:
+            write_json(self.out / "samples.json", samples)
+            command += ["--samples", self._name("samples.json")]
         with self._stage("report", why, [*command, "--out", self._name("report.html")]) as outcome:
             path = write_report(
                 [self.out / model for model in MODELS.values()],
@@ -276,8 +283,10 @@ class Walk:
         from ja_llm.evaluation.generation import generate
         from ja_llm.train.checkpoints import load_model
 
-        command = ["generate", "--checkpoint", self._name(MODELS["trained"]), "--prompt", prompts[0]]
-        with self._stage("generate", "the same beginnings continued by the base and by the result", command) as outcome:
+        beginnings = [word for prompt in prompts for word in ("--prompt", prompt)]
+        length = ["--max_tokens", str(max_new_tokens)]
+        commands = [["generate", "--checkpoint", self._name(MODELS[name]), *beginnings, *length] for name in ("base", "trained")]
+        with self._stage("generate", "the same beginnings continued by the base and by the result", *commands) as outcome:
             texts: dict[str, Any] = {"prompts": list(prompts)}
             for name in ("base", "trained"):
                 model = load_model(self.out / MODELS[name])
@@ -334,17 +343,27 @@ class Walk:
 
 
 def _contents(config: WalkConfig) -> dict[str, Any]:
-    """What the walk's folder depends on besides its sizes: gin files by content, a given base by its files' sizes."""
-    preset = config.preset if config.preset.endswith(".gin") else f"corpus/{config.preset}.gin"
-    names = [preset, "runs/pretrain.gin", "runs/continue.gin", "runs/twin.gin"]
+    """What the walk's folder depends on besides its sizes: gin files and a given base, by content."""
+    from beam_pipelines import config as corpus_config
+
+    preset = sha256_json(dataclasses.asdict(corpus_config.load(config.preset)))  # a preset includes others
+    names = ["runs/pretrain.gin", "runs/continue.gin", "runs/twin.gin"]
     if isinstance(config.base, NewBase):
-        return {"gin": {name: sha256_file(packaged_configs() / name) for name in [*names, config.base.model]}}
+        names.append(config.base.model)
+    gin = {**{name: sha256_file(packaged_configs() / name) for name in names}, "preset": preset}
+    if isinstance(config.base, NewBase):
+        return {"gin": gin}
     folder = Path(config.base)
     if not (folder / "config.json").is_file():
         what = "there is no config.json in this base" if folder.is_dir() else "this base does not exist"
         raise UsageError(f"{folder}: {what}; give the folder of a Hugging Face model.")
-    files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
-    return {"gin": {name: sha256_file(packaged_configs() / name) for name in names}, "base": files}
+    return {"gin": gin, "base": {p.name: _file_mark(p) for p in sorted(folder.iterdir()) if p.is_file()}}
+
+
+def _file_mark(path: Path) -> str:
+    """A file by its content; a large one, which would take long at every call, by size and time of change."""
+    status = path.stat()
+    return sha256_file(path) if status.st_size < 2**28 else f"{status.st_size} bytes of {status.st_mtime_ns}"
 
 
 def _rates(peak: float) -> dict[str, float]:
@@ -387,8 +406,8 @@ def dropped_by_reason(manifest: Mapping[str, Any]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def check_languages(manifest: Mapping[str, Any], wanted: Iterable[str] = ("ja", "en")) -> None:
-    """Refuse a set that the path can't be walked with.
+def check_languages(manifest: Mapping[str, Any], folder: str, wanted: Iterable[str] = ("ja", "en")) -> None:
+    """Refuse a set (its manifest, and its folder for the sentence) that the path can't be walked with.
 
     Raises:
       JaLlmError: a language has no training or no held-out document.
@@ -400,5 +419,5 @@ def check_languages(manifest: Mapping[str, Any], wanted: Iterable[str] = ("ja", 
             if (lang, split) not in have:
                 raise JaLlmError(
                     f"of these pages no {names.get(lang, lang)} one is left {use}; the path needs at least a dozen of each language, "
-                    "so add pages, and read `ja-llm corpus stats` on why others were dropped."
+                    f"so add pages and begin in another --out; `ja-llm corpus stats {folder}` says why others were dropped."
                 )

@@ -261,7 +261,9 @@ def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(built, inputs,
         workers,
     ]
     command += [f"--gin_bindings={b}" for b in BINDINGS]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A shell without job control starts what is in its background with SIGINT ignored, and so would this child be.
+    heard = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **heard)
     end = time.monotonic() + 60
     while not list(output.glob(".work/extract-*/*")) and time.monotonic() < end and child.poll() is None:
         time.sleep(0.002)

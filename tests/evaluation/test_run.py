@@ -116,7 +116,9 @@ def test_cached_generation_equals_whole_forward_passes(folder):
         while len(ids) < length + 20 and ids[-1] != loaded.tokenizer.eos_id:
             logits = forward(np.array([ids + [0] * (256 - len(ids))]))[0, len(ids) - 1]
             ids.append(int(logits[:size].argmax()))  # rows that pad the table are never written
-        assert text == decode(ids[1:])[len(decode(ids[1:length])) :]
+        whole_text = decode(ids[1:])[len(decode(ids[1:length])) :]
+        # The limit may fall between the bytes of a character: those are not shown.
+        assert text == (whole_text if ids[-1] == loaded.tokenizer.eos_id else whole_text.rstrip("\ufffd"))
 
 
 def test_results_are_told(folder, whole):

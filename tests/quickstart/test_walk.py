@@ -1,5 +1,6 @@
 """The whole path in one process, as small as it gets: every stage is the real one, only the steps are few."""
 
+import dataclasses
 import json
 import re
 
@@ -84,7 +85,7 @@ def test_the_same_call_again_finds_everything_done_and_gives_the_same_numbers(wa
     table, narration = capsys.readouterr()
     assert all(len(line) <= 80 for line in table.splitlines())
     trained = result["results"]["trained"]["tasks"]
-    row = next(line for line in table.splitlines() if "after training" in line)
+    row = next(line for line in table.splitlines() if "after training (ja)" in line)
     assert row.split()[-2:] == [f"{trained[f'bits_per_byte_{lang}']['bits_per_byte']:.3f}" for lang in ("ja", "en")]
     dropped = re.search(r"(\d+) in, (\d+) kept .*?, (\d+) dropped", " ".join(table.split()))
     came, kept, gone = map(int, dropped.groups())
@@ -103,8 +104,8 @@ def test_what_was_forgotten_is_said_in_words():
     words = closing_words(results(base=(8.0, 2.0), trained=(2.0, 2.1), scratch=(2.5, 3.0)))
     assert "75.0% fewer bits than for the base" in " ".join(words.split())
     assert "20.0% fewer than for the twin" in " ".join(words.split())
-    assert "forgot   English text costs 5.0% more bits than for the base" in words
-    assert "kept     English text costs 5.0% fewer" in closing_words(
+    assert "forgot English text of these pages' kind costs 5.0% more bits than for the base" in " ".join(words.split())
+    assert "English  English text of these pages' kind costs 5.0% fewer bits" in closing_words(
         results(base=(8.0, 2.0), trained=(2.0, 1.9), scratch=(1.0, 3.0))
     )
 
@@ -117,6 +118,41 @@ def test_pages_of_one_language_are_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(JaLlmError, match="no English one is left to train on"):
         quickstart(tmp_path / "out", pages=site, sizes=sizes)
     assert not (tmp_path / "out/models").exists() and not (tmp_path / "out/vocab_en").exists()
+
+
+def test_other_pages_or_another_base_are_another_walk(tmp_path, walked):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "a.html").write_text("<p>a</p>")
+    with pytest.raises(JaLlmError, match="no document is left"):
+        quickstart(tmp_path / "out", pages=site, sizes=sizes)
+    (site / "a.html").write_text("<p>b</p>")
+    with pytest.raises(UsageError, match="begun with other sizes, pages"):
+        quickstart(tmp_path / "out", pages=site, sizes=sizes)
+    with pytest.raises(UsageError, match="begun with other sizes, pages"):
+        quickstart(walked[0], pages=site, sizes=sizes)
+
+
+def test_a_base_of_the_same_sizes_is_another_base(tmp_path, monkeypatch):
+    def given(inputs, base):
+        return dataclasses.replace(sizes(inputs, base), base=base)
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"a": 1}')
+    monkeypatch.setattr(Walk, "corpus", stop)
+    for _ in range(2):
+        with pytest.raises(JaLlmError, match="stopped"):
+            quickstart(tmp_path / "out", base=base, sizes=given)
+    (base / "config.json").write_text('{"a": 2}')
+    with pytest.raises(UsageError, match="pages, base or gin files"):
+        quickstart(tmp_path / "out", base=base, sizes=given)
+    with pytest.raises(UsageError, match="--workers -1"):
+        quickstart(tmp_path / "new", workers=-1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch):
