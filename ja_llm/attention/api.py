@@ -20,13 +20,15 @@ def attention(
     segment_ids: Ids = None,
     positions: Ids = None,
     causal: bool = True,
+    window: int | jax.Array | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     implementation: str = "xla",
 ) -> jax.Array:
     """Grouped-query attention over packed rows.
 
     Query i sees key j when both have the same segment id, that id is not 0 (padding), and, with `causal`, the key's position
-    is not after the query's. Scores, softmax and sums are float32. A query that sees nothing (padding) gives zeros, with zero
+    is not after the query's and, with `window`, less than that before it. Scores, softmax and sums are float32. A query that sees nothing (padding) gives zeros, with zero
     gradient. What a query does not see has no influence on its output, not even in the last bit.
 
     Args:
@@ -38,7 +40,11 @@ def attention(
         after a query in the row has a later position. Implementations use that to skip work. A pair may be in any order (a
         cache, a prefix that sees itself whole, a sequence split over devices). None: the index in the row.
       causal: see above.
+      window: positions that a query sees, its own counted (Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825); a whole
+        number, or an int scalar array where layers of one compiled body differ; None: no bound. With a number, work beyond
+        the window is skipped too.
       scale: of the scores; D ** -0.5 when None.
+      softcap: the scaled scores s become softcap * tanh(s / softcap) (Gemma 2, arXiv 2408.00118, section 2); None: they stay.
       implementation: "xla" or "reference".
 
     Returns:
@@ -61,6 +67,8 @@ def attention(
         segments=segment_ids if segment_ids is None or isinstance(segment_ids, tuple) else (segment_ids, segment_ids),
         positions=positions if positions is None or isinstance(positions, tuple) else (positions, positions),
         causal=causal,
+        window=window,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        softcap=softcap,
         ordered=ordered,
     )

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 
 Pair = tuple[jax.Array, jax.Array] | None
+Window = int | jax.Array | None
 
 
-def visible(segments: Pair, positions: Pair, causal: bool, q_length: int, k_length: int) -> jax.Array | None:
+def visible(
+    segments: Pair, positions: Pair, causal: bool, q_length: int, k_length: int, window: Window = None
+) -> jax.Array | None:
     """Bool [B or 1, Lq, Lk]: query i sees key j; None when everything is visible.
 
     Args:
@@ -15,11 +18,15 @@ def visible(segments: Pair, positions: Pair, causal: bool, q_length: int, k_leng
       causal: hide keys at later positions.
       q_length: Lq.
       k_length: Lk.
+      window: hide keys whose position is this much or more before the query's.
     """
     mask = None
+    q, k = positions if positions is not None else (jnp.arange(q_length)[None], jnp.arange(k_length)[None])
     if causal:
-        q, k = positions if positions is not None else (jnp.arange(q_length)[None], jnp.arange(k_length)[None])
         mask = k[:, None, :] <= q[:, :, None]
+    if window is not None:
+        near = q[:, :, None] - k[:, None, :] < window
+        mask = near if mask is None else mask & near
     if segments is not None:
         q, k = segments
         same = (q[:, :, None] == k[:, None, :]) & (k[:, None, :] != 0)

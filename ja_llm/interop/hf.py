@@ -1,10 +1,11 @@
-"""Hugging Face model folders in and out (Llama family): weights, configuration, tokenizer, provenance.
+"""Hugging Face model folders in and out (families: `ja_llm.models.families`): weights, configuration, tokenizer, provenance.
 
-Both directions go through the one name map of `ja_llm.models.families`. Nothing is permuted or scaled, so an export holds
+Both directions go through the one map of the model's family. Nothing is permuted or scaled, so an export holds
 the very numbers that an import read.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, write_tensors
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params
-from ja_llm.models.families import IGNORED, Weight, tensors
+from ja_llm.models.families import family, tensors
 from ja_llm.progress import track
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
@@ -54,14 +55,14 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
     stored = read_json(source / "config.json", "model configuration")
     config = hf_config.from_hf(stored, str(source / "config.json"), param_dtype)
     folder = TensorFolder(source)
-    _check_names(folder, config, source)
+    check_names(folder, config, source)
     tokenizer = load_tokenizer(source)
     if tokenizer.vocab_size > config.vocab_size:
         raise JaLlmError(
             f"{source}: its tokenizer has {tokenizer.vocab_size} ids, its embedding table {config.vocab_size} rows; "
             "put the tokenizer there that the model was made with."
         )
-    params = _read_params(folder, config, source)
+    params = read_params(folder, config, source)
 
     files = [file_entry(path) for path in [source / "config.json", *folder.files]]
     identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
@@ -155,21 +156,14 @@ def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _wanted(config: DecoderConfig) -> Iterator[tuple[str, Weight, tuple[str, ...], int | None, tuple[int, ...]]]:
-    """`tensors`, each with the shape of its (one layer's) parameter of ours."""
-    abstract = abstract_params(config)
-    for name, weight, path, index in tensors(config):
-        shape = _leaf(abstract, path).shape
-        yield name, weight, path, index, shape if index is None else shape[1:]
-
-
-def _check_names(folder: TensorFolder, config: DecoderConfig, source: Path) -> None:
+def check_names(folder: TensorFolder, config: DecoderConfig, source: Path) -> None:
     """Refuse missing, left-over and misshapen tensors before anything is read."""
-    there = {name for name in folder if not IGNORED[config.family].fullmatch(name)}
-    wanted = {name: weight.their_shape(shape) for name, weight, _, _, shape in _wanted(config)}
+    there = {name for name in folder if not re.fullmatch(family(config.family).ignored, name)}
+    wanted = {tensor.name: tensor.shape for tensor in tensors(config)}
     if config.tie_embeddings and "lm_head.weight" in there:
         # Some files repeat the tied table under the head's name.
-        if not np.array_equal(folder["lm_head.weight"], folder["model.embed_tokens.weight"]):
+        table = next(tensor.name for tensor in tensors(config) if tensor.weight.ours == "token_embedder/embedding")
+        if table in there and not np.array_equal(folder["lm_head.weight"], folder[table]):
             raise JaLlmError(
                 f"{source}: config.json says that head and embedding are tied, but lm_head.weight differs; set tie_word_embeddings to false."
             )
@@ -199,12 +193,13 @@ def _few(names: list[str]) -> str:
     )
 
 
-def _read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> Any:
+def read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> Any:
     """Numpy parameters; memory: the parameters once, and one tensor."""
     params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
-    for name, weight, path, index, shape in track(list(_wanted(config)), "import", "tensor"):
+    for name, weight, parts in track(list(tensors(config)), "import", "tensor"):
         value = _finite(folder[name], name, source, config.param_dtype)
-        _leaf(params, path)[... if index is None else index] = weight.to_ours(value, shape)
+        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
+            _leaf(params, part.path)[part.index] = ours
     return params
 
 
@@ -222,10 +217,9 @@ def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.n
 
 def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:
     """The published tensors, one after the other."""
-    for name, weight, path, index, _ in track(list(_wanted(config)), label, "tensor"):
-        leaf = _leaf(params, path)
-        value = leaf if index is None else leaf[index]
-        yield name, weight.to_theirs(_finite(value, name, "checkpoint", dtype))
+    for name, weight, parts in track(list(tensors(config)), label, "tensor"):
+        values = [_leaf(params, part.path)[part.index] for part in parts]
+        yield name, weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
 
 
 def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) -> list[str]:
@@ -234,7 +228,7 @@ def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) ->
     back = hf_config.from_hf(read_json(folder / "config.json"), "config.json", config.param_dtype)
     if other := [name for name in ARCHITECTURE_FIELDS if getattr(back, name) != getattr(config, name)]:
         raise JaLlmError(f"{folder}: config.json reads back with another {other[0]} than was written; export again.")
-    _check_names(written, config, folder)
+    check_names(written, config, folder)
     for name, value in _their_tensors(params, config, dtype, "check"):
         if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():
             raise JaLlmError(

@@ -1,20 +1,10 @@
-"""config.json of a Hugging Face Llama model and `DecoderConfig`: both directions, and what is refused."""
+"""config.json of a Hugging Face model and `DecoderConfig`: both directions by the family's tables, and what is refused."""
 
 from typing import Any
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.models.config import DecoderConfig
-
-ARCHITECTURE = "LlamaForCausalLM"
-
-# Settings under which the published computation is not ours: key -> values that are.
-_MUST_BE: dict[str, tuple[Any, ...]] = {
-    "hidden_act": (None, "silu", "swish"),
-    "attention_bias": (None, False),
-    "mlp_bias": (None, False),
-    "quantization_config": (None,),
-    "sliding_window": (None,),
-}
+from ja_llm.models.config import ARCHITECTURE_FIELDS, FAMILIES, DecoderConfig
+from ja_llm.models.families import Family, family
 
 
 def from_hf(value: Any, where: str, param_dtype: str) -> DecoderConfig:
@@ -30,83 +20,54 @@ def from_hf(value: Any, where: str, param_dtype: str) -> DecoderConfig:
     """
     if not isinstance(value, dict):
         raise JaLlmError(f"{where}: a JSON object is needed; download the model's config.json again.")
-    kind = value.get("model_type", "unnamed")
-    architectures = value.get("architectures") or [ARCHITECTURE]
-    if kind != "llama" or ARCHITECTURE not in architectures:
-        raise JaLlmError(
-            f"{where}: this is a {kind!r} model ({', '.join(map(str, architectures))}); "
-            f"the Llama family ({ARCHITECTURE}) can be imported."
-        )
-    for key, allowed in _MUST_BE.items():
-        if value.get(key) not in allowed:
-            raise JaLlmError(f"{where}: {key} is {value[key]!r}, which this decoder does not compute; import a model without it.")
-    heads = value.get("num_attention_heads")
-    theirs = {
-        "vocab_size": value.get("vocab_size"),
-        "embed_dim": value.get("hidden_size"),
-        "num_layers": value.get("num_hidden_layers"),
-        "num_heads": heads,
-        "num_kv_heads": value.get("num_key_value_heads") or heads,
-        "head_dim": value.get("head_dim") or _divide(value.get("hidden_size"), heads),
-        "mlp_dim": value.get("intermediate_size"),
-        "max_length": value.get("max_position_embeddings", 2048),
-    }
-    missing = [name for name, size in theirs.items() if size is None]
-    if missing:
+    found = _family(value, where)
+    if value.get("quantization_config") is not None:
+        raise JaLlmError(f"{where}: there is a quantization_config; import a model whose weights are not quantised.")
+    for key, allowed in found.settings.items():
+        allowed = tuple(allowed)
+        if value.get(key) is not None and value[key] not in allowed:
+            raise JaLlmError(f"{where}: {key} is {value[key]!r}, which is not computed here; import a model with {allowed[0]!r}.")
+    fields = {key.ours: key.read(value, where) for key in found.keys}
+    for read, _ in found.more:
+        fields |= read(value, where)
+    if missing := [name for name, content in fields.items() if content is None and name in _SIZES]:
         raise JaLlmError(f"{where}: nothing says {missing[0]}; download the model's config.json again.")
     try:
-        return DecoderConfig(
-            **theirs,
-            rope_theta=_rope_theta(value, where),
-            norm_eps=value.get("rms_norm_eps", 1e-6),
-            tie_embeddings=bool(value.get("tie_word_embeddings", False)),
-            param_dtype=param_dtype,
-            family="llama",
-        )
+        return DecoderConfig(**fields, **found.fixed, param_dtype=param_dtype, family=found.name)
     except UsageError as error:
         raise JaLlmError(f"{where}: {str(error).splitlines()[0]}") from error  # gin adds lines of its own
 
 
-def _divide(width: Any, heads: Any) -> int | None:
-    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+_SIZES = ("num_kv_heads", "head_dim", "max_length")
 
 
-def _rope_theta(value: dict[str, Any], where: str) -> float:
-    """Base of the rotary frequencies; transformers 5 keeps it in `rope_parameters`, older files at the top."""
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = value.get(key) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise JaLlmError(
-                f"{where}: {key} asks for {kind!r} RoPE, which this decoder does not compute yet; import a model with plain RoPE."
-            )
-    return (value.get("rope_parameters") or {}).get("rope_theta", value.get("rope_theta", 10000.0))
+def _family(value: dict[str, Any], where: str) -> Family:
+    kind = value.get("model_type", "unnamed")
+    architectures = value.get("architectures")
+    if kind in FAMILIES and (not architectures or family(kind).architecture in architectures):
+        return family(kind)
+    can = ", ".join(family(name).architecture for name in FAMILIES)
+    said = ", ".join(map(str, architectures or ["no architecture"]))
+    raise JaLlmError(f"{where}: this is a {kind!r} model ({said}); what can be imported is {can}.")
 
 
 def to_hf(config: DecoderConfig, dtype: str, bos_id: int, eos_id: int) -> dict[str, Any]:
-    """config.json for a decoder, in words that transformers 4 and 5 read."""
-    return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_dim,
-        "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
-        "torch_dtype": dtype,
-        "dtype": dtype,
-        "use_cache": True,
-    }
+    """config.json for a decoder, in words that transformers 4 and 5 read.
+
+    Raises:
+      JaLlmError: the family has no word for something that the decoder computes.
+    """
+    found = family(config.family)
+    written: dict[str, Any] = {"architectures": [found.architecture], "model_type": found.name}
+    written |= {key.theirs: key.write(config) for key in found.keys}
+    for _, write in found.more:
+        written |= write(config)
+    written |= {key: next(iter(allowed)) for key, allowed in found.settings.items()}
+    written |= {"bos_token_id": bos_id, "eos_token_id": eos_id, "torch_dtype": dtype, "dtype": dtype, "use_cache": True}
+    back = from_hf(written, "config.json", config.param_dtype)
+    if other := [name for name in ARCHITECTURE_FIELDS if getattr(back, name) != getattr(config, name)]:
+        raise JaLlmError(
+            f"the family {config.family!r} has no word for {other[0]} = {getattr(config, other[0])!r}, so it can't be written as a "
+            f"{found.architecture}; set DecoderConfig.family to one that has."
+        )
+    return written

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ja_llm.models.families import family
+
 
 def licence_of(folder: Path) -> str:
     """The licence that a model folder's README.md states in its front matter, else ""."""
@@ -30,7 +32,10 @@ def model_card(loaded: Any, dtype: str) -> str:
     if len(licences) == 1:
         front.insert(0, f"license: {licences[0]}")
     rows = [
-        ("architecture", f"Llama, {c.num_layers} layers, width {c.embed_dim}, vocabulary {c.vocab_size}, {dtype}"),
+        (
+            "architecture",
+            f"{family(c.family).title}, {c.num_layers} layers, width {c.embed_dim}, vocabulary {c.vocab_size}, {dtype}",
+        ),
         ("made by", f"ja_llm {ledger.get('software', {}).get('ja_llm', '')}, {ledger.get('job', 'unknown job')}".strip()),
         ("step", str(loaded.step)),
         ("mixture", str(identity.get("mixture", ""))),

@@ -2,9 +2,14 @@
 
 Architecture decides the function and the parameters' shapes; storage, how a checkpoint's arrays lie; execution, how the same
 function is computed. The parts are declared here and nowhere else.
+
+The defaults are Llama's. What other families have (`_variant`) is stored only where it differs from them, so a further
+variant changes neither the description nor the ledger of a model that lacks it.
 """
 
 import dataclasses
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,13 +20,29 @@ from ja_llm.errors import JaLlmError, UsageError
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "minimal", "full")
 ATTENTIONS = ("xla", "reference")
-FAMILIES = ("llama",)
+# Names of the modules in `ja_llm.models.families`; config.json's model_type is the same word.
+FAMILIES = ("llama", "mistral")
+CHOICES = {
+    "dtype": DTYPES,
+    "param_dtype": DTYPES,
+    "remat_policy": REMAT_POLICIES,
+    "attention": ATTENTIONS,
+    "family": FAMILIES,
+    "rope_scaling": ("none", "linear", "llama3"),
+    "attention_bias": ("none", "qkv", "qkvo"),
+    "activation": ("silu", "gelu_tanh", "gelu"),
+}
+
+
+def _variant(default: Any) -> Any:
+    """A field of the architecture that is stored only where it is not Llama's."""
+    return dataclasses.field(default=default, metadata={"variant": True})
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder of the Llama architecture: RMSNorm before each block, grouped-query attention with RoPE, SwiGLU.
+    """A decoder-only transformer; with the defaults Llama's: RMSNorm before each block, grouped-query attention with RoPE, SwiGLU.
 
     Attributes:
       vocab_size: rows of the embedding table.
@@ -41,7 +62,20 @@ class DecoderConfig:
       remat_policy: what the backward pass keeps of a block: "none" recomputes nothing, "minimal" keeps matrix products with
         weights, "full" keeps the block's input only.
       attention: implementation, see `ja_llm.attention`.
-      family: name map for other formats, see `ja_llm.models.families`.
+      family: names in other formats, see `ja_llm.models.families`.
+      rope_scaling: how the rotary frequencies are changed for rows longer than the model was first made for; see
+        `ja_llm.models.rope`. "none", "linear" (divided by `rope_factor`), or "llama3" (only the slow ones are).
+      rope_factor: by what slow frequencies are divided.
+      rope_low_freq_factor: "llama3": frequencies that turn fewer times in `rope_original_length` are divided by the factor.
+      rope_high_freq_factor: "llama3": frequencies that turn more often stay; between the two it is blended.
+      rope_original_length: "llama3": positions that the model was first made for.
+      attention_bias: projections with a bias: "none", "qkv", or "qkvo".
+      activation: in the feed-forward block; "gelu_tanh" is GELU's tanh approximation.
+      mlp_bias: the products of the feed-forward block have biases.
+      sliding_window: how many positions a token sees in a local layer, its own counted; None: all.
+      window_pattern: which layers are local (L) and which see everything (G): letters that are repeated over the layers.
+      num_experts: feed-forward blocks of a layer; 1 is a dense model without a router.
+      experts_per_token: how many of them each token goes through.
 
     Raises:
       UsageError: a value is out of range, or two do not fit together.
@@ -64,27 +98,23 @@ class DecoderConfig:
     remat_policy: str = "none"
     attention: str = "xla"
     family: str = "llama"
+    rope_scaling: str = _variant("none")
+    rope_factor: float = _variant(8.0)
+    rope_low_freq_factor: float = _variant(1.0)
+    rope_high_freq_factor: float = _variant(4.0)
+    rope_original_length: int = _variant(8192)
+    attention_bias: str = _variant("none")
+    activation: str = _variant("silu")
+    mlp_bias: bool = _variant(False)
+    sliding_window: int | None = _variant(None)
+    window_pattern: str = _variant("L")
+    num_experts: int = _variant(1)
+    experts_per_token: int = _variant(1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a whole number from 1 is needed.")
-            if field.type is bool and not isinstance(value, bool):
-                raise UsageError(f"DecoderConfig.{field.name} is {value!r}; True or False is needed.")
-            if field.type is float:
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                    raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a positive number is needed.")
-                # 500000 and 500000.0 are one configuration: equal hashes in ledgers and JSON.
-                object.__setattr__(self, field.name, float(value))
-        choices = {
-            "dtype": DTYPES,
-            "param_dtype": DTYPES,
-            "remat_policy": REMAT_POLICIES,
-            "attention": ATTENTIONS,
-            "family": FAMILIES,
-        }
-        for name, allowed in choices.items():
+            self._check_kind(field)
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"DecoderConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
         if self.num_heads % self.num_kv_heads:
@@ -94,17 +124,65 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise UsageError(f"DecoderConfig.head_dim is {self.head_dim}; RoPE needs an even number.")
+        if self.rope_scaling == "llama3" and self.rope_high_freq_factor <= self.rope_low_freq_factor:
+            raise UsageError(
+                f"DecoderConfig.rope_high_freq_factor is {self.rope_high_freq_factor}; it has to be above "
+                f"rope_low_freq_factor {self.rope_low_freq_factor}."
+            )
+        self._settle_window()
+
+    def _check_kind(self, field: dataclasses.Field) -> None:
+        value = getattr(self, field.name)
+        kinds = typing.get_args(field.type) or (field.type,)
+        if value is None and types.NoneType in kinds:
+            return
+        if int in kinds and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a whole number from 1 is needed.")
+        if bool in kinds and not isinstance(value, bool):
+            raise UsageError(f"DecoderConfig.{field.name} is {value!r}; True or False is needed.")
+        if float in kinds:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a positive number is needed.")
+            # 500000 and 500000.0 are one configuration: equal hashes in ledgers and JSON.
+            object.__setattr__(self, field.name, float(value))
+
+    def _settle_window(self) -> None:
+        """One spelling for one function: the shortest pattern, and no window where no layer has it."""
+        pattern = self.window_pattern
+        if not isinstance(pattern, str) or not pattern or set(pattern) - {"L", "G"}:
+            raise UsageError(f"DecoderConfig.window_pattern is {pattern!r}; letters L (local) and G (global) are needed.")
+        layers = (pattern * self.num_layers)[: self.num_layers]
+        if self.sliding_window is None or "L" not in layers:
+            window, pattern = None, "L"
+        else:
+            window = self.sliding_window
+            pattern = next(
+                layers[:n] for n in range(1, len(layers) + 1) if (layers[:n] * self.num_layers)[: self.num_layers] == layers
+            )
+        object.__setattr__(self, "sliding_window", window)
+        object.__setattr__(self, "window_pattern", pattern)
+
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """The window of each layer; None: it sees everything."""
+        letters = (self.window_pattern * self.num_layers)[: self.num_layers]
+        return tuple(self.sliding_window if letter == "L" else None for letter in letters)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as JSON types."""
         return dataclasses.asdict(self)
 
     def subset(self, names: Iterable[str]) -> dict[str, Any]:
-        """The fields of these names, as JSON types; see the tuples below the class."""
-        return {name: getattr(self, name) for name in names}
+        """The fields of these names, as JSON types, variants only where they are not Llama's; see the tuples below the class."""
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names}
+        return {
+            name: value
+            for name, value in values.items()
+            if "variant" not in fields[name].metadata or value != fields[name].default
+        }
 
     def parts(self) -> dict[str, Any]:
-        """All fields as model.json has them: family, and a dict each for architecture, storage and execution."""
+        """The fields as model.json has them: family, and a dict each for architecture, storage and execution."""
         architecture = (name for name in ARCHITECTURE_FIELDS if name != "family")
         return {
             "family": self.family,

@@ -137,3 +137,38 @@ def test_unknown_implementation_and_bad_shapes_are_refused():
         attention(q, k, v)
     with pytest.raises(UsageError, match="'flash'.*reference, xla"):
         attention(q, q, q, implementation="flash")
+
+
+def windowed(window: int, q, k, v, segments, positions, softcap: float | None = None) -> np.ndarray:
+    """The definition with a window and a soft-cap, one query at a time, in float64."""
+    out, group = np.zeros(q.shape), q.shape[2] // k.shape[2]
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        distance = positions[b, i] - positions[b]
+        sees = np.flatnonzero((segments[b] == segments[b, i]) & (segments[b, i] != 0) & (distance >= 0) & (distance < window))
+        if len(sees):
+            scores = k[b, sees, h // group].astype(np.float64) @ q[b, i, h].astype(np.float64) / np.sqrt(q.shape[3])
+            weights = np.exp(scores if softcap is None else softcap * np.tanh(scores / softcap))
+            out[b, i, h] = weights / weights.sum() @ v[b, sees, h // group]
+    return out
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize(("length", "window", "softcap"), [(150, 1, None), (150, 40, None), (150, 70, 1.5), (150, 500, 0.5)])
+def test_a_window_and_a_soft_cap_equal_the_definition(implementation, length, window, softcap):
+    """Windows below, at and above a chunk of 64; as a number (work is skipped) and as an array (it is not)."""
+    q, k, v = qkv(2, length, 4, 2, 8)
+    segments, positions = two_rows(length)
+    expected = windowed(window, q, k, v, segments, positions, softcap)
+    for given in (window, jnp.asarray(window)):
+        ids = {"segment_ids": segments, "positions": positions, "window": given, "softcap": softcap}
+        np.testing.assert_allclose(attention(q, k, v, implementation=implementation, **ids), expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("length", [100, 600])
+def test_gradients_with_a_window_and_a_soft_cap_agree(length):
+    q, k, v = qkv(1, length, 2, 1, 8)
+    segments, positions = (x[:1] for x in two_rows(length))
+    ids = {"segment_ids": segments, "positions": positions, "window": 33, "softcap": 2.0}
+    (_, grads), (_, expected) = (gradients(name, q, k, v, **ids) for name in ("xla", "reference"))
+    for ours, theirs in zip(grads, expected, strict=True):
+        assert np.linalg.norm(ours - theirs) <= 3e-6 * np.linalg.norm(theirs)

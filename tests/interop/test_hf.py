@@ -19,22 +19,11 @@ from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.train.checkpoints import load_model, save_model
-from ja_llm.vocab.train import train_sentencepiece
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TEXTS = [
-    "The harbour wakes before the sun does.",
-    "朝の市場には、採れたての野菜が並びます。",
-    "A good map tells you what it leaves out.",
-]
 SIZES = {"hidden_size": 60, "intermediate_size": 77, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    return train_sentencepiece([t * 3 for t in TEXTS] * 20, tmp_path_factory.mktemp("vocab"), vocab_size=340)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +76,7 @@ def contents(folder) -> dict[str, bytes]:
     "settings",
     [{}, {"tie_word_embeddings": True, "theta": 1e6}, {"num_key_value_heads": 6, "head_dim": 10, "rms_norm_eps": 1e-3}],
 )
-def test_transformers_and_we_give_the_same_logits_in_both_directions(source, tmp_path, settings, tokenizer):
+def test_transformers_and_we_give_the_same_logits_in_both_directions(source, tmp_path, settings, tokenizer, texts):
     folder, model = source(**settings)
     summary = import_hf(folder, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -98,7 +87,7 @@ def test_transformers_and_we_give_the_same_logits_in_both_directions(source, tmp
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
     assert again.dtype == torch.float32 and distance(loaded, again) < 1e-5
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
-    for text in TEXTS:
+    for text in texts:
         assert theirs(text)["input_ids"] == [tokenizer.bos_id, *tokenizer.encode(text)]
 
 
@@ -190,12 +179,17 @@ SPOILT = {
     "half a download": (lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors"), "incomplete"),
     "half a configuration": (lambda f: (f / "config.json").write_text('{"model_type": "lla'), "can't be read as JSON"),
     "other architecture": (
-        lambda f: change_config(f, model_type="mixtral", architectures=["MixtralForCausalLM"]),
-        "'mixtral' model",
+        lambda f: change_config(f, model_type="falcon", architectures=["FalconForCausalLM"]),
+        "'falcon' model .FalconForCausalLM.; what can be imported is LlamaForCausalLM, ",
     ),
-    "scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), "'llama3' RoPE"),
+    "scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 5e5}), "'yarn' RoPE"),
+    "half a scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "llama3"}), "rope_parameters has no factor"),
+    "other activation": (lambda f: change_config(f, hidden_act="relu"), "hidden_act is 'relu'"),
     "quantised": (lambda f: change_config(f, quantization_config={"bits": 4}), "quantization_config"),
-    "biases": (lambda f: change_config(f, attention_bias=True), "attention_bias is True"),
+    "biases in words only": (
+        lambda f: change_config(f, attention_bias=True),
+        "self_attn.q_proj.bias.* of this llama model missing",
+    ),
     "odd heads": (lambda f: change_config(f, num_key_value_heads=4), "num_kv_heads 4 does not divide"),
     "missing tensor": (lambda f: change_tensors(f, lambda t: t.pop(GATE)), f"{GATE} is of this llama model missing"),
     "left-over tensor": (

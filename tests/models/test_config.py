@@ -1,6 +1,7 @@
 """DecoderConfig: JSON round trip, refusals, and the sizes of the models in gin_configs/models."""
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def test_every_field_belongs_to_one_part():
     assert (
         *("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length"),
         *("rope_theta", "norm_eps", "tie_embeddings", "family"),
+        *("rope_scaling", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length"),
+        *("attention_bias", "activation", "mlp_bias", "sliding_window", "window_pattern", "num_experts", "experts_per_token"),
     ) == ARCHITECTURE_FIELDS
     assert STORAGE_FIELDS == ("param_dtype", "scan_layers") and EXECUTION_FIELDS == ("dtype", "remat_policy", "attention")
     fields = {field.name for field in dataclasses.fields(DecoderConfig)}
@@ -78,6 +81,35 @@ def test_every_field_belongs_to_one_part():
     assert set(CHECKPOINT_FIELDS) == fields - set(EXECUTION_FIELDS)
     assert set(IDENTITY_FIELDS) == fields - {"remat_policy", "attention"}
     assert set(OVERRIDABLE_FIELDS) == {"dtype", "remat_policy", "attention", "max_length"}
+
+
+def test_what_other_families_have_is_stored_only_where_it_is_not_llamas():
+    """Llama's description and ledger stay as they were before a variant came; json.dumps has the order too."""
+    config = DecoderConfig(**BASE)
+    assert json.dumps(config.parts()) == json.dumps(
+        {
+            "family": "llama",
+            "architecture": {**BASE, "rope_theta": 10000.0, "norm_eps": 1e-5, "tie_embeddings": False},
+            "storage": {"param_dtype": "float32", "scan_layers": True},
+            "execution": {"dtype": "float32", "remat_policy": "none", "attention": "xla"},
+        }
+    )
+    other = DecoderConfig(**BASE, sliding_window=7, attention_bias="qkv")
+    more = {"sliding_window": 7, "attention_bias": "qkv"}
+    assert other.parts()["architecture"].items() - config.parts()["architecture"].items() == more.items()
+    assert DecoderConfig.from_parts(other.parts()) == other
+
+
+def test_windows_of_layers_have_one_spelling():
+    make = lambda window, pattern, layers=6: DecoderConfig(  # noqa: E731
+        **{**BASE, "num_layers": layers}, sliding_window=window, window_pattern=pattern
+    )
+    assert make(5, "LGLGLG") == make(5, "LG") and make(5, "LG").layer_windows() == (5, None) * 3
+    assert make(5, "GGGGLL").window_pattern == "GGGGLL" and make(5, "GGGGLL").layer_windows() == (None,) * 4 + (5, 5)
+    assert make(5, "G") == make(None, "LG") == DecoderConfig(**{**BASE, "num_layers": 6})
+    for pattern in ("", "X", "lg", 3):
+        with pytest.raises(UsageError, match="window_pattern"):
+            make(5, pattern)
 
 
 def test_execution_changes_no_parameter_and_storage_does():

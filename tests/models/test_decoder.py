@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder, abstract_params, init_params, input_std, output_std, param_axes
+from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
+from ja_llm.models.layers import input_std, output_std
 from ja_llm.models.matmul import product
 
 CONFIG = DecoderConfig(

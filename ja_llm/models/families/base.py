@@ -1,0 +1,151 @@
+"""What a family file is made of: tensors and configuration keys, each a table that serves import and export alike."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ja_llm.errors import JaLlmError
+from ja_llm.models.config import DecoderConfig
+
+REQUIRED = object()
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One published tensor and the parameter, or parameters, of ours that it holds.
+
+    Which of a table's weights a model has follows from its parameter tree: a tied head or a missing bias needs no word here.
+
+    Attributes:
+      ours: path in the parameter tree of one block (where `theirs` names a layer) or of the model, "/" between names. Several
+        paths: one tensor holds them all, key-value head by key-value head (each group its queries, then key, then value).
+      theirs: tensor name; `{i}` stands for the layer and `{e}` for the expert.
+      inputs: None for what is stored as it is; 0 for a vector that has several dimensions here (a bias [heads, kv]); else how
+        many leading dimensions of our kernel are its input. Published kernels are matrices [output, input], ours
+        [input..., output...].
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    inputs: int | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`ours` as a tuple."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    def to_theirs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Our arrays (of one layer, of one expert), one for each path, as the published tensor; the same numbers."""
+        parts = [self._flat(value) for value in values]
+        if len(parts) > 1:
+            groups = self._groups([value.shape for value in values])
+            parts = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+            joined = np.concatenate(parts, axis=1)
+            return joined.reshape(-1, *joined.shape[2:])
+        return np.ascontiguousarray(parts[0])
+
+    def to_ours(self, value: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Inverse of `to_theirs`, for our `shapes`."""
+        parts = [value]
+        if len(shapes) > 1:
+            groups, flat = self._groups(shapes), [self._flat_shape(shape) for shape in shapes]
+            ends = np.cumsum([shape[0] // groups for shape in flat])[:-1]
+            pieces = np.split(value.reshape(groups, -1, *value.shape[1:]), ends, axis=1)
+            parts = [piece.reshape(shape) for piece, shape in zip(pieces, flat, strict=True)]
+        return [(part.T if self.inputs else part).reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def their_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """The published tensor's shape for our shapes."""
+        flat = [self._flat_shape(shape) for shape in shapes]
+        return (sum(shape[0] for shape in flat), *flat[0][1:])
+
+    def _groups(self, shapes: Sequence[Shape]) -> int:
+        """Key-value heads: the last part is the value projection, [input..., heads, kv] or, of a bias, [heads, kv]."""
+        return shapes[-1][-2]
+
+    def _flat_shape(self, shape: Shape) -> Shape:
+        if self.inputs is None:
+            return shape
+        outputs = int(np.prod(shape[self.inputs :]))
+        return (outputs, int(np.prod(shape[: self.inputs]))) if self.inputs else (outputs,)
+
+    def _flat(self, value: np.ndarray) -> np.ndarray:
+        if self.inputs is None:
+            return value
+        return value.reshape(self._flat_shape(value.shape)[::-1]).T
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of config.json and the field of `DecoderConfig` that it is.
+
+    Attributes:
+      theirs: the key.
+      ours: the field.
+      default: the value of a file that lacks the key, as transformers' configuration class has it.
+      values: their value -> ours, where the words differ or only some are computed here; the first of equals is written.
+    """
+
+    theirs: str
+    ours: str
+    default: Any = REQUIRED
+    values: Mapping[Any, Any] | None = None
+
+    def read(self, stored: Mapping[str, Any], where: str) -> Any:
+        """Our value.
+
+        Raises:
+          JaLlmError: the key is absent and has no default, or its value is not computed here.
+        """
+        value = stored.get(self.theirs, self.default)
+        if value is REQUIRED or (value is None and self.default is REQUIRED):
+            raise JaLlmError(f"{where}: nothing says {self.theirs}; download the model's config.json again.")
+        if self.values is None:
+            return value
+        if not isinstance(value, str | int | None) or value not in self.values:
+            raise JaLlmError(
+                f"{where}: {self.theirs} is {value!r}, which is not computed here; import a model of another kind "
+                f"({', '.join(map(str, self.values))})."
+            )
+        return self.values[value]
+
+    def write(self, config: DecoderConfig) -> Any:
+        """Their value, None where they have no word for ours."""
+        value = getattr(config, self.ours)
+        return value if self.values is None else next((theirs for theirs, ours in self.values.items() if ours == value), None)
+
+
+Read = Callable[[Mapping[str, Any], str], dict[str, Any]]
+Write = Callable[[DecoderConfig], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Everything about a family's published form.
+
+    Attributes:
+      name: of the family, of its module, and config.json's model_type.
+      title: for people.
+      architecture: transformers' class, as config.json names it.
+      weights: the table of tensors, in the order of the published files: before, in and behind the layers.
+      keys: the table of configuration keys.
+      more: further pairs (read, write) for what is no single key: read(config.json, its path) gives fields of DecoderConfig,
+        write(config) keys. They see the whole; read may raise JaLlmError.
+      fixed: fields that are the same for each model of the family.
+      settings: keys that are written as they are and, in a file that has them, must have one of the values; the first is
+        written.
+      ignored: tensor names (a regular expression) that say nothing which the configuration does not.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    weights: tuple[Weight, ...]
+    keys: tuple[Key, ...]
+    more: tuple[tuple[Read, Write], ...] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
+    ignored: str = r"(?!)"

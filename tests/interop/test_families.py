@@ -1,0 +1,198 @@
+"""Every family: transformers computes our logits, the tensors go round bit for bit, and decoding with a cache is the full pass.
+
+Weights are random and far from their initial values, sizes odd, the text is longer than the windows.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from ja_llm.errors import JaLlmError
+from ja_llm.interop import hf_config
+from ja_llm.interop.hf import check_names, export_hf, import_hf, read_params
+from ja_llm.interop.safetensors_files import TensorFolder
+from ja_llm.models import families
+from ja_llm.models.config import FAMILIES, DecoderConfig
+from ja_llm.models.decode import init_cache, prefill
+from ja_llm.models.decoder import Decoder
+from ja_llm.train.checkpoints import load_model
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+VOCAB, LENGTH = 351, 40
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 60,
+    "intermediate_size": 77,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+
+# name -> (family, settings of transformers' configuration class)
+CASES = {
+    "llama 3.1": ("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama, linear RoPE": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 14}),
+    "mistral": ("mistral", {"sliding_window": 11, "head_dim": 14}),
+    "mistral without window": ("mistral", {"sliding_window": None, "num_key_value_heads": 6}),
+}
+CLASSES = {"llama": "Llama", "mistral": "Mistral"}
+
+
+def make(case: str):
+    """transformers' model of a case, with random weights."""
+    name, settings = CASES[case]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{CLASSES[name]}Config")(**{**SIZES, **settings})
+    config._attn_implementation = "eager"  # the other implementations leave the soft-cap out
+    model = getattr(transformers, f"{CLASSES[name]}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            noise = torch.randn_like(value) * 0.3
+            one = value.dim() == 1 and not key.endswith("bias")
+            value.copy_(noise + value.mean() if one else noise if value.dim() == 1 else value * 4)
+    return model
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tokenizer, tmp_path_factory):
+    """(family, model of transformers, its folder, our directory, our model)"""
+    model = make(request.param)
+    folder, ours = tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("ours") / "model"
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    import_hf(folder, ours)
+    return CASES[request.param][0], model, folder, ours, load_model(ours)
+
+
+IDS = np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH))
+forward = jax.jit(lambda config, params, ids: Decoder(config).apply({"params": params}, ids, ids), static_argnums=0)
+append = jax.jit(prefill, static_argnums=0)
+
+
+def theirs_logits(model) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(IDS)).logits.double().numpy()
+
+
+def distance(a, b) -> float:
+    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b))
+
+
+def contents(folder) -> dict[str, bytes]:
+    with safe_open(folder / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def test_transformers_computes_the_same_logits(case):
+    name, model, _, _, loaded = case
+    expected = theirs_logits(model)
+    for attention in ("xla", "reference"):
+        config = dataclasses.replace(loaded.config, attention=attention)
+        ours = np.asarray(forward(config, loaded.params, IDS))
+        assert distance(ours, expected) <= 1e-5
+        np.testing.assert_array_equal(ours.argmax(-1), expected.argmax(-1))
+    assert loaded.config.family == name and len(np.unique(expected.argmax(-1))) > 20
+
+
+def test_tensors_and_configuration_go_round(case, tmp_path):
+    _, model, folder, ours, loaded = case
+    export_hf(ours, tmp_path / "export")
+    assert contents(tmp_path / "export") == contents(folder)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export", attn_implementation="eager").eval()
+    np.testing.assert_array_equal(theirs_logits(again), theirs_logits(model))
+    assert DecoderConfig.from_parts(json.loads(json.dumps(loaded.config.parts()))) == loaded.config
+
+
+def test_decoding_with_a_cache_is_the_full_pass_at_every_position(case):
+    """Row 0 begins with 13 tokens, row 1 with 6: then one by one to the end of the text, past the window."""
+    *_, loaded = case
+    config, params = loaded.config, loaded.params
+    full = np.asarray(forward(config, params, IDS), np.float64)
+    held = np.array([13, 6])
+    cache, logits = append(config, params, init_cache(config, 2, LENGTH), IDS[:, :13], held)
+    seen = [(held.copy(), np.asarray(logits))]
+    while held[0] < LENGTH:
+        cache, logits = append(config, params, cache, IDS[[0, 1], held][:, None], np.ones(2, np.int32))
+        held += 1
+        seen.append((held.copy(), np.asarray(logits)))
+    decoded = np.stack([logits for _, logits in seen])
+    expected = np.stack([full[[0, 1], lengths - 1] for lengths, _ in seen])
+    assert distance(decoded, expected) <= 1e-5
+    assert max(distance(a, b) for a, b in zip(decoded[:, 0], expected[:, 0], strict=True)) <= 1e-5
+
+
+def wrong_maps(loaded):
+    """The family with one error in its map: each weight lost, each two of one shape exchanged, each kernel's input miscounted."""
+    found = families.family(loaded.config.family)
+    used = [tensor.weight for tensor in families.tensors(loaded.config)]
+    table = [weight for weight in found.weights if weight in used]
+    shapes = {t.weight: t.shape for t in families.tensors(loaded.config)}
+    for n, weight in enumerate(table):
+        yield weight, [w for w in table if w is not weight]
+        for other in table[n + 1 :]:
+            if shapes[weight] == shapes[other] and ("{i}" in weight.theirs) == ("{i}" in other.theirs):
+                a, b = (dataclasses.replace(w, theirs=v.theirs) for w, v in ((weight, other), (other, weight)))
+                yield weight, [{weight: a, other: b}.get(w, w) for w in table]
+        if weight.inputs:
+            turned = dataclasses.replace(weight, inputs=3 - weight.inputs)
+            yield weight, [turned if w is weight else w for w in table]
+
+
+def test_an_error_in_any_one_entry_of_a_map_is_found(case, monkeypatch):
+    """...by the names' and shapes' check or by the logits, so a slip in a table fails the tests above."""
+    _, model, folder, _, loaded = case
+    found, expected, tried = families.family(loaded.config.family), theirs_logits(model), set()
+    every = {tensor.weight for tensor in families.tensors(loaded.config)}
+    module = __import__(f"ja_llm.models.families.{found.name}", fromlist=["FAMILY"])
+    tensors = TensorFolder(folder)
+    for weight, table in list(wrong_maps(loaded)):
+        monkeypatch.setattr(module, "FAMILY", dataclasses.replace(found, weights=tuple(table)))
+        tried.add(weight)
+        try:
+            check_names(tensors, loaded.config, folder)
+            params = read_params(tensors, loaded.config, folder)
+        except (JaLlmError, ValueError):
+            continue
+        ours = forward(loaded.config, params, IDS)
+        assert distance(ours, expected) > 1e-3, (weight, table)
+    assert tried == every
+
+
+def test_every_family_has_a_case_and_a_file_of_its_name():
+    assert {name for name, _ in CASES.values()} == set(FAMILIES) == {families.family(name).name for name in FAMILIES}
+
+
+def test_what_a_family_has_no_word_for_is_not_written():
+    config = DecoderConfig(
+        vocab_size=9,
+        embed_dim=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        mlp_dim=8,
+        max_length=8,
+        sliding_window=4,
+    )
+    with pytest.raises(JaLlmError, match="'llama' has no word for sliding_window = 4"):
+        hf_config.to_hf(config, "float32", 1, 2)
+    biased = dataclasses.replace(config, family="mistral", attention_bias="qkv")
+    with pytest.raises(JaLlmError, match="'mistral' has no word for attention_bias = 'qkv'"):
+        hf_config.to_hf(biased, "float32", 1, 2)
