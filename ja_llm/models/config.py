@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "minimal", "full")
 ATTENTIONS = ("xla", "reference")
 # Names of the modules in `ja_llm.models.families`; config.json's model_type is the same word.
-FAMILIES = ("llama", "mistral")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gemma2", "gpt_bigcode", "mixtral")
 CHOICES = {
     "dtype": DTYPES,
     "param_dtype": DTYPES,
@@ -29,6 +29,10 @@ CHOICES = {
     "attention": ATTENTIONS,
     "family": FAMILIES,
     "rope_scaling": ("none", "linear", "llama3"),
+    "positions": ("rope", "learned"),
+    "norm": ("rms", "rms_unit_offset", "layer"),
+    "norm_placement": ("pre", "post", "sandwich"),
+    "qk_norm": ("none", "head", "width"),
     "attention_bias": ("none", "qkv", "qkvo"),
     "activation": ("silu", "gelu_tanh", "gelu"),
 }
@@ -69,11 +73,21 @@ class DecoderConfig:
       rope_low_freq_factor: "llama3": frequencies that turn fewer times in `rope_original_length` are divided by the factor.
       rope_high_freq_factor: "llama3": frequencies that turn more often stay; between the two it is blended.
       rope_original_length: "llama3": positions that the model was first made for.
+      positions: "rope" turns queries and keys; "learned" adds a table of `max_length` rows to the embeddings.
+      norm: "rms", "rms_unit_offset" (1 + scale), or "layer" (with a bias); see `ja_llm.models.layers.Norm`.
+      norm_placement: of the norms around attention and feed-forward block: "pre", "post" (behind it, before it is added to the
+        residual stream), or "sandwich" (both).
+      qk_norm: of queries and keys before they are turned: "none", "head" (each head by itself) or "width" (all heads as one).
       attention_bias: projections with a bias: "none", "qkv", or "qkvo".
       activation: in the feed-forward block; "gelu_tanh" is GELU's tanh approximation.
+      gated_mlp: activation(gate) * up, else the activation alone.
       mlp_bias: the products of the feed-forward block have biases.
       sliding_window: how many positions a token sees in a local layer, its own counted; None: all.
       window_pattern: which layers are local (L) and which see everything (G): letters that are repeated over the layers.
+      query_scalar: scores are divided by its square root; None: by that of `head_dim`.
+      attention_softcap: bound of the scores, cap * tanh(score / cap); None: none.
+      logits_softcap: the same of the logits.
+      scale_embeddings: the tokens' rows are multiplied by the square root of `embed_dim`.
       num_experts: feed-forward blocks of a layer; 1 is a dense model without a router.
       experts_per_token: how many of them each token goes through.
 
@@ -103,11 +117,20 @@ class DecoderConfig:
     rope_low_freq_factor: float = _variant(1.0)
     rope_high_freq_factor: float = _variant(4.0)
     rope_original_length: int = _variant(8192)
+    positions: str = _variant("rope")
+    norm: str = _variant("rms")
+    norm_placement: str = _variant("pre")
+    qk_norm: str = _variant("none")
     attention_bias: str = _variant("none")
     activation: str = _variant("silu")
+    gated_mlp: bool = _variant(True)
     mlp_bias: bool = _variant(False)
     sliding_window: int | None = _variant(None)
     window_pattern: str = _variant("L")
+    query_scalar: int | None = _variant(None)
+    attention_softcap: float | None = _variant(None)
+    logits_softcap: float | None = _variant(None)
+    scale_embeddings: bool = _variant(False)
     num_experts: int = _variant(1)
     experts_per_token: int = _variant(1)
 
@@ -122,7 +145,15 @@ class DecoderConfig:
                 f"DecoderConfig.num_heads is {self.num_heads}, which num_kv_heads {self.num_kv_heads} does not divide; "
                 "each key-value head serves the same number of query heads."
             )
-        if self.head_dim % 2:
+        if self.experts_per_token > self.num_experts:
+            raise UsageError(
+                f"DecoderConfig.experts_per_token is {self.experts_per_token}, num_experts {self.num_experts}; lower it."
+            )
+        if self.num_experts > 1 and (self.mlp_bias or not self.gated_mlp):
+            raise UsageError(
+                "DecoderConfig.num_experts is above 1, and experts are gated and without biases; set gated_mlp and mlp_bias so."
+            )
+        if self.positions == "rope" and self.head_dim % 2:
             raise UsageError(f"DecoderConfig.head_dim is {self.head_dim}; RoPE needs an even number.")
         if self.rope_scaling == "llama3" and self.rope_high_freq_factor <= self.rope_low_freq_factor:
             raise UsageError(

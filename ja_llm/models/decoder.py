@@ -1,19 +1,21 @@
-"""The decoder: Llama's architecture as a small Flax linen module tree.
+"""The decoder: one small Flax linen module tree for every family; `DecoderConfig` says which parts a model has.
 
-Shape, dtype, logical axes and initialiser of a parameter are declared once, at its `_parameter` call. Parameters are a plain
-pytree; their logical axes are in the collection `params_axes`, as t5x has it. Logical axes: vocab, embed, heads, kv_heads,
-kv (width of a head), mlp, layers; of activations also batch and length.
+Parameters are a plain pytree; their logical axes are in the collection `params_axes`, as t5x has it. Logical axes: vocab,
+embed, positions, heads, kv_heads, kv (width of a head), mlp, expert, layers; of activations also batch and length.
 
 Parameter tree (with `scan_layers`; else `layers_0`, `layers_1`, ... without the leading axis):
 
     token_embedder/embedding             [vocab, embed]
-    layers/pre_attention_norm/scale      [layers, embed]
-    layers/self_attention/query/kernel   [layers, embed, heads, kv]
+    position_embedder/embedding          [positions, embed]                where positions are learned
+    layers/pre_attention_norm/scale      [layers, embed]                   post_attention_norm by norm_placement; bias with "layer"
+    layers/self_attention/query/kernel   [layers, embed, heads, kv]        bias [layers, heads, kv] by attention_bias
     layers/self_attention/key/kernel     [layers, embed, kv_heads, kv]     value/kernel alike
+    layers/self_attention/query_norm/scale [layers, kv] or [layers, heads, kv]   by qk_norm; key_norm alike
     layers/self_attention/out/kernel     [layers, heads, kv, embed]
-    layers/pre_mlp_norm/scale            [layers, embed]
-    layers/mlp/wi_0/kernel (gate)        [layers, embed, mlp]              wi_1/kernel (up) alike
+    layers/pre_mlp_norm/scale            [layers, embed]                   post_mlp_norm alike
+    layers/mlp/wi_0/kernel (gate)        [layers, embed, mlp]              wi_1/kernel (up) alike; plain: wi/kernel; bias by mlp_bias
     layers/mlp/wo/kernel                 [layers, mlp, embed]
+    layers/mlp/router/kernel             [layers, embed, expert]           with experts; wi_0, wi_1, wo then have expert after layers
     decoder_norm/scale                   [embed]
     logits_dense/kernel                  [embed, vocab]                    unless the head is tied
 """
@@ -30,14 +32,18 @@ from flax.linen import partitioning
 
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.layers import MLP, Embed, Head, RMSNorm
+from ja_llm.models.experts import BALANCE, Experts
+from ja_llm.models.layers import MLP, Embed, Head, Norm, PositionEmbed
 from ja_llm.models.rope import rotation
 from ja_llm.models.self_attention import Attention, CacheSlots, Context
 from ja_llm.sharding import constrain
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One layer: attention, then the feed-forward block, each added to the residual stream.
+
+    With the norm before it ("pre"), x + f(norm(x)); behind it ("post"), x + norm(f(x)); on both sides ("sandwich").
+    """
 
     config: DecoderConfig
 
@@ -45,8 +51,15 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, context: Context, window: jax.Array | None = None) -> tuple[jax.Array, None]:
         """x is [B, L, embed]; `window` is an int scalar where the layers' windows differ."""
         c = self.config
-        x = x + Attention(c, name="self_attention")(RMSNorm(c, name="pre_attention_norm")(x), context, window)
-        x = x + MLP(c, name="mlp")(RMSNorm(c, name="pre_mlp_norm")(x))
+
+        def norm(place: str, part: str, y: jax.Array) -> jax.Array:
+            return Norm(c, name=f"{place}_{part}_norm")(y) if c.norm_placement in (place, "sandwich") else y
+
+        y = Attention(c, name="self_attention")(norm("pre", "attention", x), context, window)
+        x = x + norm("post", "attention", y)
+        y = norm("pre", "mlp", x)
+        y = MLP(c, name="mlp")(y) if c.num_experts == 1 else Experts(c, name="mlp")(y, context.real)
+        x = x + norm("post", "mlp", y)
         return constrain(x, ("batch", "length", "embed")), None
 
 
@@ -65,7 +78,7 @@ def _block(config: DecoderConfig) -> Any:
     if config.scan_layers:
         block = partitioning.scan_with_axes(
             block,
-            variable_axes={"params": 0, "cache": 0},
+            variable_axes={"params": 0, "cache": 0, BALANCE: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=config.num_layers,
@@ -94,7 +107,9 @@ class Decoder(nn.Module):
             self.layers = block(c)
         else:
             self.layers = [block(c) for _ in range(c.num_layers)]
-        self.decoder_norm = RMSNorm(c)
+        if c.positions == "learned":
+            self.position_embedder = PositionEmbed(c)
+        self.decoder_norm = Norm(c)
         self.cache_slots = CacheSlots()
         if not c.tie_embeddings:
             self.logits_dense = Head(c)
@@ -120,11 +135,11 @@ class Decoder(nn.Module):
           enable_dropout: part of t5x's call; the architecture has no dropout.
           decode: append the tokens to the cache (collection "cache", mutable) instead; see `ja_llm.models.decode`.
 
-        Raises:
-          UsageError: a prefix that sees itself whole is asked of a model with a sliding window.
-
         Returns:
           float32 [B, L, vocab]. What stands at padding has no meaning.
+
+        Raises:
+          UsageError: a prefix that sees itself whole is asked of a model with a sliding window.
         """
         del decoder_target_tokens, enable_dropout
         hidden = self.hidden(decoder_input_tokens, decoder_segment_ids, decoder_positions, decoder_causal_attention, decode)
@@ -146,7 +161,8 @@ class Decoder(nn.Module):
             real = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids != 0
             slots, filled = self.cache_slots(real)
             seen = (slots, jnp.broadcast_to(jnp.arange(filled.shape[1])[None], filled.shape))
-            context = Context(rotation(slots, c), (real.astype(jnp.int32), filled), seen, slots)
+            index = jnp.where(real, slots, 0)
+            context = Context(self._rotation(index), (real.astype(jnp.int32), filled), seen, slots)
         else:
             index = jnp.arange(tokens.shape[1])[None] if positions is None else positions
             seen = positions
@@ -155,8 +171,13 @@ class Decoder(nn.Module):
                     raise UsageError("decoder_causal_attention is given to a model with a sliding window; leave it out.")
                 # A key of the prefix counts as one before everything in its document.
                 seen = (jnp.broadcast_to(index, tokens.shape), jnp.where(causal_attention != 0, -1, index))
-            context = Context(rotation(index, c), segment_ids, seen, None)
-        x = constrain(self.token_embedder(tokens), ("batch", "length", "embed"))
+            context = Context(self._rotation(index), segment_ids, seen, None)
+        x = self.token_embedder(tokens)
+        if c.scale_embeddings:
+            x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
+        if c.positions == "learned":
+            x = x + self.position_embedder(index)
+        x = constrain(x, ("batch", "length", "embed"))
         windows = _windows(c)
         if c.scan_layers:
             x, _ = self.layers(x, context, windows)
@@ -165,9 +186,14 @@ class Decoder(nn.Module):
                 x, _ = layer(x, context, None if windows is None else windows[i])
         return self.decoder_norm(x)
 
+    def _rotation(self, index: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        return rotation(index, self.config) if self.config.positions == "rope" else None
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """The head: [B, L, embed] -> float32 [B, L, vocab]."""
         logits = self.token_embedder.attend(hidden) if self.config.tie_embeddings else self.logits_dense(hidden)
+        if (cap := self.config.logits_softcap) is not None:
+            logits = cap * jnp.tanh(logits / cap)
         return constrain(logits, ("batch", "length", "vocab"))
 
 

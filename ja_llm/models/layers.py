@@ -46,11 +46,22 @@ def output_std(config: DecoderConfig) -> float:
 _recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
-@functools.partial(_recomputed, static_argnums=2)
-def _normalise(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+@functools.partial(_recomputed, static_argnums=(2, 3))
+def _rms_norm(x: jax.Array, scale: jax.Array, eps: float, unit_offset: bool) -> jax.Array:
+    """Over as many last dimensions as `scale` has."""
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=tuple(range(-scale.ndim, 0)), keepdims=True) + eps)
+    if unit_offset:
+        return (wide * (1 + scale.astype(jnp.float32))).astype(x.dtype)
     return wide.astype(x.dtype) * scale
+
+
+@functools.partial(_recomputed, static_argnums=3)
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * scale + bias
 
 
 ACTIVATIONS = {
@@ -60,20 +71,37 @@ ACTIVATIONS = {
 }
 
 
+@functools.partial(_recomputed, static_argnums=1)
+def _activate(x: jax.Array, activation: str) -> jax.Array:
+    return ACTIVATIONS[activation](x)
+
+
 @functools.partial(_recomputed, static_argnums=2)
-def _gate(gate: jax.Array, up: jax.Array, activation: str) -> jax.Array:
+def gated(gate: jax.Array, up: jax.Array, activation: str) -> jax.Array:
+    """activation(gate) * up."""
     return ACTIVATIONS[activation](gate) * up
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * scale; the mean square is taken in float32."""
+class Norm(nn.Module):
+    """The configured norm over the last dimensions; means are taken in float32.
+
+    "rms" is x / rms(x) * scale (arXiv 1910.07467, eq. 4); "rms_unit_offset" has 1 + scale in its place, scale from zero
+    (Gemma); "layer" is LayerNorm with scale and bias (arXiv 1607.06450, eq. 4).
+    """
 
     config: DecoderConfig
+    shape: Shape | None = None  # (embed,) when None
+    axes: tuple[str, ...] = ("embed",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = parameter(self, self.config, "scale", (self.config.embed_dim,), ("embed",), nn.initializers.ones)
-        return _normalise(x, scale, self.config.norm_eps)
+        c, shape = self.config, self.shape or (self.config.embed_dim,)
+        offset = c.norm == "rms_unit_offset"
+        scale = parameter(self, c, "scale", shape, self.axes, nn.initializers.zeros if offset else nn.initializers.ones)
+        if c.norm == "layer":
+            bias = parameter(self, c, "bias", shape, self.axes, nn.initializers.zeros)
+            return _layer_norm(x, scale, bias, c.norm_eps)
+        return _rms_norm(x, scale, c.norm_eps, offset)
 
 
 class Linear(nn.Module):
@@ -115,6 +143,20 @@ class Embed(nn.Module):
         return product(x, self.embedding.T, 1, "float32")
 
 
+class PositionEmbed(nn.Module):
+    """Learned positions, added to the tokens' rows."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """int [B, L] -> [B, L, embed]; a position that the model was not made for gives NaN."""
+        c = self.config
+        init = nn.initializers.normal(input_std(c))
+        table = parameter(self, c, "embedding", (c.max_length, c.embed_dim), ("positions", "embed"), init)
+        return jnp.take(table, positions, axis=0, mode="fill", fill_value=jnp.nan)
+
+
 class Head(nn.Module):
     """A head of its own: logits float32 [B, L, vocab]."""
 
@@ -129,7 +171,7 @@ class Head(nn.Module):
 
 
 class MLP(nn.Module):
-    """Gated feed-forward block (arXiv 2002.05202): wo(activation(wi_0 x) * wi_1 x); with silu it is SwiGLU."""
+    """The feed-forward block: gated, wo(activation(wi_0 x) * wi_1 x) (arXiv 2002.05202), or plain, wo(activation(wi x))."""
 
     config: DecoderConfig
 
@@ -137,5 +179,9 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         up = functools.partial(Linear, c, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), input_std(c), bias=c.mlp_bias)
-        hidden = constrain(_gate(up(name="wi_0")(x), up(name="wi_1")(x), c.activation), ("batch", "length", "mlp"))
+        if c.gated_mlp:
+            hidden = gated(up(name="wi_0")(x), up(name="wi_1")(x), c.activation)
+        else:
+            hidden = _activate(up(name="wi")(x), c.activation)
+        hidden = constrain(hidden, ("batch", "length", "mlp"))
         return Linear(c, (c.mlp_dim, c.embed_dim), ("mlp", "embed"), output_std(c), bias=c.mlp_bias, name="wo")(hidden)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from ja_llm.attention import attention
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.layers import Linear, input_std, output_std
+from ja_llm.models.layers import Linear, Norm, input_std, output_std
 from ja_llm.models.rope import rotate
 from ja_llm.sharding import constrain
 
@@ -17,16 +17,22 @@ class Context(NamedTuple):
     """What all blocks of one call share.
 
     Attributes:
-      rotation: cos and sin, float32 [B, L, 1, kv / 2].
+      rotation: cos and sin, float32 [B, L, 1, kv / 2]; None: positions are learned.
       segment_ids: int32 [B, L], a pair (queries, keys), or None.
       positions: int32 [B, L], a pair (queries, keys), or None for indices.
       slots: int32 [B, L] cache slot that each token's keys and values go to (beyond the cache for padding); None: no cache.
     """
 
-    rotation: tuple[jax.Array, jax.Array]
+    rotation: tuple[jax.Array, jax.Array] | None
     segment_ids: Any
     positions: Any
     slots: jax.Array | None
+
+    @property
+    def real(self) -> jax.Array | None:
+        """Bool [B, L], False for padding; None: there is none."""
+        ids = self.segment_ids[0] if isinstance(self.segment_ids, tuple) else self.segment_ids
+        return None if ids is None else ids != 0
 
 
 class Attention(nn.Module):
@@ -43,8 +49,8 @@ class Attention(nn.Module):
             shape, bias = (c.embed_dim, heads, c.head_dim), c.attention_bias != "none"
             return Linear(c, shape, ("embed", axis, "kv"), input_std(c), bias=bias, name=name)(x)
 
-        q = rotate(project("query", c.num_heads, "heads"), context.rotation)
-        k = rotate(project("key", c.num_kv_heads, "kv_heads"), context.rotation)
+        q = self._placed("query_norm", project("query", c.num_heads, "heads"), "heads", context)
+        k = self._placed("key_norm", project("key", c.num_kv_heads, "kv_heads"), "kv_heads", context)
         v = project("value", c.num_kv_heads, "kv_heads")
         q = constrain(q, ("batch", "length", "heads", "kv"))
         if context.slots is not None:
@@ -57,10 +63,20 @@ class Attention(nn.Module):
             positions=context.positions,
             causal=True,
             window=c.sliding_window if window is None else window,
+            scale=None if c.query_scalar is None else c.query_scalar**-0.5,
+            softcap=c.attention_softcap,
             implementation=c.attention,
         )
         kernel, bias = (c.num_heads, c.head_dim, c.embed_dim), c.attention_bias == "qkvo"
         return Linear(c, kernel, ("heads", "kv", "embed"), output_std(c), contract=2, bias=bias, name="out")(out)
+
+    def _placed(self, name: str, x: jax.Array, axis: str, context: Context) -> jax.Array:
+        """Queries or keys [B, L, heads, kv], normed (of each head, or over all of them) and turned to their positions."""
+        if self.config.qk_norm == "head":
+            x = Norm(self.config, x.shape[-1:], ("kv",), name=name)(x)
+        elif self.config.qk_norm == "width":
+            x = Norm(self.config, x.shape[-2:], (axis, "kv"), name=name)(x)
+        return x if context.rotation is None else rotate(x, context.rotation)
 
     def _through_cache(self, k: jax.Array, v: jax.Array, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Write new keys and values [B, n, KV, D] to their slots; give the whole cache [B, length, KV, D]."""

@@ -44,8 +44,8 @@ class Weight:
             groups = self._groups([value.shape for value in values])
             parts = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
             joined = np.concatenate(parts, axis=1)
-            return joined.reshape(-1, *joined.shape[2:])
-        return np.ascontiguousarray(parts[0])
+            parts = [joined.reshape(-1, *joined.shape[2:])]
+        return np.ascontiguousarray(parts[0])  # safetensors writes the bytes as they lie
 
     def to_ours(self, value: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Inverse of `to_theirs`, for our `shapes`."""
@@ -120,6 +120,7 @@ class Key:
 
 Read = Callable[[Mapping[str, Any], str], dict[str, Any]]
 Write = Callable[[DecoderConfig], dict[str, Any]]
+Pair = tuple[Read, Write]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Family:
     architecture: str
     weights: tuple[Weight, ...]
     keys: tuple[Key, ...]
-    more: tuple[tuple[Read, Write], ...] = ()
+    more: tuple[Pair, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
     ignored: str = r"(?!)"

@@ -1,11 +1,11 @@
 """What several families share: Llama's names, RoPE settings, and which layers have a window."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.families.base import Key, Weight
+from ja_llm.models.families.base import Key, Pair, Weight
 
 _ATTENTION = "model.layers.{i}.self_attn."
 
@@ -21,6 +21,10 @@ ATTENTION = (
     Weight("self_attention/value/bias", _ATTENTION + "v_proj.bias", 0),
     Weight("self_attention/out/bias", _ATTENTION + "o_proj.bias"),
 )
+QK_NORMS = (
+    Weight("self_attention/query_norm/scale", _ATTENTION + "q_norm.weight", 0),
+    Weight("self_attention/key_norm/scale", _ATTENTION + "k_norm.weight", 0),
+)
 GATED_MLP = (
     Weight("mlp/wi_0/kernel", "model.layers.{i}.mlp.gate_proj.weight", 1),
     Weight("mlp/wi_1/kernel", "model.layers.{i}.mlp.up_proj.weight", 1),
@@ -29,7 +33,7 @@ GATED_MLP = (
     Weight("mlp/wi_1/bias", "model.layers.{i}.mlp.up_proj.bias"),
     Weight("mlp/wo/bias", "model.layers.{i}.mlp.down_proj.bias"),
 )
-NORMS = (
+PRE_NORMS = (
     Weight("pre_attention_norm/scale", "model.layers.{i}.input_layernorm.weight"),
     Weight("pre_mlp_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
 )
@@ -41,23 +45,38 @@ SIZES = (
     Key("num_hidden_layers", "num_layers"),
     Key("num_attention_heads", "num_heads"),
     Key("intermediate_size", "mlp_dim"),
-    Key("rms_norm_eps", "norm_eps", 1e-6),
-    Key("tie_word_embeddings", "tie_embeddings", False, {False: False, True: True}),
 )
+
+
+def norm_eps(default: float) -> Key:
+    """rms_norm_eps."""
+    return Key("rms_norm_eps", "norm_eps", default)
+
+
+def tied(default: bool) -> Key:
+    """tie_word_embeddings."""
+    return Key("tie_word_embeddings", "tie_embeddings", default, {False: False, True: True, None: False})
+
+
 SILU = Key("hidden_act", "activation", "silu", {"silu": "silu", "swish": "silu"})
 BIAS = Key("attention_bias", "attention_bias", False, {False: "none", True: "qkvo"})
 
 
-def read_heads(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Key-value heads (as many as heads) and head width (an equal share), each where the file has none of its own."""
-    width, heads = stored.get("hidden_size"), stored.get("num_attention_heads")
-    share = width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
-    return {"num_kv_heads": stored.get("num_key_value_heads") or heads, "head_dim": stored.get("head_dim") or share}
+def heads(num_kv_heads: int | None = None, head_dim: int | None = None) -> Pair:
+    """Key-value heads and head width, with what a file that lacks them means; None: one for each head, an equal share."""
 
+    def read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+        width, count = stored.get("hidden_size"), stored.get("num_attention_heads")
+        share = width // count if isinstance(width, int) and isinstance(count, int) and count > 0 else None
+        return {
+            "num_kv_heads": stored.get("num_key_value_heads", num_kv_heads) or count,
+            "head_dim": stored.get("head_dim", head_dim) or share,
+        }
 
-def write_heads(config: DecoderConfig) -> dict[str, Any]:
-    """Inverse of `read_heads`."""
-    return {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
+    def write(config: DecoderConfig) -> dict[str, Any]:
+        return {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
+
+    return read, write
 
 
 _SCALED = {
@@ -71,45 +90,61 @@ _SCALED = {
 }
 
 
-def read_rope(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Base and scaling of the rotary frequencies; transformers 5 keeps them in `rope_parameters`, older files in two keys.
+def rope(theta: float = 10000.0) -> Pair:
+    """Base (`theta` where a file has none) and scaling of the rotary frequencies.
+
+    transformers 5 keeps them in `rope_parameters`, older files in `rope_theta` and `rope_scaling`; both are written. Reading
+    raises JaLlmError for a scaling that is not computed here, and for one that lacks a number.
+    """
+
+    def read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+        name = "rope_parameters" if stored.get("rope_parameters") else "rope_scaling"
+        found = stored.get(name) or {}
+        fields = {"rope_theta": found.get("rope_theta", stored.get("rope_theta", theta))}
+        kind = found.get("rope_type", found.get("type", "default"))
+        if kind == "default":
+            return fields
+        if kind not in _SCALED:
+            raise JaLlmError(
+                f"{where}: {name} asks for {kind!r} RoPE, which is not computed here (default, {', '.join(_SCALED)} are); "
+                "import a model without it."
+            )
+        for theirs, ours in _SCALED[kind].items():
+            if theirs not in found:
+                raise JaLlmError(f"{where}: {name} has no {theirs}, which {kind!r} RoPE needs; download the config.json again.")
+            fields[ours] = found[theirs]
+        return {"rope_scaling": kind, **fields}
+
+    def write(config: DecoderConfig) -> dict[str, Any]:
+        scaling = {"rope_type": "default"}
+        if config.rope_scaling != "none":
+            scaling = {"rope_type": config.rope_scaling}
+            scaling |= {theirs: getattr(config, ours) for theirs, ours in _SCALED[config.rope_scaling].items()}
+        older = {} if config.rope_scaling == "none" else {"rope_scaling": scaling}
+        return {"rope_theta": config.rope_theta, **older, "rope_parameters": {**scaling, "rope_theta": config.rope_theta}}
+
+    return read, write
+
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+def read_layers(kinds: Sequence[str], window: Any, where: str) -> dict[str, Any]:
+    """The window and its pattern, from `layer_types`.
 
     Raises:
-      JaLlmError: a scaling that is not computed here, or one that lacks a number.
+      JaLlmError: a kind of attention that is not computed here, or local layers without a window.
     """
-    name = "rope_parameters" if stored.get("rope_parameters") else "rope_scaling"
-    rope = stored.get(name) or {}
-    fields = {"rope_theta": rope.get("rope_theta", stored.get("rope_theta", 10000.0))}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return fields
-    if kind not in _SCALED:
-        raise JaLlmError(
-            f"{where}: {name} asks for {kind!r} RoPE, which is not computed here (default, {', '.join(_SCALED)} are); "
-            "import a model without it."
-        )
-    for theirs, ours in _SCALED[kind].items():
-        if theirs not in rope:
-            raise JaLlmError(f"{where}: {name} has no {theirs}, which {kind!r} RoPE needs; download the config.json again.")
-        fields[ours] = rope[theirs]
-    return {"rope_scaling": kind, **fields}
+    for kind in kinds:
+        if kind not in (LOCAL, GLOBAL):
+            raise JaLlmError(f"{where}: layer_types has {kind!r}, which is not computed here ({LOCAL}, {GLOBAL} are).")
+    if LOCAL in kinds and window is None:
+        raise JaLlmError(f"{where}: layer_types has {LOCAL} but sliding_window is not set; download the config.json again.")
+    pattern = "".join("L" if kind == LOCAL else "G" for kind in kinds)
+    return {"sliding_window": window if LOCAL in kinds else None, "window_pattern": pattern or "L"}
 
 
-def write_rope(config: DecoderConfig) -> dict[str, Any]:
-    """Inverse of `read_rope`, in the words of transformers 4 (`rope_theta`, `rope_scaling`) and 5."""
-    if config.rope_scaling == "none":
-        return {
-            "rope_theta": config.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        }
-    scaling = {"rope_type": config.rope_scaling}
-    scaling |= {theirs: getattr(config, ours) for theirs, ours in _SCALED[config.rope_scaling].items()}
-    return {
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "rope_parameters": {**scaling, "rope_theta": config.rope_theta},
-    }
-
-
-HEADS = (read_heads, write_heads)
-ROPE = (read_rope, write_rope)
+def write_layers(config: DecoderConfig) -> dict[str, Any]:
+    """Inverse of `read_layers`."""
+    kinds = [GLOBAL if window is None else LOCAL for window in config.layer_windows()]
+    return {"sliding_window": config.sliding_window, "layer_types": kinds}
