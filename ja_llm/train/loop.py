@@ -74,6 +74,7 @@ class RunConfig:
       rules: logical axis rules.
       microbatches: parts that a batch is split into; must divide the batch size.
       z_loss: coefficient of the squared log-normaliser.
+      balance_loss: coefficient of the experts' load-balance loss (`ja_llm.losses.balance`); a dense model has none.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
@@ -87,6 +88,7 @@ class RunConfig:
     rules: Rules = DEFAULT_RULES
     microbatches: int = 1
     z_loss: float = 0.0
+    balance_loss: float = 0.01
     checkpoint_period: int = 1000
     keep_checkpoints: int = 2
     eval_period: int = 0
@@ -164,6 +166,7 @@ def run(
             "length": data.length,
             "seed": config.seed,
             "z_loss": config.z_loss,
+            **({"balance_loss": config.balance_loss} if model.num_experts > 1 else {}),
         },
         parents=parents,
         mesh=dict(mesh.shape),
@@ -196,7 +199,14 @@ def run(
 
     # --- Step: compiled once, the state's buffers are reused
     step_fn = jax.jit(
-        make_train_step(module, transformation, schedule, microbatches=config.microbatches, z_loss=config.z_loss),
+        make_train_step(
+            module,
+            transformation,
+            schedule,
+            microbatches=config.microbatches,
+            z_loss=config.z_loss,
+            balance_loss=config.balance_loss,
+        ),
         in_shardings=(spread, rows),
         out_shardings=(spread, replicated(mesh)),
         donate_argnums=0,

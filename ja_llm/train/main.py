@@ -45,6 +45,7 @@ def train(
     logical_axis_rules: Rules = DEFAULT_RULES,
     microbatches: int = 1,
     z_loss: float = 0.0,
+    balance_loss: float = 0.01,
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     eval_period: int = 0,
@@ -71,6 +72,7 @@ def train(
       logical_axis_rules: logical axis -> mesh axis.
       microbatches: parts of a batch whose gradients are added.
       z_loss: coefficient of the squared log-normaliser.
+      balance_loss: coefficient of the experts' load-balance loss; a dense model has none.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
@@ -122,6 +124,7 @@ def train(
         rules=logical_axis_rules,
         microbatches=microbatches,
         z_loss=z_loss,
+        balance_loss=balance_loss,
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         eval_period=eval_period,
@@ -207,6 +210,10 @@ def _override(config: DecoderConfig, overrides: dict[str, Any]) -> DecoderConfig
         why = " (it says how the checkpoint's arrays lie)" if name in STORAGE_FIELDS else ""
         raise UsageError(
             f"MODEL_OVERRIDES names {name!r}{why}; of a checkpoint only {', '.join(OVERRIDABLE_FIELDS)} may be changed."
+        )
+    if config.positions == "learned" and overrides.get("max_length", config.max_length) != config.max_length:
+        raise UsageError(
+            f"MODEL_OVERRIDES names 'max_length', but this model has learnt its {config.max_length} positions, one row each; leave it out."
         )
     changed = dataclasses.replace(config, **overrides)
     if changed.max_length < config.max_length:

@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 
 from ja_llm.losses.cross_entropy import cross_entropy
+from ja_llm.models.experts import BALANCE, row_balance
 from ja_llm.train.learning_rates import Schedule
 
 Batch = Mapping[str, jax.Array]
@@ -28,21 +29,37 @@ class TrainState(NamedTuple):
     optimizer: Any
 
 
-def loss_sums(module: nn.Module, params: Any, batch: Batch, z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sums over a batch `[B, L]`: (loss with z term, {"loss_sum", "z_loss_sum", "weight_sum"}), all float32 scalars."""
-    logits: Any = module.apply(
-        {"params": params},
-        batch["decoder_input_tokens"],
-        batch["decoder_target_tokens"],
-        decoder_segment_ids=batch["decoder_segment_ids"],
-        decoder_positions=batch["decoder_positions"],
-    )
+def loss_sums(
+    module: nn.Module, params: Any, batch: Batch, z_loss: float, balance_loss: float = 0.0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sums over a batch `[B, L]`, float32 scalars.
+
+    Returns:
+      (loss with z and balance terms, {"loss_sum", "z_loss_sum", "weight_sum"}, with experts also "balance_loss_sum"). A
+      row's balance loss weighs as much as its targets do, so that the sum divided by the weights is their mean.
+    """
+    sown: Any = None
+    arguments = (batch["decoder_input_tokens"], batch["decoder_target_tokens"])
+    ids = {name: batch[name] for name in ("decoder_segment_ids", "decoder_positions")}
+    logits: Any
+    if _has_experts(module):
+        logits, sown = module.apply({"params": params}, *arguments, **ids, mutable=[BALANCE])
+    else:
+        logits = module.apply({"params": params}, *arguments, **ids)
     total, z_sum, weight = cross_entropy(logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], z_loss)
-    return total, {"loss_sum": total - z_sum, "z_loss_sum": z_sum, "weight_sum": weight}
+    sums = {"loss_sum": total - z_sum, "z_loss_sum": z_sum, "weight_sum": weight}
+    if sown is not None:
+        sums["balance_loss_sum"] = balance_loss * (row_balance(sown) * batch["decoder_loss_weights"].sum(axis=1)).sum()
+        total += sums["balance_loss_sum"]
+    return total, sums
+
+
+def _has_experts(module: nn.Module) -> bool:
+    return getattr(module, "config").num_experts > 1  # noqa: B009 (nn.Module has no such attribute for a type checker)
 
 
 def accumulate(
-    module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int
+    module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int, balance_loss: float = 0.0
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient of the batch's summed loss, and the sums, computed in `microbatches` equal parts.
 
@@ -51,7 +68,7 @@ def accumulate(
     """
 
     def grad(p: Any, b: Batch) -> tuple[Any, dict[str, jax.Array]]:
-        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss), has_aux=True)(p)
+        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss, balance_loss), has_aux=True)(p)
         return jax.tree.map(lambda g: g.astype(jnp.float32), grads), sums
 
     if microbatches == 1:
@@ -65,7 +82,8 @@ def accumulate(
         return jax.tree.map(jnp.add, carry, grad(params, part)), None
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    sums = dict.fromkeys(("loss_sum", "z_loss_sum", "weight_sum"), jnp.zeros((), jnp.float32))
+    names = ("loss_sum", "z_loss_sum", "weight_sum", *(("balance_loss_sum",) if _has_experts(module) else ()))
+    sums = dict.fromkeys(names, jnp.zeros((), jnp.float32))
     (grads, sums), _ = jax.lax.scan(add, (zero, sums), {k: split(v) for k, v in batch.items()})
     return grads, sums
 
@@ -76,16 +94,22 @@ def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
 
 
 def make_train_step(
-    module: nn.Module, optimizer: optax.GradientTransformation, schedule: Schedule, *, microbatches: int = 1, z_loss: float = 0.0
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    microbatches: int = 1,
+    z_loss: float = 0.0,
+    balance_loss: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Build the pure step function (state, batch) -> (state, metrics).
 
     Metrics (float32 scalars): loss (nats per weighted target), z_loss, gradient_norm (before clipping), learning_rate,
-    target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient was not finite: then the state is left as it was).
+    with experts balance_loss (times its coefficient), target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient was not finite: then the state is left as it was).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches)
+        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches, balance_loss)
         weight = jnp.maximum(sums["weight_sum"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
@@ -100,6 +124,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "z_loss": sums["z_loss_sum"] / weight,
+            **({"balance_loss": sums["balance_loss_sum"] / weight} if "balance_loss_sum" in sums else {}),
             "gradient_norm": norm,
             "learning_rate": rate,
             "target_tokens": sums["weight_sum"],

@@ -73,7 +73,9 @@ def test_every_field_belongs_to_one_part():
         *("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length"),
         *("rope_theta", "norm_eps", "tie_embeddings", "family"),
         *("rope_scaling", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length"),
-        *("attention_bias", "activation", "mlp_bias", "sliding_window", "window_pattern", "num_experts", "experts_per_token"),
+        *("positions", "norm", "norm_placement", "qk_norm", "attention_bias", "activation", "gated_mlp", "mlp_bias"),
+        *("sliding_window", "window_pattern", "query_scalar", "attention_softcap", "logits_softcap", "scale_embeddings"),
+        *("num_experts", "experts_per_token"),
     ) == ARCHITECTURE_FIELDS
     assert STORAGE_FIELDS == ("param_dtype", "scan_layers") and EXECUTION_FIELDS == ("dtype", "remat_policy", "attention")
     fields = {field.name for field in dataclasses.fields(DecoderConfig)}
