@@ -4,6 +4,7 @@ Both directions go through the one map of the model's family. Nothing is permute
 the very numbers that an import read.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
@@ -25,7 +28,7 @@ from ja_llm.models.families import family, tensors
 from ja_llm.progress import track
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
-from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -50,6 +53,31 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
     source, out = Path(src_dir), Path(out_dir).absolute()
     _check_dtype(param_dtype)
     refuse_foreign(out)
+    config, folder, tokenizer = open_hf(source, param_dtype)
+    params = read_params(folder, config, source)
+
+    files = [file_entry(path) for path in [source / "config.json", *folder.files]]
+    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
+    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
+    parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
+    licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")
+    carried = {"licence": licence, "generation": _generation_settings(source)}
+    ledger = new_ledger("import", identity, parents=parents, source=source.resolve().name, **carried)
+    save_model(out, config=config, params=params, tokenizer=tokenizer, ledger=ledger)
+    return _summary("imported", source, out, config, param_dtype, folder.files)
+
+
+def open_hf(source: Path, param_dtype: str = "float32") -> tuple[DecoderConfig, TensorFolder, Tokenizer]:
+    """A Hugging Face folder, all but the numbers read and checked; `read_params` reads these.
+
+    Args:
+      source: as `src_dir` of `import_hf`.
+      param_dtype: of our parameters.
+
+    Raises:
+      UsageError: as `import_hf`.
+      JaLlmError: as `import_hf`.
+    """
     if not (source / "config.json").is_file():
         raise UsageError(f"{source}: there is no config.json here; give the folder of a Hugging Face model.")
     stored = read_json(source / "config.json", "model configuration")
@@ -62,16 +90,7 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
             f"{source}: its tokenizer has {tokenizer.vocab_size} ids, its embedding table {config.vocab_size} rows; "
             "put the tokenizer there that the model was made with."
         )
-    params = read_params(folder, config, source)
-
-    files = [file_entry(path) for path in [source / "config.json", *folder.files]]
-    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
-    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
-    parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
-    licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")
-    ledger = new_ledger("import", identity, parents=parents, source=source.resolve().name, licence=licence)
-    save_model(out, config=config, params=params, tokenizer=tokenizer, ledger=ledger)
-    return _summary("imported", source, out, config, param_dtype, folder.files)
+    return config, folder, tokenizer
 
 
 def export_hf(
@@ -104,15 +123,31 @@ def export_hf(
     with atomic_directory(out) as temporary:
         tokenizer.export_hf(temporary)  # first: it may refuse
         write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id))
-        write_json(
-            temporary / "generation_config.json",
-            {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False},
-        )
+        write_json(temporary / "generation_config.json", _generation_config(loaded.ledger, tokenizer))
         write_tensors(temporary, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
         (temporary / "README.md").write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
         files = _self_check(temporary, params, config, dtype)
     return _summary("exported", Path(model_path), out, config, dtype, [out / name for name in files])
+
+
+def _generation_settings(source: Path) -> dict[str, Any]:
+    """generation_config.json of a source, {} where there is none; without what says who wrote it."""
+    path = source / "generation_config.json"
+    stored = read_json(path, "generation settings") if path.is_file() else {}
+    if not isinstance(stored, dict):
+        raise JaLlmError(f"{path}: a JSON object is needed; download the file again, or remove it.")
+    return {key: value for key, value in stored.items() if key not in ("transformers_version", "_from_model_config")}
+
+
+def _generation_config(ledger: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the first weights came with, with this tokenizer's ids: of several ends, all stay if ours is one of them."""
+    settings = next(
+        (entry["generation"] for entry in model_card.lineage(ledger) if entry.get("generation")), {"do_sample": False}
+    )
+    ends = settings.get("eos_token_id")
+    several = isinstance(ends, list) and tokenizer.eos_id in ends
+    return {**settings, "bos_token_id": tokenizer.bos_id, "eos_token_id": ends if several else tokenizer.eos_id}
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -193,14 +228,47 @@ def _few(names: list[str]) -> str:
     )
 
 
-def read_params(folder: TensorFolder, config: DecoderConfig, source: Path) -> Any:
-    """Numpy parameters; memory: the parameters once, and one tensor."""
-    params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
+def read_params(folder: TensorFolder, config: DecoderConfig, source: Path, shardings: Any = None) -> Any:
+    """The parameters, tensor by tensor; `check_names` comes first.
+
+    Args:
+      folder: of the tensors.
+      config: of the model.
+      source: for messages.
+      shardings: a tree of NamedSharding: each tensor then goes straight to the devices that hold it; None gives numpy arrays.
+
+    Returns:
+      The tree of parameters. The host's memory holds one tensor beside it.
+
+    Raises:
+      JaLlmError: a number is not finite, or too large for the parameters' dtype.
+    """
+    abstract = abstract_params(config)
+    if shardings is None:
+        params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract)
+    else:
+        params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract, shardings)
     for name, weight, parts in track(list(tensors(config)), "import", "tensor"):
         value = _finite(folder[name], name, source, config.param_dtype)
         for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            _leaf(params, part.path)[part.index] = ours
+            if shardings is None:
+                _leaf(params, part.path)[part.index] = ours
+            else:
+                group = _leaf(params, part.path[:-1])
+                group[part.path[-1]] = _place(group[part.path[-1]], ours, part.index, _leaf(shardings, part.path))
     return params
+
+
+def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+    """`leaf` with `value` at `index` of its leading axes; its buffer is used again."""
+    axes = tuple(sharding.spec) + (None,) * (leaf.ndim - len(sharding.spec))
+    part = jax.device_put(value, NamedSharding(sharding.mesh, PartitionSpec(*axes[len(index) :])))
+    return _setter(sharding)(leaf, part, index) if index else part
+
+
+@functools.lru_cache(maxsize=64)
+def _setter(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda leaf, part, index: leaf.at[index].set(part), donate_argnums=0, out_shardings=sharding)
 
 
 def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.ndarray:

@@ -27,7 +27,7 @@ def model_card(loaded: Any, dtype: str) -> str:
     """
     ledger, c = loaded.ledger, loaded.config
     identity = ledger.get("identity", {})
-    licences = sorted({licence for entry in _lineage(ledger) if (licence := entry.get("licence"))})
+    licences = sorted({licence for entry in lineage(ledger) if (licence := entry.get("licence"))})
     front = ["library_name: transformers", "pipeline_tag: text-generation"]
     if len(licences) == 1:
         front.insert(0, f"license: {licences[0]}")
@@ -47,8 +47,8 @@ def model_card(loaded: Any, dtype: str) -> str:
     ]
     lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
-    lines += _text_licences([entry.get("licences") for entry in _lineage(ledger)])
-    ancestors = [entry for entry in _lineage(ledger) if entry is not ledger]
+    lines += _text_licences([entry.get("licences") for entry in lineage(ledger)])
+    ancestors = [entry for entry in lineage(ledger) if entry is not ledger]
     if ancestors:
         lines += ["", "## Made from", ""]
         lines += [
@@ -73,7 +73,7 @@ def _text_licences(lineage: Sequence[Any]) -> list[str]:
     return ["", "## Training text licences", "", "| licence | documents |", "|---|---:|", *table]
 
 
-def _lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
+def lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
     """The ledger and its ancestors, youngest first."""
     found = [ledger]
     for entry in found:

@@ -34,13 +34,13 @@ def new_ledger(job: str, identity: dict[str, Any], parents: list[dict[str, Any]]
 
 
 def parent_entry(directory: str | Path, step: int, ledger: dict[str, Any]) -> dict[str, Any]:
-    """How a ledger names a model that the run started from: its folder's name, step, identity, licence and its texts' licences; its own parents inside."""
+    """How a ledger names a model that the run started from: its folder's name, step, identity, licence, its texts' licences, generation settings; its own parents inside."""
     return {
         "name": Path(directory).name,
         "step": step,
         "job": ledger.get("job", "unknown"),
         "identity_hash": ledger.get("identity_hash", ""),
-        **{key: ledger[key] for key in ("licence", "licences") if ledger.get(key)},
+        **{key: ledger[key] for key in ("licence", "licences", "generation") if ledger.get(key)},
         "parents": ledger.get("parents", []),
     }
 

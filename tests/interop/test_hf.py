@@ -268,3 +268,14 @@ def test_an_export_whose_configuration_reads_back_differently_does_not_appear(co
     with pytest.raises(JaLlmError, match="config.json reads back with another norm_eps"):
         export_hf(tmp_path / "model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_generation_settings_go_with_the_weights(copy, tmp_path, tokenizer):
+    settings = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [tokenizer.eos_id, 5], "pad_token_id": 3}
+    write_json(copy / "generation_config.json", {**settings, "bos_token_id": 99, "transformers_version": "4.0"})
+    import_hf(copy, tmp_path / "model")
+    export_hf(tmp_path / "model", tmp_path / "export")
+    assert read_json(tmp_path / "export" / "generation_config.json") == {**settings, "bos_token_id": tokenizer.bos_id}
+    (copy / "generation_config.json").write_text("[1]")
+    with pytest.raises(JaLlmError, match="generation_config.json: a JSON object is needed"):
+        import_hf(copy, tmp_path / "second")

@@ -8,7 +8,7 @@ from ja_llm.interop.model_card import model_card
 
 
 def card(**ledger):
-    config = types.SimpleNamespace(num_layers=2, embed_dim=8, vocab_size=300)
+    config = types.SimpleNamespace(family="llama", num_layers=2, embed_dim=8, vocab_size=300)
     tokenizer = types.SimpleNamespace(fingerprint="f" * 64)
     return model_card(types.SimpleNamespace(ledger=ledger, config=config, step=3, tokenizer=tokenizer), "bfloat16")
 

@@ -1,0 +1,57 @@
+"""Tensors go straight into arrays that are spread over a mesh, and are the numbers that numpy arrays get."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import safetensors.numpy
+
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.families import tensors
+
+CONFIG = DecoderConfig(
+    vocab_size=96,
+    embed_dim=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    mlp_dim=32,
+    max_length=32,
+    num_experts=4,
+    experts_per_token=2,
+    family="mixtral",
+)
+PROGRAM = """
+import json, sys, jax, numpy as np
+from pathlib import Path
+from ja_llm import sharding
+from ja_llm.interop.hf import check_names, read_params
+from ja_llm.interop.safetensors_files import TensorFolder
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import abstract_params, param_axes
+config, source = DecoderConfig(**json.loads(sys.argv[1])), Path(sys.argv[2])
+folder = TensorFolder(source)
+check_names(folder, config, source)
+expected = read_params(folder, config, source)
+for axes in ({"fsdp": 2, "tensor": 2}, {"expert": 4}):
+    spread = sharding.shardings(param_axes(config), abstract_params(config), sharding.make_mesh(axes))
+    params = read_params(folder, config, source, spread)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert jax.tree.map(lambda p: p.sharding, params) == spread
+    print(json.dumps(params["layers"]["mlp"]["wi_0"]["kernel"].addressable_shards[0].data.shape))
+"""
+
+
+def test_four_devices_hold_their_parts_of_the_tensors(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {tensor.name: rng.normal(size=tensor.shape).astype(np.float32) for tensor in tensors(CONFIG)}
+    safetensors.numpy.save_file(values, tmp_path / "model.safetensors")
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(CONFIG.to_json()), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [[2, 4, 12, 16], [2, 1, 24, 32]]
