@@ -252,10 +252,10 @@ def read_params(folder: TensorFolder, config: DecoderConfig, source: Path, shard
         value = _finite(folder[name], name, source, config.param_dtype)
         for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
             if shardings is None:
-                _leaf(params, part.path)[part.index] = ours
+                _leaf(params, part.path)[part.at] = ours
             else:
                 group = _leaf(params, part.path[:-1])
-                group[part.path[-1]] = _place(group[part.path[-1]], ours, part.index, _leaf(shardings, part.path))
+                group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
     return params
 
 
@@ -286,7 +286,7 @@ def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.n
 def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:
     """The published tensors, one after the other."""
     for name, weight, parts in track(list(tensors(config)), label, "tensor"):
-        values = [_leaf(params, part.path)[part.index] for part in parts]
+        values = [_leaf(params, part.path)[part.at] for part in parts]
         yield name, weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
 
 

@@ -40,7 +40,7 @@ def loss_sums(
     """
     sown: Any = None
     arguments = (batch["decoder_input_tokens"], batch["decoder_target_tokens"])
-    ids = {name: batch[name] for name in ("decoder_segment_ids", "decoder_positions")}
+    ids: Any = {name: batch[name] for name in ("decoder_segment_ids", "decoder_positions")}
     logits: Any
     if _has_experts(module):
         logits, sown = module.apply({"params": params}, *arguments, **ids, mutable=[BALANCE])

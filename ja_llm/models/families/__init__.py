@@ -23,12 +23,12 @@ class Part(NamedTuple):
 
     Attributes:
       path: in the parameter tree.
-      index: into the parameter's leading axes (layer, expert); () takes all of it.
+      at: place in the parameter's leading axes (layer, expert); () takes all of it.
       shape: of that slice.
     """
 
     path: tuple[str, ...]
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     shape: Shape
 
 
