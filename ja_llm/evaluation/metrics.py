@@ -1,16 +1,22 @@
 """Metric functions in seqio's form: (targets, scores) or (targets, predictions) -> flat {name: number}.
 
-Targets are what `postprocess` makes of an example; an interval stands as NAME_low and NAME_high (95 %).
+Targets are what `postprocess` makes of an example; an interval stands as NAME_low and NAME_high (95 %), a standard error as
+NAME_standard_error. The classes are metrics with a name that also give their rows (`statistic`), for a suite's mean and for
+the paired test of two runs; they are in 0..1.
 """
 
+import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ja_llm.errors import JaLlmError
+from ja_llm.evaluation import segmenters, text_metrics
 from ja_llm.evaluation.bits_per_byte import summarise
-from ja_llm.evaluation.statistics import proportion
+from ja_llm.evaluation.statistics import Statistic, described, proportion
 
 _RESAMPLES = 1000
 
@@ -122,3 +128,177 @@ def _flat(value: dict[str, Any], name: str) -> dict[str, float]:
     low, high = value["interval"]
     rest = {key: float(number) for key, number in value.items() if key != "interval"}
     return {**rest, f"{name}_low": low, f"{name}_high": high}
+
+
+Target = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionMetric:
+    """A metric of single predictions.
+
+    Attributes:
+      name: in the results.
+      item: (target, prediction) -> the item's number, or its row of numbers.
+      aggregate: makes the metric of all rows (`statistics.AGGREGATES`).
+      signature: what the numbers depend on besides the texts.
+    """
+
+    name: str
+    item: Callable[[Target, Any], float | Sequence[float]]
+    aggregate: str = "mean"
+    signature: Callable[[], str] | None = None
+
+    def statistic(self, targets: Sequence[Target], predictions: Sequence[Any]) -> Statistic:
+        """One row a prediction."""
+        rows = [self.item(target, prediction) for target, prediction in zip(targets, predictions, strict=True)]
+        return Statistic(np.array(rows, np.float64), self.aggregate)
+
+    def __call__(self, targets: Sequence[Target], predictions: Sequence[Any]) -> dict[str, float]:
+        return _named(self.name, described(self.statistic(targets, predictions)))
+
+    def bound(self, tokenizer: Any) -> "PredictionMetric":
+        """The metric for the model with this tokenizer."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Rouge2(PredictionMetric):
+    """ROUGE-2 F over units of a segmenter (`segmenters.py`), averaged over the texts without a bootstrap's own noise.
+
+    The target's "reference" is its gold. `bound` gives the segmenter "model" its tokenizer.
+    """
+
+    segmenter: str = "mecab"
+
+    def bound(self, tokenizer: Any) -> "Rouge2":
+        """The metric with its segmenter at hand.
+
+        Raises:
+          UsageError, JaLlmError: as `segmenters.segmenter`.
+        """
+        cut = segmenters.segmenter(self.segmenter, tokenizer)
+
+        def item(target: Target, prediction: str) -> float:
+            return text_metrics.rouge_n(cut(prediction), cut(target["reference"]))
+
+        return dataclasses.replace(self, item=item, signature=lambda: f"rouge2|units:{segmenters.version(self.segmenter)}")
+
+
+def rouge2(segmenter: str) -> Rouge2:
+    """ROUGE-2 over units of the named segmenter; to be `bound` before use."""
+    return Rouge2("rouge2", _unbound, segmenter=segmenter)
+
+
+def _unbound(target: Target, prediction: str) -> float:
+    raise TypeError("this metric has to be bound to a tokenizer first.")
+
+
+def bleu(tokenize: str = "13a", segmenter: str = "") -> PredictionMetric:
+    """Corpus BLEU / 100 by sacrebleu with its defaults (exponential smoothing), against one "reference" a target.
+
+    Args:
+      tokenize: sacrebleu's tokenizer: "13a", "char", "ja-mecab".
+      segmenter: cuts both texts first; its units are joined by spaces ("nagisa" before "13a" is Swallow's BLEU into Japanese).
+    """
+    name = f"bleu_{(segmenter or tokenize).replace('-', '_')}"
+    return PredictionMetric(
+        name,
+        functools.partial(_bleu_row, tokenize, segmenter),
+        "bleu",
+        functools.partial(_bleu_signature, tokenize, segmenter),
+    )
+
+
+@functools.cache
+def _sacrebleu(tokenize: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    try:
+        return BLEU(tokenize=tokenize)
+    except (ImportError, RuntimeError):
+        raise JaLlmError(
+            f"{tokenize}: this tokenizer of sacrebleu needs packages that are not installed; pip install 'ja_llm[eval-ja]'."
+        ) from None
+
+
+def _bleu_row(tokenize: str, segmenter: str, target: Target, prediction: str) -> Sequence[float]:
+    texts = [prediction, target["reference"]]
+    if segmenter:
+        texts = [" ".join(segmenters.segmenter(segmenter)(text)) for text in texts]
+    return _sacrebleu(tokenize)._extract_corpus_statistics(texts[:1], [texts[1:]])[0]
+
+
+def _bleu_signature(tokenize: str, segmenter: str) -> str:
+    metric = _sacrebleu(tokenize)
+    metric.corpus_score(["ab"], [["ab"]])
+    before = f"segmented:{segmenters.version(segmenter)}|" if segmenter else ""
+    return f"{before}{metric.get_signature()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceMetric:
+    """Accuracy by log-likelihood over questions whose candidates are rows next to each other; on a tie the first one counts.
+
+    Attributes:
+      name: in the results.
+      per: what a candidate's log-likelihood is divided by: "" (nothing), or the target's "bytes", "characters" or "tokens".
+    """
+
+    name: str
+    per: str = ""
+    signature: Callable[[], str] | None = None
+
+    def statistic(self, targets: Sequence[Target], scores: Sequence[float]) -> Statistic:
+        """One row a question, in the order of their first candidates."""
+        best: dict[str, tuple[float, int]] = {}
+        labels: dict[str, int] = {}
+        for target, score in zip(targets, scores, strict=True):
+            value = float(score) / target[self.per] if self.per else float(score)
+            question, rank = target["question"], (value, -target["choice"])
+            best[question] = max(best.get(question, rank), rank)
+            labels[question] = target["label"]
+        return Statistic(np.array([-best[question][1] == label for question, label in labels.items()], np.float64))
+
+    def __call__(self, targets: Sequence[Target], scores: Sequence[float]) -> dict[str, float]:
+        return _named(self.name, described(self.statistic(targets, scores)))
+
+    def bound(self, tokenizer: Any) -> "ChoiceMetric":
+        """The metric for the model with this tokenizer."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class BestThresholdMetric:
+    """SQuAD 2.0's best_exact or best_f1: see `statistics.AGGREGATES["best_threshold"]`.
+
+    The targets' "golds" are the answers, [] where there is none; `aux_values["scores"]` are log-probabilities (nats) of the
+    word for "no answer".
+
+    Attributes:
+      name: in the results.
+      score: `text_metrics.squad_exact` or `squad_f1`.
+    """
+
+    name: str
+    score: Callable[[str, Sequence[str]], float]
+    signature: Callable[[], str] | None = None
+
+    def statistic(
+        self, targets: Sequence[Target], predictions: Sequence[str], aux_values: Mapping[str, Sequence[float]]
+    ) -> Statistic:
+        """One row a question."""
+        rows = [
+            (self.score(text, target["golds"]), float(bool(target["golds"])), float(bool(text)), float(np.exp(score)))
+            for target, text, score in zip(targets, predictions, aux_values["scores"], strict=True)
+        ]
+        return Statistic(np.array(rows, np.float64), "best_threshold")
+
+    def __call__(
+        self, targets: Sequence[Target], predictions: Sequence[str], aux_values: Mapping[str, Sequence[float]]
+    ) -> dict[str, float]:
+        return _named(self.name, described(self.statistic(targets, predictions, aux_values)))
+
+    def bound(self, tokenizer: Any) -> "BestThresholdMetric":
+        """The metric for the model with this tokenizer."""
+        return self
