@@ -63,11 +63,11 @@ class Statistic:
     """A measure before it is summed up.
 
     Attributes:
-      rows: float64 [items, numbers an item].
+      rows: float64 [items, numbers an item], or [items]; kept as float64 with two axes.
       aggregate: name in AGGREGATES.
     """
 
-    rows: np.ndarray
+    rows: Any
     aggregate: str = "mean"
 
     def __post_init__(self) -> None:
