@@ -19,6 +19,7 @@ def evaluate(verbs) -> None:
                     tasks,
                     root=args.documents,
                     pairs=args.pairs,
+                    data=args.data,
                     out_dir=args.out,
                     limit=args.limit,
                     length=args.length,
@@ -30,7 +31,7 @@ def evaluate(verbs) -> None:
         verbs,
         "eval",
         handler,
-        "Evaluate a checkpoint on held-out text and tasks, with intervals.",
+        "Evaluate a checkpoint on held-out text, tasks and published sets, with intervals.",
         "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
     )
     parser.add_argument("--checkpoint", type=path, required=True, metavar="C", help="model directory or run, or DIR@STEP")
@@ -40,8 +41,14 @@ def evaluate(verbs) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", help="named list of tasks (default: first)")
     what.add_argument("--task", action="append", help="one task (repeat); not together with --suite")
-    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set; its heldout split is used")
+    parser.add_argument("--documents", type=path, metavar="DIR", help="document set; its heldout split is used")
     parser.add_argument("--pairs", type=path, metavar="FILE", help='JSONL of {"en", "ja"} pairs for the translation task')
+    parser.add_argument(
+        "--data",
+        type=path,
+        metavar="DIR",
+        help="original files of published sets, for the suites swallow and strict (docs/evaluation.md)",
+    )
     parser.add_argument(
         "--out", type=path, metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)"
     )

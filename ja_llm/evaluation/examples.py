@@ -18,6 +18,7 @@ from ja_llm import documents as documents_lib
 from ja_llm import manifest
 from ja_llm.documents import Document
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.raw_files import RawFolder
 from ja_llm.files import sha256_file
 
 Example = dict[str, Any]
@@ -33,11 +34,13 @@ class Sources:
     Args:
       root: document set with a held-out split, or None.
       pairs: JSONL of {"en", "ja"} objects, or None.
+      data: folder of original files of evaluation sets (`raw_files.py`), or None.
     """
 
-    def __init__(self, root: str | Path | None = None, pairs: str | Path | None = None):
+    def __init__(self, root: str | Path | None = None, pairs: str | Path | None = None, data: str | Path | None = None):
         self.root = Path(root) if root else None
         self.pairs = Path(pairs) if pairs else None
+        self.data = Path(data) if data else None
         self._documents: dict[tuple[str, str], list[Document]] = {}
 
     def documents(self, lang: str, split: str = "heldout") -> list[Document]:
@@ -63,13 +66,28 @@ class Sources:
             if shard.get("split") == "train":
                 yield from (d.text for d in documents_lib.read_documents(self.root / shard["name"]))
 
+    def raw(self) -> RawFolder:
+        """The folder of original files.
+
+        Raises:
+          UsageError: none was given, or it does not exist.
+        """
+        if self.data is None:
+            raise UsageError("this task needs the original files of its set; give their folder (--data DIR).")
+        return self._raw
+
+    @functools.cached_property
+    def _raw(self) -> RawFolder:
+        assert self.data is not None
+        return RawFolder(self.data)
+
     @functools.cached_property
     def _manifest(self) -> dict[str, Any]:
         assert self.root is not None
         return manifest.read(self.root, manifest.DOCUMENTS)
 
     def fingerprint(self) -> dict[str, str]:
-        """Identity of the content of the sources that were given."""
+        """Identity of the documents and pairs that were given; that of original files is each task's own (`RawFolder.checksums`)."""
         value = {}
         if self.root is not None:
             value["documents"] = manifest.fingerprint(self._manifest)

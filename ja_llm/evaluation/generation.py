@@ -64,12 +64,13 @@ class Generator:
       batch_size: rows in a forward pass.
       temperature: see `generate`.
       seed: see `generate`.
+      top_p: draw from the likeliest tokens alone that together have this probability (Holtzman et al. 2020, section 3.1).
     """
 
-    def __init__(self, loaded: Any, batch_size: int = 16, temperature: float = 0.0, seed: int = 0):
+    def __init__(self, loaded: Any, batch_size: int = 16, temperature: float = 0.0, seed: int = 0, top_p: float = 1.0):
         config, tokenizer = loaded.config, loaded.tokenizer
         prefill, step = decoder_functions(config)
-        self._prepare(prefill, step, loaded.params, tokenizer, config.max_length, batch_size, temperature, seed)
+        self._prepare(prefill, step, loaded.params, tokenizer, config.max_length, batch_size, temperature, seed, top_p)
 
     @classmethod
     def from_functions(
@@ -82,10 +83,11 @@ class Generator:
         batch_size: int = 16,
         temperature: float = 0.0,
         seed: int = 0,
+        top_p: float = 1.0,
     ) -> "Generator":
         """A generator over any pair of functions that read prompts and single tokens."""
         self = cls.__new__(cls)
-        self._prepare(prefill, step, params, tokenizer, max_length, batch_size, temperature, seed)
+        self._prepare(prefill, step, params, tokenizer, max_length, batch_size, temperature, seed, top_p)
         return self
 
     def _prepare(
@@ -98,16 +100,23 @@ class Generator:
         batch_size: int,
         temperature: float,
         seed: int,
+        top_p: float = 1.0,
     ) -> None:
         if batch_size < 1 or temperature < 0:
             raise UsageError(f"batch_size ({batch_size}) must be at least 1 and the temperature ({temperature}) at least 0.")
         self._params, self._tokenizer, self._max_length, self._batch_size = params, tokenizer, max_length, batch_size
         self._key = jax.random.key(seed)
         self._prefill = prefill
-        self._stride = _compiled_stride(step, tokenizer.vocab_size, tokenizer.eos_id, temperature)
+        self._stride = _compiled_stride(step, tokenizer.vocab_size, tokenizer.eos_id, temperature, top_p)
 
     def continue_ids(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str] = (), *, cut_prompts: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        cut_prompts: bool = False,
+        numbers: Sequence[int] | None = None,
     ) -> list[str]:
         """Texts after prompts that are given as ids (BOS first).
 
@@ -115,7 +124,8 @@ class Generator:
           prompts: token ids.
           max_new_tokens: tokens written at most.
           stop: texts before which a continuation ends.
-          cut_prompts: shorten a prompt that does not fit on its left, behind BOS, instead of refusing it.
+          cut_prompts: shorten a prompt that does not fit on its left, behind its first token, instead of refusing it.
+          numbers: which draw each prompt takes, below 2^32; 0, 1, 2, ... when left out.
 
         Raises:
           UsageError: a prompt does not fit, or `max_new_tokens` is below 1.
@@ -137,7 +147,10 @@ class Generator:
         while start < len(order):
             width = self._bucket(fitted[order[start]])
             rows = [n for n in order[start : start + self._batch_size] if self._bucket(fitted[n]) == width]
-            for number, text in zip(rows, self._batch([fitted[n] for n in rows], rows, width, max_new_tokens, stop), strict=True):
+            draws = [numbers[n] for n in rows] if numbers is not None else rows
+            for number, text in zip(
+                rows, self._batch([fitted[n] for n in rows], draws, width, max_new_tokens, stop), strict=True
+            ):
                 texts[number] = text
             start += len(rows)
         return texts
@@ -206,14 +219,14 @@ def decoder_functions(config: Any) -> tuple[PrefillFn, DecodeFn]:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled_stride(step: DecodeFn, vocab_size: int, eos_id: int, temperature: float) -> Callable[..., Any]:
+def _compiled_stride(step: DecodeFn, vocab_size: int, eos_id: int, temperature: float, top_p: float = 1.0) -> Callable[..., Any]:
     def stride(params: Any, cache: Any, logits: jax.Array, sizes: jax.Array, done: jax.Array, keys: jax.Array) -> Any:
         """Write _STRIDE tokens to each row: (cache, logits, sizes, done, tokens [B, _STRIDE]). Rows that are done are written
         on, unread; what exceeds the cache is dropped by it, unread too."""
 
         def one(state: tuple, _: None) -> tuple[tuple, jax.Array]:
             cache, logits, sizes, done = state
-            chosen = _choose(logits[:, :vocab_size], sizes, keys, temperature)
+            chosen = _choose(logits[:, :vocab_size], sizes, keys, temperature, top_p)
             cache, logits = step(params, cache, chosen)
             return (cache, logits, sizes + 1, done | (chosen == eos_id)), chosen
 
@@ -223,10 +236,20 @@ def _compiled_stride(step: DecodeFn, vocab_size: int, eos_id: int, temperature: 
     return jax.jit(stride, donate_argnums=1)
 
 
-def _choose(logits: jax.Array, sizes: jax.Array, keys: jax.Array, temperature: float) -> jax.Array:
+def _choose(logits: jax.Array, sizes: jax.Array, keys: jax.Array, temperature: float, top_p: float = 1.0) -> jax.Array:
     """The next token of each row, int32 [B]; `logits` without the rows that pad an embedding table."""
     logits = logits.astype(jnp.float32)
     if temperature:
         draws = jax.vmap(jax.random.fold_in)(keys, sizes)
-        return jax.vmap(jax.random.categorical)(draws, logits / temperature).astype(jnp.int32)
+        logits = _nucleus(logits / temperature, top_p) if top_p < 1 else logits / temperature
+        return jax.vmap(jax.random.categorical)(draws, logits).astype(jnp.int32)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def _nucleus(logits: jax.Array, top_p: float) -> jax.Array:
+    """The logits, -inf where the likelier tokens alone have the probability `top_p` already; the likeliest one always stays."""
+    order = jnp.argsort(-logits, axis=-1)
+    shares = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    dropped = jnp.cumsum(shares, axis=-1) - shares >= top_p
+    ranks = jnp.argsort(order, axis=-1)
+    return jnp.where(jnp.take_along_axis(dropped, ranks, axis=-1), -jnp.inf, logits)

@@ -34,6 +34,11 @@ def postprocess(decoded: Any, example: Any = None, is_target: bool = False) -> A
     return {**value, "tokens": int(np.size(example["targets"])), "unknown": int(example["unknown"])}
 
 
+def raw_postprocess(decoded: Any, example: Any = None, is_target: bool = False) -> Any:
+    """As `postprocess`, but a prediction stays as it was written: where an answer ends, or that code is indented, is the metric's."""
+    return postprocess(decoded, example, is_target) if is_target else decoded
+
+
 def document_bits(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
     """Bits per byte of whole documents; scores are log-probabilities in nats."""
     rows = [
@@ -162,6 +167,21 @@ class PredictionMetric:
         return self
 
 
+def text_metric(
+    name: str,
+    measure: Callable[[str, str], float],
+    answer: Callable[[str], str],
+    golds: Callable[[Target], Sequence[str]],
+) -> PredictionMetric:
+    """The mean over items of the best `measure` of the text's `answer` against the target's `golds`."""
+
+    def item(target: Target, prediction: str) -> float:
+        text = answer(prediction)
+        return max(measure(text, gold) for gold in golds(target))
+
+    return PredictionMetric(name, item)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rouge2(PredictionMetric):
     """ROUGE-2 F over units of a segmenter (`segmenters.py`), averaged over the texts without a bootstrap's own noise.
@@ -278,10 +298,12 @@ class BestThresholdMetric:
     Attributes:
       name: in the results.
       score: `text_metrics.squad_exact` or `squad_f1`.
+      answer: generated text -> answer.
     """
 
     name: str
     score: Callable[[str, Sequence[str]], float]
+    answer: Callable[[str], str] = str.strip
     signature: Callable[[], str] | None = None
 
     def statistic(
@@ -290,7 +312,7 @@ class BestThresholdMetric:
         """One row a question."""
         rows = [
             (self.score(text, target["golds"]), float(bool(target["golds"])), float(bool(text)), float(np.exp(score)))
-            for target, text, score in zip(targets, predictions, aux_values["scores"], strict=True)
+            for target, text, score in zip(targets, map(self.answer, predictions), aux_values["scores"], strict=True)
         ]
         return Statistic(np.array(rows, np.float64), "best_threshold")
 

@@ -1,6 +1,6 @@
 """The registry of evaluation tasks: templates without vocabulary or path, bound to a tokenizer and sources as seqio tasks.
 
-`tasks/japanese.py`, `tasks/english.py` and `tasks/suites.py` hold the registrations. TensorFlow and seqio load in `bind` only.
+`tasks/heldout.py`, `tasks/japanese.py`, `tasks/english.py` and `tasks/suites.py` hold the registrations. TensorFlow and seqio load in `bind` only.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ja_llm.errors import UsageError
+from ja_llm.evaluation import segmenters
 from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
 from ja_llm.evaluation.metrics import postprocess
 from ja_llm.files import sha256_json
 
-SCORE, GENERATE = "score", "generate"
+SCORE, GENERATE, BOTH = "score", "generate", "generate_and_score"
 SPLIT = "heldout"
 
 
@@ -26,18 +27,28 @@ class EvaluationTask:
 
     Attributes:
       name: of the task, e.g. "bits_per_byte_ja".
-      kind: SCORE (the model gives log-probabilities of the targets) or GENERATE (it writes a text after the inputs).
+      kind: SCORE (the model gives log-probabilities of the targets), GENERATE (it writes a text after the inputs) or BOTH.
       lang: language that is measured.
       examples: makes the text examples from sources and a limit.
       metric_fns: seqio metric functions.
       headline: the metric that a table shows first.
       better: "lower" or "higher", of the headline.
       description: what the headline means, one plain sentence.
-      needs: sources without which it can't run: "root", "pairs".
+      needs: sources without which it can't run: "root", "pairs", "data".
+      files: with "data": patterns of the original files that it reads (`raw_files.RawFolder.checksums`).
+      source: with "data": where the files come from and their licence.
+      segmenters: names in `segmenters.PACKAGES` whose packages it takes.
       whole_set: all held-out documents count, and only the `documents` setting makes it fewer (bits per byte).
       append_eos: whether EOS is the last target (a document's end is scored).
-      max_new_tokens: for GENERATE.
-      stop: for GENERATE: texts at which an answer ends.
+      begins_document: whether BOS stands before the prompt.
+      model_window: a prompt may be as long as the model's `max_length`, whatever window is asked for bits per byte.
+      max_new_tokens: when a text is generated.
+      total_length: tokens of prompt and text together at most; 0 for the model's own limit.
+      stop: texts at which an answer ends.
+      samples: texts an example; above 1 a prediction is a list of texts.
+      temperature: of the draws; 0 is greedy.
+      top_p: share of the probability that is drawn from.
+      postprocess: seqio's; `metrics.raw_postprocess` leaves the text as it is.
       signatures: optional, gives the metrics' own signatures.
       version: raised when examples or metrics change, so that old results are not taken for new ones.
     """
@@ -51,12 +62,36 @@ class EvaluationTask:
     better: str
     description: str
     needs: tuple[str, ...] = ("root",)
+    files: tuple[str, ...] = ()
+    source: str = ""
+    segmenters: tuple[str, ...] = ()
     whole_set: bool = False
     append_eos: bool = False
+    begins_document: bool = True
+    model_window: bool = False
     max_new_tokens: int = 0
+    total_length: int = 0
     stop: tuple[str, ...] = ()
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    postprocess: Callable[..., Any] = postprocess
     signatures: Callable[[], dict[str, str]] | None = None
     version: int = 1
+
+    def data(self, sources: Sources) -> dict[str, Any]:
+        """Identity of what the examples are made from: of its own original files, or of documents and pairs.
+
+        Raises:
+          UsageError, JaLlmError: something is missing, partial or altered.
+        """
+        return {"files": sources.raw().checksums(self.files)} if self.files else sources.fingerprint()
+
+    def missing(self, sources: Sources) -> str:
+        """What it can't run without and does not have, one name of `needs` or a package; "" for nothing."""
+        absent = [need for need in self.needs if getattr(sources, need) is None]
+        absent += [package for name in self.segmenters for package in segmenters.missing_packages(name)]
+        return absent[0] if absent else ""
 
 
 _TASKS: dict[str, EvaluationTask] = {}
@@ -66,8 +101,8 @@ _SUITES: dict[str, tuple[str, ...]] = {}
 def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
     """Register a template; registering an equal name again replaces it (modules may be imported twice)."""
     task = EvaluationTask(name, **fields)
-    if task.kind not in (SCORE, GENERATE):
-        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be {SCORE!r} or {GENERATE!r}.")
+    if task.kind not in (SCORE, GENERATE, BOTH):
+        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be {SCORE!r}, {GENERATE!r} or {BOTH!r}.")
     _TASKS[name] = task
     return task
 
@@ -79,6 +114,7 @@ def add_suite(name: str, tasks: Iterable[str]) -> None:
 
 def _load() -> None:
     import tasks.english
+    import tasks.heldout
     import tasks.japanese
     import tasks.suites  # noqa: F401
 
@@ -138,7 +174,7 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
     template = resolve(task)[0] if isinstance(task, str) else task
     examples = template.examples(sources, limit)
     vocabulary = SeqioVocabulary(tokenizer)
-    unique = f"{template.name}.{tokenizer.fingerprint[:12]}.{sha256_json([sources.fingerprint(), limit])[:12]}"
+    unique = f"{template.name}.{tokenizer.fingerprint[:12]}.{sha256_json([template.data(sources), limit])[:12]}"
     # The same sources can lie in another folder than last time.
     seqio.TaskRegistry.remove(unique)
     return seqio.TaskRegistry.add(
@@ -151,8 +187,8 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
             "targets": seqio.Feature(vocabulary, add_eos=False),
         },
         preprocessors=[functools.partial(_tokenize, tokenizer=tokenizer, template=template)],
-        postprocess_fn=postprocess,
-        metric_fns=list(template.metric_fns),
+        postprocess_fn=template.postprocess,
+        metric_fns=[fn.bound(tokenizer) if hasattr(fn, "bound") else fn for fn in template.metric_fns],
         shuffle_buffer_size=None,
     )
 
@@ -208,7 +244,7 @@ def _tokenize(dataset: Any, *, tokenizer: Any, template: EvaluationTask) -> Any:
 def token_ids(
     tokenizer: Any, inputs: str, targets: str, candidates: Sequence[str], template: EvaluationTask
 ) -> tuple[list[int], list[int]]:
-    """Token ids (inputs from BOS, targets) of one example.
+    """Token ids (inputs, from BOS if a document begins, and targets) of one example.
 
     What is scored is tokenized as one text, as the model met it in training, and cut before the first token that reaches into
     the targets. A piece may span the boundary with one candidate and not with another; so all candidates of a question are cut
@@ -216,14 +252,15 @@ def token_ids(
     context. A text to be generated is not there to be joined, so it is tokenized apart.
     """
     end = [tokenizer.eos_id] if template.append_eos else []
+    begin = [tokenizer.bos_id] if template.begins_document else []
     if template.kind == GENERATE:
-        return [tokenizer.bos_id, *tokenizer.encode(inputs)], [*tokenizer.encode(targets), *end]
+        return [*begin, *tokenizer.encode(inputs)], [*tokenizer.encode(targets), *end]
     ids, cut = _joined(tokenizer, inputs, targets)
     for other in candidates:
         others, other_cut = _joined(tokenizer, inputs, other)
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids[:cut], others[:other_cut], strict=False))
         cut = sum(1 for _ in same)
-    return [tokenizer.bos_id, *ids[:cut]], [*ids[cut:], *end]
+    return [*begin, *ids[:cut]], [*ids[cut:], *end]
 
 
 def _joined(tokenizer: Any, inputs: str, targets: str) -> tuple[list[int], int]:

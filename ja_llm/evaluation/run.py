@@ -16,9 +16,10 @@ import numpy as np
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
-from ja_llm.evaluation.registry import GENERATE, SPLIT, EvaluationTask, bind, names, resolve
+from ja_llm.evaluation.registry import GENERATE, SCORE, SPLIT, EvaluationTask, bind, names, resolve, suites
 from ja_llm.evaluation.samples import TaskFiles, finished_tasks
 from ja_llm.evaluation.scoring import Scorer
+from ja_llm.evaluation.statistics import Statistic, suite_mean
 from ja_llm.files import write_json
 from ja_llm.manifest import software
 from ja_llm.progress import Progress
@@ -34,6 +35,7 @@ def evaluate(
     *,
     root: str | Path | None = None,
     pairs: str | Path | None = None,
+    data: str | Path | None = None,
     out_dir: str | Path | None = None,
     limit: int | None = None,
     documents: int | None = None,
@@ -47,17 +49,20 @@ def evaluate(
       tasks: suite, task, or a list of them. A suite's task whose source was not given is left out and listed under "left_out".
       root: document set with held-out documents.
       pairs: JSONL of aligned en/ja pairs.
+      data: folder of original files of evaluation sets (`raw_files.py`).
       out_dir: where the files go; MODEL/eval/step_N when None.
       limit: questions or texts a task at most. Bits per byte are always of the whole held-out set, unless `documents` is given.
       documents: held-out documents for bits per byte at most.
       batch_size: rows in a forward pass. It does not enter the numbers by design, but floating point may differ in the last
         digits, so it belongs to the request.
-      length: window in tokens; cut to the model's `max_length`.
+      length: window in tokens for bits per byte and continuation choice; cut to the model's `max_length`, which the sets of
+        `data` use whole.
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
       the headline metric's 95 % "interval" [low, high], and "about" (headline, direction, meaning, signatures). Tasks that
-      an earlier call finished in OUT with the same model, data and settings stand there too, after this call's.
+      an earlier call finished in OUT with the same model, data and settings stand there too, after this call's. "suites" has
+      the mean, its standard error and interval of each suite all of whose tasks stand there.
 
     Raises:
       UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
@@ -66,9 +71,11 @@ def evaluate(
 
     if any(number is not None and number < 1 for number in (limit, documents)):
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
-    sources = Sources(root, pairs)
+    sources = Sources(root, pairs, data)
     templates, left_out = _runnable(tasks, sources)
-    data = sources.fingerprint()
+    # Before the model is loaded: hours later is too late to hear that a file is missing.
+    origins = {template.name: template.data(sources) for template in templates}
+    known = sources.fingerprint()
     loaded = load_model(model_path)
     check_vocabulary(loaded)
     length = min(length, loaded.config.max_length)
@@ -78,22 +85,26 @@ def evaluate(
     runners = Runners(loaded, batch_size, length)
     results: dict[str, Any] = {}
     for template in templates:
-        request = _request(template, identity, data, settings)
+        request = _request(template, identity, origins[template.name], settings)
         files = TaskFiles(out, template.name, request)
         results[template.name] = files.finished() or _run_task(template, runners, sources, files, request["examples"])
     for name, result in finished_tasks(out).items():
-        if name not in results and _same_request(name, result["request"], identity, data, settings):
+        if name not in results and _same_request(name, result["request"], identity, known, settings, sources):
             results[name] = result
-            data = {**result["request"]["data"], **data}
+            known = {**{k: v for k, v in result["request"]["data"].items() if k != "files"}, **known}
+    tested = {path: digest for r in results.values() for path, digest in r["request"]["data"].get("files", {}).items()}
     left_out = {name: why for name, why in {**_left_out_before(out, identity), **left_out}.items() if name not in results}
     value = {
         "schema": SCHEMA,
         "model": loaded.directory.name,
         "step": loaded.step,
         "identity": identity,
-        "data": data,
+        "data": {**known, "files": tested} if tested else known,
         "settings": settings,
-        "tasks": {name: {k: v for k, v in r.items() if k not in ("request", "request_hash")} for name, r in results.items()},
+        "tasks": {
+            name: {k: v for k, v in r.items() if k not in ("request", "request_hash", "items")} for name, r in results.items()
+        },
+        "suites": _suite_means(results),
         "left_out": left_out,
         "software": software(*_PACKAGES),
     }
@@ -112,12 +123,29 @@ def _request(
         "data": data,
         "examples": settings["documents" if template.whole_set else "limit"],
         "batch_size": settings["batch_size"],
-        "length": settings["length"],
+        **({} if template.model_window else {"length": settings["length"]}),
     }
 
 
+def statistic_of(result: dict[str, Any]) -> Statistic | None:
+    """The headline metric of a stored task result as rows; None where the task keeps none."""
+    items = result.get("items")
+    return Statistic(items["rows"], items["aggregate"]) if items else None
+
+
+def _suite_means(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {name: statistic for name, result in results.items() if (statistic := statistic_of(result))}
+    whole = {suite: members for suite, members in suites().items() if all(name in found for name in members)}
+    return {suite: {**suite_mean({n: found[n] for n in members}), "tasks": len(members)} for suite, members in whole.items()}
+
+
 def _same_request(
-    name: str, stored: dict[str, Any], identity: dict[str, Any], data: dict[str, str], settings: dict[str, Any]
+    name: str,
+    stored: dict[str, Any],
+    identity: dict[str, Any],
+    data: dict[str, str],
+    settings: dict[str, Any],
+    sources: Sources,
 ) -> bool:
     """Whether a task that an earlier call measured may stand beside this call's in one table.
 
@@ -127,6 +155,9 @@ def _same_request(
     if name not in names() or not isinstance(stored.get("data"), dict):
         return False
     before = stored["data"]
+    if "files" in before:
+        now = resolve(name)[0].data(sources) if sources.data is not None else before
+        return now == before and stored == _request(resolve(name)[0], identity, before, settings)
     if "pairs" in before and "pairs" in data and before["pairs"] != data["pairs"]:
         return False
     if before.get("documents") != data.get("documents"):
@@ -149,11 +180,12 @@ def _runnable(tasks: str | Sequence[str], sources: Sources) -> tuple[list[Evalua
     named = {tasks} if isinstance(tasks, str) else set(tasks)
     left_out: dict[str, str] = {}
     for template in templates:
-        missing = [need for need in template.needs if getattr(sources, need) is None]
+        missing = template.missing(sources)
+        way = _WAYS.get(missing) or f"the package {missing} (pip install 'ja_llm[eval-ja]')"
         if missing and template.name in named:
-            raise UsageError(f"{template.name}: this task needs {_WAYS[missing[0]]}.")
+            raise UsageError(f"{template.name}: this task needs {way}.")
         if missing:
-            left_out[template.name] = f"it needs {_WAYS[missing[0]]}"
+            left_out[template.name] = f"it needs {way}"
     if len(left_out) == len(templates):
         raise UsageError(f"no task can run: {next(iter(left_out.values()))}.")
     return [t for t in templates if t.name not in left_out], left_out
@@ -162,6 +194,7 @@ def _runnable(tasks: str | Sequence[str], sources: Sources) -> tuple[list[Evalua
 _WAYS = {
     "root": "a document set (--documents DIR)",
     "pairs": "aligned pairs (--pairs FILE; `ja-llm fetch debian-docs` writes pairs/messages.jsonl)",
+    "data": "the original files of its set (--data DIR)",
 }
 
 
@@ -174,36 +207,78 @@ def format_results(results: dict[str, Any]) -> str:
         lines.append(
             f"  {name:<24}{task[about['headline']]:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better"
         )
+    for name, mean in results.get("suites", {}).items():
+        interval = "[{:.4f}, {:.4f}]".format(*mean["interval"])
+        lines.append(f"  {name:<24}{mean['value']:>10.4f}  {interval:<20}  mean of {mean['tasks']} tasks")
     lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
     return "\n".join(lines)
 
 
 class Runners:
-    """The two ways to run examples through one model, compiled once for all tasks."""
+    """The ways to run examples through one model, compiled once for all tasks."""
 
     def __init__(self, loaded: Any, batch_size: int, length: int):
         self.tokenizer = loaded.tokenizer
-        self.scorer = Scorer(loaded, batch_size, length)
-        self.generator = Generator(loaded, batch_size)
-        self._length, self._max_length = length, loaded.config.max_length
+        self._loaded, self._batch_size, self._length = loaded, batch_size, length
+        self._max_length = loaded.config.max_length
+        self._generators: dict[tuple[float, float], Generator] = {}
+        self._scorers: dict[int, Scorer] = {}
 
-    def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A sample {"id", "cut", "score" or "prediction"} for each seqio example; "cut" counts context tokens that did not fit."""
-        ids = [example["id"].decode("utf-8") for example in examples]
-        inputs = [example["inputs"].tolist() for example in examples]
-        if template.kind == GENERATE:
-            new_tokens = min(template.max_new_tokens, self._max_length // 2)  # a small model keeps half for the prompt
-            room = self.generator.room(new_tokens)
-            texts = self.generator.continue_ids(inputs, new_tokens, template.stop, cut_prompts=True)
-            cuts = [max(len(ids) - room, 0) for ids in inputs]
-            return [{"id": i, "cut": c, "prediction": text} for i, c, text in zip(ids, cuts, texts, strict=True)]
-        targets = [example["targets"].tolist() for example in examples]
-        fitted = [_fitting(a, b, self._length) for a, b in zip(inputs, targets, strict=True)]
-        scores = self.scorer.token_logprobs([a + b for a, b in zip(fitted, targets, strict=True)])
+    def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int = 0) -> list[dict[str, Any]]:
+        """A sample {"id", "cut", "score" and/or "prediction"} for each seqio example; "cut" counts context tokens that did not fit.
+
+        Args:
+          template: says how.
+          examples: of the bound task.
+          start: place of the first of them in the task, which decides what is drawn for it.
+        """
+        samples: list[dict[str, Any]] = [{"id": example["id"].decode("utf-8"), "cut": 0} for example in examples]
+        for answered in ([] if template.kind == SCORE else [self._generate]) + (
+            [] if template.kind == GENERATE else [self._score]
+        ):
+            for sample, (cut, found) in zip(samples, answered(template, examples, start), strict=True):
+                sample |= found
+                sample["cut"] = max(sample["cut"], cut)
+        return samples
+
+    def _generate(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
+        generator = self._generator(template.temperature, template.top_p)
+        whole = min(template.total_length or self._max_length, self._max_length)
+        prompts = [example["inputs"].tolist() for example in examples]
+        wanted = whole - min(map(len, prompts)) if template.total_length else template.max_new_tokens
+        new_tokens = max(min(wanted, self._max_length // 2), 1)  # a small model keeps half for the prompt
+        room = generator.room(new_tokens)
+        fitted = [prompt if template.begins_document else prompt[-room:] for prompt in prompts]
+        numbers = range(start * template.samples, (start + len(examples)) * template.samples)
+        rows = [prompt for prompt in fitted for _ in range(template.samples)]
+        texts = generator.continue_ids(rows, new_tokens, template.stop, cut_prompts=True, numbers=numbers)
+        groups = [texts[n : n + template.samples] for n in range(0, len(texts), template.samples)]
         return [
-            {"id": i, "cut": len(whole) - len(context), "score": float(score[len(context) - 1 :].sum(dtype=np.float64))}
-            for i, whole, context, score in zip(ids, inputs, fitted, scores, strict=True)
+            (max(len(prompt) - room, 0), {"prediction": group if template.samples > 1 else group[0]})
+            for prompt, group in zip(prompts, groups, strict=True)
         ]
+
+    def _score(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
+        length = self._max_length if template.model_window else self._length
+        inputs = [example["inputs"].tolist() for example in examples]
+        targets = [example["targets"].tolist() for example in examples]
+        fitted = [_fitting(a, b, length) for a, b in zip(inputs, targets, strict=True)]
+        scores = self._scorer(length).token_logprobs([a + b for a, b in zip(fitted, targets, strict=True)])
+        return [
+            (len(whole) - len(context), {"score": float(score[len(context) - 1 :].sum(dtype=np.float64))})
+            for whole, context, score in zip(inputs, fitted, scores, strict=True)
+        ]
+
+    def _generator(self, temperature: float, top_p: float) -> Generator:
+        key = temperature, top_p
+        if key not in self._generators:
+            self._generators[key] = Generator(self._loaded, self._batch_size, temperature=temperature, top_p=top_p)
+        return self._generators[key]
+
+    def _scorer(self, length: int) -> Scorer:
+        if length not in self._scorers:
+            self._scorers[length] = Scorer(self._loaded, self._batch_size, length)
+        return self._scorers[length]
 
 
 def _fitting(inputs: list[int], targets: list[int], length: int) -> list[int]:
@@ -222,7 +297,7 @@ def _run_task(
     chunks = files.resume()[: -(-len(examples) // _CHUNK)]
     with Progress(f"eval {template.name}", len(examples), "example", initial=sum(map(len, chunks))) as progress:
         for start in range(len(chunks) * _CHUNK, len(examples), _CHUNK):
-            chunk = runners.run(template, examples[start : start + _CHUNK])
+            chunk = runners.run(template, examples[start : start + _CHUNK], start)
             files.append(chunk)
             chunks.append(chunk)
             progress.update(len(chunk))
@@ -236,27 +311,52 @@ def _run_task(
         "headline": template.headline,
         "better": template.better,
         "description": template.description,
-        "signatures": template.signatures() if template.signatures else {},
+        "signatures": {**(template.signatures() if template.signatures else {}), **_signatures(task)},
     }
     metrics = compute_metrics(task, examples, samples)
     interval = [metrics[f"{template.headline}_{end}"] for end in ("low", "high")]
     result = {**metrics, "interval": interval, "contexts_cut": sum(s["cut"] > 0 for s in samples), "about": about}
+    rows = _rows(task, template.headline, examples, samples)
+    result |= {"items": {"rows": rows.rows.tolist(), "aggregate": rows.aggregate}} if rows else {}
     stored = [{**sample, **_shown(example)} for sample, example in zip(samples, examples, strict=True)]
     return files.finish(stored, result)
 
 
 def compute_metrics(task: Any, examples: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The seqio task's metrics of samples, as `seqio.Evaluator` computes them from model outputs."""
-    targets = [task.postprocess_fn(None, example=example, is_target=True) for example in examples]
     metrics: dict[str, float] = {}
-    for fn in task.score_metric_fns:
-        metrics |= fn(targets, [sample["score"] for sample in samples])
-    for fn in task.predict_metric_fns:
-        predictions = [
-            task.postprocess_fn(s["prediction"], example=e, is_target=False) for s, e in zip(samples, examples, strict=True)
-        ]
-        metrics |= fn(targets, predictions)
+    for fn, inputs in _with_inputs(task, examples, samples):
+        metrics |= fn(*inputs)
     return metrics
+
+
+def _with_inputs(
+    task: Any, examples: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]
+) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The task's metric functions, each with what it is called on."""
+    targets = [task.postprocess_fn(None, example=example, is_target=True) for example in examples]
+    found: list[tuple[Any, tuple[Any, ...]]] = []
+    if task.score_metric_fns or task.predict_with_aux_metric_fns:
+        scores = [sample["score"] for sample in samples]
+        found += [(fn, (targets, scores)) for fn in task.score_metric_fns]
+    if task.predict_metric_fns or task.predict_with_aux_metric_fns:
+        texts = [task.postprocess_fn(s["prediction"], example=e, is_target=False) for s, e in zip(samples, examples, strict=True)]
+        found += [(fn, (targets, texts)) for fn in task.predict_metric_fns]
+        found += [(fn, (targets, texts, {"scores": scores})) for fn in task.predict_with_aux_metric_fns]
+    return found
+
+
+def _rows(task: Any, headline: str, examples: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> Statistic | None:
+    """The headline metric as rows, for a suite's mean and a paired test."""
+    for fn, inputs in _with_inputs(task, examples, samples):
+        if getattr(fn, "name", "") == headline:
+            return fn.statistic(*inputs)
+    return None
+
+
+def _signatures(task: Any) -> dict[str, str]:
+    functions = [*task.score_metric_fns, *task.predict_metric_fns, *task.predict_with_aux_metric_fns]
+    return {fn.name: fn.signature() for fn in functions if getattr(fn, "signature", None)}
 
 
 def _shown(example: dict[str, Any], characters: int = 400) -> dict[str, str]:

@@ -10,13 +10,17 @@ from ja_llm.errors import JaLlmError, UsageError
 
 Segmenter = Callable[[str], list[str]]
 
-# segmenter -> the packages that it takes, all in the extra `eval-ja`
+# segmenter, or sacrebleu's own ja-mecab -> the packages that it takes, all in the extra `eval-ja`
 PACKAGES = {
     "character": (),
     "model": (),
     "mecab": ("fugashi", "unidic_lite", "emoji", "neologdn"),
     "nagisa": ("nagisa",),
+    "ja-mecab": ("MeCab", "ipadic"),
 }
+
+
+SEGMENTERS = ("character", "model", "mecab", "nagisa")
 
 
 def segmenter(name: str, tokenizer: Any = None) -> Segmenter:
@@ -34,8 +38,8 @@ def segmenter(name: str, tokenizer: Any = None) -> Segmenter:
       UsageError: the name is unknown, or "model" without a tokenizer.
       JaLlmError: a package is not installed.
     """
-    if name not in PACKAGES:
-        raise UsageError(f"{name}: there is no such segmenter; there are {', '.join(PACKAGES)}.")
+    if name not in SEGMENTERS:
+        raise UsageError(f"{name}: there is no such segmenter; there are {', '.join(SEGMENTERS)}.")
     if name == "model":
         if tokenizer is None:
             raise UsageError(

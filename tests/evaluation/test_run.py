@@ -166,9 +166,7 @@ def test_one_more_task_joins_the_results_of_the_same_model_data_and_settings(fol
     out = shutil.copytree(folder / "whole", folder / "joined")
     runs = []
     plain = run_module.Runners.run
-    monkeypatch.setattr(
-        run_module.Runners, "run", lambda self, task, examples: runs.append(task.name) or plain(self, task, examples)
-    )
+    monkeypatch.setattr(run_module.Runners, "run", lambda self, task, *rest: runs.append(task.name) or plain(self, task, *rest))
     assert run(folder, out, "bits_per_byte_en") == whole and not runs
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(whole))
     # A call without pairs measures its own task again; those that were measured with them are still of this model and set.

@@ -238,6 +238,7 @@ SQUAD = [
     ("", ["cat"], 0, 0),
     ("the", [], 1, 1),  # an article alone is no word
     ("cat", ["the"], 0, 0),  # nor is it a gold answer
+    ("", ["the", "cat"], 0, 0),  # so it is not taken for "no answer" beside a real one
     ("cat cat", ["cat"], 0, 2 / 3),
     ("it's", ["its"], 1, 1),
     ("theatre", ["atre"], 0, 0),

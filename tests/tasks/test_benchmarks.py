@@ -1,0 +1,362 @@
+"""The published sets from small files of our own in each original format: prompts, shots, gold, refusals, and a suite from end to end."""
+
+import gzip
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ja_llm.cli import main
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation import answers, loaders_english, loaders_japanese, registry, segmenters, shots
+from ja_llm.evaluation import run as run_module
+from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.raw_files import RawFolder
+from ja_llm.evaluation.run import evaluate
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import init_params
+from ja_llm.train.checkpoints import save_model
+from ja_llm.vocab.base import load_tokenizer
+
+RAW = Path(__file__).parent.parent / "evaluation" / "raw"
+SETS = registry.suites()["swallow"]
+
+
+def examples(name, limit=None):
+    return registry.resolve(name)[0].examples(Sources(data=RAW), limit)
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """Stand-ins for the packages that cut Japanese into words: pairs of characters."""
+    monkeypatch.setattr(segmenters, "_importable", lambda package: True)
+    monkeypatch.setattr(segmenters, "version", lambda name: f"{name}-stand-in")
+    cut = lambda text: [text[n : n + 2] for n in range(0, len(text), 2)]  # noqa: E731
+    monkeypatch.setattr(segmenters, "_nagisa", cut)
+    monkeypatch.setattr(segmenters, "_mecab", cut)
+
+
+# task -> (examples, shots, what ends the prompt, gold)
+SHAPES = {
+    "jcommonsenseqa": (6, 4, "選択肢:0.傘,1.靴,2.机,3.箸,4.枕\n\n### 応答:\n", ("label", 0)),
+    "jemhopqa": (4, 4, "質問:『海の手帳』の作者の職業は何ですか？\n\n### 応答:\n", ("golds", ["作家"])),
+    "niilc": (4, 4, "質問:水は摂氏何度で凍りますか？\n\n### 応答:\n", ("golds", ["0度", "零度"])),
+    "jsquad": (6, 4, "\n質問:青川町の主な産業は何か。\n\n### 応答:\n", ("golds", ["林業"])),
+    "xlsum_ja": (4, 1, "主催者は「来年も続けたい」と話している。\n要約:", None),
+    "mgsm_ja": (5, 4, "飴は何個残っていますか？\n順を追った答え:", None),
+    "wmt20_en_ja": (7, 4, "\nJapanese phrase:", None),
+    "wmt20_ja_en": (7, 4, "\nEnglish phrase:", None),
+    "jmmlu": (39 - 18 - 16, 5, "\n\n### 応答:\n", None),
+    "openbookqa": (16, 4, "\n\nA plant kept in the dark will", ("label", 1)),
+    "triviaqa": (4, 4, "Question: Which colour do you get from blue and yellow??\nAnswer:", ("golds", ["Green", "green colour"])),
+    "hellaswag": (16, 4, "\n\nWashing dishes: A man stands at the sink. He", ("label", 0)),
+    "squad2": (4, 4, "\n\nQuestion: When was the watermill built?\n\nAnswer:", ("golds", ["1820"])),
+    "xwino_en": (12, 4, "\n\nThe cup did not fit in the box because the cup", ("label", 0)),
+    "mmlu": (32, 5, 'what is 2 plus 1, "counted"?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:', ("label", 0)),
+    "gsm8k": (4, 4, "How many loaves are made on 2 such days?\nAnswer:", ("gold", "12")),
+    "math": (4, 4, "Problem:\nWhat is $\\frac{2}{6}$ in lowest terms?\n\nSolution:", ("gold", "\\frac{1}{3}")),
+    "bbh": (5, 0, "\n\nQ: not ( True ) and ( False ) is\nA: Let's think step by step.", ("gold", "False")),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_prompts_shots_and_gold_of_each_set(name):
+    count, number, end, gold = SHAPES[name]
+    found = examples(name)
+    assert len(found) == count
+    assert found[0]["inputs"].endswith(end)
+    assert all(len(e["meta"]["shots"]) == number for e in found)
+    assert gold is None or found[0]["meta"][gold[0]] == gold[1]
+    for e in found:  # no question is its own shot
+        assert e["meta"].get("question", e["id"]) not in e["meta"]["shots"]
+    question = found[0]["meta"].get("question", found[0]["id"])
+    assert examples(name) == found
+    assert examples(name, 1) == [e for e in found if e["meta"].get("question", e["id"]) == question]
+    assert len(examples(name + "_strict")) == count * {"jcommonsenseqa": 5, "jmmlu": 4}.get(name, 1)
+
+
+def test_fixed_shots_are_a_common_prefix_and_drawn_ones_are_not():
+    for name in ("jcommonsenseqa", "jemhopqa", "niilc", "jsquad", "jmmlu", "math", "wmt20_en_ja_strict"):
+        assert len({tuple(e["meta"]["shots"]) for e in examples(name)}) == 1, name
+    for name in ("xlsum_ja", "mgsm_ja", "wmt20_en_ja", "triviaqa", "gsm8k", "squad2", "openbookqa"):
+        assert len({tuple(e["meta"]["shots"]) for e in examples(name)}) > 1, name
+
+
+def test_shots_are_drawn_as_the_protocols_draw_them():
+    """The published programs' calls of Python's generator, written out here as they stand there."""
+    asked, pool = [{"id": n} for n in range(9)], [{"id": 100 + n} for n in range(20)]
+    random.seed(42)
+    train = list(pool)
+    random.shuffle(train)
+    assert next(shots.llm_jp(asked, pool, 4))[1] == train[:18][:4]
+
+    generator = random.Random()
+    generator.seed(42)
+    docs = list(asked)
+    generator.shuffle(docs)
+    drawn = [(doc, [x for x in generator.sample(docs, 5) if x != doc][:4]) for doc in list(docs)]
+    ours = list(shots.harness_0_3(asked, asked, 4))
+    assert [doc for doc, _ in ours] == [doc for doc, _ in drawn]
+    generator = random.Random(42)
+    generator.shuffle(docs := list(asked))
+    assert [s for _, s in ours] == [[x for x in generator.sample(asked, 5) if x != doc][:4] for doc in docs]
+
+    generator = random.Random(1234)
+    assert [s for _, s in shots.harness_0_4(asked, pool, 4)] == [generator.sample(pool, 4) for _ in asked]
+    for rule in (shots.harness_0_3, shots.harness_0_4, shots.plain):
+        assert all(len(s) == 4 and doc not in s for doc, s in rule(asked, asked, 4))
+
+
+def test_details_of_the_formats():
+    folder = RawFolder(RAW)
+    bracketed = loaders_english.hellaswag(folder)[0][1]["context"]
+    assert bracketed == "Planting a tree: How to plant a tree. Dig a hole. Choose a place with sun. Then"
+    assert [r["id"] for r in loaders_japanese.niilc(folder)[0]] == ["1", "2", "3", "5"]  # nobody answered the fourth
+    assert not any("japanese_idiom" in r["id"] for split in loaders_japanese.jmmlu(folder) for r in split)
+    first = loaders_japanese.mgsm(folder)[1][0]
+    assert first["question"].startswith("緑さんは") and first["solution"].startswith("はじめに8個あり")
+    assert [r["gold"] for r in loaders_japanese.mgsm(folder)[0]] == [3, 5, 7, 9, 1011]
+    impossible = loaders_english.squad2(folder)[0][1]
+    assert impossible["golds"] == [] and impossible["title"] == "Mill Valley"
+    assert [e["meta"]["choice"] for e in examples("xwino_en")[:2]] == [0, 1]
+    one, two = examples("xwino_en")[:2]
+    assert one["targets"] == two["targets"] == " was too big." and one["inputs"].endswith("cup") and two["inputs"].endswith("box")
+    assert all("canary" not in e["inputs"].lower() for e in examples("bbh"))
+
+
+@pytest.mark.parametrize(
+    "text, anywhere, plain",
+    [
+        ("答えは1,234です", 1234, 1234),
+        ("-5.0", -5, -5),
+        ("3.5個", None, None),
+        ("12.", 12, 12),
+        ("なし", None, None),
+        ("3と4で7", 7, 7),
+        ("答えは5です. ", None, 5),  # the published rule takes the lone dot for the last number
+        ("", None, None),
+    ],
+)
+def test_last_number(text, anywhere, plain):
+    assert answers.last_number(text) == anywhere and answers.last_number(text, anywhere=False) == plain
+
+
+def test_other_answers():
+    assert answers.llmjp_answer(" ３\n\n説明") == "3" and answers.llmjp_answer("\n\n3") == ""
+    assert answers.marked_number("so #### 1,200.\n#### 7") == "1200" and answers.marked_number("12") == answers.INVALID
+    assert answers.phrase_answer("So the answer is (A).\nthe answer is B.") == "(A)"
+    assert answers.phrase_answer("I do not know") == answers.INVALID
+    assert answers.quiz_answer(" The U.K. ") == "the uk"
+    assert answers.boxed(r"\boxed{1} and \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert answers.boxed(r"\boxed{1") == answers.INVALID == answers.boxed("1")
+    assert answers.plain_mathematics(r"$\left( \dfrac{1}{2},\, 3\text{ cm} \right)$") == r"(\frac{1}{2},3cm)"
+    assert answers.plain_mathematics("1,234") == "1234"
+
+
+def edited(tmp_path, name, change, sums=True):
+    """A copy of the files in which one is changed; with `sums` its checksum is written anew."""
+    shutil.copytree(RAW, tmp_path / "raw")
+    path = tmp_path / "raw" / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    if sums:
+        subprocess.run(
+            "find . -type f ! -name SHA256SUMS | xargs sha256sum > SHA256SUMS", shell=True, cwd=tmp_path / "raw", check=True
+        )
+    return tmp_path / "raw"
+
+
+ONE = "jglue/jcommonsenseqa-v1.1/valid-v1.1.json"
+DAMAGE = [
+    ("jcommonsenseqa", ONE, None, False, r"valid-v1.1.json: this evaluation file is missing"),
+    ("jcommonsenseqa", ONE, lambda b: b[:-30], False, "altered or cut off"),
+    ("jcommonsenseqa", ONE, lambda b: b.replace("傘".encode(), "笠".encode()), False, "altered or cut off"),
+    ("jcommonsenseqa", ONE, lambda b: b[:-30], True, "line 6 is no JSON"),
+    ("jcommonsenseqa", ONE, lambda b: b"", True, "there is no record"),
+    ("jcommonsenseqa", ONE, lambda b: b"[1]\n", True, "no JSON object"),
+    ("jcommonsenseqa", ONE, lambda b: b.replace(b', "label": 0', b"", 1), True, "record 8000 has no 'label'"),
+    ("jcommonsenseqa", ONE, lambda b: b.replace(b"question", b"frage"), True, "not the original's fields"),
+    ("jcommonsenseqa", ONE, lambda b: b"\xff\xfe" + b, True, "can't be read"),
+    ("jsquad", "jglue/jsquad-v1.1/valid-v1.1.json", lambda b: b[: len(b) // 2], True, "is no JSON"),
+    ("jsquad", "jglue/jsquad-v1.1/valid-v1.1.json", lambda b: b.replace(b'"answers"', b'"antworten"'), True, "has no 'answers'"),
+    ("niilc", "niilc/NIILC-ECQA2015_test.xml", lambda b: b[:-20], True, "is no XML"),
+    ("xlsum_ja", "xlsum_ja/data/test.csv", lambda b: b.replace(b"summary", b"gist"), True, "columns text and summary"),
+    ("mgsm_ja", "mgsm/mgsm_ja.tsv", lambda b: b.replace(b"\t3\n", b"\tdrei\n"), True, "row 1 has no number"),
+    ("mgsm_ja", "mgsm/mgsm_ja.tsv", lambda b: b.replace(b"\t3\n", b"\n"), True, "row 1 has 1 of 2 columns"),
+    ("wmt20_en_ja", "wmt20/wmt20.en-ja.ref", lambda b: b[: b.rindex(b"\n", 0, -1) + 1], True, "6 lines against 7"),
+    ("jmmlu", "jmmlu/JMMLU/astronomy.csv", lambda b: b.replace(b",A\n", b",E\n"), True, "no letter A to D"),
+    (
+        "openbookqa",
+        "openbookqa/Main/test.jsonl",
+        lambda b: b.replace(b'"answerKey": "B"', b'"answerKey": "Z"'),
+        True,
+        "no choice of it",
+    ),
+    ("xwino_en", "xwino/test/en.jsonl", lambda b: b.replace(b"_", b"-"), True, "no gap"),
+    ("gsm8k", "gsm8k/test.jsonl", lambda b: b.replace(b"####", b"=="), True, "has no 'number'"),
+    ("bbh", "bbh/cot-prompts/word_sorting.txt", None, True, "has no 'word_sorting'"),
+    (
+        "squad2",
+        "squad2/train-v2.0.json",
+        lambda b: json.dumps({"data": json.loads(b)["data"][:1]}).encode(),
+        True,
+        "2 records to take 4 shots",
+    ),
+    ("triviaqa", "triviaqa/qa/web-dev.json", lambda b: b.replace(b'"Value"', b'"Wert"'), True, "has no 'Value'"),
+]
+
+
+@pytest.mark.parametrize("task, name, change, sums, sentence", DAMAGE)
+def test_bad_files_are_a_sentence(tmp_path, task, name, change, sums, sentence):
+    raw = edited(tmp_path, name, change, sums)
+    template = registry.resolve(task)[0]
+    with pytest.raises(JaLlmError, match=sentence) as error:
+        template.data(Sources(data=raw))
+        template.examples(Sources(data=raw), None)
+    assert str(raw) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_checksums_a_part_is_no_whole(tmp_path):
+    raw = shutil.copytree(RAW, tmp_path / "raw")
+    (raw / "SHA256SUMS").unlink()
+    counts = {"jcommonsenseqa": 1119, "jsquad": 4442, "xlsum_ja": 766, "mgsm_ja": 250, "wmt20_ja_en": 993, "jmmlu": 7117}
+    counts |= {"openbookqa": 500, "triviaqa": 17944, "hellaswag": 10042, "squad2": 11873, "xwino_en": 2325, "mmlu": 14042}
+    counts |= {"gsm8k": 1319, "math": 500, "bbh": 6511, "jemhopqa": 120, "niilc": 198, "wmt20_en_ja": 1000}
+    assert set(counts) == set(SHAPES)
+    for name, count in counts.items():
+        with pytest.raises(JaLlmError, match=f"records instead of the original's {count}"):
+            registry.resolve(name)[0].examples(Sources(data=raw), None)
+    with pytest.raises(UsageError, match="does not exist"):
+        Sources(data=tmp_path / "none").raw()
+    with pytest.raises(UsageError, match="--data DIR"):
+        Sources().raw()
+    (raw / "SHA256SUMS").write_text("nonsense\n")
+    with pytest.raises(JaLlmError, match="can't be read"):
+        registry.resolve("math")[0].data(Sources(data=raw))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model with random weights and a vocabulary made of the fixtures."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "vocab").mkdir()
+    texts = [e["inputs"] for name in SHAPES for e in examples(name)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in texts for line in text.split("\n") if line]),
+        model_prefix=str(folder / "vocab/tokenizer"),
+        vocab_size=700,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+        num_threads=1,
+    )
+    tokenizer = load_tokenizer(folder / "vocab")
+    config = DecoderConfig(
+        tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=512
+    )
+    save_model(folder / "model", config=config, params=init_params(config, jax.random.key(0)), tokenizer=tokenizer, ledger={})
+    return folder / "model"
+
+
+def test_the_swallow_suite_on_the_command_line(model, tmp_path, words, capsys, monkeypatch):
+    command = [
+        "eval",
+        "--checkpoint",
+        str(model),
+        "--suite",
+        "swallow",
+        "--data",
+        str(RAW),
+        "--out",
+        str(tmp_path),
+        "--limit",
+        "2",
+    ]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["tasks"]) == set(SETS) and not results["left_out"]
+    for name, task in results["tasks"].items():
+        headline = task["about"]["headline"]
+        low, high = task["interval"]
+        assert 0 <= low <= high <= 1 and 0 <= task[headline] <= 1 and task[f"{headline}_standard_error"] >= 0, name
+    for suite in ("swallow_ja", "swallow_en", "swallow"):
+        tasks = [results["tasks"][name] for name in registry.suites()[suite]]
+        assert results["suites"][suite]["value"] == pytest.approx(np.mean([t[t["about"]["headline"]] for t in tasks]))
+        assert suite in told
+    assert "nagisa-stand-in|nrefs:1" in results["tasks"]["wmt20_en_ja"]["about"]["signatures"]["bleu_nagisa"]
+    assert results["tasks"]["xlsum_ja"]["about"]["signatures"] == {"rouge2": "rouge2|units:model-stand-in"}
+    assert results["data"]["files"][ONE] == hashlib.sha256((RAW / ONE).read_bytes()).hexdigest()
+    # Nothing is measured twice, and another file of the same set is another request.
+    monkeypatch.setattr(run_module.Runners, "run", lambda *unused: pytest.fail("nothing is left to do"))
+    assert main(command) == 0
+    capsys.readouterr()
+    with pytest.raises(pytest.fail.Exception):
+        raw = edited(tmp_path, ONE, lambda b: b.replace("傘".encode(), "笠".encode()))
+        evaluate(model, "jcommonsenseqa", data=raw, out_dir=tmp_path, limit=2)
+
+
+def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model, tmp_path, words, monkeypatch):
+    """Models whose results are known: always right, and always silent."""
+
+    def right(self, template, found, start=0):
+        samples = []
+        for e in found:
+            meta = json.loads(e["meta"])
+            text = e["targets_pretokenized"].decode()
+            text = {"mgsm_ja": f"答えは{meta.get('gold')}", "math": f"\\boxed{{{meta.get('gold')}}}"}.get(template.name, text)
+            text = f"So the answer is {meta['gold']}." if template.name == "bbh" else text
+            text = (meta["golds"] or [""])[0] if template.name in ("squad2", "triviaqa") else text
+            score = 0.0 if meta.get("choice") == meta.get("label") else -9.0
+            score = (-9.0 if meta["golds"] else 0.0) if template.name == "squad2" else score
+            samples.append({"id": e["id"].decode(), "cut": 0, "prediction": text, "score": score})
+        return samples
+
+    monkeypatch.setattr(run_module.Runners, "run", right)
+    results = evaluate(model, "swallow", data=RAW, out_dir=tmp_path / "right")
+    for name, task in results["tasks"].items():
+        assert task[task["about"]["headline"]] == pytest.approx(1.0), name
+    assert results["suites"]["swallow"]["value"] == pytest.approx(1.0)
+
+    def silent(self, template, found, start=0):
+        return [{"id": e["id"].decode(), "cut": 0, "prediction": "", "score": -1.0} for e in found]
+
+    monkeypatch.setattr(run_module.Runners, "run", silent)
+    tasks = evaluate(model, "swallow", data=RAW, out_dir=tmp_path / "silent")["tasks"]
+    assert tasks["squad2"]["best_exact"] == 0.5 == tasks["squad2"]["exact"]  # half of the questions have no answer
+    for name in ("jcommonsenseqa", "jemhopqa", "xlsum_ja", "mgsm_ja", "wmt20_en_ja", "gsm8k", "bbh", "triviaqa", "math"):
+        assert tasks[name][tasks[name]["about"]["headline"]] == 0.0, name
+
+
+def test_a_set_without_its_packages_is_left_out_of_a_suite_and_refused_by_name(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmenters, "_importable", lambda package: False)
+    monkeypatch.setattr(
+        run_module.Runners,
+        "run",
+        lambda self, template, found, start: [{"id": e["id"].decode(), "cut": 0, "prediction": "", "score": 0.0} for e in found],
+    )
+    results = evaluate(model, "swallow_ja", data=RAW, out_dir=tmp_path, limit=1)
+    assert results["left_out"] == {"wmt20_en_ja": "it needs the package nagisa (pip install 'ja_llm[eval-ja]')"}
+    assert not results["suites"]  # no mean of a suite that is not whole
+    with pytest.raises(UsageError, match="wmt20_en_ja: this task needs the package nagisa"):
+        evaluate(model, "wmt20_en_ja", data=RAW, out_dir=tmp_path)
+    with pytest.raises(UsageError, match="needs the original files of its set"):
+        evaluate(model, "jsquad", out_dir=tmp_path)
+
+
+def test_gzip_that_is_cut_off(tmp_path):
+    raw = edited(tmp_path, "humaneval/HumanEval.jsonl.gz", lambda b: b[:-12])
+    with pytest.raises(JaLlmError, match="can't be read"):
+        loaders_english.humaneval(RawFolder(raw))
+    assert len(loaders_english.humaneval(RawFolder(RAW))[0]) == 4
+    assert gzip.decompress((RAW / "humaneval/HumanEval.jsonl.gz").read_bytes()).count(b"\n") == 4
