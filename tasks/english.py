@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ja_llm.evaluation import answers, loaders_english, metrics, text_metrics
-from ja_llm.evaluation.benchmarks import Prompt, chosen, generated
+from ja_llm.evaluation.benchmarks import Prompt, chosen, code_task, generated
 from ja_llm.evaluation.profiles import STRICT, SWALLOW, Profile
 from ja_llm.evaluation.raw_files import Record
 from ja_llm.evaluation.registry import BOTH, GENERATE, SCORE, add_evaluation_task
@@ -267,6 +267,20 @@ def _register_squad(profile: Profile) -> None:
         + ("." if profile.word_is_no_answer else "; best_exact, whose floor is that half."),
     )
 
+
+def _register_code(profile: Profile, name: str, strip_prompt: bool) -> None:
+    _add(
+        profile,
+        name,
+        files=loaders_english.HUMANEVAL,
+        source="openai/human-eval (MIT)",
+        **code_task(loaders_english.humaneval, strip_prompt),
+    )
+
+
+_register_code(SWALLOW, "humaneval", strip_prompt=False)
+_register_code(SWALLOW, "humaneval_stripped", strip_prompt=True)
+_register_code(STRICT, "humaneval", strip_prompt=False)
 
 for _profile in (SWALLOW, STRICT):
     _register_choices(_profile)

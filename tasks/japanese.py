@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ja_llm.evaluation import answers, loaders_japanese, metrics, text_metrics
-from ja_llm.evaluation.benchmarks import Prompt, chosen, generated
+from ja_llm.evaluation.benchmarks import Prompt, chosen, code_task, generated
 from ja_llm.evaluation.loaders_japanese import Splits
 from ja_llm.evaluation.profiles import STRICT, SWALLOW, Profile
 from ja_llm.evaluation.raw_files import RawFolder, Record
@@ -290,6 +290,20 @@ def _register(profile: Profile) -> None:
     for pair in ("en-ja", "ja-en"):
         _add_translation(profile, pair)
 
+
+def _register_code(profile: Profile, name: str, strip_prompt: bool) -> None:
+    _add(
+        profile,
+        name,
+        files=loaders_japanese.JHUMANEVAL,
+        source="KuramitsuLab/jhuman-eval (MIT)",
+        **code_task(loaders_japanese.jhumaneval, strip_prompt),
+    )
+
+
+_register_code(SWALLOW, "jhumaneval", strip_prompt=False)
+_register_code(SWALLOW, "jhumaneval_stripped", strip_prompt=True)
+_register_code(STRICT, "jhumaneval", strip_prompt=False)
 
 for _profile in (SWALLOW, STRICT):
     _register(_profile)

@@ -18,8 +18,9 @@ JAPANESE = (
     "wmt20_en_ja",
     "wmt20_ja_en",
     "jmmlu",
+    "jhumaneval",
 )
-ENGLISH = ("openbookqa", "triviaqa", "hellaswag", "squad2", "xwino_en", "mmlu", "gsm8k", "math", "bbh")
+ENGLISH = ("openbookqa", "triviaqa", "hellaswag", "squad2", "xwino_en", "mmlu", "gsm8k", "math", "bbh", "humaneval")
 
 for _name, _suffix in (("swallow", ""), ("strict", "_strict")):
     add_suite(f"{_name}_ja", (task + _suffix for task in JAPANESE))

@@ -23,6 +23,7 @@ def evaluate(verbs) -> None:
                     out_dir=args.out,
                     limit=args.limit,
                     length=args.length,
+                    run_generated_code_without_sandbox=args.run_generated_code_without_sandbox,
                 )
             )
         )
@@ -56,6 +57,11 @@ def evaluate(verbs) -> None:
         "--limit",
         type=int,
         help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set",
+    )
+    parser.add_argument(
+        "--run_generated_code_without_sandbox",
+        action="store_true",
+        help="where the sandbox does not work: let code that the model wrote do all that you can do on this machine",
     )
     device_flag(parser)
 

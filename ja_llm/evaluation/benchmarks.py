@@ -1,14 +1,17 @@
 """Examples of the published sets: records and shots into prompts. What a prompt says stands in `tasks/japanese.py` and `english.py`."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ja_llm.errors import JaLlmError
+from ja_llm.evaluation import code_metrics
 from ja_llm.evaluation.examples import Example, Sources
 from ja_llm.evaluation.loaders_japanese import Splits
 from ja_llm.evaluation.raw_files import RawFolder, Record
-from ja_llm.evaluation.shots import ShotRule
+from ja_llm.evaluation.shots import ShotRule, no_shots
 
 # What a metric compares with, as far as a record has it; it goes into the example's notes.
 _NOTES = ("gold", "golds", "reference", "subject", "label", "prompt", "test", "entry_point")
@@ -60,6 +63,44 @@ def generated(
         }
         for record, chosen in _asked(sources, limit, load, rule, shots)
     ]
+
+
+# A completion ends where something else than the function's body begins (bigcode-evaluation-harness's list).
+_CODE_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+
+
+def code_task(load: Callable[[RawFolder], Splits], strip_prompt: bool) -> dict[str, Any]:
+    """What (J)HumanEval's tasks have in common: ten texts drawn for each problem, and the chance that one of them passes.
+
+    Args:
+      load: reads the problems.
+      strip_prompt: drop the prompt's last newline. It alone moves scores by 20 points (a model that sees the newline inside the
+        next token may end at once), so the two are tasks of their own and never compared.
+    """
+    prompt = Prompt(
+        lambda record: record["prompt"].rstrip("\n") if strip_prompt else record["prompt"],
+        lambda record: record["canonical_solution"],
+    )
+    return {
+        "kind": "generate",
+        "examples": functools.partial(_problems, load=load, prompt=prompt),
+        "metric_fns": (*(code_metrics.passes(k) for k in (1, 10)), code_metrics.ANSWERED),
+        "headline": "pass_at_1",
+        "max_new_tokens": 1024,
+        "total_length": 1024,
+        "stop": _CODE_STOPS,
+        "samples": 10,
+        "temperature": 0.2,
+        "top_p": 0.95,
+        "runs_code": True,
+        "description": "Chance that one drawn program passes the problem's tests (unbiased from ten).",
+    }
+
+
+def _problems(sources: Sources, limit: int | None, *, load: Callable[[RawFolder], Splits], prompt: Prompt) -> list[Example]:
+    """The examples; the prompt as it was given belongs to the program."""
+    found = generated(sources, limit, load=load, prompt=prompt, rule=no_shots, shots=0)
+    return [{**example, "meta": {**example["meta"], "prompt": example["inputs"]}} for example in found]
 
 
 def chosen(

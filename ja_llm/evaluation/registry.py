@@ -38,6 +38,7 @@ class EvaluationTask:
       files: with "data": patterns of the original files that it reads (`raw_files.RawFolder.checksums`).
       source: with "data": where the files come from and their licence.
       segmenters: names in `segmenters.PACKAGES` whose packages it takes.
+      runs_code: its metrics run what the model wrote (`sandbox.py`).
       whole_set: all held-out documents count, and only the `documents` setting makes it fewer (bits per byte).
       append_eos: whether EOS is the last target (a document's end is scored).
       begins_document: whether BOS stands before the prompt.
@@ -65,6 +66,7 @@ class EvaluationTask:
     files: tuple[str, ...] = ()
     source: str = ""
     segmenters: tuple[str, ...] = ()
+    runs_code: bool = False
     whole_set: bool = False
     append_eos: bool = False
     begins_document: bool = True

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation import code_metrics
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.registry import GENERATE, SCORE, SPLIT, EvaluationTask, bind, names, resolve, suites
@@ -41,6 +42,7 @@ def evaluate(
     documents: int | None = None,
     batch_size: int = 16,
     length: int = 512,
+    run_generated_code_without_sandbox: bool = False,
 ) -> dict[str, Any]:
     """Evaluate one checkpoint.
 
@@ -57,6 +59,7 @@ def evaluate(
         digits, so it belongs to the request.
       length: window in tokens for bits per byte and continuation choice; cut to the model's `max_length`, which the sets of
         `data` use whole.
+      run_generated_code_without_sandbox: let code that the model wrote do all that this user can, where there is no sandbox.
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
@@ -73,6 +76,8 @@ def evaluate(
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
     sources = Sources(root, pairs, data)
     templates, left_out = _runnable(tasks, sources)
+    if any(template.runs_code for template in templates):
+        code_metrics.allow(run_generated_code_without_sandbox)
     # Before the model is loaded: hours later is too late to hear that a file is missing.
     origins = {template.name: template.data(sources) for template in templates}
     known = sources.fingerprint()

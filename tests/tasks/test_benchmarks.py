@@ -14,7 +14,7 @@ import pytest
 
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation import answers, loaders_english, loaders_japanese, registry, segmenters, shots
+from ja_llm.evaluation import answers, code_metrics, loaders_english, loaders_japanese, registry, sandbox, segmenters, shots
 from ja_llm.evaluation import run as run_module
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.raw_files import RawFolder
@@ -61,6 +61,8 @@ SHAPES = {
     "mmlu": (32, 5, 'what is 2 plus 1, "counted"?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:', ("label", 0)),
     "gsm8k": (4, 4, "How many loaves are made on 2 such days?\nAnswer:", ("gold", "12")),
     "math": (4, 4, "Problem:\nWhat is $\\frac{2}{6}$ in lowest terms?\n\nSolution:", ("gold", "\\frac{1}{3}")),
+    "jhumaneval": (4, 0, 'def add(a, b):\n    """2つの数の和を返す。"""\n', ("entry_point", "add")),
+    "humaneval": (4, 0, 'def add(a, b):\n    """Return the sum of two numbers."""\n', ("entry_point", "add")),
     "bbh": (5, 0, "\n\nQ: not ( True ) and ( False ) is\nA: Let's think step by step.", ("gold", "False")),
 }
 
@@ -230,6 +232,7 @@ def test_without_checksums_a_part_is_no_whole(tmp_path):
     counts = {"jcommonsenseqa": 1119, "jsquad": 4442, "xlsum_ja": 766, "mgsm_ja": 250, "wmt20_ja_en": 993, "jmmlu": 7117}
     counts |= {"openbookqa": 500, "triviaqa": 17944, "hellaswag": 10042, "squad2": 11873, "xwino_en": 2325, "mmlu": 14042}
     counts |= {"gsm8k": 1319, "math": 500, "bbh": 6511, "jemhopqa": 120, "niilc": 198, "wmt20_en_ja": 1000}
+    counts |= {"humaneval": 164, "jhumaneval": 164}
     assert set(counts) == set(SHAPES)
     for name, count in counts.items():
         with pytest.raises(JaLlmError, match=f"records instead of the original's {count}"):
@@ -262,7 +265,7 @@ def model(tmp_path_factory):
     )
     tokenizer = load_tokenizer(folder / "vocab")
     config = DecoderConfig(
-        tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=512
+        tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=256
     )
     save_model(folder / "model", config=config, params=init_params(config, jax.random.key(0)), tokenizer=tokenizer, ledger={})
     return folder / "model"
@@ -317,6 +320,7 @@ def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model,
             text = {"mgsm_ja": f"答えは{meta.get('gold')}", "math": f"\\boxed{{{meta.get('gold')}}}"}.get(template.name, text)
             text = f"So the answer is {meta['gold']}." if template.name == "bbh" else text
             text = (meta["golds"] or [""])[0] if template.name in ("squad2", "triviaqa") else text
+            text = [text] * 3 + ["    return None"] * 7 if "entry_point" in meta else text
             score = 0.0 if meta.get("choice") == meta.get("label") else -9.0
             score = (-9.0 if meta["golds"] else 0.0) if template.name == "squad2" else score
             samples.append({"id": e["id"].decode(), "cut": 0, "prediction": text, "score": score})
@@ -325,17 +329,49 @@ def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model,
     monkeypatch.setattr(run_module.Runners, "run", right)
     results = evaluate(model, "swallow", data=RAW, out_dir=tmp_path / "right")
     for name, task in results["tasks"].items():
-        assert task[task["about"]["headline"]] == pytest.approx(1.0), name
-    assert results["suites"]["swallow"]["value"] == pytest.approx(1.0)
+        assert task[task["about"]["headline"]] == pytest.approx(0.3 if "humaneval" in name else 1.0), name
+    assert results["suites"]["swallow"]["value"] == pytest.approx((18 + 2 * 0.3) / 20)
+    code = results["tasks"]["humaneval"]
+    assert (code["pass_at_10"], code["answer_at_10"], code["programs"], code["programs_timed_out"]) == (1.0, 1.0, 40, 0)
 
     def silent(self, template, found, start=0):
-        return [{"id": e["id"].decode(), "cut": 0, "prediction": "", "score": -1.0} for e in found]
+        text = [""] * 10 if template.runs_code else ""
+        return [{"id": e["id"].decode(), "cut": 0, "prediction": text, "score": -1.0} for e in found]
 
     monkeypatch.setattr(run_module.Runners, "run", silent)
     tasks = evaluate(model, "swallow", data=RAW, out_dir=tmp_path / "silent")["tasks"]
     assert tasks["squad2"]["best_exact"] == 0.5 == tasks["squad2"]["exact"]  # half of the questions have no answer
-    for name in ("jcommonsenseqa", "jemhopqa", "xlsum_ja", "mgsm_ja", "wmt20_en_ja", "gsm8k", "bbh", "triviaqa", "math"):
+    for name in (
+        "jcommonsenseqa",
+        "jemhopqa",
+        "xlsum_ja",
+        "mgsm_ja",
+        "wmt20_en_ja",
+        "gsm8k",
+        "bbh",
+        "triviaqa",
+        "math",
+        "humaneval",
+    ):
         assert tasks[name][tasks[name]["about"]["headline"]] == 0.0, name
+
+
+@pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "it works")
+def test_where_an_answer_ends_and_what_a_prompts_last_newline_is():
+    kept, stripped = examples("humaneval")[0], examples("humaneval_stripped")[0]
+    assert kept["inputs"] == stripped["inputs"] + "\n" and stripped["meta"]["prompt"] == stripped["inputs"]
+    completion = "    return a + b"
+    assert sandbox.run(code_metrics.program(kept["meta"], completion)).passed
+    assert sandbox.run(code_metrics.program(stripped["meta"], "\n" + completion)).passed
+    assert not sandbox.run(code_metrics.program(stripped["meta"], "    return a - b")).passed
+
+
+def test_code_is_refused_before_the_model_is_loaded_where_there_is_no_sandbox(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "why_not", lambda: "there is no sandbox here.")
+    with pytest.raises(JaLlmError, match="no sandbox here"):
+        evaluate(tmp_path / "no model", "humaneval", data=RAW, out_dir=tmp_path)
+    with pytest.raises(UsageError, match="no model"):
+        evaluate(tmp_path / "no model", "humaneval", data=RAW, out_dir=tmp_path, run_generated_code_without_sandbox=True)
 
 
 def test_a_set_without_its_packages_is_left_out_of_a_suite_and_refused_by_name(model, tmp_path, monkeypatch):
@@ -343,7 +379,9 @@ def test_a_set_without_its_packages_is_left_out_of_a_suite_and_refused_by_name(m
     monkeypatch.setattr(
         run_module.Runners,
         "run",
-        lambda self, template, found, start: [{"id": e["id"].decode(), "cut": 0, "prediction": "", "score": 0.0} for e in found],
+        lambda self, template, found, start: [
+            {"id": e["id"].decode(), "cut": 0, "prediction": [""] * 10 if template.runs_code else "", "score": 0.0} for e in found
+        ],
     )
     results = evaluate(model, "swallow_ja", data=RAW, out_dir=tmp_path, limit=1)
     assert results["left_out"] == {"wmt20_en_ja": "it needs the package nagisa (pip install 'ja_llm[eval-ja]')"}

