@@ -23,6 +23,7 @@ def evaluate(verbs) -> None:
                     out_dir=args.out,
                     limit=args.limit,
                     length=args.length,
+                    baseline=args.baseline,
                     run_generated_code_without_sandbox=args.run_generated_code_without_sandbox,
                 )
             )
@@ -57,6 +58,12 @@ def evaluate(verbs) -> None:
         "--limit",
         type=int,
         help="at most so many examples of each choice or generation task; bits per byte always read the whole held-out set",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=path,
+        metavar="DIR",
+        help="another run's results (its --out): differences on the same items, with p-values",
     )
     parser.add_argument(
         "--run_generated_code_without_sandbox",

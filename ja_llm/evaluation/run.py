@@ -15,6 +15,7 @@ import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics
+from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.registry import GENERATE, SCORE, SPLIT, EvaluationTask, bind, names, resolve, suites
@@ -43,6 +44,7 @@ def evaluate(
     batch_size: int = 16,
     length: int = 512,
     run_generated_code_without_sandbox: bool = False,
+    baseline: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate one checkpoint.
 
@@ -60,6 +62,7 @@ def evaluate(
       length: window in tokens for bits per byte and continuation choice; cut to the model's `max_length`, which the sets of
         `data` use whole.
       run_generated_code_without_sandbox: let code that the model wrote do all that this user can, where there is no sandbox.
+      baseline: folder of another run's results; what both measured on the same items is compared (`compare.py`).
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
@@ -76,6 +79,7 @@ def evaluate(
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
     sources = Sources(root, pairs, data)
     templates, left_out = _runnable(tasks, sources)
+    base = read_baseline(baseline) if baseline else None
     if any(template.runs_code for template in templates):
         code_metrics.allow(run_generated_code_without_sandbox)
     # Before the model is loaded: hours later is too late to hear that a file is missing.
@@ -112,6 +116,7 @@ def evaluate(
         "suites": _suite_means(results),
         "left_out": left_out,
         "software": software(*_PACKAGES),
+        **({"comparison": compare(results, base)} if base else {}),
     }
     write_json(out / "results.json", value)
     return value
@@ -130,12 +135,6 @@ def _request(
         "batch_size": settings["batch_size"],
         **({} if template.model_window else {"length": settings["length"]}),
     }
-
-
-def statistic_of(result: dict[str, Any]) -> Statistic | None:
-    """The headline metric of a stored task result as rows; None where the task keeps none."""
-    items = result.get("items")
-    return Statistic(items["rows"], items["aggregate"]) if items else None
 
 
 def _suite_means(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -216,6 +215,7 @@ def format_results(results: dict[str, Any]) -> str:
         interval = "[{:.4f}, {:.4f}]".format(*mean["interval"])
         lines.append(f"  {name:<24}{mean['value']:>10.4f}  {interval:<20}  mean of {mean['tasks']} tasks")
     lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
+    lines += [format_comparison(results["comparison"])] if "comparison" in results else []
     return "\n".join(lines)
 
 

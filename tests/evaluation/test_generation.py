@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.generation import _nucleus
 
 PROMPTS = ["a", "hello", "日本", "x" * 50, "", "zz"]
 
@@ -63,3 +64,29 @@ def test_what_does_not_fit_is_refused_or_cut(prefix_generator):
         generator.continue_ids([long], 128)
     with pytest.raises(JaLlmError, match="no token"):
         generator.continue_ids([[]], 2)
+
+
+def test_nucleus_is_the_smallest_set_of_likely_tokens():
+    draw = np.random.default_rng(0)
+    for top_p in (0.1, 0.5, 0.95):
+        logits = draw.normal(size=(40, 30)).astype(np.float32) * 3
+        kept = np.isfinite(np.asarray(_nucleus(logits, top_p)))
+        for row, keeps in zip(logits.astype(np.float64), kept, strict=True):
+            shares = np.exp(row) / np.exp(row).sum()
+            wanted, total = set(), 0.0
+            for token in sorted(range(30), key=lambda t: -shares[t]):
+                if total >= top_p:
+                    break
+                wanted.add(token)
+                total += shares[token]
+            assert set(np.flatnonzero(keeps)) == wanted
+
+
+def test_top_p_and_numbers_decide_what_is_drawn(prefix_generator):
+    prompts = [ids("a")] * 6
+    greedy = prefix_generator(batch_size=4).continue_ids(prompts[:1], 12)
+    assert prefix_generator(batch_size=4, temperature=1.0, top_p=1e-6).continue_ids(prompts, 12) == greedy * 6
+    generator = prefix_generator(batch_size=4, temperature=1.0, top_p=0.95)
+    texts = generator.continue_ids(prompts, 12)
+    assert len(set(texts)) > 3
+    assert generator.continue_ids(prompts[:2], 12, numbers=[4, 1]) == [texts[4], texts[1]]

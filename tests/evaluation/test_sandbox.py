@@ -17,11 +17,26 @@ from ja_llm.evaluation import sandbox
 from ja_llm.evaluation.sandbox import Limits, Outcome
 
 RAW = Path(__file__).parent / "raw"
-works = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "it works")
+
+
+def possible():
+    """Whether this machine lets us have namespaces, asked of another program: a sandbox that is broken must fail, not be skipped."""
+    try:
+        return subprocess.run(["unshare", "-Urnmpf", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+works = pytest.mark.skipif(not possible(), reason="no user namespaces for this user")
 
 
 def problem(record, body):
     return f"{record['prompt']}{body}\n{record['test']}\ncheck({record['entry_point']})"
+
+
+@works
+def test_the_probe_finds_no_host():
+    assert sandbox.why_not() == ""
 
 
 @works
@@ -76,7 +91,8 @@ HOSTILE = {
     ),
     "writing to Python itself": (
         "import os\nfor path in (os.__file__, '/usr/lib/{mark}', '/{mark}', '/lib/{mark}'):\n"
-        "  try: open(path, 'a').write('#')\n  except OSError: continue\n  raise SystemExit(path)\n",
+        "  try: open(path, 'a').write('#')\n  except OSError: continue\n  raise SystemExit(path)\n"
+        "for path in (os.__file__, '/usr/lib', '/lib'): assert os.statvfs(path).f_flag & os.ST_RDONLY, path\n",
         "passed",
     ),
     "endless output": ("import os\nwhile True: os.write(1, b'x' * 65536); os.write(2, b'x' * 65536)", "timed out"),

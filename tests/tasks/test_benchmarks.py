@@ -120,6 +120,7 @@ def test_details_of_the_formats():
     bracketed = loaders_english.hellaswag(folder)[0][1]["context"]
     assert bracketed == "Planting a tree: How to plant a tree. Dig a hole. Choose a place with sun. Then"
     assert [r["id"] for r in loaders_japanese.niilc(folder)[0]] == ["1", "2", "3", "5"]  # nobody answered the fourth
+    assert sum(map(len, loaders_japanese.jmmlu(folder))) == 3 * 13 - 16
     assert not any("japanese_idiom" in r["id"] for split in loaders_japanese.jmmlu(folder) for r in split)
     first = loaders_japanese.mgsm(folder)[1][0]
     assert first["question"].startswith("緑さんは") and first["solution"].startswith("はじめに8個あり")
@@ -354,6 +355,76 @@ def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model,
         "humaneval",
     ):
         assert tasks[name][tasks[name]["about"]["headline"]] == 0.0, name
+
+
+def test_two_runs_are_compared_item_by_item(model, tmp_path, words, monkeypatch, capsys):
+    def answering(share):
+        def run(self, template, found, start=0):
+            samples = []
+            for n, e in enumerate(found):
+                meta = json.loads(e["meta"])
+                right = n % 6 < share
+                samples.append({"id": e["id"].decode(), "cut": 0, "prediction": str(meta["label"]) if right else "9"})
+            return samples
+
+        return run
+
+    for name, share in (("base", 1), ("ours", 4)):
+        monkeypatch.setattr(run_module.Runners, "run", answering(share))
+        baseline = tmp_path / "base" if name == "ours" else None
+        results = evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / name, baseline=baseline)
+    found = results["comparison"]["tasks"]["jcommonsenseqa"]
+    assert found["difference"] == pytest.approx(3 / 6) and not results["comparison"]["left_out"]
+    # Three of six answers differ, all one way: 2 of 8 ways to swap them are as large.
+    assert found["p_value"] == pytest.approx(2 / 8, abs=0.05)
+    assert "+0.5000" in run_module.format_results(results)
+    other = evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / "less", limit=3, baseline=tmp_path / "base")
+    assert other["comparison"]["left_out"] == {"jcommonsenseqa": "the two were measured on other files or limits"}
+    with pytest.raises(UsageError, match="no results of an evaluation"):
+        evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / "none", baseline=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name", ["jcommonsenseqa", "jsquad", "xlsum_ja", "mgsm_ja", "wmt20_ja_en", "hellaswag", "xwino_en", "squad2", "gsm8k"]
+)
+def test_metrics_equal_seqios_evaluator(model, name):
+    """seqio's own Evaluator on the same registered task, with the same outputs, computes the same numbers."""
+    import seqio
+
+    tokenizer = load_tokenizer(model / "vocab")
+    task = registry.bind(name, tokenizer, Sources(data=RAW))
+    found = list(task.get_dataset(sequence_length=None, split="heldout", shuffle=False).as_numpy_iterator())
+    draw = np.random.default_rng(len(name))
+    scores = (-draw.random(len(found)) * 9).tolist()
+    texts = [draw.choice([e["targets_pretokenized"].decode(), "3", "the answer is 12.", ""]) for e in found]
+    texts = [str(text).strip() for text in texts]
+    # Beside other values seqio takes ids alone, not texts, and all equally many.
+    tokens = [[*tokenizer.encode(text), *[tokenizer.eos_id] * 99][:99] for text in texts]
+    samples = [{"score": s, "prediction": p} for s, p in zip(scores, texts, strict=True)]
+    ours = run_module.compute_metrics(task, found, samples)
+
+    class Kept(seqio.Logger):
+        def __call__(self, task_name, step, metrics, **rest):
+            self.metrics = {k: getattr(v, "value", v) for k, v in metrics.items()}
+
+    logger = Kept("")
+    evaluator = seqio.Evaluator(
+        task.name,
+        feature_converter=seqio.PrefixLMFeatureConverter(pack=False),
+        eval_split="heldout",
+        sequence_length={"inputs": 1024, "targets": 512},
+        logger_cls=[lambda output_dir: logger],
+        log_dir="/nonexistent",
+    )
+    done, _ = evaluator.evaluate(
+        compute_metrics=True,
+        step=0,
+        predict_fn=lambda dataset, **kw: list(enumerate(texts)),
+        score_fn=lambda dataset, **kw: list(enumerate(scores)),
+        predict_with_aux_fn=lambda dataset, **kw: (list(enumerate(tokens)), {"scores": list(scores)}),
+    )
+    done.result()
+    assert logger.metrics == pytest.approx(ours)
 
 
 @pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "it works")
