@@ -14,9 +14,7 @@ add the rest. Made exact here:
 - Scores go on below the base's lowest one in steps of one, in the order of the trained merges; ids go on after the base's.
 """
 
-import dataclasses
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,46 +22,11 @@ from typing import Any
 import gin
 
 from ja_llm.errors import JaLlmError
-from ja_llm.progress import Progress, track
+from ja_llm.progress import Progress
+from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import BPE, NORMAL, SentencePieceTokenizer, load_processor, parse_proto
 from ja_llm.vocab.train import train_model
-
-_KANJI = "々〆〇㐀-䶿一-鿿豈-﫿\U00020000-\U0003347f"
-_HIRAGANA = "ぁ-ゟ"
-_KATAKANA = "゠-ヿㇰ-ㇿｦ-ﾟ"
-_PUNCTUATION = "\u3000-〄\u3008-\u303f！-･￠-￮"  # CJK symbols and full-width forms
-
-JAPANESE = re.compile(f"[{_KANJI}{_HIRAGANA}{_KATAKANA}{_PUNCTUATION}]")
-_RUNS = {
-    "script": re.compile(f"[{_KANJI}]+|[{_HIRAGANA}][{_HIRAGANA}ー]*|[{_KATAKANA}]+|[{_PUNCTUATION}]+"),
-    "word": re.compile(f"[{_KANJI}]+[{_HIRAGANA}]*|[{_HIRAGANA}][{_HIRAGANA}ー]*|[{_KATAKANA}]+|[{_PUNCTUATION}]+"),
-    "none": re.compile(f"[{_KANJI}{_HIRAGANA}{_KATAKANA}{_PUNCTUATION}]+"),
-}
-_MAX_RUN = 200  # characters; longer runs (tables, base64-like noise) are cut
-
-
-@dataclasses.dataclass(frozen=True)
-class Expansion:
-    """An expanded tokenizer and where its new rows come from.
-
-    Attributes:
-      tokenizer: the base's pieces with ids unchanged, then the new ones.
-      sources: sources[i] = ids that the base gives for the surface of new piece number i (id base size + i).
-      base_size: number of ids of the base.
-      config: the values that decided the pieces (arguments of `expand_sentencepiece`).
-      unreachable: trained pieces that were left out because the base's own merges make them unreachable.
-    """
-
-    tokenizer: SentencePieceTokenizer
-    sources: list[list[int]]
-    base_size: int
-    config: dict[str, Any]
-    unreachable: list[str]
-
-    @property
-    def pieces(self) -> list[str]:
-        """The new pieces in order of their ids."""
-        return [self.tokenizer.id_to_piece(i) for i in range(self.base_size, self.tokenizer.vocab_size)]
 
 
 def midtext_processor(tokenizer: SentencePieceTokenizer) -> Any:
@@ -97,9 +60,8 @@ def expand_sentencepiece(
       new_pieces: how many to add, at most; fewer where the texts have no more.
       align: the final vocabulary size is a multiple of this (a sharded table divides evenly), by taking fewer pieces:
         there are no padding rows.
-      segments: what pieces may not cross. "word" cuts between kanji with the hiragana after them, hiragana, katakana and
-        punctuation, which stands near to words without a morphological analyser; "script" cuts before that hiragana too;
-        "none" cuts at non-Japanese characters only (fewest tokens, but pieces that run across words).
+      segments: what pieces may not cross: "word", "script" or "none" (fewest tokens, but pieces that run across words), see
+        `ja_llm.vocab.japanese.runs`.
       max_piece_length: longest piece in characters.
       min_count: leave out pieces that save fewer tokens than this on the texts.
 
@@ -109,9 +71,7 @@ def expand_sentencepiece(
     _check_base(base)
     runs = count_runs(texts, segments)
     if not runs:
-        raise JaLlmError(
-            "the texts hold no Japanese characters, so there is nothing to learn; check the language and split of the document set."
-        )
+        raise nothing_to_learn()
     characters = len({c for run in runs for c in run})
     proto = parse_proto(_train(runs, characters + 2 * new_pieces + 3, max_piece_length))
     trained = {p.piece: p.score for p in proto.pieces if p.type == NORMAL and is_japanese(p.piece)}
@@ -128,21 +88,6 @@ def expand_sentencepiece(
     return Expansion(tokenizer, piece_sources(base, chosen), base.vocab_size, config, unreachable)
 
 
-def is_japanese(piece: str) -> bool:
-    """Whether every character of the piece is kana, kanji, or CJK or full-width punctuation."""
-    return bool(piece) and all(JAPANESE.match(c) for c in piece)
-
-
-def count_runs(texts: Iterable[str], segments: str = "word") -> Counter[str]:
-    """Count the Japanese runs of the texts, cut as `segments` says (see `expand_sentencepiece`)."""
-    if segments not in _RUNS:
-        raise JaLlmError(f"segments {segments!r} is unknown; choose one of {', '.join(_RUNS)}.")
-    counts: Counter[str] = Counter()
-    for text in track(texts, "find Japanese runs", "text"):
-        counts.update(run[i : i + _MAX_RUN] for run in _RUNS[segments].findall(text) for i in range(0, len(run), _MAX_RUN))
-    return counts
-
-
 def _check_base(base: SentencePieceTokenizer) -> None:
     proto = base.proto
     if proto.trainer_spec.model_type != BPE:
@@ -151,7 +96,8 @@ def _check_base(base: SentencePieceTokenizer) -> None:
         )
     if proto.normalizer_spec.precompiled_charsmap or proto.trainer_spec.treat_whitespace_as_suffix:
         raise JaLlmError(
-            "this vocabulary rewrites characters before it splits them, which expansion does not support; use one with identity normalisation."
+            f"this vocabulary rewrites characters before it splits them (normaliser {proto.normalizer_spec.name or 'unnamed'}), which "
+            "expansion does not support; use one with identity normalisation."
         )
 
 

@@ -31,6 +31,10 @@ class HFTokenizer(Tokenizer):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(model)
         except Exception as error:  # the Rust side raises bare Exception
+            if "Unknown tokenizer version" in str(error):
+                raise JaLlmError(
+                    f"this tokenizer.json is of a newer format ({str(error)[:60]}); update the tokenizers library"
+                ) from error
             raise JaLlmError(f"this is no tokenizer.json ({str(error)[:200]})") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -77,9 +81,26 @@ class HFTokenizer(Tokenizer):
     def unk_id(self) -> int | None:
         return self._unk_id
 
+    @property
+    def model_text(self) -> str:
+        """The tokenizer.json."""
+        return self._model
+
+    @functools.cached_property
+    def model_json(self) -> dict[str, Any]:
+        """The tokenizer.json, parsed; not to be changed."""
+        return json.loads(self._model)
+
+    def with_model(
+        self, value: dict[str, Any], bos_id: int | None = None, eos_id: int | None = None, unk_id: int | None = None
+    ) -> "HFTokenizer":
+        """A tokenizer of another tokenizer.json, with this one's BOS, EOS and unknown ids where no others are given."""
+        given = ((bos_id, self._bos_id), (eos_id, self._eos_id), (unk_id, self._unk_id))
+        return HFTokenizer(json.dumps(value, ensure_ascii=False), *(own if i is None else i for i, own in given))
+
     @functools.cached_property
     def fingerprint(self) -> str:
-        value = json.loads(self._model)
+        value = self.model_json
         model = dict(value.get("model", {}))
         if "merges" in model:  # written as "a b" by older versions, as ["a", "b"] by newer ones
             model["merges"] = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]

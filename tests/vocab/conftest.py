@@ -1,8 +1,15 @@
 """Texts of our own writing and the vocabularies that the tests of this room share."""
 
-import pytest
+import json
 
-from ja_llm.vocab.expand import Expansion, expand_sentencepiece
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ja_llm import documents, manifest
+from ja_llm.documents import Document, document_id
+from ja_llm.vocab.expand import expand_sentencepiece
+from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.hf_tokenizer import HFTokenizer
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
 from ja_llm.vocab.train import train_sentencepiece
 
@@ -106,6 +113,30 @@ TRICKY = [
     "するするするですですのののの",
 ]
 
+HELDOUT = "評価用の文章です。" + "鰯鯖鰯鯖鰯鯖鰯鯖" * 20
+
+
+@pytest.fixture(scope="session")
+def document_set(tmp_path_factory):
+    """English and Japanese train documents, and a held-out Japanese one."""
+    root = tmp_path_factory.mktemp("documents")
+    entries = []
+    for lang, split, texts in (
+        ("en", "train", [ENGLISH]),
+        ("ja", "train", JAPANESE.split("\n\n")),
+        ("ja", "heldout", [HELDOUT]),
+    ):
+        path = root / lang / f"{split}-00000-of-00001.tfrecord"
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "wb") as file:
+            for text in texts:
+                documents.write_record(
+                    file, documents.to_example(Document(id=document_id("t", "", "", text), text=text, lang=lang))
+                )
+        entries.append(manifest.file_entry(path, root, documents=len(texts), lang=lang, split=split))
+    manifest.write(root, schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=entries)
+    return root
+
 
 @pytest.fixture(scope="session")
 def english() -> str:
@@ -136,3 +167,45 @@ def base(tmp_path_factory) -> SentencePieceTokenizer:
 @pytest.fixture(scope="session")
 def expansion(base) -> Expansion:
     return expand_sentencepiece(base, [JAPANESE], new_pieces=400)
+
+
+# The split of Llama 3 (its tokenizer.json).
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def train_byte_level(texts: list[str], family: str = "smollm2", vocab_size: int = 700) -> HFTokenizer:
+    """SmolLM2: special tokens first, in the vocabulary; Llama 3: behind it, not in it, words looked up whole; Qwen: NFC."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=family == "llama3"))
+    glue = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=family == "smollm2")
+    first = (
+        pre_tokenizers.Digits(individual_digits=True) if family == "smollm2" else pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, glue])
+    tokenizer.decoder = decoders.ByteLevel()
+    if family == "qwen":
+        tokenizer.normalizer = normalizers.NFC()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special if family == "smollm2" else [],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if family != "smollm2":
+        tokenizer.add_special_tokens(special)
+        tokenizer.add_tokens([AddedToken("<tool call>", normalized=False)])
+    bos = tokenizer.token_to_id("<|endoftext|>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)])
+    return HFTokenizer(json.dumps(json.loads(tokenizer.to_str())), bos_id=bos, eos_id=bos)
+
+
+@pytest.fixture(scope="session")
+def byte_level():
+    """`train_byte_level`: a byte-level BPE base in the shape of a named family."""
+    return train_byte_level
+
+
+@pytest.fixture(scope="session")
+def base_japanese() -> str:
+    return BASE_JAPANESE

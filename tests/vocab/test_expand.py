@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ja_llm.errors import JaLlmError
-from ja_llm.vocab.expand import JAPANESE, count_runs, derivation, expand_sentencepiece, is_japanese
+from ja_llm.vocab.expand import derivation, expand_sentencepiece
+from ja_llm.vocab.japanese import JAPANESE, count_runs, is_japanese
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, SentencePieceTokenizer
 from ja_llm.vocab.train import train_sentencepiece
 
