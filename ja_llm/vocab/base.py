@@ -105,12 +105,13 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """Load a tokenizer.
 
     Args:
-      path: folder with `tokenizer.model` (SentencePiece; it wins where both are) or `tokenizer.json` (Hugging Face), as
-        `Tokenizer.save` or a Hugging Face model folder has them; or one of these files itself.
+      path: folder with `tokenizer.model` (SentencePiece; it wins where both are, and takes the tokens along that the other
+        file adds behind its pieces) or `tokenizer.json` (Hugging Face), as `Tokenizer.save` or a Hugging Face model folder
+        has them; or one of these files itself.
 
     Raises:
       UsageError: there is no such folder, or no tokenizer in it.
-      JaLlmError: the file is damaged, or does not say which ids are BOS and EOS.
+      JaLlmError: the file is damaged, of a newer format, or does not say which ids are BOS and EOS.
     """
     path = Path(path)
     if path.is_file():
@@ -132,7 +133,15 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         return HFTokenizer.from_file(folder / names[0], **special)
     from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
 
-    return SentencePieceTokenizer.from_file(folder / names[0], **special)
+    tokenizer = SentencePieceTokenizer.from_file(folder / names[0], **special)
+    if HF_FILE not in names:
+        return tokenizer
+    try:
+        return tokenizer.with_added_tokens(read_json(folder / HF_FILE, "tokenizer").get("added_tokens") or [])
+    except (AttributeError, KeyError, TypeError, JaLlmError) as error:
+        raise JaLlmError(
+            f"{folder / HF_FILE}: its added tokens do not fit {names[0]} ({error}); remove one of the two."
+        ) from error
 
 
 def read_special_ids(folder: Path) -> dict[str, int]:

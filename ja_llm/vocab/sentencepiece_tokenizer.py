@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,28 @@ class SentencePieceTokenizer(Tokenizer):
             raise JaLlmError(f"{path}: this SentencePiece model can't be read ({error.strerror}).") from error
         except JaLlmError as error:
             raise JaLlmError(f"{path}: {str(error).rstrip('.')}; put the model's own tokenizer file here.") from error
+
+    def with_added_tokens(self, tokens: Sequence[Mapping[str, Any]]) -> "SentencePieceTokenizer":
+        """The model with the tokens of a tokenizer.json whose ids follow its last piece.
+
+        Special ones become control pieces, which no text is spelt with; others are spelt wherever they stand in a text.
+
+        Args:
+          tokens: objects with `content`, `id` and `special`; ids that the model has are passed over.
+
+        Raises:
+          JaLlmError: their ids leave a gap, or one is a piece already.
+        """
+        proto = self.proto
+        for token in sorted(tokens, key=lambda token: token["id"]):
+            if token["id"] < self.vocab_size:
+                continue
+            if token["id"] != len(proto.pieces):
+                raise JaLlmError(f"no piece has the id {len(proto.pieces)}, but {token['content']!r} has {token['id']}")
+            proto.pieces.add(piece=token["content"], score=0.0, type=CONTROL if token.get("special") else USER_DEFINED)
+        if len(proto.pieces) == self.vocab_size:
+            return self
+        return SentencePieceTokenizer(proto.SerializeToString(), self._bos_id, self._eos_id)
 
     def __reduce__(self) -> tuple:
         return SentencePieceTokenizer, (self._model, self._bos_id, self._eos_id)

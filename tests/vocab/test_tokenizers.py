@@ -210,3 +210,28 @@ def test_ids_of_another_vocabulary_and_surrogates_are_refused(tokenizer):
     for call in (tokenizer.encode, tokenizer.encode_with_offsets, lambda t: tokenizer.encode_batch([t])):
         with pytest.raises(JaLlmError, match="lone surrogate U\\+DC80"):
             call("a\udc80b")
+
+
+def both_files(base, folder, *tokens):
+    """A folder with tokenizer.model and a tokenizer.json that adds tokens behind it, as chat models of the Llama 2 kind have."""
+    base.export_hf(folder)
+    value = json.loads((folder / "tokenizer.json").read_text())
+    value["added_tokens"] += [{"id": i, "content": content, "special": special} for i, content, special in tokens]
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_added_tokens_of_the_other_file_are_taken_along(base, tmp_path):
+    size = base.vocab_size
+    whole = load_tokenizer(both_files(base, tmp_path, (size + 1, "<tool>", False), (size, "<|im_start|>", True)))
+    assert whole.vocab_size == size + 2
+    assert [whole.id_to_piece(size), whole.id_to_piece(size + 1)] == ["<|im_start|>", "<tool>"]
+    assert whole.encode("<|im_start|>") == base.encode("<|im_start|>")  # special: text stays text
+    assert size + 1 in whole.encode("a <tool> b") and whole.decode(whole.encode("a <tool> b")) == "a <tool> b"
+    assert whole.decode([size, *base.encode("a")]) == "a"
+    assert whole.encode("The harbour") == base.encode("The harbour")
+
+
+def test_added_tokens_that_leave_a_gap_are_refused(base, tmp_path):
+    with pytest.raises(JaLlmError, match="its added tokens do not fit"):
+        load_tokenizer(both_files(base, tmp_path, (base.vocab_size + 7, "<x>", True)))
