@@ -4,6 +4,7 @@ Both directions go through the one map of the model's family. Nothing is permute
 the very numbers that an import read.
 """
 
+import dataclasses
 import functools
 import math
 import re
@@ -29,6 +30,7 @@ from ja_llm.progress import track
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
+from ja_llm.vocab.initialise import map_tables
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -100,7 +102,7 @@ def export_hf(
 
     Args:
       model_path: what to export.
-      out_dir: folder to write; an earlier export is replaced, anything else is refused.
+      out_dir: folder to write; an earlier export is replaced, anything else is refused. Rows that pad the tables are left out.
       dtype: of the tensors; the parameters' own when None.
       max_shard_bytes: size above which weights go into several files.
 
@@ -118,6 +120,10 @@ def export_hf(
     loaded = load_model(model_path)
     config, tokenizer = loaded.config, loaded.tokenizer
     params = jax.tree.map(np.asarray, loaded.params)
+    if config.padding_ids:  # Hugging Face can't mask them: a row of zeros would have the logit 0
+        ids = config.vocab_size - config.padding_ids
+        params = map_tables(params, lambda table, _: table[:ids])
+        config = dataclasses.replace(config, vocab_size=ids, padding_ids=0)
     dtype = dtype or config.param_dtype
     _check_dtype(dtype)
     with atomic_directory(out) as temporary:

@@ -60,6 +60,7 @@ class DecoderConfig:
       rope_theta: base of the rotary frequencies.
       norm_eps: added to the mean square before its root.
       tie_embeddings: the head is the embedding table transposed.
+      padding_ids: rows at the end of the table that stand for no id, so that it divides evenly; their logits are masked.
       dtype: of activations and matrix products.
       param_dtype: of the parameters.
       scan_layers: parameters of all blocks in one array with a leading `layers` axis, computed by `lax.scan`.
@@ -106,6 +107,7 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
+    padding_ids: int = _variant(0)
     dtype: str = "float32"
     param_dtype: str = "float32"
     scan_layers: bool = True
@@ -145,6 +147,10 @@ class DecoderConfig:
                 f"DecoderConfig.num_heads is {self.num_heads}, which num_kv_heads {self.num_kv_heads} does not divide; "
                 "each key-value head serves the same number of query heads."
             )
+        if self.padding_ids >= self.vocab_size:
+            raise UsageError(
+                f"DecoderConfig.padding_ids is {self.padding_ids} of {self.vocab_size} rows; at least one must be an id."
+            )
         if self.experts_per_token > self.num_experts:
             raise UsageError(
                 f"DecoderConfig.experts_per_token is {self.experts_per_token}, num_experts {self.num_experts}; lower it."
@@ -167,8 +173,9 @@ class DecoderConfig:
         kinds = typing.get_args(field.type) or (field.type,)
         if value is None and types.NoneType in kinds:
             return
-        if int in kinds and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a whole number from 1 is needed.")
+        least = 0 if field.name == "padding_ids" else 1
+        if int in kinds and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise UsageError(f"DecoderConfig.{field.name} is {value!r}; a whole number from {least} is needed.")
         if bool in kinds and not isinstance(value, bool):
             raise UsageError(f"DecoderConfig.{field.name} is {value!r}; True or False is needed.")
         if float in kinds:

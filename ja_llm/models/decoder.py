@@ -38,6 +38,9 @@ from ja_llm.models.rope import rotation
 from ja_llm.models.self_attention import Attention, CacheSlots, Context
 from ja_llm.sharding import constrain
 
+# Finite, so that the difference of two is no NaN; its exponential is 0 in every dtype beside any logit.
+PADDING_LOGIT = -1e30
+
 
 class Block(nn.Module):
     """One layer: attention, then the feed-forward block, each added to the residual stream.
@@ -190,10 +193,13 @@ class Decoder(nn.Module):
         return rotation(index, self.config) if self.config.positions == "rope" else None
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """The head: [B, L, embed] -> float32 [B, L, vocab]."""
+        """The head: [B, L, embed] -> float32 [B, L, vocab]; rows that pad the table get a constant, and so no gradient."""
         logits = self.token_embedder.attend(hidden) if self.config.tie_embeddings else self.logits_dense(hidden)
         if (cap := self.config.logits_softcap) is not None:
             logits = cap * jnp.tanh(logits / cap)
+        if self.config.padding_ids:
+            ids = self.config.vocab_size - self.config.padding_ids
+            logits = jnp.where(jnp.arange(self.config.vocab_size) < ids, logits, PADDING_LOGIT)
         return constrain(logits, ("batch", "length", "vocab"))
 
 

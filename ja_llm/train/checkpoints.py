@@ -57,9 +57,9 @@ def write_model_files(directory: Path, config: DecoderConfig, tokenizer: Tokeniz
     Raises:
       JaLlmError: the tokenizer has more ids than the embedding table has rows.
     """
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size - config.padding_ids:
         raise JaLlmError(
-            f"the vocabulary has {tokenizer.vocab_size} ids but the model has {config.vocab_size} embedding rows; "
+            f"the vocabulary has {tokenizer.vocab_size} ids but the model has {config.vocab_size - config.padding_ids} embedding rows; "
             "use the vocabulary that the model was made with, or expand the model with `ja-llm vocab expand`."
         )
     tokenizer.save(directory / "vocab")
@@ -88,7 +88,7 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
         raise JaLlmError(f"{path}: {error}") from error
     vocabulary = str(value.get("vocabulary", "unknown"))
     tokenizer = load_tokenizer(directory / "vocab")
-    if tokenizer.fingerprint != vocabulary or tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.fingerprint != vocabulary or tokenizer.vocab_size > config.vocab_size - config.padding_ids:
         raise JaLlmError(
             f"{directory / 'vocab'}: this vocabulary ({tokenizer.vocab_size} ids) does not fit the checkpoint "
             f"({config.vocab_size} rows, vocabulary {vocabulary[:12]}); put the model's own vocabulary back."

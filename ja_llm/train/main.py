@@ -164,10 +164,10 @@ def architecture_of(vocab_size: int, directory: str = gin.REQUIRED) -> DecoderCo
     path = split_step(directory)[0]
     if not path.exists():
         raise UsageError(f"{path}: this model directory does not exist.")
-    config = read_model_files(path)[0]
-    if config.vocab_size != vocab_size:
+    config, tokenizer = read_model_files(path)
+    if tokenizer.vocab_size != vocab_size:
         raise UsageError(
-            f"{path}: this model has {config.vocab_size} ids, the data {vocab_size}; run `ja-llm cache` with this model's vocabulary."
+            f"{path}: this model has {tokenizer.vocab_size} ids, the data {vocab_size}; run `ja-llm cache` with this model's vocabulary."
         )
     return config
 

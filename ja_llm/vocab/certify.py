@@ -5,6 +5,7 @@ Every check computes what it compares with by itself, not with the code that mad
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,11 @@ from ja_llm.errors import JaLlmError
 from ja_llm.progress import Progress, track
 from ja_llm.text import scripts
 from ja_llm.vocab.base import Tokenizer
-from ja_llm.vocab.expand import JAPANESE, dead_pieces, expected_scores, piece_sources
-from ja_llm.vocab.initialise import tables
-from ja_llm.vocab.sentencepiece_tokenizer import BYTE, NORMAL, WORD_START, SentencePieceTokenizer
+from ja_llm.vocab.initialise import MEAN, RowRule, tables
+from ja_llm.vocab.japanese import JAPANESE
+from ja_llm.vocab.kinds import LISTED, Kind, kind_of
+from ja_llm.vocab.prove_rows import prove_rows
 
-_LISTED = 20  # how many offenders a report names
 _KANA_AND_KANJI = (scripts.HIRAGANA, scripts.KATAKANA, scripts.KANJI, scripts.HALFWIDTH_KANA)
 
 ENGLISH_AND_CODE = (
@@ -39,24 +40,41 @@ ENGLISH_AND_CODE = (
     "0x1F 1e-9 1_000_000 $PATH ~/.config/app.toml {{ template }} [[link]]",
 )
 
+HARD = (  # for the round trip
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd \U0001f1ef\U0001f1f5 \u2764\ufe0f \u0031\ufe0f\u20e3",
+    "\uff76\uff9e\uff77\uff9f \uff8a\uff9d\uff76\uff78\uff76\uff85 \uff01\uff1f \uff21\uff22\uff23\uff11\uff12\uff13",
+    "\U00020bb7\u91ce\u5bb6\u3067\u9aca\u9c3b\u3092\u98df\u3079\u308b \U0002000b\U0002a6d6\U00030edd\U000312a8 \u9f98\u9eb5",
+    "\u0001\u0007\u001b[31m\u007f\u0085\u200b\u200f\ufeff\u2028",
+    "\u65e5\u672c\u8a9e\u3068English\u3068\ud55c\uad6d\uc5b4\u3068\u0440\u0443\u0441\u0441\u043a\u0438\u0439123\u3067\u3059\u3002\u0939\u093f\u0928\u094d\u0926\u0940",
+    "\u3000\u3000\u5168\u89d2\u3000\u7a7a\u767d \u3072\u3089\u304b\u3099\u306a\uff5e\u301c\u30fc\u30fc\u2015\u2026\u3031\u3035",
+    "a\u3042b\u3044c\u3046 d\u6f22e\u5b57 \u3042 \u3044 \u3046",
+)
+
 
 @dataclasses.dataclass
-class _Report:
-    progress: Progress
+class Report:
+    """The checks of a certificate as they are made."""
+
+    progress: Progress | None = None
     checks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def add(self, name: str, passed: bool, reason: str, **values: Any) -> None:
-        self.progress.update(note=name)
+        """Note one check: whether it passed, the clause that says what is wrong if it did not, and its figures."""
+        if self.progress is not None:
+            self.progress.update(note=name)
         self.checks[name] = {"passed": bool(passed), **values} | ({} if passed else {"reason": reason})
 
 
 def certify(
-    old: SentencePieceTokenizer,
-    new: SentencePieceTokenizer,
+    old: Tokenizer,
+    new: Tokenizer,
     sources: Sequence[Sequence[int]],
     old_params: Mapping[str, Any],
     new_params: Mapping[str, Any],
     sample_texts: Iterable[str],
+    *,
+    rules: Mapping[str, RowRule] | None = None,
+    padding: int = 0,
 ) -> dict[str, Any]:
     """Check an expansion.
 
@@ -67,6 +85,8 @@ def certify(
       old_params: Decoder parameter tree before.
       new_params: the same after.
       sample_texts: texts, some of them Japanese; lines without Japanese serve as English and code, beside built-in ones.
+      rules: how the new rows of "embedding" and "head" were made; by the mean where nothing is said.
+      padding: rows behind the last id, which the model says that it masks.
 
     Returns:
       {"passed": bool, "failures": [sentences], "checks": {name: {"passed", figures, "reason" if it failed}}, and the two
@@ -75,16 +95,25 @@ def certify(
     samples = list(sample_texts)
     lines = [line for text in samples for line in text.split("\n") if line]
     with Progress("certify", None, "check") as progress:
-        report = _Report(progress)
-        fits = _check_pieces(report, old, new, sources)
+        report = Report(progress)
+        kind = kind_of(old)
+        fits = _check_pieces(report, kind, old, new, sources)
         if fits:
-            _check_reachable(report, old, new)
-            _check_sources(report, old, new, sources)
-        _check_segmentation(report, old, new, lines)
+            _check_reachable(report, kind, new)
+            _check_sources(report, kind, old, new, sources)
+        _check_segmentation(report, kind, old, new, lines)
         _check_round_trip(report, old, new, samples)
         _check_gain(report, old, new, lines)
         if fits:
-            _check_tables(report, old, sources, old_params, new_params)
+            _check_tables(report, old, sources, old_params, new_params, rules or {}, padding)
+    return summary(report, old, new) | {
+        "padding": padding,
+        "rows": {name: rule.to_json() for name, rule in (rules or {}).items()},
+    }
+
+
+def summary(report: Report, old: Tokenizer, new: Tokenizer) -> dict[str, Any]:
+    """What every certificate tells: passed or not, why not, the checks, and both vocabularies."""
     failures = [f"{name}: {check['reason']}" for name, check in report.checks.items() if not check["passed"]]
     return {
         "passed": not failures,
@@ -100,60 +129,36 @@ def require(certificate: Mapping[str, Any]) -> None:
     if not certificate["passed"]:
         reasons = "; ".join(certificate["failures"][:3])
         raise JaLlmError(
-            f"the expanded vocabulary fails its certificate ({reasons}); nothing was written, expand again from the base model."
+            f"the new vocabulary fails its certificate ({reasons}); nothing was written, make it again from the base model."
         )
 
 
-def _check_pieces(report: _Report, old: SentencePieceTokenizer, new: SentencePieceTokenizer, sources: Sequence) -> bool:
-    """Old pieces, scores, types and rules as they were; new ones appended, Japanese, ranked below; BOS, EOS kept."""
-    before, after = old.proto, new.proto
-    size, count = len(before.pieces), len(after.pieces) - len(before.pieces)
-    wrong = []
+def _check_pieces(report: Report, kind: Kind, old: Tokenizer, new: Tokenizer, sources: Sequence) -> bool:
+    count = new.vocab_size - old.vocab_size
+    wrong = kind.changes(new) if type(new) is type(old) else ["the kind of tokenizer changed"]
     if count != len(sources):
-        wrong.append(f"{count} pieces were added but {len(sources)} sources given")
-    changed = [p.piece for p, q in zip(before.pieces, after.pieces, strict=False) if p != q]
-    if changed:
-        wrong.append(f"old pieces changed: {changed[:_LISTED]}")
-    if before.normalizer_spec != after.normalizer_spec or before.denormalizer_spec != after.denormalizer_spec:
-        wrong.append("the normaliser changed")
-    specs = [type(p.trainer_spec).FromString(p.trainer_spec.SerializeToString()) for p in (before, after)]
-    for spec in specs:
-        spec.ClearField("vocab_size")
-    if specs[0] != specs[1] or (old.bos_id, old.eos_id) != (new.bos_id, new.eos_id):
-        wrong.append("the special pieces or the model type changed")
-    added = list(after.pieces)[size:]
-    scores = expected_scores(old, max(count, 0))
-    wrong_scores = [p.piece for p, score in zip(added, scores, strict=False) if p.score != score or p.type != NORMAL]
-    if wrong_scores:
-        wrong.append(f"scores or types of new pieces are not the ranks below the base: {wrong_scores[:_LISTED]}")
-    foreign = [p.piece for p in added if not p.piece or not all(JAPANESE.match(c) for c in p.piece)]
-    if foreign:
-        wrong.append(f"new pieces with other than Japanese characters: {foreign[:_LISTED]}")
+        wrong.insert(0, f"{count} pieces were added but {len(sources)} sources given")
     report.add("pieces", not wrong, "; ".join(wrong), added=count)
-    return count == len(sources) and count >= 0
+    return type(new) is type(old) and count == len(sources) and count >= 0
 
 
-def _check_reachable(report: _Report, old: SentencePieceTokenizer, new: SentencePieceTokenizer) -> None:
-    dead = dead_pieces(new, old.vocab_size)
-    report.add(
-        "reachable", not dead, f"{len(dead)} new pieces are never used: {dead[:_LISTED]}", dead=len(dead), dead_pieces=dead
-    )
+def _check_reachable(report: Report, kind: Kind, new: Tokenizer) -> None:
+    dead = kind.dead(new)
+    report.add("reachable", not dead, f"{len(dead)} new pieces are never used: {dead[:LISTED]}", dead=len(dead), dead_pieces=dead)
 
 
-def _check_sources(report: _Report, old: SentencePieceTokenizer, new: SentencePieceTokenizer, sources: Sequence) -> None:
+def _check_sources(report: Report, kind: Kind, old: Tokenizer, new: Tokenizer, sources: Sequence) -> None:
     names = [new.id_to_piece(i) for i in range(old.vocab_size, new.vocab_size)]
-    wrong = [n for n, ids, given in zip(names, piece_sources(old, names), sources, strict=True) if ids != list(given)]
-    report.add("sources", not wrong, f"the old tokenizer spells these otherwise: {wrong[:_LISTED]}", wrong=len(wrong))
+    wrong = [n for n, ids, given in zip(names, kind.sources(new), sources, strict=True) if ids != list(given)]
+    report.add("sources", not wrong, f"the old tokenizer spells these otherwise: {wrong[:LISTED]}", wrong=len(wrong))
 
 
-def _check_segmentation(report: _Report, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
+def _check_segmentation(report: Report, kind: Kind, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
     """Ids of texts without Japanese: given lines, built-in ones, every old piece, random sequences of old pieces."""
-    proto = old.proto if isinstance(old, SentencePieceTokenizer) else None
-    surfaces = [p.piece.replace(WORD_START, " ") for p in proto.pieces if p.type in (NORMAL, BYTE)] if proto else []
-    surfaces = [s for s in surfaces if not JAPANESE.search(s)]
+    surfaces = [s for s in kind.surfaces() if not kind.touched(s)]
     draw = random.Random(0)
     mixed = ["".join(draw.choices(surfaces, k=16)) for _ in range(1000)] if surfaces else []
-    given = [line for line in lines if not JAPANESE.search(line)]
+    given = [line for line in lines if not kind.touched(line)]
     texts = [*given, *ENGLISH_AND_CODE, *surfaces, *mixed]
     differ = [t for t, a, b in zip(texts, old.encode_batch(texts), new.encode_batch(texts), strict=True) if a != b]
     share = 1.0 - len(differ) / len(texts)
@@ -161,15 +166,20 @@ def _check_segmentation(report: _Report, old: Tokenizer, new: Tokenizer, lines: 
     report.add("english_and_code_identical", not differ, reason, share=share, texts=len(texts), given_lines=len(given))
 
 
-def _check_round_trip(report: _Report, old: Tokenizer, new: Tokenizer, samples: list[str]) -> None:
-    texts = [*samples, *ENGLISH_AND_CODE]
-    ids = new.encode_batch(texts)
-    # Where the base itself is lossy (a normaliser, no byte fallback) the new one may lose the same and no more.
-    lost = [t for t, i in zip(texts, ids, strict=True) if (back := new.decode(i)) != t and back != old.decode(old.encode(t))]
+def _check_round_trip(report: Report, old: Tokenizer, new: Tokenizer, samples: list[str]) -> None:
+    """Texts come back. Where the base itself loses something (a normaliser, no byte fallback), the new one loses nothing more."""
+    texts = [*samples, *ENGLISH_AND_CODE, *HARD]
+    lost = []
+    for text, ids in zip(texts, new.encode_batch(texts), strict=True):
+        back = new.decode(ids)
+        if back != text:
+            before = old.decode(old.encode(text))
+            if before == text or Counter(before) & Counter(text) - Counter(back):
+                lost.append(text)
     report.add("round_trip", not lost, f"{len(lost)} texts do not come back, e.g. {lost[:3]}", texts=len(texts), lost=len(lost))
 
 
-def _check_gain(report: _Report, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
+def _check_gain(report: Report, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
     japanese = [line for line in lines if JAPANESE.search(line)]
     before, after = (
         tokens_per_character(tokenizer, track(japanese, f"count tokens of the {which} vocabulary", "line"))
@@ -201,49 +211,37 @@ def tokens_per_character(tokenizer: Tokenizer, texts: Iterable[str]) -> float | 
 
 
 def _check_tables(
-    report: _Report,
+    report: Report,
     old: Tokenizer,
     sources: Sequence[Sequence[int]],
     old_params: Mapping[str, Any],
     new_params: Mapping[str, Any],
+    rules: Mapping[str, RowRule],
+    padding: int,
 ) -> None:
     before, after = tables(old_params), tables(new_params)
     if "embedding" not in before or before.keys() != after.keys():
         report.add("tables", False, f"vocabulary tables are {sorted(before)} before and {sorted(after)} after")
         return
-    for name, table in before.items():
+    size = old.vocab_size
+    for stream, (name, table) in enumerate(sorted(before.items())):
         grown = after[name]
-        wanted = (table.shape[0] + len(sources), table.shape[1])
-        if table.shape[0] != old.vocab_size or grown.shape != wanted or grown.dtype != table.dtype:
+        wanted = (size + len(sources) + padding, table.shape[1])
+        if table.shape[0] < size or grown.shape != wanted or grown.dtype != table.dtype:
             report.add(
                 f"{name}_rows",
                 False,
-                f"{table.dtype}{table.shape} became {grown.dtype}{grown.shape} for {old.vocab_size} old ids",
+                f"{table.dtype}{table.shape} became {grown.dtype}{grown.shape} for {size} old ids, {len(sources)} new ones "
+                f"and {padding} that pad",
             )
             continue
-        kept = np.ascontiguousarray(grown[: table.shape[0]]).tobytes() == np.ascontiguousarray(table).tobytes()
-        report.add(f"old_{name}_rows_identical", kept, "old rows changed")
-        _check_means(report, name, table, grown[table.shape[0] :], sources)
-
-
-def _check_means(report: _Report, name: str, table: np.ndarray, rows: np.ndarray, sources: Sequence[Sequence[int]]) -> None:
-    """No element of a new row may lie further from the float64 mean than the mean rounded to the table's dtype does."""
-    worst, wrong = 0.0, []
-    noise = 1e-12 * float(np.abs(table).max(initial=0))  # of summing in another order in float64
-    for i, ids in enumerate(sources):
-        mean = np.mean([table[j].astype(np.float64) for j in ids], axis=0)
-        error = np.abs(rows[i].astype(np.float64) - mean)
-        allowed = np.abs(mean.astype(table.dtype).astype(np.float64) - mean) + noise
-        worst = max(worst, float(error.max()))
-        if not np.all(error <= allowed):  # not (<=): a NaN must fail
-            wrong.append(i)
-    report.add(
-        f"{name}_rows_are_means",
-        not wrong,
-        f"{len(wrong)} new rows are not the mean of their sources, e.g. new pieces {wrong[:_LISTED]}",
-        max_abs_error=worst if np.isfinite(worst) else None,
-        wrong=len(wrong),
-    )
+        kept = np.ascontiguousarray(grown[:size]).tobytes() == np.ascontiguousarray(table[:size]).tobytes()
+        report.add(f"old_{name}_rows_identical", kept, "old rows changed", base_padding_dropped=table.shape[0] - size)
+        rows = grown[size : size + len(sources)]
+        prove_rows(report.add, name, table[:size], rows, sources, rules.get(name, MEAN), stream)
+        if padding:
+            zero = not np.any(grown[size + len(sources) :])
+            report.add(f"{name}_padding_is_zero", zero, "rows that pad the table are not zero", rows=padding)
 
 
 def format_certificate(certificate: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json
 from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.certify import certify, require
-from ja_llm.vocab.expand import expand_sentencepiece, piece_sources
-from ja_llm.vocab.initialise import expand_params, tables
-from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+from ja_llm.vocab.initialise import RowRule, count_sources, expand_params, padding_for, tables
+from ja_llm.vocab.kinds import kind_of
 from ja_llm.vocab.train import iter_texts
 
 CERTIFICATE = "certificate.json"
@@ -31,6 +31,9 @@ def expand_model(
     limit_chars: int = 100_000_000,
     sample_chars: int = 300_000,
     seed: int = 0,
+    pad_to: int = 1,
+    embedding_init: str = "mean",
+    head_init: str | None = None,
 ) -> dict[str, Any]:
     """Expand a model's vocabulary and write the expanded model with its certificate.
 
@@ -41,19 +44,23 @@ def expand_model(
       model_path: model directory, or `DIR@STEP`.
       documents_root: document set.
       out_dir: model directory to write; an existing one is replaced.
-      new_pieces: how many pieces to add (other values: gin bindings of `expand_sentencepiece`).
+      new_pieces: how many pieces to add (other values: gin bindings of `expand_sentencepiece`, `expand_byte_level` or
+        `expand_unigram`).
       lang: language of the documents to learn pieces from.
       limit_chars: characters of them to use.
       sample_chars: characters of each language for the certificate.
-      seed: of both samples.
+      seed: of both samples, and of random rows.
+      pad_to: rows of zeros bring the tables to a multiple of this; the decoder masks them.
+      embedding_init: rule for the new rows of the embedding: "mean", "frequency", "nearest" or "random" (`RowRule`).
+      head_init: rule for an untied head; that of the embedding when None.
 
     Returns:
       the certificate, also written to `out_dir/certificate.json`.
 
     Raises:
-      JaLlmError: the model's vocabulary does not fit its tables, is not a SentencePiece BPE, or the result fails its
+      JaLlmError: the model's vocabulary does not fit its tables, is of a kind that can't be expanded, or the result fails its
         certificate (then nothing is written).
-      UsageError: a path does not exist, or the set has no such language.
+      UsageError: a path does not exist, the set has no such language, or there is no such rule for rows.
     """
     from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
     from ja_llm.train.ledger import new_ledger, parent_entry
@@ -61,12 +68,23 @@ def expand_model(
     refuse_foreign(Path(out_dir))
     documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
     model = load_model(Path(model_path))
-    params = _as_numpy(model.params)
+    params = as_numpy(model.params)
     base = check_fit(model.directory, model.tokenizer, params)
-    expansion = expand_sentencepiece(base, iter_texts(documents_root, lang, "train", limit_chars, seed), new_pieces=new_pieces)
-    new_params = expand_params(params, expansion.sources)
+
+    def texts() -> Iterator[str]:
+        return iter_texts(documents_root, lang, "train", limit_chars, seed)
+
+    expansion = kind_of(base).expand(texts(), new_pieces)
+    padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
+    counts = {}
+    if "frequency" in (embedding_init, head_init):
+        counts = count_sources((base.encode(text) for text in texts()), expansion.sources)
+    rules = {name: RowRule(how, counts, seed) for name, how in (("embedding", embedding_init), ("head", head_init)) if how}
+    new_params = expand_params(params, expansion.sources, base_size=base.vocab_size, padding=padding, **rules)
+    if "head" in tables(params):
+        rules.setdefault("head", rules["embedding"])
     samples = sample_texts(documents_root, sample_chars, seed)
-    certificate = certify(base, expansion.tokenizer, expansion.sources, params, new_params, samples)
+    certificate = certify(base, expansion.tokenizer, expansion.sources, params, new_params, samples, rules=rules, padding=padding)
     require(certificate)
     certificate |= {"unreachable": expansion.unreachable, "config": expansion.config}
     identity = {
@@ -80,9 +98,11 @@ def expand_model(
         "base_step": model.step,
         "vocabulary": expansion.tokenizer.fingerprint,
     }
+    if padding or any(rule.method != "mean" for rule in rules.values()):
+        identity |= {"pad_to": pad_to, "rows": {name: rule.to_json() for name, rule in rules.items()}}
     save_model(
         Path(out_dir),
-        config=dataclasses.replace(model.config, vocab_size=expansion.tokenizer.vocab_size),
+        config=dataclasses.replace(model.config, vocab_size=expansion.tokenizer.vocab_size + padding, padding_ids=padding),
         params=new_params,
         tokenizer=expansion.tokenizer,
         ledger=new_ledger("vocab expand", identity, [parent_entry(model.directory, model.step, model.ledger)]),
@@ -98,7 +118,7 @@ def certify_models(
     sample_chars: int = 300_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Certify an expanded model directory against its base, with nothing taken from its maker's word.
+    """Certify an expanded model directory against its base, with nothing taken from its maker's word but how the rows were made.
 
     Args:
       old_path: model directory of the base, or `DIR@STEP`.
@@ -113,26 +133,26 @@ def certify_models(
     from ja_llm.train.checkpoints import load_model
 
     old, new = load_model(Path(old_path)), load_model(Path(new_path))
-    old_params, new_params = _as_numpy(old.params), _as_numpy(new.params)
+    old_params, new_params = as_numpy(old.params), as_numpy(new.params)
     before = check_fit(old.directory, old.tokenizer, old_params)
     after = check_fit(new.directory, new.tokenizer, new_params)
-    added = [after.id_to_piece(i) for i in range(before.vocab_size, after.vocab_size)]
     samples = sample_texts(documents_root, sample_chars, seed)
-    return certify(before, after, piece_sources(before, added), old_params, new_params, samples)
+    note = new.directory / CERTIFICATE
+    told = read_json(note, "certificate").get("rows", {}) if note.exists() else {}
+    rules = {name: RowRule.from_json(rule) for name, rule in told.items()}
+    padding = new.config.padding_ids
+    sources = kind_of(before).sources(after) if type(before) is type(after) else []
+    return certify(before, after, sources, old_params, new_params, samples, rules=rules, padding=padding)
 
 
-def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) -> SentencePieceTokenizer:
-    """The tokenizer, if it is a SentencePiece model with one id for each row of the vocabulary tables.
+def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer, if the vocabulary tables have a row for each of its ids; rows behind them pad the tables.
 
     Raises:
-      JaLlmError: it is not; the sentence names both sizes.
+      JaLlmError: they have fewer; the sentence names both sizes.
     """
-    if not isinstance(tokenizer, SentencePieceTokenizer):
-        raise JaLlmError(
-            f"{directory}: the vocabulary is no SentencePiece model, and only these can be expanded; choose another base model."
-        )
     for name, table in tables(params).items():
-        if table.shape[0] != tokenizer.vocab_size:
+        if table.shape[0] < tokenizer.vocab_size:
             raise JaLlmError(
                 f"{directory}: the vocabulary has {tokenizer.vocab_size} pieces but the {name} has {table.shape[0]} rows; "
                 "use the vocabulary that this model was trained with."
@@ -156,8 +176,8 @@ def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int)
     return texts
 
 
-def _as_numpy(params: Any) -> Any:
+def as_numpy(params: Any) -> Any:
     """The same tree with numpy leaves."""
     if isinstance(params, Mapping):
-        return {key: _as_numpy(value) for key, value in params.items()}
+        return {key: as_numpy(value) for key, value in params.items()}
     return np.asarray(params)

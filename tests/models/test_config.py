@@ -71,7 +71,7 @@ def test_every_field_belongs_to_one_part():
     """The parts as lists, so that a field that moves is a decision: each list says what it may be changed for."""
     assert (
         *("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length"),
-        *("rope_theta", "norm_eps", "tie_embeddings", "family"),
+        *("rope_theta", "norm_eps", "tie_embeddings", "padding_ids", "family"),
         *("rope_scaling", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length"),
         *("positions", "norm", "norm_placement", "qk_norm", "attention_bias", "activation", "gated_mlp", "mlp_bias"),
         *("sliding_window", "window_pattern", "query_scalar", "attention_softcap", "logits_softcap", "scale_embeddings"),

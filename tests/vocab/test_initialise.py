@@ -1,13 +1,16 @@
 """New rows are means of old rows; everything else stays the same object."""
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ja_llm.errors import JaLlmError
-from ja_llm.vocab.initialise import expand_params, mean_rows
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.vocab.initialise import RowRule, count_sources, expand_params, mean_rows, new_rows
+from ja_llm.vocab.prove_rows import prove_rows
 
 
 @given(data=st.data())
@@ -83,3 +86,73 @@ def test_wrong_sources_and_trees_are_refused():
     bad["logits_dense"]["kernel"] = np.zeros((4, 5), np.float32)
     with pytest.raises(JaLlmError, match="the head"):
         expand_params(bad, [[0]])
+
+
+def test_frequency_weighs_by_counts_plus_one():
+    table = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 8.0]], np.float32)
+    rule = RowRule("frequency", counts={0: 2, 1: 0})
+    assert new_rows(table, [[0, 1]], rule).tolist() == [[0.5, 1.5]]  # weights 3/4 and 1/4
+    assert count_sources([[0, 0, 5], [1, 0]], [[0, 1], [2]]) == {0: 3, 1: 1, 2: 0}
+    assert np.array_equal(new_rows(table, [[0, 1], [2]], RowRule("frequency")), mean_rows(table, [[0, 1], [2]]))
+
+
+def test_nearest_is_the_brute_force_cosine_neighbour():
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(40, 6)).astype(np.float32)
+    sources = [list(rng.integers(0, 40, rng.integers(1, 5))) for _ in range(300)]
+    rows = new_rows(table, sources, RowRule("nearest"))
+    for row, ids in zip(rows, sources, strict=True):
+        mean = table[ids].astype(np.float64).mean(0)
+        best = max(range(40), key=lambda i: table[i] @ mean / (np.linalg.norm(table[i]) * np.linalg.norm(mean)))
+        assert np.array_equal(row, table[best])
+    assert np.array_equal(new_rows(table, [[7]], RowRule("nearest"))[0], table[7])
+
+
+def test_random_rows_have_the_tables_spread_a_seed_and_a_stream():
+    table = np.random.default_rng(0).normal(0, 0.05, size=(500, 16)).astype(np.float32)
+    sources = [[1]] * 2000
+    one = new_rows(table, sources, RowRule("random", seed=1))
+    assert one.std() == pytest.approx(0.05, rel=0.03) and abs(one.mean()) < 1e-3
+    assert np.array_equal(one, new_rows(table, sources, RowRule("random", seed=1)))
+    assert not np.array_equal(one, new_rows(table, sources, RowRule("random", seed=2)))
+    assert not np.array_equal(one, new_rows(table, sources, RowRule("random", seed=1), stream=1))
+
+
+def test_embedding_and_head_take_rules_of_their_own_and_padding_is_zero():
+    old, sources = tree(False), [[3, 4], [1, 2]]
+    new = expand_params(old, sources, base_size=5, padding=3, embedding=RowRule("nearest"), head=RowRule("random", seed=4))
+    embedding, kernel = new["token_embedder"]["embedding"], new["logits_dense"]["kernel"]
+    assert embedding.shape == (10, 4) and kernel.shape == (4, 10)
+    assert np.array_equal(embedding[:5], old["token_embedder"]["embedding"][:5])
+    assert not embedding[7:].any() and not kernel[:, 7:].any()
+    assert np.array_equal(kernel[:, 5:7].T, new_rows(old["logits_dense"]["kernel"].T[:5], sources, RowRule("random", seed=4), 1))
+    with pytest.raises(UsageError, match="no rows of its own"):
+        expand_params(tree(True), sources, head=RowRule("mean"))
+    with pytest.raises(UsageError, match="can't be made by 'median'"):
+        RowRule("median")
+
+
+@pytest.mark.parametrize("method", ["mean", "frequency", "nearest", "random"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_each_rule_is_proven_and_one_wrong_row_is_found(method, dtype):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(30, 8)).astype(dtype)
+    sources = [list(rng.integers(0, 30, rng.integers(1, 5))) for _ in range(50)]
+    rule = RowRule(method, counts={i: int(i) for i in range(30)}, seed=5)
+    assert RowRule.from_json(json.loads(json.dumps(rule.to_json()))).method == method
+    rows = new_rows(table, sources, RowRule.from_json(rule.to_json()), stream=1)
+    told = {}
+
+    def add(name, passed, reason, **figures):
+        told[name] = (passed, reason, figures)
+
+    prove_rows(add, "head", table, rows, sources, rule, 1)
+    ((name, (passed, _, figures)),) = told.items()
+    assert passed and name.startswith("head_rows_are") and figures["wrong"] == 0
+    if dtype is np.float32 and method in ("mean", "frequency"):
+        assert figures["max_abs_error"] <= 1e-6
+    for spoil in (lambda r: r.__setitem__((7, 2), r[7, 2] + dtype(0.05)), lambda r: r.__setitem__((7, 2), np.nan)):
+        wrong = rows.copy()
+        spoil(wrong)
+        prove_rows(add, "head", table, wrong, sources, rule, 1)
+        assert not told[name][0] and "[7]" in told[name][1]

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ja_llm import documents, manifest
-from ja_llm.documents import Document, document_id
+from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
 from ja_llm.vocab import surgery
@@ -15,27 +14,6 @@ from ja_llm.vocab.surgery import certify_models, expand_model, sample_texts
 
 HELDOUT = "評価用の文章です。"
 SECRET = "鰯鯖鰯鯖鰯鯖鰯鯖"  # stands in the held-out split only
-
-
-@pytest.fixture(scope="module")
-def document_set(tmp_path_factory, english, japanese):
-    root = tmp_path_factory.mktemp("documents")
-    entries = []
-    for lang, split, texts in (
-        ("en", "train", [english]),
-        ("ja", "train", japanese.split("\n\n")),
-        ("ja", "heldout", [HELDOUT + SECRET * 20]),
-    ):
-        path = root / lang / f"{split}-00000-of-00001.tfrecord"
-        path.parent.mkdir(exist_ok=True)
-        with open(path, "wb") as file:
-            for text in texts:
-                documents.write_record(
-                    file, documents.to_example(Document(id=document_id("t", "", "", text), text=text, lang=lang))
-                )
-        entries.append(manifest.file_entry(path, root, documents=len(texts), lang=lang, split=split))
-    manifest.write(root, schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=entries)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +117,8 @@ def test_a_model_that_is_no_expansion_of_the_base_fails(expanded, model, documen
 
 
 def test_a_model_that_fails_its_certificate_is_not_written(model, document_set, tmp_path, monkeypatch):
-    def first_source_only(params, sources):
-        return expand_params(params, [ids[:1] for ids in sources])
+    def first_source_only(params, sources, **options):
+        return expand_params(params, [ids[:1] for ids in sources], **options)
 
     monkeypatch.setattr(surgery, "expand_params", first_source_only)
     with pytest.raises(JaLlmError, match="fails its certificate"):
@@ -148,17 +126,53 @@ def test_a_model_that_fails_its_certificate_is_not_written(model, document_set, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("init", "head_init"), [("frequency", None), ("nearest", "random")])
+def test_rows_by_another_rule_are_certified_as_such(model, document_set, tmp_path, init, head_init):
+    certificate = expand_model(model, document_set, tmp_path / "out", new_pieces=40, embedding_init=init, head_init=head_init)
+    said = {"frequency": "weighted_means", "nearest": "nearest_rows", "random": "random_rows"}
+    assert certificate["checks"][f"embedding_rows_are_{said[init]}"]["passed"]
+    assert certificate["checks"][f"head_rows_are_{said[head_init or init]}"]["passed"]
+    assert certify_models(model, tmp_path / "out", document_set)["passed"]
+    note = read_json(tmp_path / "out/certificate.json")
+    note["rows"]["embedding"] = {"method": "mean"}
+    write_json(tmp_path / "out/certificate.json", note)
+    assert not certify_models(model, tmp_path / "out", document_set)["passed"]
+    with pytest.raises(UsageError, match="can't be made by 'magic'"):
+        expand_model(model, document_set, tmp_path / "none", new_pieces=40, embedding_init="magic")
+
+
+@pytest.mark.parametrize("family", ["smollm2", "llama3", "qwen", "unigram"])
+def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, code, document_set, tmp_path):
+    import jax
+
+    from ja_llm.models.config import DecoderConfig
+    from ja_llm.models.decoder import init_params
+    from ja_llm.train.checkpoints import load_model, save_model
+    from ja_llm.vocab.train import train_sentencepiece
+
+    if family == "unigram":
+        vocab = train_sentencepiece([english, code], tmp_path / "v", vocab_size=400, model_type="unigram")
+    else:
+        vocab = byte_level([english, code], family)
+    sizes = dict(embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=32)
+    config = DecoderConfig(vocab_size=vocab.vocab_size, **sizes)
+    params = init_params(config, jax.random.PRNGKey(0))
+    save_model(tmp_path / "base", config=config, params=params, tokenizer=vocab, ledger={"job": "import", "identity_hash": "a"})
+    certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160, pad_to=128)
+    assert certificate["passed"]
+    gain = certificate["checks"]["tokens_per_japanese_character"]
+    assert gain["after"] < gain["before"]
+    assert load_model(tmp_path / "out").config.vocab_size % 128 == 0
+    assert certify_models(tmp_path / "base", tmp_path / "out", document_set)["passed"]
+
+
 def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set, base, tmp_path):
     from ja_llm.train.checkpoints import load_model, save_model
 
     loaded = load_model(model)
-    wide = dataclasses.replace(loaded.config, vocab_size=648)
-    params = {**loaded.params, "token_embedder": {"embedding": np.zeros((648, 16), np.float32)}}
-    if "logits_dense" in params:
-        params["logits_dense"] = {"kernel": np.zeros((16, 648), np.float32)}
-    save_model(tmp_path / "wide", config=wide, params=params, tokenizer=base, ledger={})
-    with pytest.raises(JaLlmError, match="640 pieces but the embedding has 648 rows"):
-        expand_model(tmp_path / "wide", document_set, tmp_path / "out", new_pieces=40)
+    short = {"token_embedder": {"embedding": np.zeros((639, 16), np.float32)}}
+    with pytest.raises(JaLlmError, match="640 pieces but the embedding has 639 rows"):
+        surgery.check_fit(tmp_path, base, short)
 
     save_model(tmp_path / "other", config=loaded.config, params=loaded.params, tokenizer=base, ledger={})
     description = read_json(tmp_path / "other/model.json")
