@@ -1,12 +1,20 @@
-"""`ja-llm vocab`: train, expand and certify vocabularies."""
+"""`ja-llm vocab`: train, expand, trim and certify vocabularies."""
 
 from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb, set_device
 
 
 def vocab(verbs) -> None:
-    group = add_group(verbs, "vocab", "Train, expand and certify vocabularies.")
+    group = add_group(verbs, "vocab", "Train, expand, trim and certify vocabularies.")
+    _train(group)
+    _expand(group)
+    _certify(group)
+    _trim(group)
+    _rollback(group)
+    _sweep(group)
 
+
+def _train(group) -> None:
     def train(args, rest):
         from ja_llm.vocab.train import train_on_documents
 
@@ -26,26 +34,48 @@ def vocab(verbs) -> None:
     parser.add_argument("--type", choices=("bpe", "unigram"), default="bpe")
     parser.add_argument("--out", type=path, required=True)
 
+
+def _expand(group) -> None:
     def expand(args, rest):
         set_device("cpu")
         from ja_llm.vocab.certify import format_certificate
         from ja_llm.vocab.surgery import expand_model
 
-        print(format_certificate(expand_model(args.model, args.documents, args.out, new_pieces=args.pieces, lang=args.lang)))
+        certificate = expand_model(
+            args.model,
+            args.documents,
+            args.out,
+            new_pieces=args.pieces,
+            lang=args.lang,
+            pad_to=args.pad_to,
+            embedding_init=args.init,
+            head_init=args.head_init,
+        )
+        print(format_certificate(certificate))
 
     parser = add_verb(
         group,
         "expand",
         expand,
-        "Add Japanese pieces to a model: new rows are the mean of the old pieces' rows; writes a certificate.",
+        "Add Japanese pieces to a model (SentencePiece or byte-level BPE); writes a certificate.",
         "ja-llm vocab expand --model models/base --documents data/corpus --pieces 4000 --out models/expanded",
     )
     parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, or DIR@STEP")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set; its train split is used")
     parser.add_argument("--lang", default="ja")
     parser.add_argument("--pieces", type=int, required=True, help="how many pieces to add")
+    _pad_to(parser)
+    rules = ("mean", "frequency", "nearest", "random")
+    parser.add_argument("--init", choices=rules, default="mean", help="new rows from the old pieces' rows (default: their mean)")
+    parser.add_argument("--head_init", choices=rules, help="the same for a head of its own (default: as --init)")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
 
+
+def _pad_to(parser) -> None:
+    parser.add_argument("--pad_to", type=int, default=1, metavar="N", help="pad the tables to a multiple of N, e.g. 128")
+
+
+def _certify(group) -> None:
     def certify(args, rest):
         set_device("cpu")
         from ja_llm.vocab.certify import format_certificate
@@ -65,3 +95,98 @@ def vocab(verbs) -> None:
     parser.add_argument("--old", type=path, required=True, metavar="DIR")
     parser.add_argument("--new", type=path, required=True, metavar="DIR")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set for sample texts")
+
+
+def _trim(group) -> None:
+    def trim(args, rest):
+        set_device("cpu")
+        from ja_llm.vocab.certify import format_certificate
+        from ja_llm.vocab.trim_model import trim_model
+
+        certificate = trim_model(
+            args.model, args.documents, args.out, min_count=args.min_count, keep_file=args.keep, pad_to=args.pad_to
+        )
+        print(format_certificate(certificate))
+
+    parser = add_verb(
+        group,
+        "trim",
+        trim,
+        "Drop the pieces that a document set does not use; what is kept is spelt and scored as before.",
+        "ja-llm vocab trim --model models/base --documents data/corpus --min_count 2 --out models/small",
+    )
+    parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, or DIR@STEP")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set whose pieces are kept")
+    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="keep pieces that stand there N times")
+    parser.add_argument("--keep", type=path, metavar="FILE", help="JSON list of ids to keep, in place of counting")
+    _pad_to(parser)
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
+
+
+def _rollback(group) -> None:
+    def rollback(args, rest):
+        set_device("cpu")
+        from ja_llm.vocab.trim_model import rollback_model
+
+        rows = rollback_model(args.model, args.base, args.out)
+        print(
+            f"{args.out}: {rows['from_model']} rows of the model, {rows['from_base']} of the base, {rows['dropped']} pieces dropped"
+        )
+
+    parser = add_verb(
+        group,
+        "rollback",
+        rollback,
+        "Bring an expanded or trimmed model back to its base's vocabulary, with what it has learnt.",
+        "ja-llm vocab rollback --model runs/main --base models/base --out models/back",
+    )
+    parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, run, or DIR@STEP")
+    parser.add_argument("--base", type=path, required=True, metavar="DIR", help="model directory that it came from")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
+
+
+def _sweep(group) -> None:
+    def sweep(args, rest):
+        from ja_llm.errors import UsageError
+        from ja_llm.vocab.sweep import format_sweep, sweep_model, write_sweep
+
+        try:
+            sizes = [int(size) for size in args.sizes.split(",")]
+        except ValueError:
+            raise UsageError(f"--sizes {args.sizes}: give whole numbers with commas between them, e.g. 2000,4000.") from None
+        result = sweep_model(args.model, args.documents, sizes, lang=args.lang, share=args.share, pad_to=args.pad_to)
+        write_sweep(result, args.out, sweep_plot(result))
+        print(format_sweep(result))
+
+    parser = add_verb(
+        group,
+        "sweep",
+        sweep,
+        "Say what each number of new pieces would save in tokens and cost in tables, as FLOPs per byte.",
+        "ja-llm vocab sweep --model models/base --documents data/corpus --sizes 1000,2000,4000 --out sweep",
+    )
+    parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory")
+    parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set")
+    parser.add_argument("--sizes", required=True, metavar="N,N,...", help="numbers of pieces to add")
+    parser.add_argument("--lang", default="ja")
+    parser.add_argument("--share", type=float, default=0.9, help="share of --lang in the training mixture's bytes (default 0.9)")
+    _pad_to(parser)
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for sweep.json and sweep.svg")
+
+
+def sweep_plot(result) -> str:
+    """The sweep as an SVG file: costs and tokens over the number of new pieces, relative to none."""
+    from ja_llm.evaluation.svg import Line, standalone
+
+    rows, lang = result["rows"], result["settings"]["lang"]
+
+    def line(name: str, value) -> Line:
+        return Line(name, [(row["added"], value(row) / value(rows[0])) for row in rows])
+
+    lines = [
+        line("training FLOPs per byte of the mixture", lambda row: row["training_flops_per_byte"]),
+        line(f"decoding FLOPs per byte ({lang})", lambda row: row["decoding_flops_per_byte"]),
+        line(f"tokens per byte ({lang})", lambda row: row["tokens_per_byte"][lang]),
+    ]
+    note = f"recommended: {result['recommended']} pieces"
+    return standalone("Vocabulary size", lines, "pieces added", "relative to none", note)

@@ -139,6 +139,43 @@ def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str, lev
     return _figure(title, f"{y_label} over {x_label}. {said}.", "".join(parts), _HEIGHT, [line.name for line in lines], note)
 
 
+# A page's style, for a plot in a file of its own: text, rules, then the series.
+_COLOURS = ("#0b5cad", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be185d")
+_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 4", "12 4")
+_STYLE = (
+    "text{font-family:sans-serif;fill:#1b1f24}.tick{font-size:11.5px;fill:#57606a}.label{font-size:12.5px}"
+    ".title{font-size:14px;font-weight:600}.grid{stroke:#d8dee4}.axis,.level{stroke:#57606a}.level{stroke-dasharray:1 4}"
+    ".line{fill:none;stroke-width:2}.band{opacity:.16}"
+) + "".join(
+    f".line.s{n}{{stroke:{colour};stroke-dasharray:{dash}}}.mark.s{n},.band.s{n}{{fill:{colour}}}"
+    for n, (colour, dash) in enumerate(zip(_COLOURS, _DASHES, strict=True))
+)
+
+
+def standalone(title: str, lines: Sequence[Line], x_label: str, y_label: str, note: str = "") -> str:
+    """`line_plot` as an SVG file of its own: style, title, legend and a note below it are inside; "" when nothing is to draw."""
+    figure = line_plot(title, lines, x_label, y_label)
+    if not figure:
+        return ""
+    start = figure.index('<svg class="plot"')
+    body = figure[figure.index(">", start) + 1 : figure.index("</svg>", start)]
+    drawn = [line.name for line in lines if line.points]
+    rows = [
+        f'<line class="line s{n % SERIES}" x1="{_LEFT}" x2="{_LEFT + 26}" y1="{y - 4}" y2="{y - 4}"/>'
+        f'<text class="label" x="{_LEFT + 34}" y="{y}">{escape(name)}</text>'
+        for n, (name, y) in enumerate((name, _HEIGHT + 16 + 18 * n) for n, name in enumerate(drawn))
+    ]
+    height = _HEIGHT + 16 + 18 * len(drawn)
+    if note:
+        rows.append(f'<text class="tick" x="{_LEFT}" y="{height + 4}">{escape(note)}</text>')
+        height += 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -26 {_WIDTH} {height + 26}" width="{2 * _WIDTH}" role="img">'
+        f"<style>{_STYLE}</style>{body}"
+        f'<text class="title" x="{_WIDTH / 2}" y="-8" text-anchor="middle">{escape(title)}</text>{"".join(rows)}</svg>\n'
+    )
+
+
 def dot_plot(title: str, dots: Sequence[Dot], x_label: str) -> str:
     """A figure with one row a value: a dot and its interval; "" when there is nothing to draw."""
     dots = [dot for dot in dots if math.isfinite(dot.value)]
