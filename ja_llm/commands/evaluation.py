@@ -1,5 +1,6 @@
 """`ja-llm eval`, `generate` and `report`: what a model can do, and a page that shows it."""
 
+import sys
 from pathlib import Path
 
 from ja_llm.command_line import path
@@ -76,22 +77,45 @@ def evaluate(verbs) -> None:
 def generate(verbs) -> None:
     def handler(args, rest):
         set_device(args.device)
-        from ja_llm.evaluation.generation import generate
-        from ja_llm.train.checkpoints import load_model
+        from ja_llm.evaluation.continuations import continue_prompts
+        from ja_llm.evaluation.sampling import Sampling
 
-        for text in generate(
-            load_model(args.checkpoint), args.prompt, max_new_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
-        ):
-            print(text)
+        drawn = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
+        continue_prompts(
+            args.checkpoint,
+            args.prompt,
+            sys.stdout,
+            max_new_tokens=args.max_tokens,
+            stop=args.stop,
+            sampling=Sampling(**{name: getattr(args, name) for name in drawn}),
+            seed=args.seed,
+            scored=args.score,
+            mesh=args.mesh,
+        )
 
     parser = add_verb(
-        verbs, "generate", handler, "Continue a prompt.", "ja-llm generate --checkpoint runs/ja --prompt 日本の春は"
+        verbs,
+        "generate",
+        handler,
+        "Continue a prompt, in text that appears as it is written (docs/generation.md).",
+        "ja-llm generate --checkpoint runs/ja --prompt 日本の春は --temperature 0.8 --top_p 0.95",
     )
     parser.add_argument("--checkpoint", type=path, required=True, metavar="C")
     parser.add_argument("--prompt", action="append", required=True, metavar="T", help="text to continue (repeat)")
-    parser.add_argument("--max_tokens", type=int, default=64)
+    parser.add_argument("--max_tokens", type=int, default=64, help="tokens written at most (default: 64)")
+    parser.add_argument("--stop", action="append", default=[], metavar="T", help="end before this text (repeat)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top_k", type=int, default=0, help="draw from so many likeliest tokens (default: all)")
+    parser.add_argument("--top_p", type=float, default=1.0, help="... from those that together have this probability")
+    parser.add_argument("--min_p", type=float, default=0.0, help="... from those with this share of the likeliest one's")
+    parser.add_argument(
+        "--repetition_penalty", type=float, default=1.0, help="above 1: tokens that the text has become less likely"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--score", action="append", default=[], metavar="T", help="write nothing; say how likely this continuation is (repeat)"
+    )
+    parser.add_argument("--mesh", metavar="AXES", help="spread over devices, such as data=1,tensor=4 (default: one device)")
     device_flag(parser)
 
 

@@ -20,6 +20,7 @@ from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.registry import GENERATE, SCORE, SPLIT, EvaluationTask, bind, names, resolve, suites
 from ja_llm.evaluation.samples import TaskFiles, finished_tasks
+from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.evaluation.statistics import Statistic, suite_mean
 from ja_llm.files import write_json
@@ -226,7 +227,7 @@ class Runners:
         self.tokenizer = loaded.tokenizer
         self._loaded, self._batch_size, self._length = loaded, batch_size, length
         self._max_length = loaded.config.max_length
-        self._generators: dict[tuple[float, float], Generator] = {}
+        self._generator: Generator | None = None
         self._scorers: dict[int, Scorer] = {}
 
     def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int = 0) -> list[dict[str, Any]]:
@@ -247,7 +248,8 @@ class Runners:
         return samples
 
     def _generate(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
-        generator = self._generator(template.temperature, template.top_p)
+        generator = self._generator = self._generator or Generator(self._loaded, self._batch_size)
+        sampling = Sampling(temperature=template.temperature, top_p=template.top_p)
         whole = min(template.total_length or self._max_length, self._max_length)
         prompts = [example["inputs"].tolist() for example in examples]
         wanted = whole - min(map(len, prompts)) if template.total_length else template.max_new_tokens
@@ -256,7 +258,7 @@ class Runners:
         fitted = [prompt if template.begins_document else prompt[-room:] for prompt in prompts]
         numbers = range(start * template.samples, (start + len(examples)) * template.samples)
         rows = [prompt for prompt in fitted for _ in range(template.samples)]
-        texts = generator.continue_ids(rows, new_tokens, template.stop, cut_prompts=True, numbers=numbers)
+        texts = generator.continue_ids(rows, new_tokens, template.stop, sampling=sampling, cut_prompts=True, numbers=numbers)
         groups = [texts[n : n + template.samples] for n in range(0, len(texts), template.samples)]
         return [
             (max(len(prompt) - room, 0), {"prediction": group if template.samples > 1 else group[0]})
@@ -273,12 +275,6 @@ class Runners:
             (len(whole) - len(context), {"score": float(score[len(context) - 1 :].sum(dtype=np.float64))})
             for whole, context, score in zip(inputs, fitted, scores, strict=True)
         ]
-
-    def _generator(self, temperature: float, top_p: float) -> Generator:
-        key = temperature, top_p
-        if key not in self._generators:
-            self._generators[key] = Generator(self._loaded, self._batch_size, temperature=temperature, top_p=top_p)
-        return self._generators[key]
 
     def _scorer(self, length: int) -> Scorer:
         if length not in self._scorers:

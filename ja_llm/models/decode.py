@@ -8,6 +8,7 @@ Every row has its own length, so prompts of different lengths share a batch. A t
 Tokens beyond the cache's length are not stored: the caller stops a row before that (`cache_lengths` says where it is).
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -36,6 +37,19 @@ def init_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
 def cache_lengths(cache: Cache) -> jax.Array:
     """Tokens that each row holds: int32 [B]."""
     return cache["cache_slots"]["filled"].sum(axis=1)
+
+
+def unscanned(config: DecoderConfig) -> DecoderConfig:
+    """The same model with an array for each layer; `layers_apart` makes its parameters and caches."""
+    return dataclasses.replace(config, scan_layers=False)
+
+
+def layers_apart(config: DecoderConfig, tree: Any) -> Any:
+    """Parameters, or a cache, of scanned layers as those of layers by themselves."""
+    apart = {name: value for name, value in tree.items() if name != "layers"}
+    for i in range(config.num_layers):
+        apart[f"layers_{i}"] = jax.tree.map(lambda x, i=i: x[i], tree["layers"])
+    return apart
 
 
 def prefill(config: DecoderConfig, params: Any, cache: Cache, tokens: jax.Array, lengths: jax.Array) -> tuple[Cache, jax.Array]:

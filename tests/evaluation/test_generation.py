@@ -1,10 +1,11 @@
-"""Greedy continuations equal a token-by-token brute force; batches, stops and limits do what they say."""
+"""Greedy continuations equal a token-by-token brute force; batches, streams, stops and limits do what they say."""
 
 import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation.generation import _nucleus
+from ja_llm.evaluation import generation
+from ja_llm.evaluation.sampling import Sampling
 
 PROMPTS = ["a", "hello", "日本", "x" * 50, "", "zz"]
 
@@ -30,16 +31,24 @@ def test_greedy_equals_brute_force(prefix_generator, slow_logits, byte_tokenizer
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_does_not_depend_on_its_batch(prefix_generator, temperature):
-    generator = prefix_generator(batch_size=4, temperature=temperature, seed=3)
-    together = generator.continue_ids([ids(p) for p in PROMPTS], 18)
-    again = prefix_generator(batch_size=4, temperature=temperature, seed=3).continue_ids([ids(p) for p in PROMPTS[:2]], 18)
+    settings = {"sampling": Sampling(temperature=temperature), "seed": 3}
+    together = prefix_generator(batch_size=4).continue_ids([ids(p) for p in PROMPTS], 18, **settings)
+    again = prefix_generator(batch_size=4).continue_ids([ids(p) for p in PROMPTS[:2]], 18, **settings)
     assert again == together[:2]
+    assert [with_ends(prefix_generator(batch_size=1), n, settings) for n in range(len(PROMPTS))] == [
+        text.replace("\ufffd", "") for text in together
+    ]
+
+
+def with_ends(generator, number, settings):
+    return "".join(generator.stream(ids(PROMPTS[number]), 18, number=number, **settings))
 
 
 def test_seed_and_temperature_matter(prefix_generator):
-    one, two = (prefix_generator(temperature=1.0, seed=s).continue_ids([ids("a")], 30) for s in (0, 1))
+    hot = Sampling(temperature=1.0)
+    one, two = (prefix_generator().continue_ids([ids("a")], 30, sampling=hot, seed=s) for s in (0, 1))
     assert one != two
-    first, second = prefix_generator(temperature=1.0).continue_ids([ids("a")] * 2, 30)
+    first, second = prefix_generator().continue_ids([ids("a")] * 2, 30, sampling=hot)
     assert first != second
 
 
@@ -66,27 +75,51 @@ def test_what_does_not_fit_is_refused_or_cut(prefix_generator):
         generator.continue_ids([[]], 2)
 
 
-def test_nucleus_is_the_smallest_set_of_likely_tokens():
-    draw = np.random.default_rng(0)
-    for top_p in (0.1, 0.5, 0.95):
-        logits = draw.normal(size=(40, 30)).astype(np.float32) * 3
-        kept = np.isfinite(np.asarray(_nucleus(logits, top_p)))
-        for row, keeps in zip(logits.astype(np.float64), kept, strict=True):
-            shares = np.exp(row) / np.exp(row).sum()
-            wanted, total = set(), 0.0
-            for token in sorted(range(30), key=lambda t: -shares[t]):
-                if total >= top_p:
-                    break
-                wanted.add(token)
-                total += shares[token]
-            assert set(np.flatnonzero(keeps)) == wanted
-
-
 def test_top_p_and_numbers_decide_what_is_drawn(prefix_generator):
     prompts = [ids("a")] * 6
     greedy = prefix_generator(batch_size=4).continue_ids(prompts[:1], 12)
-    assert prefix_generator(batch_size=4, temperature=1.0, top_p=1e-6).continue_ids(prompts, 12) == greedy * 6
-    generator = prefix_generator(batch_size=4, temperature=1.0, top_p=0.95)
-    texts = generator.continue_ids(prompts, 12)
+    generator = prefix_generator(batch_size=4)
+    for narrow in ({"top_p": 1e-6}, {"top_k": 1}, {"min_p": 1.0}):
+        assert generator.continue_ids(prompts, 12, sampling=Sampling(temperature=1.0, **narrow)) == greedy * 6
+    wide = Sampling(temperature=1.0, top_p=0.95)
+    texts = generator.continue_ids(prompts, 12, sampling=wide)
     assert len(set(texts)) > 3
-    assert generator.continue_ids(prompts[:2], 12, numbers=[4, 1]) == [texts[4], texts[1]]
+    assert generator.continue_ids(prompts[:2], 12, sampling=wide, numbers=[4, 1]) == [texts[4], texts[1]]
+
+
+def test_a_penalty_sees_the_prompt_and_what_was_written(prefix_generator, slow_logits):
+    prompt = ids("abcabc")
+    (tokens,) = prefix_generator(batch_size=2).continue_tokens(
+        [prompt], 40, sampling=Sampling(repetition_penalty=1.7), ignore_eos=True
+    )
+    sequence = list(prompt)
+    for _ in range(40):
+        logits, seen = slow_logits(sequence), sorted(set(sequence))
+        logits[seen] = np.where(logits[seen] > 0, logits[seen] / 1.7, logits[seen] * 1.7)
+        sequence.append(int(logits.argmax()))
+    assert tokens == sequence[len(prompt) :]
+    plain = prefix_generator(batch_size=2).continue_tokens([prompt], 40, ignore_eos=True)[0]
+    assert plain != tokens
+
+
+def test_prompts_and_limits_of_many_lengths_share_few_programs(prefix_generator):
+    generator = prefix_generator(batch_size=4)
+    generation._compiled_stride.cache_clear()
+    generator._prefill.clear_cache()
+    for limit in (1, 5, 16, 17, 30):
+        generator.continue_ids([ids("x" * n) for n in range(0, 90, 7)], limit)
+    shapes = generator._prefill._cache_size()
+    programs = generation._compiled_stride(generator._step, 258, Sampling(), 16)._cache_size()
+    assert shapes == 3 and programs == 1  # prompts of 32, 64 and 128
+
+
+def test_a_stream_is_the_batch_and_stops_where_it_stops(prefix_generator):
+    generator = prefix_generator(batch_size=1)
+    (whole,) = generator.continue_ids([ids("hello")], 30)
+    told = whole.replace("\ufffd", "")
+    pieces = list(generator.stream(ids("hello"), 30))
+    assert "".join(pieces) == told and sum(map(bool, pieces)) > 2
+    stop = told[4:7]
+    assert "".join(generator.stream(ids("hello"), 30, [stop, "never there"])) == told[: told.index(stop)]
+    with pytest.raises(UsageError, match="prompt 0 has 121 tokens"):
+        next(generator.stream([256, *range(1, 121)], 20))

@@ -5,6 +5,7 @@ Weights are random and far from their initial values, sizes odd, the text is lon
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError
+from ja_llm.evaluation.generation import Generator
 from ja_llm.interop import hf_config
 from ja_llm.interop.hf import check_names, export_hf, import_hf, read_params
 from ja_llm.interop.safetensors_files import TensorFolder
@@ -32,7 +34,7 @@ SIZES = {
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 80,
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -94,7 +96,7 @@ CASES = {
     ),
 }
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
-BIGCODE_SIZES = {"vocab_size": VOCAB, "n_embd": 60, "n_layer": 3, "n_head": 6, "n_positions": 64}
+BIGCODE_SIZES = {"vocab_size": VOCAB, "n_embd": 60, "n_layer": 3, "n_head": 6, "n_positions": 80}
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "olmo2": "Olmo2"}
 CLASSES |= {"gemma": "Gemma", "gemma2": "Gemma2", "gpt_bigcode": "GPTBigCode", "mixtral": "Mixtral"}
 
@@ -182,6 +184,31 @@ def test_decoding_with_a_cache_is_the_full_pass_at_every_position(case):
     expected = np.stack([full[[0, 1], lengths - 1] for lengths, _ in seen])
     assert distance(decoded, expected) <= 1e-5
     assert max(distance(a, b) for a, b in zip(decoded[:, 0], expected[:, 0], strict=True)) <= 1e-5
+
+
+NEW = 64
+
+
+def theirs_greedy(model, prompts) -> list[list[int]]:
+    """What transformers writes after prompts that it pads on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    settings = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with torch.no_grad():
+        return model.generate(ids, attention_mask=mask, **settings)[:, width:].tolist()
+
+
+def test_greedy_text_is_transformers_with_and_without_padding(case):
+    *_, loaded = case
+    model = case[1]
+    every_id = types.SimpleNamespace(vocab_size=VOCAB, eos_id=-1)
+    ours = Generator(dataclasses.replace(loaded, tokenizer=every_id), batch_size=2)
+    long, short = IDS[0, :13].tolist(), IDS[1, :6].tolist()
+    expected = theirs_greedy(model, [long, short])
+    assert ours.continue_tokens([long, short], NEW, ignore_eos=True) == expected
+    assert ours.continue_tokens([short], NEW, ignore_eos=True) == theirs_greedy(model, [short]) == expected[1:]
+    assert [len(row) for row in expected] == [NEW, NEW] and len(set(map(tuple, expected))) == 2
 
 
 def wrong_maps(loaded):

@@ -1,0 +1,128 @@
+"""`ja-llm generate`: prompts continued on the terminal while the model writes, or given continuations scored."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from ja_llm import sharding
+from ja_llm.errors import UsageError
+from ja_llm.evaluation.generation import Generator
+from ja_llm.evaluation.sampling import Sampling
+from ja_llm.evaluation.scoring import Scorer
+
+
+def continue_prompts(
+    checkpoint: str,
+    prompts: Sequence[str],
+    out: TextIO,
+    *,
+    max_new_tokens: int = 64,
+    stop: Sequence[str] = (),
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    scored: Sequence[str] = (),
+    mesh: str | None = None,
+) -> None:
+    """Write the continuation of each prompt to `out` as it comes, a line each; or, with `scored`, a line a continuation.
+
+    Args:
+      checkpoint: model directory, or DIR@STEP.
+      prompts: texts; each begins a document.
+      out: where to.
+      max_new_tokens: tokens written at most.
+      stop: a continuation ends before the first of these texts.
+      sampling: how tokens are chosen; greedy when None.
+      seed: of the draws.
+      scored: given continuations, of which the model is asked how likely they are.
+      mesh: devices along the mesh axes, such as "data=2,tensor=4"; None: one device.
+
+    Raises:
+      UsageError: no such model, mesh or device, or a prompt that does not fit.
+      JaLlmError: the checkpoint can't be read.
+    """
+    devices = None if mesh is None else sharding.make_mesh(parse_mesh(mesh))
+    with contextlib.nullcontext() if devices is None else sharding.use(devices):
+        loaded = load_spread(checkpoint, devices)
+        generator = None if scored else Generator(loaded, 1)
+        for number, prompt in enumerate(prompts):
+            if generator is None:
+                for found in score_continuations(loaded, prompt, scored):
+                    out.write(f"{found['nats']:10.3f} nats{found['bits_per_byte']:8.3f} bits/byte  {found['text']!r}\n")
+                continue
+            ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(prompt)]
+            for piece in generator.stream(ids, max_new_tokens, stop, sampling=sampling or Sampling(), seed=seed, number=number):
+                out.write(piece)
+                out.flush()
+            out.write("\n")
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """ "data=2,tensor=4" as {"data": 2, "tensor": 4}.
+
+    Raises:
+      UsageError: it is not written so.
+    """
+    axes = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals or not size.strip().lstrip("-").isdigit():
+            raise UsageError(f"the mesh {text!r} is not understood; write axes and sizes such as data=2,tensor=4.")
+        axes[name.strip()] = int(size)
+    return axes
+
+
+def load_spread(checkpoint: str, mesh: Any = None) -> Any:
+    """A checkpoint with its arrays on the first device, or spread over a mesh; errors as of `load_model`."""
+    from ja_llm.models.decoder import abstract_params, param_axes
+    from ja_llm.train.checkpoints import load_model, read_model_files, split_step
+
+    if mesh is None:
+        return load_model(checkpoint)
+    directory, _ = split_step(checkpoint)
+    if not directory.exists():
+        raise UsageError(f"{directory}: this model directory does not exist.")
+    config, _ = read_model_files(directory)
+    return load_model(checkpoint, shardings=sharding.shardings(param_axes(config), abstract_params(config), mesh))
+
+
+def score_continuations(loaded: Any, prompt: str, continuations: Sequence[str]) -> list[dict[str, Any]]:
+    """How likely a model finds texts behind a prompt.
+
+    Prompt and continuation are cut into tokens together; the score is that of the tokens from the first on that is not the
+    prompt's own, so a token that spans the border belongs to the continuation.
+
+    Args:
+      loaded: `ja_llm.train.checkpoints.LoadedModel`.
+      prompt: begins a document; may be empty.
+      continuations: at least one character each.
+
+    Returns:
+      For each {"text", "nats": sum of log-probabilities, "tokens": how many, "bits_per_byte": of the continuation's UTF-8}.
+
+    Raises:
+      UsageError: a continuation is empty, or does not fit behind the prompt into the model.
+    """
+    bos, encode = loaded.tokenizer.bos_id, loaded.tokenizer.encode
+    alone = [bos, *encode(prompt)]
+    found = []
+    for text in continuations:
+        ids = [bos, *encode(prompt + text)]
+        if not text or len(ids) - 1 > loaded.config.max_length:
+            wrong = (
+                "is empty"
+                if not text
+                else f"has with its prompt {len(ids)} tokens, the model {loaded.config.max_length} positions"
+            )
+            raise UsageError(f"the continuation {text[:40]!r} {wrong}; give another one.")
+        shared = next((n for n, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids)))
+        found.append((text, ids, shared))
+    scores = Scorer(loaded, min(len(found), 16), loaded.config.max_length).token_logprobs([ids for _, ids, _ in found])
+    result = []
+    for (text, ids, shared), score in zip(found, scores, strict=True):
+        nats = float(score[shared - 1 :].sum(dtype=np.float64))
+        bits = -nats / math.log(2) / len(text.encode())
+        result.append({"text": text, "nats": nats, "tokens": len(ids) - shared, "bits_per_byte": bits})
+    return result
