@@ -9,18 +9,21 @@ DTYPES = ("float32", "bfloat16", "float16")
 def import_model(verbs) -> None:
     def handler(args, rest):
         set_device("cpu")
-        from ja_llm.interop.hf import format_summary, import_hf
+        from ja_llm.interop.hf import format_summary
+        from ja_llm.interop.importing import import_checkpoint
 
-        print(format_summary(import_hf(args.source, args.out, args.dtype)))
+        print(format_summary(import_checkpoint(args.source, args.out, args.dtype, try_texts=True)))
 
     parser = add_verb(
         verbs,
         "import",
         handler,
-        "Hugging Face checkpoint (Llama family) to a model directory.",
+        "Hugging Face checkpoint or GGUF file to a model directory, with a self-check at the end (docs/interchange.md).",
         "ja-llm import path/to/hf-model --out models/base",
     )
-    parser.add_argument("source", type=path, metavar="SRC", help="folder with config.json, *.safetensors and tokenizer files")
+    parser.add_argument(
+        "source", type=path, metavar="SRC", help="folder with config.json, *.safetensors and tokenizer files, or a .gguf file"
+    )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
-from ja_llm.interop import hf_config, model_card
-from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, write_tensors
+from ja_llm.interop import hf_config, model_card, self_check
+from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, Tensors, write_tensors
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params
@@ -33,16 +34,18 @@ from ja_llm.vocab.base import Tokenizer, load_tokenizer
 from ja_llm.vocab.initialise import map_tables
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
+CHAT_TEMPLATE = "chat_template.jinja"
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "float32") -> dict[str, Any]:
+def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "float32", try_texts: bool = False) -> dict[str, Any]:
     """Hugging Face folder to model directory.
 
     Args:
       src_dir: has config.json, safetensors (one file, or parts and their index), and tokenizer.model or tokenizer.json.
       out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
       param_dtype: of the stored parameters.
+      try_texts: measure bits per byte of two short texts at the end.
 
     Returns:
       What was done, see `format_summary`.
@@ -53,20 +56,64 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
         shape, or not finite; a tokenizer with more ids than embedding rows.
     """
     source, out = Path(src_dir), Path(out_dir).absolute()
-    _check_dtype(param_dtype)
+    check_dtype(param_dtype)
     refuse_foreign(out)
     config, folder, tokenizer = open_hf(source, param_dtype)
-    params = read_params(folder, config, source)
-
     files = [file_entry(path) for path in [source / "config.json", *folder.files]]
-    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
     earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
     parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
     licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")
-    carried = {"licence": licence, "generation": _generation_settings(source)}
+    carried = {"licence": licence, "generation": _generation_settings(source), "chat_template": _chat_template(source)}
+    return finish_import(source, out, config, folder, tokenizer, files, parents, carried, try_texts)
+
+
+def finish_import(
+    source: Path,
+    out: Path,
+    config: DecoderConfig,
+    folder: Tensors,
+    tokenizer: Tokenizer,
+    files: list[dict[str, Any]],
+    parents: list[dict[str, Any]],
+    carried: dict[str, Any],
+    try_texts: bool,
+) -> dict[str, Any]:
+    """The numbers of an opened and checked source into a model directory, which is then read back and compared.
+
+    Args:
+      source: for messages and the ledger.
+      out: the model directory.
+      config: of the model.
+      folder: its tensors.
+      tokenizer: its own.
+      files: the source's, for the ledger.
+      parents: ledger entries of what the source was made from.
+      carried: goes into the ledger, for an export, where there is something.
+      try_texts: measure bits per byte of two short texts.
+
+    Returns:
+      What was done, see `format_summary`.
+
+    Raises:
+      JaLlmError: a number is not finite, the disk is full, or what was written reads back differently (and is removed).
+    """
+    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
+    carried = {name: value for name, value in carried.items() if value or name in ("licence", "generation")}
     ledger = new_ledger("import", identity, parents=parents, source=source.resolve().name, **carried)
+    params = read_params(folder, config, source)
     save_model(out, config=config, params=params, tokenizer=tokenizer, ledger=ledger)
-    return _summary("imported", source, out, config, param_dtype, folder.files)
+    del params  # the next line holds them again
+    loaded = load_model(out)
+    try:
+        compare(folder, loaded.params, config, source)
+    except JaLlmError:
+        shutil.rmtree(out)
+        raise
+    summary = _summary("imported", source, out, config, config.param_dtype, folder.files)
+    summary["check"] = {"rows": config.vocab_size, "ids": tokenizer.vocab_size}
+    if try_texts:
+        summary["check"]["texts"] = self_check.try_texts(loaded)
+    return summary
 
 
 def open_hf(source: Path, param_dtype: str = "float32") -> tuple[DecoderConfig, TensorFolder, Tokenizer]:
@@ -87,12 +134,17 @@ def open_hf(source: Path, param_dtype: str = "float32") -> tuple[DecoderConfig, 
     folder = TensorFolder(source)
     check_names(folder, config, source)
     tokenizer = load_tokenizer(source)
+    check_rows(tokenizer, config, source)
+    return config, folder, tokenizer
+
+
+def check_rows(tokenizer: Tokenizer, config: DecoderConfig, source: Path) -> None:
+    """Raise JaLlmError where the tokenizer has more ids than the table rows; fewer are common, and told at the end."""
     if tokenizer.vocab_size > config.vocab_size:
         raise JaLlmError(
             f"{source}: its tokenizer has {tokenizer.vocab_size} ids, its embedding table {config.vocab_size} rows; "
             "put the tokenizer there that the model was made with."
         )
-    return config, folder, tokenizer
 
 
 def export_hf(
@@ -125,11 +177,13 @@ def export_hf(
         params = map_tables(params, lambda table, _: table[:ids])
         config = dataclasses.replace(config, vocab_size=ids, padding_ids=0)
     dtype = dtype or config.param_dtype
-    _check_dtype(dtype)
+    check_dtype(dtype)
     with atomic_directory(out) as temporary:
         tokenizer.export_hf(temporary)  # first: it may refuse
         write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id))
         write_json(temporary / "generation_config.json", _generation_config(loaded.ledger, tokenizer))
+        if template := _carried(loaded.ledger, "chat_template", ""):
+            (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         write_tensors(temporary, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
         (temporary / "README.md").write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
@@ -146,11 +200,25 @@ def _generation_settings(source: Path) -> dict[str, Any]:
     return {key: value for key, value in stored.items() if key not in ("transformers_version", "_from_model_config")}
 
 
+def _chat_template(source: Path) -> str:
+    """The template of a source, "" where there is none: chat_template.jinja, or in older files the one of tokenizer_config.json."""
+    path = source / CHAT_TEMPLATE
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    path = source / "tokenizer_config.json"
+    stored = read_json(path, "tokenizer configuration") if path.is_file() else {}
+    found = stored.get("chat_template") if isinstance(stored, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _carried(ledger: dict[str, Any], name: str, default: Any) -> Any:
+    """What the first weights came with."""
+    return next((entry[name] for entry in model_card.lineage(ledger) if entry.get(name)), default)
+
+
 def _generation_config(ledger: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """What the first weights came with, with this tokenizer's ids: of several ends, all stay if ours is one of them."""
-    settings = next(
-        (entry["generation"] for entry in model_card.lineage(ledger) if entry.get("generation")), {"do_sample": False}
-    )
+    settings = _carried(ledger, "generation", {"do_sample": False})
     ends = settings.get("eos_token_id")
     several = isinstance(ends, list) and tokenizer.eos_id in ends
     return {**settings, "bos_token_id": tokenizer.bos_id, "eos_token_id": ends if several else tokenizer.eos_id}
@@ -164,12 +232,18 @@ def format_summary(summary: dict[str, Any]) -> str:
         [
             f"{summary['what']} {summary['source']} -> {summary['out']}",
             f"  {summary['parameters'] / 1e6:.2f}M parameters in {summary['dtype']}, {summary['tensors']} tensors, "
-            f"{summary['bytes'] / 1e6:.1f} MB of weights",
+            f"{summary['bytes'] / 1e6:.1f} MB of weights{_kinds(summary)}",
             f"  {c['num_layers']} layers, width {c['embed_dim']}, {c['num_heads']} heads on {c['num_kv_heads']} key-value heads, "
             f"vocabulary {c['vocab_size']}, {head}",
             f"  {', '.join(f'{name} sha256 {digest[:12]}' for name, digest in summary['files'].items())}",
+            *(self_check.report(summary["tensors"], summary["check"]) if "check" in summary else ()),
         ]
     )
+
+
+def _kinds(summary: dict[str, Any]) -> str:
+    """How a GGUF file's numbers were rounded before they came here."""
+    return f" ({', '.join(f'{count} {kind}' for kind, count in summary['kinds'].items())})" if "kinds" in summary else ""
 
 
 def _summary(what: str, source: Path, out: Path, config: DecoderConfig, dtype: str, files: list[Path]) -> dict[str, Any]:
@@ -186,7 +260,8 @@ def _summary(what: str, source: Path, out: Path, config: DecoderConfig, dtype: s
     }
 
 
-def _check_dtype(dtype: str) -> None:
+def check_dtype(dtype: str) -> None:
+    """Raise UsageError for a dtype that parameters can't have."""
     if dtype not in DTYPES:
         raise UsageError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
 
@@ -197,7 +272,7 @@ def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def check_names(folder: TensorFolder, config: DecoderConfig, source: Path) -> None:
+def check_names(folder: Tensors, config: DecoderConfig, source: Path) -> None:
     """Refuse missing, left-over and misshapen tensors before anything is read."""
     there = {name for name in folder if not re.fullmatch(family(config.family).ignored, name)}
     wanted = {tensor.name: tensor.shape for tensor in tensors(config)}
@@ -234,7 +309,7 @@ def _few(names: list[str]) -> str:
     )
 
 
-def read_params(folder: TensorFolder, config: DecoderConfig, source: Path, shardings: Any = None) -> Any:
+def read_params(folder: Tensors, config: DecoderConfig, source: Path, shardings: Any = None) -> Any:
     """The parameters, tensor by tensor; `check_names` comes first.
 
     Args:
@@ -263,6 +338,21 @@ def read_params(folder: TensorFolder, config: DecoderConfig, source: Path, shard
                 group = _leaf(params, part.path[:-1])
                 group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
     return params
+
+
+def compare(folder: Tensors, params: Any, config: DecoderConfig, source: Path) -> None:
+    """Read every tensor again and compare it with the parameters, which were written to a disk and read from it.
+
+    Raises:
+      JaLlmError: one differs.
+    """
+    for name, weight, parts in track(list(tensors(config)), "check", "tensor"):
+        value = _finite(folder[name], name, source, config.param_dtype)
+        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
+            if not np.array_equal(np.asarray(_leaf(params, part.path)[part.at]), ours):
+                raise JaLlmError(
+                    f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
+                )
 
 
 def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
 import numpy as np
@@ -16,6 +16,22 @@ from ja_llm.files import os_error_sentence, read_json, usual_mode, write_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class Tensors(Protocol):
+    """Tensors under their published names, read one by one: `TensorFolder`, or `gguf.GGUFTensors`."""
+
+    files: list[Path]
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+
+    def dtype(self, name: str) -> str:
+        """The tensor's type, one of `FLOATS` where it can be imported."""
 
 
 class TensorFolder:

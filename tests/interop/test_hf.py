@@ -4,6 +4,8 @@ import copy as pycopy
 import dataclasses
 import json
 import os
+import pickle
+import random
 import shutil
 
 import jax
@@ -14,10 +16,13 @@ from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
-from ja_llm.interop import hf_config
+from ja_llm.interop import hf, hf_config
 from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
+from ja_llm.interop.importing import import_checkpoint
+from ja_llm.interop.self_check import TEXTS
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.quickstart.pages import load_pages
 from ja_llm.train.checkpoints import load_model, save_model
 
 torch = pytest.importorskip("torch")
@@ -170,9 +175,46 @@ def lose(folder, name: str) -> None:
     (folder / name).unlink()
 
 
+def shards(folder) -> None:
+    """Two files and their index in place of the one."""
+    values = safetensors.numpy.load_file(folder / "model.safetensors")
+    lose(folder, "model.safetensors")
+    names, weight_map = sorted(values), {}
+    for n, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
+        file = f"model-{n:05d}-of-00002.safetensors"
+        safetensors.numpy.save_file({name: values[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def only_pickles(folder) -> None:
+    """A pickle that would leave a file behind if it were loaded."""
+    lose(folder, "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(folder.parent / "executed"))))
+
+
+class Trap:
+    """Executes when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
 GATE = "model.layers.1.mlp.gate_proj.weight"
 SPOILT = {
     "cut off": (cut, "model.safetensors: this file is damaged or cut off"),
+    "a shard is missing": (
+        lambda f: (shards(f), lose(f, "model-00002-of-00002.safetensors")),
+        "names model-00002-of-00002.safetensors, which is not here; the download is incomplete",
+    ),
+    "a shard is of another model": (
+        lambda f: (shards(f), shutil.copy(f / "model-00001-of-00002.safetensors", f / "model-00002-of-00002.safetensors")),
+        "the tensor .* is in two files",
+    ),
+    "only pickles": (only_pickles, r"no model.safetensors here; convert its \*.bin with transformers"),
     "no weights": (lambda f: lose(f, "model.safetensors"), "there is no model.safetensors here"),
     "no configuration": (lambda f: lose(f, "config.json"), "there is no config.json"),
     "no tokenizer": (lambda f: lose(f, "tokenizer.model"), "neither tokenizer.model nor tokenizer.json"),
@@ -225,7 +267,11 @@ def test_a_spoilt_source_gets_one_sentence_and_leaves_nothing(copy, tmp_path, na
     with pytest.raises(JaLlmError, match=message) as caught:
         import_hf(copy, tmp_path / "model")
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "model").exists() and [p.name for p in tmp_path.iterdir()] == ["src"]
+    assert (
+        not (tmp_path / "model").exists()
+        and not (tmp_path / "executed").exists()
+        and [p.name for p in tmp_path.iterdir()] == ["src"]
+    )
 
 
 def test_rotary_frequencies_of_old_files_are_no_error(copy, tmp_path):
@@ -279,3 +325,63 @@ def test_generation_settings_go_with_the_weights(copy, tmp_path, tokenizer):
     (copy / "generation_config.json").write_text("[1]")
     with pytest.raises(JaLlmError, match="generation_config.json: a JSON object is needed"):
         import_hf(copy, tmp_path / "second")
+
+
+def test_code_in_a_folder_is_never_run(copy, tmp_path):
+    (copy / "modeling_trap.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    change_config(copy, auto_map={"AutoModelForCausalLM": "modeling_trap.Model", "AutoConfig": "modeling_trap.Config"})
+    import_hf(copy, tmp_path / "model")
+    assert (tmp_path / "model").exists() and not (tmp_path / "executed").exists()
+
+
+def test_a_chat_template_goes_with_the_weights(copy, tmp_path):
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    write_json(copy / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template})
+    import_hf(copy, tmp_path / "model")
+    export_hf(tmp_path / "model", tmp_path / "export")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    assert theirs.apply_chat_template([{"role": "user", "content": "港"}], tokenize=False) == "<user>港"
+    import_hf(tmp_path / "export", tmp_path / "second")
+    assert load_model(tmp_path / "second").ledger["chat_template"] == template
+
+
+def test_the_self_check_tells_what_it_saw(copy, tmp_path):
+    summary = import_checkpoint(copy, tmp_path / "model", try_texts=True)
+    loaded, told = load_model(tmp_path / "model"), format_summary(summary)
+    assert "all 30 tensors read back" in told and "340 ids for 351 rows, 11 rows without an id" in told
+    for name, text in TEXTS.items():
+        ids = np.array([[loaded.tokenizer.bos_id, *loaded.tokenizer.encode(text)]])[:, :65]
+        logits = np.asarray(Decoder(loaded.config).apply({"params": loaded.params}, ids, ids)[0], np.float64)
+        if ids.shape[1] <= 64:  # the model's positions: one window
+            picked = logits[np.arange(ids.size - 1), ids[0, 1:]] - np.log(np.exp(logits[:-1]).sum(-1))
+            bits = -picked.sum() / np.log(2) / len(text.encode())
+            assert summary["check"]["texts"][name]["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+        assert f"{summary['check']['texts'][name]['bits_per_byte']:.3f} bits/byte" in told
+
+
+def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch):
+    real = hf.load_model
+
+    def wrong(path):
+        loaded = real(path)
+        loaded.params["decoder_norm"]["scale"] = loaded.params["decoder_norm"]["scale"].at[7].add(1e-6)
+        return loaded
+
+    monkeypatch.setattr(hf, "load_model", wrong)
+    with pytest.raises(JaLlmError, match="model.norm.weight reads back from the model directory with other numbers"):
+        import_hf(copy, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_auto_tokenizer_gives_our_ids_on_ten_thousand_lines(copy, tmp_path, tokenizer):
+    """Lines of the embedded pages, and as many of random stretches of them with odd characters between."""
+    import_hf(copy, tmp_path / "model")
+    export_hf(tmp_path / "model", tmp_path / "export")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    lines = [line for page in load_pages() for line in page.text.splitlines() if line.strip()]
+    draw = random.Random(0)
+    odd = [" ", "  ", "\t", "🙂", "é", "\u3000", "ｶﾞ", "\n", "1234", "--", "\u200d", "한"]
+    while len(lines) < 10_000:
+        a, b = draw.choices(lines[:2000], k=2)
+        lines.append(a[draw.randrange(len(a)) :] + draw.choice(odd) + b[: draw.randrange(1, 40)])
+    assert theirs(lines, add_special_tokens=False)["input_ids"] == tokenizer.encode_batch(lines)

@@ -55,3 +55,36 @@ def test_four_devices_hold_their_parts_of_the_tensors(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert [json.loads(line) for line in result.stdout.splitlines()] == [[2, 4, 12, 16], [2, 1, 24, 32]]
+
+
+GENERATE = """
+import json, sys, dataclasses, jax, numpy as np, types
+from ja_llm import sharding
+from ja_llm.evaluation.generation import Generator
+from ja_llm.evaluation.sampling import Sampling
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import abstract_params, init_params, param_axes
+config = DecoderConfig(**json.loads(sys.argv[1]))
+params = jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, init_params(config, jax.random.key(0)))
+tokenizer = types.SimpleNamespace(vocab_size=config.vocab_size, eos_id=-1)
+prompts, settings = [[5, 9, 1, 30], [7]], {"ignore_eos": True, "sampling": Sampling(temperature=0.7)}
+def write(params):
+    loaded = types.SimpleNamespace(config=config, params=params, tokenizer=tokenizer)
+    return Generator(loaded, 2).continue_tokens(prompts, 16, **settings)
+expected = write(params)
+for axes in ({"data": 2, "tensor": 2}, {"expert": 4}):
+    mesh = sharding.make_mesh(axes)
+    spread = sharding.shardings(param_axes(config), abstract_params(config), mesh)
+    with sharding.use(mesh):
+        assert write(jax.device_put(params, spread)) == expected
+print(json.dumps(expected))
+"""
+
+
+def test_four_devices_write_what_one_writes():
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", GENERATE, json.dumps(CONFIG.to_json())]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert len(set(sum(json.loads(result.stdout), []))) > 5

@@ -125,7 +125,9 @@ def test_a_padded_id_is_never_written_and_the_export_has_none(padded_model, tmp_
     from ja_llm.train.checkpoints import load_model
 
     model = load_model(padded_model[0] / "out")
-    hot = generate(model, ["港の船"] * 4, max_new_tokens=16, sampling=Sampling(temperature=50.0))  # nearly uniform over what may be drawn
+    hot = generate(
+        model, ["港の船"] * 4, max_new_tokens=16, sampling=Sampling(temperature=50.0)
+    )  # nearly uniform over what may be drawn
     assert len(hot) == 4
     export_hf(padded_model[0] / "out", tmp_path / "hf")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", local_files_only=True)
