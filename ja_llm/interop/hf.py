@@ -4,6 +4,7 @@ Both directions go through the one map of the model's family. Nothing is permute
 the very numbers that an import read.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -26,7 +27,7 @@ from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, Tensors, writ
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params
-from ja_llm.models.families import family, tensors
+from ja_llm.models.families import Tensor, family, tensors
 from ja_llm.progress import track
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
@@ -34,6 +35,7 @@ from ja_llm.vocab.base import Tokenizer, load_tokenizer
 from ja_llm.vocab.initialise import map_tables
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
+_THREADS = 2
 CHAT_TEMPLATE = "chat_template.jinja"
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -184,7 +186,8 @@ def export_hf(
         write_json(temporary / "generation_config.json", _generation_config(loaded.ledger, tokenizer))
         if template := _carried(loaded.ledger, "chat_template", ""):
             (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
-        write_tensors(temporary, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
+        plan = [(tensor.name, _NUMPY[dtype], tensor.shape) for tensor in tensors(config)]
+        write_tensors(temporary, plan, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
         (temporary / "README.md").write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
         files = _self_check(temporary, params, config, dtype)
@@ -319,24 +322,40 @@ def read_params(folder: Tensors, config: DecoderConfig, source: Path, shardings:
       shardings: a tree of NamedSharding: each tensor then goes straight to the devices that hold it; None gives numpy arrays.
 
     Returns:
-      The tree of parameters. The host's memory holds one tensor beside it.
+      The tree of parameters. The host's memory holds one tensor a thread beside it, and with `shardings` one.
 
     Raises:
       JaLlmError: a number is not finite, or too large for the parameters' dtype.
     """
     abstract = abstract_params(config)
     if shardings is None:
-        params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract)
-    else:
-        params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract, shardings)
+        return _read_arrays(folder, config, source, jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract))
+    params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract, shardings)
     for name, weight, parts in track(list(tensors(config)), "import", "tensor"):
         value = _finite(folder[name], name, source, config.param_dtype)
         for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            if shardings is None:
-                _leaf(params, part.path)[part.at] = ours
-            else:
-                group = _leaf(params, part.path[:-1])
-                group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
+            group = _leaf(params, part.path[:-1])
+            group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
+    return params
+
+
+def _read_arrays(folder: Tensors, config: DecoderConfig, source: Path, params: Any) -> Any:
+    """Fill the arrays; two threads, because turning a matrix takes longer than reading it."""
+
+    def one(tensor: Tensor) -> None:
+        value = _finite(folder[tensor.name], tensor.name, source, config.param_dtype)
+        shapes = [part.shape for part in tensor.parts]
+        for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, shapes), strict=True):
+            # [...] keeps a view of an array without axes to choose from
+            tensor.weight.place(ours, _leaf(params, part.path)[(*part.at, ...)])
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for done in track([pool.submit(one, tensor) for tensor in tensors(config)], "import", "tensor"):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return params
 
 
@@ -368,15 +387,30 @@ def _setter(sharding: NamedSharding) -> Any:
 
 
 def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.ndarray:
-    if not np.isfinite(value).all():
+    if not all_finite(value):
         raise JaLlmError(
             f"{where}: the tensor {name} holds numbers that are not finite; the file is damaged or the training went wrong."
         )
+    if value.dtype == _NUMPY[dtype]:
+        return value
     with np.errstate(over="ignore"):
-        value = value.astype(_NUMPY[dtype], copy=False)
-    if not np.isfinite(value).all():
+        value = value.astype(_NUMPY[dtype])
+    if not all_finite(value):
         raise JaLlmError(f"{where}: the tensor {name} has numbers too large for {dtype}; choose bfloat16 or float32.")
     return value
+
+
+# An infinity or NaN has all bits of the exponent set: without the sign it is at least this.
+_EXPONENTS = {"float32": (np.uint32, 0xFF000000), "bfloat16": (np.uint16, 0xFF00), "float16": (np.uint16, 0xF800)}
+
+
+def all_finite(value: np.ndarray) -> bool:
+    """Whether no number is infinite or NaN; by the bits, because numpy has no fast test for bfloat16."""
+    if value.dtype.name not in _EXPONENTS:
+        return bool(np.isfinite(value).all())
+    whole, least = _EXPONENTS[value.dtype.name]
+    bits = np.ascontiguousarray(value).view(whole).reshape(-1)
+    return all((bits[n : n + 65536] << 1).max() < least for n in range(0, bits.size, 65536))
 
 
 def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:

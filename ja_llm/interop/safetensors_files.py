@@ -1,17 +1,21 @@
 """A folder of safetensors files as one mapping from tensor name to array, read and written."""
 
+import collections
+import json
+import math
 import re
-from collections.abc import Iterator
+import struct
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import os_error_sentence, read_json, usual_mode, write_json
+from ja_llm.files import os_error_sentence, read_json, write_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -47,16 +51,16 @@ class TensorFolder:
 
     def __init__(self, folder: Path):
         self.files = _files(folder)
-        self._where: dict[str, Any] = {}
+        self._where: dict[str, tuple[Path, tuple[int, ...], str]] = {}
+        self._open: collections.OrderedDict[Path, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
         for path in self.files:
-            try:
-                file = safetensors.safe_open(path, "np")
-            except (safetensors.SafetensorError, OSError) as error:
-                raise JaLlmError(f"{path}: this file is damaged or cut off ({error}); download or export it again.") from error
+            file = _opened(path)
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 if name in self._where:
                     raise JaLlmError(f"{path}: the tensor {name} is in two files; download the model again.")
-                self._where[name] = file
+                part = file.get_slice(name)
+                self._where[name] = (path, tuple(part.get_shape()), part.get_dtype())
         if (folder / INDEX).exists():
             listed = set(read_json(folder / INDEX, "index of tensors")["weight_map"])
             if missing := sorted(listed - self._where.keys()):
@@ -69,14 +73,30 @@ class TensorFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple(self._where[name].get_slice(name).get_shape())
+        return self._where[name][1]
 
     def dtype(self, name: str) -> str:
         """The tensor's type as the file says it, e.g. "BF16"."""
-        return self._where[name].get_slice(name).get_dtype()
+        return self._where[name][2]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._where[name].get_tensor(name)
+        path = self._where[name][0]
+        with self._lock:
+            file = self._open.pop(path, None) or _opened(path)
+            self._open[path] = file
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        return file.get_tensor(name)
+
+
+_OPEN = 2  # files that are mapped at a time: what was read of a mapped file counts as the process's memory
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path, "np")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise JaLlmError(f"{path}: this file is damaged or cut off ({error}); download or export it again.") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -103,8 +123,20 @@ def _files(folder: Path) -> list[Path]:
     raise UsageError(f"{folder}: there is no {SINGLE} here{hint or '; give a model folder with safetensors'}.")
 
 
-def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int) -> list[Path]:
-    """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is.
+Plan = Sequence[tuple[str, np.dtype, tuple[int, ...]]]
+
+
+def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int) -> list[Path]:
+    """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; one is held at a time.
+
+    A file is 8 bytes of its header's length, the header (JSON: type, shape, place of each tensor), and the numbers
+    (safetensors' README, "Format").
+
+    Args:
+      folder: where.
+      plan: name, dtype and shape of each tensor.
+      tensors: the same with their numbers, in that order, C-contiguous.
+      max_bytes: of a file's numbers.
 
     Returns:
       The files.
@@ -112,32 +144,49 @@ def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], max_b
     Raises:
       JaLlmError: the disk is full or the folder can't be written.
     """
-    parts: list[Path] = []
-    names: list[list[str]] = []
-    held: dict[str, np.ndarray] = {}
-    total = 0
+    groups: list[list[tuple[str, np.dtype, tuple[int, ...]]]] = []
+    room = 0
+    for item in plan:
+        size = _size(item)
+        if not groups or size > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(item)
+        room -= size
+    names = (
+        [SINGLE] if len(groups) == 1 else [f"model-{n:05d}-of-{len(groups):05d}.safetensors" for n in range(1, len(groups) + 1)]
+    )
+    values = iter(tensors)
+    try:
+        for name, group in zip(names, groups, strict=True):
+            with (folder / name).open("wb") as file:
+                file.write(_header(group))
+                for item, (tensor, value) in zip(group, values, strict=False):
+                    if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
+                        raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
+                    file.write(memoryview(value.reshape(-1).view(np.uint8)))
+    except OSError as error:
+        raise os_error_sentence(error, folder) from error
+    if len(groups) > 1:
+        weight_map = {item[0]: name for name, group in zip(names, groups, strict=True) for item in group}
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_size, plan))}, "weight_map": weight_map})
+    return [folder / name for name in names]
 
-    def flush() -> None:
-        path = folder / f"part-{len(parts)}.safetensors"
-        try:
-            save_file(held, path, metadata={"format": "pt"})
-            usual_mode(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            full = "No space left" in str(error) or "os error 28" in str(error)
-            raise os_error_sentence(OSError(28, str(error)) if full else OSError(str(error)), folder) from error
-        parts.append(path)
-        names.append(list(held))
-        held.clear()
 
-    for name, value in tensors:
-        if held and sum(v.nbytes for v in held.values()) + value.nbytes > max_bytes:
-            flush()
-        held[name] = value
-        total += value.nbytes
-    flush()
-    if len(parts) == 1:
-        return [parts[0].rename(folder / SINGLE)]
-    final = [part.rename(folder / f"model-{n:05d}-of-{len(parts):05d}.safetensors") for n, part in enumerate(parts, 1)]
-    weight_map = {name: path.name for path, group in zip(final, names, strict=True) for name in group}
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return final
+def _size(item: tuple[str, np.dtype, tuple[int, ...]]) -> int:
+    return math.prod(item[2]) * item[1].itemsize
+
+
+def _header(group: Plan) -> bytes:
+    """The beginning of a file, padded with spaces so that the numbers begin at a multiple of 8."""
+    words = {name: word for word, name in FLOATS.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for item in group:
+        name, dtype, shape = item
+        end = begin + _size(item)
+        header[name] = {"dtype": words[dtype.name], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
