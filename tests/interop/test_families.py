@@ -5,6 +5,7 @@ Weights are random and far from their initial values, sizes odd, the text is lon
 
 import dataclasses
 import json
+import re
 import types
 
 import jax
@@ -250,6 +251,20 @@ def test_an_error_in_any_one_entry_of_a_map_is_found(case, monkeypatch):
         ours = forward(loaded.config, params, IDS)
         assert distance(ours, expected) > 1e-3, (weight, table)
     assert tried == every
+
+
+LLAMA_CPP = {"mistral": "llama", "mixtral": "llama", "gpt_bigcode": "starcoder"}
+
+
+def test_llama_cpps_converter_knows_every_name_that_is_exported(case):
+    """By the table of names that it reads with, which the gguf package has."""
+    gguf = pytest.importorskip("gguf")
+    name, *_, loaded = case
+    known = {word: arch for arch, word in gguf.MODEL_ARCH_NAMES.items()}[LLAMA_CPP.get(name, name)]
+    names = gguf.get_tensor_name_map(known, loaded.config.num_layers)
+    for tensor in families.tensors(loaded.config):
+        whole = re.sub(r"experts\.\d+\.", "experts.", tensor.name)  # its experts become one tensor
+        assert names.get_name(whole, try_suffixes=(".weight", ".bias")), tensor.name
 
 
 def test_every_family_has_a_case_and_a_file_of_its_name():

@@ -1,0 +1,187 @@
+"""Import and export of a 7B-shaped checkpoint of random bfloat16 numbers: time beside safetensors alone, and host memory.
+
+    python -m benchmarks.interchange_speed [--layers 4] [--shard_mb 500] [--repeats 3] [--work DIR]
+
+Widths, vocabulary and tensor names are Llama 2 7B's; its 32 layers would not fit beside the rest of a small disk, so a few of
+them stand for all (every layer is alike; the share of the tables is larger than in the whole model). The files are in the
+system's cache for both. Import is `read_params` into numpy arrays, beside `safetensors.numpy.load_file` of each file; export is
+the writing of all files, beside `safetensors.numpy.save_file` of arrays that lie ready. Each repeat is a process of its own; memory is
+sampled every five milliseconds: RssAnon (what the process owns) and RssFile (mapped files, which the system may take back).
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ja_llm.files import write_json
+from ja_llm.interop.safetensors_files import TensorFolder, write_tensors
+from ja_llm.manifest import software
+from ja_llm.models.config import DecoderConfig
+from ja_llm.models.families import tensors
+
+RESULTS = Path(__file__).resolve().parent / "results" / "interchange_speed.json"
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def config(layers: int) -> DecoderConfig:
+    """Llama 2 7B with fewer layers."""
+    sizes = {"embed_dim": 4096, "num_heads": 32, "num_kv_heads": 32, "head_dim": 128, "mlp_dim": 11008, "max_length": 4096}
+    return DecoderConfig(vocab_size=32000, num_layers=layers, **sizes, param_dtype="bfloat16")
+
+
+def make(folder: Path, layers: int, shard_bytes: int) -> list[Path]:
+    """The checkpoint."""
+    rng = np.random.default_rng(0)
+    plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(config(layers))]
+    # Exponents below that of infinity.
+    values = ((name, rng.integers(0, 0x3F80, shape, np.uint16).view(BF16)) for name, _, shape in plan)
+    return write_tensors(folder, plan, values, shard_bytes)
+
+
+class Memory(threading.Thread):
+    """Peaks of this process's memory while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = {"RssAnon": 0, "RssFile": 0, "VmRSS": 0}
+        self.first = self.now()
+        self.stopping = False
+
+    def now(self) -> dict[str, int]:
+        """Bytes."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.split(":")[0] in self.peak}
+
+    def run(self) -> None:
+        while not self.stopping:
+            for name, value in self.now().items():
+                self.peak[name] = max(self.peak[name], value)
+            time.sleep(0.005)
+
+
+def one(task: str, work: Path, layers: int, shard_bytes: int) -> dict[str, Any]:
+    """One task, in this process: seconds, and memory beyond what was there before and the destination arrays."""
+    model, source, out = config(layers), work / "source", work / "out"
+    destination = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors(model))
+    run: Callable[[], Any]
+    if task == "import":
+        from ja_llm.interop.hf import check_names, read_params
+
+        def run() -> Any:
+            folder = TensorFolder(source)
+            check_names(folder, model, source)
+            return read_params(folder, model, source)
+    elif task == "read":
+        from safetensors.numpy import load_file
+
+        def run() -> Any:
+            return [load_file(path) for path in sorted(source.glob("*.safetensors"))]
+    else:
+        from safetensors.numpy import load_file, save_file
+
+        from ja_llm.interop.hf import _their_tensors, read_params
+
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if task == "export":
+            params = read_params(TensorFolder(source), model, source)
+            plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(model)]
+
+            def run() -> Any:
+                return write_tensors(out, plan, _their_tensors(params, model, "bfloat16", "export"), shard_bytes)
+        else:
+            ready = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
+
+            def run() -> Any:
+                for name, values in ready.items():
+                    save_file(values, out / name, metadata={"format": "pt"})
+
+        destination = 0
+    memory = Memory()
+    memory.start()
+    began, cpu = time.perf_counter(), time.process_time()
+    kept = run()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    memory.stopping = True
+    memory.join()
+    del kept
+    beyond = {name: memory.peak[name] - memory.first[name] for name in memory.peak}
+    beyond["RssAnon"] -= destination
+    beyond["VmRSS"] -= destination
+    return {"seconds": seconds, "cpu_seconds": cpu, "beyond_bytes": beyond}
+
+
+def main() -> None:
+    """Run all in turns and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--shard_mb", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("build/interchange_speed"))
+    parser.add_argument("--task", help="internal: run one task and print its result")
+    args = parser.parse_args()
+    shard = args.shard_mb * 10**6
+    if args.task:
+        print(json.dumps(one(args.task, args.work, args.layers, shard)))
+        return
+    shutil.rmtree(args.work, ignore_errors=True)
+    (args.work / "source").mkdir(parents=True)
+    files = make(args.work / "source", args.layers, shard)
+    found: dict[str, list[dict[str, Any]]] = {task: [] for task in ("read", "import", "save", "export")}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.interchange_speed",
+        "--layers",
+        str(args.layers),
+        "--shard_mb",
+        str(args.shard_mb),
+    ]
+    for _ in range(args.repeats):
+        for task, values in found.items():
+            result = subprocess.run(
+                [*command, "--work", str(args.work), "--task", task], capture_output=True, text=True, check=True
+            )
+            values.append(json.loads(result.stdout.splitlines()[-1]))
+            print(task, values[-1], flush=True)
+    same = all((args.work / "out" / path.name).read_bytes() == path.read_bytes() for path in files)
+    median = {task: statistics.median(value["seconds"] for value in values) for task, values in found.items()}
+    sizes = [path.stat().st_size for path in files]
+    largest = max(2 * int(np.prod(tensor.shape)) for tensor in tensors(config(args.layers)))
+    worst = {task: max(v["beyond_bytes"]["VmRSS"] for v in values) for task, values in found.items()}
+    value = {
+        "settings": {"layers": args.layers, "shard_mb": args.shard_mb, "repeats": args.repeats},
+        "bytes": sum(sizes),
+        "largest_shard_bytes": max(sizes),
+        "largest_tensor_bytes": largest,
+        "limit_bytes": 2 * max(sizes) + largest,
+        "export_gives_the_sources_bytes": same,
+        "median_seconds": median,
+        "import_over_read": median["import"] / median["read"],
+        "export_over_read": median["export"] / median["read"],
+        "export_over_save": median["export"] / median["save"],
+        "memory_beyond_arrays_bytes": worst,
+        "results": found,
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg()},
+        "software": software("numpy", "safetensors", "ml_dtypes"),
+    }
+    write_json(RESULTS, value)
+    print(json.dumps({k: v for k, v in value.items() if k != "results"}, indent=1))
+    shutil.rmtree(args.work)
+
+
+if __name__ == "__main__":
+    main()
