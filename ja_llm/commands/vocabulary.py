@@ -83,6 +83,13 @@ def _certify(group) -> None:
 
         report = certify_models(args.old, args.new, args.documents)
         print(format_certificate(report))
+        if args.out:
+            from ja_llm.files import atomic_write, write_json
+            from ja_llm.vocab.certificate_page import PAGE, page
+
+            write_json(args.out / "certificate.json", report)
+            with atomic_write(args.out / PAGE) as file:
+                file.write(page(report, f"{args.old.name} \u2192 {args.new.name}").encode("utf-8"))
         return 0 if report["passed"] else 1
 
     parser = add_verb(
@@ -90,11 +97,12 @@ def _certify(group) -> None:
         "certify",
         certify,
         "Check an expanded model against its base: old ids, old rows, new rows, reachability.",
-        "ja-llm vocab certify --old models/base --new models/expanded --documents data/corpus",
+        "ja-llm vocab certify --old models/base --new models/expanded --documents data/corpus --out certificate",
     )
     parser.add_argument("--old", type=path, required=True, metavar="DIR")
     parser.add_argument("--new", type=path, required=True, metavar="DIR")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set for sample texts")
+    parser.add_argument("--out", type=path, metavar="DIR", help="folder for certificate.json and certificate.html")
 
 
 def _trim(group) -> None:

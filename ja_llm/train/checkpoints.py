@@ -331,7 +331,8 @@ def save_model(
       tokenizer: saved to `vocab/`.
       ledger: written to `run.json`.
       step: the checkpoint's number.
-      notes: further files, name -> JSON value (a certificate), which appear with the model or not at all.
+      notes: further files, name -> JSON value, or text where the name does not end in .json (a certificate and its page), which
+        appear with the model or not at all.
 
     Raises:
       UsageError: the folder holds something that is not a model directory, or a training run.
@@ -345,7 +346,10 @@ def save_model(
         write_model_files(temporary, config, tokenizer)
         write_json(temporary / "run.json", ledger)
         for name, value in (notes or {}).items():
-            write_json(temporary / name, value)
+            if name.endswith(".json"):
+                write_json(temporary / name, value)
+            else:
+                (temporary / name).write_text(value, encoding="utf-8")
         with _writable(directory), ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for the write
             checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
     return directory

@@ -19,6 +19,9 @@ from ja_llm.vocab.japanese import JAPANESE
 # these blocks touches no other text.
 _RESERVED = "\u3040\u3097\u3098\uff00"
 TOUCHED = re.compile(f"{JAPANESE.pattern[:-1]}{_RESERVED}]")
+# Bytes that UTF-8 spells Japanese with. Of the others a real vocabulary may lack some: SmolLM2's has no piece for 21, six of them
+# control characters, and drops these from a text without a word.
+_NEEDED = {*range(0x80, 0xC0), *range(0xE3, 0xEA), 0xEF, 0xF0}
 _NORMALIZERS = ("NFC",)  # those that leave a text in which is no Japanese without Japanese, and lose nothing but spelling
 
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
@@ -160,6 +163,11 @@ class ByteLevelModel:
         self._bpe = tokenizers.models.BPE(vocab=model["vocab"], merges=self.merges)
         self._whole = tokenizers.Tokenizer.from_str(tokenizer.model_text)
 
+    @property
+    def lost_bytes(self) -> list[int]:
+        """Bytes without a piece: a text loses them when it is encoded."""
+        return [byte for byte in range(256) if _CHARACTER[byte] not in self.value["model"]["vocab"]]
+
     def spell(self, data: bytes) -> list[int]:
         """Ids of a stretch of bytes inside one word, whatever characters it begins or ends in."""
         return [token.id for token in self._bpe.tokenize(to_characters(data))]
@@ -209,8 +217,8 @@ def _check(value: dict[str, Any]) -> None:
     named = _types(value.get("pre_tokenizer"))
     if "ByteLevel" not in named or "ByteLevel" not in _types(value.get("decoder")):
         refuse("its BPE is not over bytes")
-    if absent := [hex(byte) for byte, character in _CHARACTER.items() if character not in model["vocab"]]:
-        refuse(f"it has no piece for the byte {absent[0]}")
+    if absent := sorted(byte for byte in _NEEDED if _CHARACTER[byte] not in model["vocab"]):
+        refuse(f"it has no piece for the byte 0x{absent[0]:02X}, which Japanese is spelt with")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             refuse(f"it has {key} = {model[key]!r}")

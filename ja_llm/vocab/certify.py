@@ -4,6 +4,7 @@ Every check computes what it compares with by itself, not with the code that mad
 """
 
 import dataclasses
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,15 +41,15 @@ ENGLISH_AND_CODE = (
     "0x1F 1e-9 1_000_000 $PATH ~/.config/app.toml {{ template }} [[link]]",
 )
 
-HARD = (  # for the round trip
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd \U0001f1ef\U0001f1f5 \u2764\ufe0f \u0031\ufe0f\u20e3",
-    "\uff76\uff9e\uff77\uff9f \uff8a\uff9d\uff76\uff78\uff76\uff85 \uff01\uff1f \uff21\uff22\uff23\uff11\uff12\uff13",
-    "\U00020bb7\u91ce\u5bb6\u3067\u9aca\u9c3b\u3092\u98df\u3079\u308b \U0002000b\U0002a6d6\U00030edd\U000312a8 \u9f98\u9eb5",
-    "\u0001\u0007\u001b[31m\u007f\u0085\u200b\u200f\ufeff\u2028",
-    "\u65e5\u672c\u8a9e\u3068English\u3068\ud55c\uad6d\uc5b4\u3068\u0440\u0443\u0441\u0441\u043a\u0438\u0439123\u3067\u3059\u3002\u0939\u093f\u0928\u094d\u0926\u0940",
-    "\u3000\u3000\u5168\u89d2\u3000\u7a7a\u767d \u3072\u3089\u304b\u3099\u306a\uff5e\u301c\u30fc\u30fc\u2015\u2026\u3031\u3035",
-    "a\u3042b\u3044c\u3046 d\u6f22e\u5b57 \u3042 \u3044 \u3046",
-)
+HARD = {  # for the round trip
+    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd \U0001f1ef\U0001f1f5 \u2764\ufe0f \u0031\ufe0f\u20e3",
+    "half-width kana, full-width letters": "\uff76\uff9e\uff77\uff9f \uff8a\uff9d\uff76\uff78\uff76\uff85 \uff01\uff1f \uff21\uff22\uff23\uff11\uff12\uff13",
+    "rare and astral kanji": "\U00020bb7\u91ce\u5bb6\u3067\u9aca\u9c3b\u3092\u98df\u3079\u308b \U0002000b\U0002a6d6\U00030edd\U000312a8 \u9f98\u9eb5",
+    "control characters": "\u0001\u0004\u0006\u0007\u001b[31m\u007f\u0085\u200b\u200f\ufeff\u2028",
+    "mixed scripts": "\u65e5\u672c\u8a9e\u3068English\u3068\ud55c\uad6d\uc5b4\u3068\u0440\u0443\u0441\u0441\u043a\u0438\u0439123\u3067\u3059\u3002\u0939\u093f\u0928\u094d\u0926\u0940",
+    "wide spaces, combining and lengthening marks": "\u3000\u3000\u5168\u89d2\u3000\u7a7a\u767d \u3072\u3089\u304b\u3099\u306a\uff5e\u301c\u30fc\u30fc\u2015\u2026\u3031\u3035",
+    "Japanese and Latin letter by letter": "a\u3042b\u3044c\u3046 d\u6f22e\u5b57 \u3042 \u3044 \u3046",
+}
 
 
 @dataclasses.dataclass
@@ -71,7 +72,7 @@ def certify(
     sources: Sequence[Sequence[int]],
     old_params: Mapping[str, Any],
     new_params: Mapping[str, Any],
-    sample_texts: Iterable[str],
+    samples: Mapping[str, Iterable[str]],
     *,
     rules: Mapping[str, RowRule] | None = None,
     padding: int = 0,
@@ -84,16 +85,19 @@ def certify(
       sources: old ids that each new row is the mean of.
       old_params: Decoder parameter tree before.
       new_params: the same after.
-      sample_texts: texts, some of them Japanese; lines without Japanese serve as English and code, beside built-in ones.
+      samples: texts of each domain ("ja", "en", "code"), some of them Japanese; lines without Japanese serve as English and code,
+        beside built-in ones.
       rules: how the new rows of "embedding" and "head" were made; by the mean where nothing is said.
       padding: rows behind the last id, which the model says that it masks.
 
     Returns:
-      {"passed": bool, "failures": [sentences], "checks": {name: {"passed", figures, "reason" if it failed}}, and the two
-      vocabularies' sizes and fingerprints}. Plain JSON values.
+      {"passed": bool, "failures": [sentences], "checks": {name: {"passed", figures, "reason" if it failed}}, "domains": characters
+      and bytes per token, "examples": a line cut by both, "base_loses": clauses, and the two vocabularies' sizes and
+      fingerprints}. Plain JSON values.
     """
-    samples = list(sample_texts)
-    lines = [line for text in samples for line in text.split("\n") if line]
+    domains = {name: list(texts) for name, texts in samples.items()}
+    texts = [text for group in domains.values() for text in group]
+    lines = [line for text in texts for line in text.split("\n") if line]
     with Progress("certify", None, "check") as progress:
         report = Report(progress)
         kind = kind_of(old)
@@ -102,11 +106,14 @@ def certify(
             _check_reachable(report, kind, new)
             _check_sources(report, kind, old, new, sources)
         _check_segmentation(report, kind, old, new, lines)
-        _check_round_trip(report, old, new, samples)
+        _check_round_trip(report, old, new, texts)
         _check_gain(report, old, new, lines)
         if fits:
             _check_tables(report, old, sources, old_params, new_params, rules or {}, padding)
     return summary(report, old, new) | {
+        "domains": {name: lengths(old, new, group) for name, group in domains.items()},
+        "examples": examples(old, new, lines),
+        "base_loses": kind.losses(),
         "padding": padding,
         "rows": {name: rule.to_json() for name, rule in (rules or {}).items()},
     }
@@ -163,20 +170,25 @@ def _check_segmentation(report: Report, kind: Kind, old: Tokenizer, new: Tokeniz
     differ = [t for t, a, b in zip(texts, old.encode_batch(texts), new.encode_batch(texts), strict=True) if a != b]
     share = 1.0 - len(differ) / len(texts)
     reason = f"{len(differ)} of {len(texts)} texts without Japanese got other ids, e.g. {differ[:3]}"
-    report.add("english_and_code_identical", not differ, reason, share=share, texts=len(texts), given_lines=len(given))
+    figures = {"share": share, "texts": len(texts), "given_lines": len(given), "lines_with_japanese": len(lines) - len(given)}
+    report.add("english_and_code_identical", not differ, reason, **figures, exceptions=differ[:LISTED])
 
 
 def _check_round_trip(report: Report, old: Tokenizer, new: Tokenizer, samples: list[str]) -> None:
     """Texts come back. Where the base itself loses something (a normaliser, no byte fallback), the new one loses nothing more."""
-    texts = [*samples, *ENGLISH_AND_CODE, *HARD]
-    lost = []
+    texts = [*samples, *ENGLISH_AND_CODE, *HARD.values()]
+    lost, as_the_base = [], set()
     for text, ids in zip(texts, new.encode_batch(texts), strict=True):
         back = new.decode(ids)
         if back != text:
             before = old.decode(old.encode(text))
             if before == text or Counter(before) & Counter(text) - Counter(back):
                 lost.append(text)
-    report.add("round_trip", not lost, f"{len(lost)} texts do not come back, e.g. {lost[:3]}", texts=len(texts), lost=len(lost))
+            else:
+                as_the_base.add(text)
+    hard = {name: "lost" if x in lost else "as with the base" if x in as_the_base else "whole" for name, x in HARD.items()}
+    reason = f"{len(lost)} texts do not come back, e.g. {lost[:3]}"
+    report.add("round_trip", not lost, reason, texts=len(texts), lost=len(lost), as_with_the_base=len(as_the_base), hard=hard)
 
 
 def _check_gain(report: Report, old: Tokenizer, new: Tokenizer, lines: list[str]) -> None:
@@ -208,6 +220,32 @@ def tokens_per_character(tokenizer: Tokenizer, texts: Iterable[str]) -> float | 
             tokens += sum(1 for start, end in tokenizer.encode_with_offsets(text)[1] if before[end] > before[start])
             characters += int(before[-1])
     return tokens / characters if characters else None
+
+
+def lengths(old: Tokenizer, new: Tokenizer, texts: Sequence[str]) -> dict[str, Any]:
+    """Characters, and characters and UTF-8 bytes per token, before and after; None where the texts are empty."""
+    characters, size = sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts)
+    tokens = {"before": sum(map(len, old.encode_batch(texts))), "after": sum(map(len, new.encode_batch(texts)))}
+    return {
+        "characters": characters,
+        "characters_per_token": {when: characters / count if count else None for when, count in tokens.items()},
+        "bytes_per_token": {when: size / count if count else None for when, count in tokens.items()},
+    }
+
+
+def examples(old: Tokenizer, new: Tokenizer, lines: Sequence[str], count: int = 3) -> list[dict[str, Any]]:
+    """The first lines that are mostly Japanese and of some length, as each tokenizer cuts them."""
+    found = (line for line in lines if 20 <= len(line) <= 60 and 2 * len(JAPANESE.findall(line)) > len(line))
+    return [{"text": x, "before": _cut(old, x), "after": _cut(new, x)} for x in itertools.islice(found, count)]
+
+
+def _cut(tokenizer: Tokenizer, text: str) -> list[str]:
+    """What each token covers of the text; "+" for a further token on the same character."""
+    shown, last = [], (-1, -1)
+    for span in tokenizer.encode_with_offsets(text)[1]:
+        shown.append(text[slice(*span)] if span != last or span[0] == span[1] else "+")
+        last = span
+    return shown
 
 
 def _check_tables(
@@ -249,11 +287,16 @@ def format_certificate(certificate: Mapping[str, Any]) -> str:
     lines = [f"vocabulary {certificate['old']['vocab_size']} -> {certificate['new']['vocab_size']}"]
     for name, check in certificate["checks"].items():
         figures = ", ".join(
-            f"{k} {_figure(v)}" for k, v in check.items() if k not in ("passed", "reason") and not isinstance(v, list)
+            f"{k} {_figure(v)}" for k, v in check.items() if k not in ("passed", "reason") and not isinstance(v, list | dict)
         )
         lines.append(f"  {'ok    ' if check['passed'] else 'FAILED'} {name}{': ' + figures if figures else ''}")
         if not check["passed"]:
             lines.append(f"         {check['reason']}")
+    for name, domain in certificate.get("domains", {}).items():
+        before, after = (domain["characters_per_token"][when] for when in ("before", "after"))
+        if before and after:
+            lines.append(f"  {name}: {before:.3f} -> {after:.3f} characters per token")
+    lines += [f"  the base itself loses text: {clause}" for clause in certificate.get("base_loses", [])]
     lines.append("certificate: " + ("passed" if certificate["passed"] else "FAILED"))
     return "\n".join(lines)
 

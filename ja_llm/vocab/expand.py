@@ -16,7 +16,7 @@ add the rest. Made exact here:
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
@@ -68,7 +68,7 @@ def expand_sentencepiece(
     Raises:
       JaLlmError: the base is no BPE model or its scores leave no room; the texts hold no Japanese.
     """
-    _check_base(base)
+    check_base(base, BPE, "BPE")
     runs = count_runs(texts, segments)
     if not runs:
         raise nothing_to_learn()
@@ -76,8 +76,11 @@ def expand_sentencepiece(
     proto = parse_proto(_train(runs, characters + 2 * new_pieces + 3, max_piece_length))
     trained = {p.piece: p.score for p in proto.pieces if p.type == NORMAL and is_japanese(p.piece)}
     ranked = _by_tokens_saved(base, proto, trained, runs, min_count)
-    chosen, unreachable = _choose(base, ranked, trained, new_pieces, align)
-    tokenizer = _append(base, chosen)
+
+    def grown(pieces: Sequence[str]) -> SentencePieceTokenizer:
+        return _append(base, sorted(pieces, key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p)))
+
+    tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
     config = {
         "new_pieces": new_pieces,
         "align": align,
@@ -85,15 +88,14 @@ def expand_sentencepiece(
         "max_piece_length": max_piece_length,
         "min_count": min_count,
     }
-    return Expansion(tokenizer, piece_sources(base, chosen), base.vocab_size, config, unreachable)
+    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
 
 
-def _check_base(base: SentencePieceTokenizer) -> None:
+def check_base(base: SentencePieceTokenizer, model_type: int, named: str) -> None:
+    """Raise JaLlmError unless a model is of this type and leaves the characters of a text as they are."""
     proto = base.proto
-    if proto.trainer_spec.model_type != BPE:
-        raise JaLlmError(
-            "this vocabulary is no SentencePiece BPE model, so pieces can't be appended by rank; expand a BPE model."
-        )
+    if proto.trainer_spec.model_type != model_type:
+        raise JaLlmError(f"this vocabulary is no SentencePiece {named} model; choose one, or expand it as what it is.")
     if proto.normalizer_spec.precompiled_charsmap or proto.trainer_spec.treat_whitespace_as_suffix:
         raise JaLlmError(
             f"this vocabulary rewrites characters before it splits them (normaliser {proto.normalizer_spec.name or 'unnamed'}), which "
@@ -160,20 +162,37 @@ def _by_tokens_saved(
         saved[character] = characters[character] * max(1, len(ids) - 1)
     known = {p.piece for p in base.proto.pieces}
     wanted = [p for p, count in saved.items() if p not in known and count >= min_count and is_japanese(p)]
-    # Among equals: short before long (a part before the whole), then the trained rank.
+    # Among equals: short before long, then the trained rank. A part saves no fewer tokens than the whole, so it stands before it.
     return sorted(wanted, key=lambda p: (-saved[p], len(p), -trained.get(p, -math.inf), p))
 
 
-def _choose(
-    base: SentencePieceTokenizer, ranked: list[str], trained: dict[str, float], new_pieces: int, align: int
-) -> tuple[list[str], list[str]]:
-    """The pieces to add, in the order of their scores, and those left out because they can't be reached."""
+def choose(
+    base: SentencePieceTokenizer,
+    ranked: Sequence[str],
+    new_pieces: int,
+    align: int,
+    grown: Callable[[Sequence[str]], SentencePieceTokenizer],
+) -> tuple[SentencePieceTokenizer, list[str]]:
+    """Add the best pieces that can be reached.
+
+    Args:
+      base: the tokenizer to expand.
+      ranked: candidates, the best first, and the parts of a piece before it.
+      new_pieces: how many to add, at most.
+      align: the number of ids is a multiple of this, by taking fewer pieces.
+      grown: makes the tokenizer with these pieces behind the base's.
+
+    Returns:
+      (the tokenizer, candidates left out because it would not give them even for their own surface).
+
+    Raises:
+      JaLlmError: there are too few pieces for `align`.
+    """
     unreachable: list[str] = []
     with Progress("choose pieces", None, "round") as progress:
         while True:
             banned = set(unreachable)
-            # `ranked` has the parts of a piece before it: they save no fewer tokens, and stand first among equals.
-            free = [p for p in ranked if p not in banned]
+            free = [piece for piece in ranked if piece not in banned]
             count = min(len(free), new_pieces)
             count -= (base.vocab_size + count) % align
             if count <= 0:
@@ -181,12 +200,17 @@ def _choose(
                     f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
                     "give more Japanese text or ask for more pieces."
                 )
-            chosen = sorted(free[:count], key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p))
-            dead = dead_pieces(_append(base, chosen), base.vocab_size)
+            tokenizer = grown(free[:count])
+            dead = dead_pieces(tokenizer, base.vocab_size)
             progress.update(note=f"{len(unreachable) + len(dead)} out of reach")
             if not dead:
-                return chosen, unreachable
+                return tokenizer, unreachable
             unreachable.extend(dead)
+
+
+def added_sources(base: SentencePieceTokenizer, grown: SentencePieceTokenizer) -> list[list[int]]:
+    """The base's ids for the surface of each piece behind its own."""
+    return piece_sources(base, [grown.id_to_piece(i) for i in range(base.vocab_size, grown.vocab_size)])
 
 
 def dead_pieces(tokenizer: SentencePieceTokenizer, first: int) -> list[str]:

@@ -217,30 +217,46 @@ class _Corpus:
         self._may_join = may_join
         self._verdicts: dict[_Pair, bool] = {}
         self._sequences, self._weights = [list(word) for word in words], list(words.values())
-        for n in range(len(self._sequences)):
-            self._count(n, 1)
+        for n, sequence in enumerate(self._sequences):
+            self._count(n, sequence, 1)
 
-    def _count(self, n: int, sign: int) -> set[_Pair]:
+    def _count(self, n: int, part: list[int], sign: int) -> set[_Pair]:
+        """Count the pairs in a part of sequence n, and give those that may be joined."""
         found = set()
-        for pair in zip(self._sequences[n], self._sequences[n][1:], strict=False):
+        for pair in zip(part, part[1:], strict=False):
             if pair not in self._verdicts:
                 self._verdicts[pair] = self._may_join(*pair)
             if self._verdicts[pair]:
                 self.counts[pair] += sign * self._weights[n]
-                self._where[pair].add(n)
+                if sign > 0:
+                    self._where[pair].add(n)
                 found.add(pair)
         return found
 
     def merge(self, pair: _Pair, into: int, ranks: dict[_Pair, tuple[int, int]] | None) -> set[_Pair]:
-        """Join a pair wherever it stands, and with `ranks` all that follows from it; gives the pairs that stand there now."""
+        """Join a pair wherever it stands, and with `ranks` all that follows from it; gives the pairs that came to stand there."""
         changed: set[_Pair] = set()
         for n in self._where.pop(pair, set()):
-            self._count(n, -1)
-            self._sequences[n] = _joined(self._sequences[n], pair, into)
+            old = self._sequences[n]
+            new = _joined(old, pair, into)
             if ranks is not None:
-                self._sequences[n] = _settled(self._sequences[n], ranks)
-            changed |= self._count(n, 1)
+                new = _settled(new, ranks)
+            if len(new) < len(old):  # else other merges have taken it since
+                self._sequences[n] = new
+                start, end = _difference(old, new)
+                self._count(n, old[start : len(old) - end], -1)
+                changed |= self._count(n, new[start : len(new) - end], 1)
         return changed
+
+
+def _difference(old: list[int], new: list[int]) -> tuple[int, int]:
+    """How much two sequences share at the beginning and at the end, less one each: the pairs in there are the same."""
+    start = end = 0
+    while start < len(new) and old[start] == new[start]:
+        start += 1
+    while end < len(new) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    return max(start - 1, 0), max(end - 1, 0)
 
 
 def _joined(sequence: list[int], pair: tuple[int, int], into: int) -> list[int]:

@@ -40,6 +40,10 @@ class Kind(abc.ABC):
         """Texts of the base's pieces, those that are texts."""
 
     @abc.abstractmethod
+    def losses(self) -> list[str]:
+        """What the base itself does not give back of a text, one clause each."""
+
+    @abc.abstractmethod
     def touched(self, text: str) -> bool:
         """Whether the text holds a character that new pieces may hold."""
 
@@ -69,13 +73,21 @@ class SentencePieceKind(Kind):
         self.base = base
 
     def sources(self, new: SentencePieceTokenizer) -> list[list[int]]:
-        return expand.piece_sources(self.base, [new.id_to_piece(i) for i in range(self.base.vocab_size, new.vocab_size)])
+        return expand.added_sources(self.base, new)
 
     def dead(self, new: SentencePieceTokenizer) -> list[str]:
         return expand.dead_pieces(new, self.base.vocab_size)
 
     def surfaces(self) -> list[str]:
         return [p.piece.replace(WORD_START, " ") for p in self.base.proto.pieces if p.type in (NORMAL, BYTE)]
+
+    def losses(self) -> list[str]:
+        clauses = ["U+2581 comes back as a space"]
+        if not self.base.proto.trainer_spec.byte_fallback:
+            clauses.append("it has no byte pieces, so characters that are no piece become the unknown one")
+        if self.base.proto.normalizer_spec.remove_extra_whitespaces:
+            clauses.append("its normaliser removes spaces")
+        return clauses
 
     def touched(self, text: str) -> bool:
         return bool(JAPANESE.search(text))
@@ -146,6 +158,13 @@ class ByteLevelBPE(Kind):
         cuts = [parts(data) for data in self._model.bytes_of if data]
         added = [token["content"] for token in self._model.value.get("added_tokens") or []]
         return [cut.text for cut in cuts if cut and cut.whole] + added
+
+    def losses(self) -> list[str]:
+        lost = [f"0x{byte:02X}" for byte in self._model.lost_bytes]
+        clauses = [f"it has no piece for the bytes {', '.join(lost)} and drops them"] if lost else []
+        if self._model.value.get("normalizer"):
+            clauses.append("its normaliser NFC composes characters")
+        return clauses
 
     def touched(self, text: str) -> bool:
         return bool(TOUCHED.search(text))

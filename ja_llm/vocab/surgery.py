@@ -13,6 +13,7 @@ from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json
 from ja_llm.vocab.base import Tokenizer
+from ja_llm.vocab.certificate_page import PAGE, page
 from ja_llm.vocab.certify import certify, require
 from ja_llm.vocab.initialise import RowRule, count_sources, expand_params, padding_for, tables
 from ja_llm.vocab.kinds import kind_of
@@ -55,7 +56,7 @@ def expand_model(
       head_init: rule for an untied head; that of the embedding when None.
 
     Returns:
-      the certificate, also written to `out_dir/certificate.json`.
+      the certificate, also written to `out_dir/certificate.json`, and as a page to `certificate.html`.
 
     Raises:
       JaLlmError: the model's vocabulary does not fit its tables, is of a kind that can't be expanded, or the result fails its
@@ -106,7 +107,7 @@ def expand_model(
         params=new_params,
         tokenizer=expansion.tokenizer,
         ledger=new_ledger("vocab expand", identity, [parent_entry(model.directory, model.step, model.ledger)]),
-        notes={CERTIFICATE: certificate},
+        notes={CERTIFICATE: certificate, PAGE: page(certificate, f"{model.directory.name} \u2192 {Path(out_dir).name}")},
     )
     return certificate
 
@@ -160,8 +161,8 @@ def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) 
     return tokenizer
 
 
-def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int) -> list[str]:
-    """A sample of every language of a document set: its held-out documents, or train documents where it has none held out."""
+def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int) -> dict[str, list[str]]:
+    """A sample of each language of a document set: its held-out documents, or train documents where it has none held out."""
     shards = manifest.read(documents_root, manifest.DOCUMENTS)["shards"]
     splits: dict[str, set[str]] = {}
     for shard in shards:
@@ -169,10 +170,10 @@ def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int)
             splits.setdefault(shard["lang"], set()).add(shard["split"])
     if not splits:
         raise UsageError(f"{documents_root}: this document set is empty; build it again from some input.")
-    texts: list[str] = []
+    texts = {}
     for lang in sorted(splits):
         split = "heldout" if "heldout" in splits[lang] else sorted(splits[lang])[0]
-        texts.extend(iter_texts(documents_root, lang, split, limit_chars, seed))
+        texts[lang] = list(iter_texts(documents_root, lang, split, limit_chars, seed))
     return texts
 
 

@@ -71,7 +71,7 @@ def trim_model(
     config = dataclasses.replace(model.config, vocab_size=len(trimmed.kept) + padding, padding_ids=padding)
     new_params = map_tables(params, lambda table, _: np.pad(table[trimmed.kept], ((0, padding), (0, 0))))
     report = Report()
-    samples = sample_texts(documents_root, sample_chars, seed)
+    samples = [text for texts in sample_texts(documents_root, sample_chars, seed).values() for text in texts]
     _check_spelling(report, old, trimmed.tokenizer, trimmed.kept, samples)
     _check_rows(report, params, new_params, trimmed.kept, padding)
     _check_logits(report, (model.config, params, old), (config, new_params), trimmed.kept, samples)

@@ -12,14 +12,14 @@ their sum; so the likelihood of the text never falls.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import track
-from ja_llm.vocab.expand import dead_pieces, piece_sources
+from ja_llm.vocab.expand import added_sources, check_base, choose, piece_sources
 from ja_llm.vocab.expansion import Expansion
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, UNIGRAM, SentencePieceTokenizer, parse_proto
@@ -55,7 +55,7 @@ def expand_unigram(
     Raises:
       JaLlmError: the base is no unigram model or rewrites characters; the texts hold no Japanese, or too little for `align`.
     """
-    _check_base(base)
+    check_base(base, UNIGRAM, "unigram")
     words = count_runs(texts, segments)
     if not words:
         raise nothing_to_learn()
@@ -73,8 +73,12 @@ def expand_unigram(
             characters[character] += count
     saved = {p: max(counts[p], characters[p] if len(p) == 1 else 0) * max(1, len(spelt[p]) - 1) for p in scores}
     ranked = [p for p in sorted(scores, key=lambda p: (-saved[p], len(p), p)) if saved[p] >= min_count]
-    chosen, unreachable = _choose(base, words, old, scores, ranked, new_pieces, align, epochs)
-    tokenizer = _append(base, chosen)
+
+    def grown(pieces: Sequence[str]) -> SentencePieceTokenizer:
+        chosen, _, _ = reestimate(words, _normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
+        return _append(base, dict(sorted(chosen.items(), key=lambda item: (-item[1], item[0]))))
+
+    tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
     config = {
         "new_pieces": new_pieces,
         "align": align,
@@ -83,18 +87,7 @@ def expand_unigram(
         "min_count": min_count,
         "epochs": epochs,
     }
-    return Expansion(tokenizer, piece_sources(base, list(chosen)), base.vocab_size, config, unreachable)
-
-
-def _check_base(base: SentencePieceTokenizer) -> None:
-    proto = base.proto
-    if proto.trainer_spec.model_type != UNIGRAM:
-        raise JaLlmError("this vocabulary is no SentencePiece unigram model; choose one, or expand it as what it is.")
-    if proto.normalizer_spec.precompiled_charsmap or proto.trainer_spec.treat_whitespace_as_suffix:
-        raise JaLlmError(
-            f"this vocabulary rewrites characters before it splits them (normaliser {proto.normalizer_spec.name or 'unnamed'}), which "
-            "expansion does not support; use one with identity normalisation."
-        )
+    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
 
 
 def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
@@ -219,37 +212,6 @@ def _expect(words: Mapping[str, int], scores: Mapping[str, float], fixed: Mappin
 def _floor(old: Mapping[str, float]) -> float:
     """Just above the base's rarest piece: below it a score would move the price of unknown characters, and with it old text."""
     return min(old.values()) + 0.01
-
-
-def _choose(
-    base: SentencePieceTokenizer,
-    words: Mapping[str, int],
-    old: Mapping[str, float],
-    scores: Mapping[str, float],
-    ranked: list[str],
-    new_pieces: int,
-    align: int,
-    epochs: int,
-) -> tuple[dict[str, float], list[str]]:
-    """The pieces to add with their scores, likeliest first, and those left out because their parts are always better."""
-    unreachable: list[str] = []
-    while True:
-        banned = set(unreachable)
-        free = [piece for piece in ranked if piece not in banned]
-        count = min(len(free), new_pieces)
-        count -= (base.vocab_size + count) % align
-        if count <= 0:
-            raise JaLlmError(
-                f"{len(free)} pieces can be added, too few to bring {base.vocab_size} ids to a multiple of {align}; "
-                "give more Japanese text or ask for more pieces."
-            )
-        start = _normalised({piece: scores[piece] for piece in free[:count]})
-        chosen, _, _ = reestimate(words, start, old, epochs, _floor(old))
-        chosen = dict(sorted(chosen.items(), key=lambda item: (-item[1], item[0])))
-        dead = dead_pieces(_append(base, chosen), base.vocab_size)
-        if not dead:
-            return chosen, unreachable
-        unreachable.extend(dead)
 
 
 def _append(base: SentencePieceTokenizer, scores: Mapping[str, float]) -> SentencePieceTokenizer:

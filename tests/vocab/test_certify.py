@@ -24,7 +24,14 @@ def params_for(size: int, dtype=np.float32, width: int = 8) -> dict:
 @pytest.fixture(scope="module")
 def case(base, expansion, english, japanese, code):
     old = params_for(base.vocab_size)
-    return [base, expansion.tokenizer, expansion.sources, old, expand_params(old, expansion.sources), [english, japanese, code]]
+    return [
+        base,
+        expansion.tokenizer,
+        expansion.sources,
+        old,
+        expand_params(old, expansion.sources),
+        {"en": [english], "ja": [japanese], "code": [code]},
+    ]
 
 
 def failures(case) -> str:

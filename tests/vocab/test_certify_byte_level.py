@@ -23,7 +23,7 @@ def case(request, byte_level, english, code, japanese):
     }
     expansion = expand_byte_level(base, [japanese], new_pieces=200)
     new = expand_params(old, expansion.sources, base_size=base.vocab_size, padding=3)
-    return [base, expansion.tokenizer, expansion.sources, old, new, [english, japanese, code]]
+    return [base, expansion.tokenizer, expansion.sources, old, new, {"en": [english], "ja": [japanese], "code": [code]}]
 
 
 def failures(case, **options) -> str:

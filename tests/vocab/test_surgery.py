@@ -197,4 +197,4 @@ def test_wrong_paths_languages_and_targets_are_refused(model, document_set, tmp_
 
 
 def test_the_certificates_samples_are_held_out_where_there_are_some(document_set, english):
-    assert sample_texts(document_set, 10**6, 0) == [english, HELDOUT + SECRET * 20]
+    assert sample_texts(document_set, 10**6, 0) == {"en": [english], "ja": [HELDOUT + SECRET * 20]}

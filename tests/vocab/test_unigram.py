@@ -106,7 +106,7 @@ def test_the_certificate_passes_and_one_wrong_score_or_row_fails_it(unigram, gro
     rng = np.random.default_rng(0)
     old = {"token_embedder": {"embedding": rng.normal(size=(unigram.vocab_size, 4)).astype(np.float32)}}
     new = expand_params(old, grown.sources)
-    case = [unigram, grown.tokenizer, grown.sources, old, new, [english, japanese]]
+    case = [unigram, grown.tokenizer, grown.sources, old, new, {"en": [english], "ja": [japanese]}]
     assert certify(*case)["failures"] == []
     for index, by in ((-1, 0.3), (-40, -0.3), (300, 0.1)):
         proto = grown.tokenizer.proto
