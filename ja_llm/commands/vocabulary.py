@@ -16,23 +16,75 @@ def vocab(verbs) -> None:
 
 def _train(group) -> None:
     def train(args, rest):
-        from ja_llm.vocab.train import train_on_documents
+        from ja_llm.vocab.train_documents import train_on_documents
 
-        tokenizer = train_on_documents(args.documents, args.out, lang=args.lang, vocab_size=args.size, model_type=args.type)
+        shares = {name: float(share) for name, share in _pairs("--source", args.source or [], "wiki=1").items()}
+        tokenizer = train_on_documents(
+            args.documents,
+            args.out,
+            lang=args.lang,
+            vocab_size=_size(args.size),
+            model_type=args.type or ("unigram" if "=" in args.size else "bpe"),
+            shares=shares or None,
+            segments=args.segments,
+        )
         print(f"{args.out}: {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint[:12]}")
 
     parser = add_verb(
         group,
         "train",
         train,
-        "Train a SentencePiece vocabulary on a document set.",
-        "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en",
+        "Train a vocabulary on a document set.",
+        "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en\n"
+        "  ja-llm vocab train --documents data/corpus --size ja=30000,en=20000 --segments morpheme --out data/vocab",
     )
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set")
     parser.add_argument("--lang", default="en")
-    parser.add_argument("--size", type=int, required=True, help="pieces in all")
-    parser.add_argument("--type", choices=("bpe", "unigram"), default="bpe")
+    parser.add_argument(
+        "--size",
+        required=True,
+        metavar="N|LANG=N,...",
+        help="pieces in all; or of a unigram model for each language, which are then joined and their scores estimated anew",
+    )
+    parser.add_argument(
+        "--type", choices=("bpe", "unigram", "byte_level"), help="default: bpe, and unigram for several languages"
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        metavar="NAME=SHARE",
+        help="share of a source in the sample, e.g. wiki=1; several times; others are left out",
+    )
+    _segments(parser, "no piece crosses Japanese words found in this way (default: script changes; for several languages word)")
     parser.add_argument("--out", type=path, required=True)
+
+
+def _segments(parser, text: str) -> None:
+    parser.add_argument("--segments", choices=("word", "script", "none", "morpheme"), help=text)
+
+
+def _size(value: str) -> int | dict[str, int]:
+    from ja_llm.errors import UsageError
+
+    try:
+        if "=" not in value:
+            return int(value)
+        return {lang: int(size) for lang, size in _pairs("--size", value.split(","), "ja=30000").items()}
+    except ValueError:
+        raise UsageError(f"--size {value}: give a whole number, or one for each language as in ja=30000,en=20000.") from None
+
+
+def _pairs(flag: str, values: list[str], example: str) -> dict[str, str]:
+    """NAME=NUMBER several times."""
+    from ja_llm.errors import UsageError
+
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, equals, number = value.partition("=")
+        if not name or not equals or name in pairs or not number.replace(".", "", 1).isdigit():
+            raise UsageError(f"{flag} {value}: give each name once with a number, such as {example}.")
+        pairs[name] = number
+    return pairs
 
 
 def _expand(group) -> None:
@@ -50,6 +102,7 @@ def _expand(group) -> None:
             pad_to=args.pad_to,
             embedding_init=args.init,
             head_init=args.head_init,
+            segments=args.segments,
         )
         print(format_certificate(certificate))
 
@@ -68,6 +121,7 @@ def _expand(group) -> None:
     rules = ("mean", "frequency", "nearest", "random")
     parser.add_argument("--init", choices=rules, default="mean", help="new rows from the old pieces' rows (default: their mean)")
     parser.add_argument("--head_init", choices=rules, help="the same for a head of its own (default: as --init)")
+    _segments(parser, "new pieces cross no Japanese word found in this way; morpheme needs ja_llm[eval-ja] (default: word)")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
 
 

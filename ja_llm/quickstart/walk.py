@@ -147,7 +147,7 @@ class Walk:
 
     def new_base(self, base: NewBase) -> Path:
         """An English base from random weights: vocabulary and training run."""
-        from ja_llm.vocab.train import train_on_documents
+        from ja_llm.vocab.train_documents import train_on_documents
 
         command = ["vocab", "train", "--documents", self._name("corpus"), "--lang", "en", "--size", str(base.pieces)]
         with self._stage("vocab train", "English pieces for the base", [*command, "--out", self._name("vocab_en")]) as outcome:

@@ -61,7 +61,7 @@ def expand_sentencepiece(
       align: the final vocabulary size is a multiple of this (a sharded table divides evenly), by taking fewer pieces:
         there are no padding rows.
       segments: what pieces may not cross: "word", "script" or "none" (fewest tokens, but pieces that run across words), see
-        `ja_llm.vocab.japanese.runs`.
+        `ja_llm.vocab.japanese.Runs`.
       max_piece_length: longest piece in characters.
       min_count: leave out pieces that save fewer tokens than this on the texts.
 

@@ -15,7 +15,6 @@ characters). No piece begins inside a character.
 """
 
 import heapq
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
@@ -26,7 +25,7 @@ from ja_llm.progress import Progress, track
 from ja_llm.vocab.byte_level import TOUCHED, ByteLevelModel, completions, only_japanese, parts, to_bytes
 from ja_llm.vocab.expansion import Expansion
 from ja_llm.vocab.hf_tokenizer import HFTokenizer
-from ja_llm.vocab.japanese import nothing_to_learn, runs
+from ja_llm.vocab.japanese import Language, Runs, nothing_to_learn
 
 Merge = tuple[bytes, bytes]
 _Pair = tuple[int, int]
@@ -52,7 +51,7 @@ def expand_byte_level(
         not depend on the order of the texts.
       new_pieces: how many to add, at most; fewer where the texts have no more.
       align: the number of ids is a multiple of this, by taking fewer pieces (`pad_to` pads the table instead).
-      segments: what pieces may not cross, see `ja_llm.vocab.japanese.runs`; a character that the base joins to part of the
+      segments: what pieces may not cross, see `ja_llm.vocab.japanese.Runs`; a character that the base joins to part of the
         next one is completed across it all the same.
       max_piece_length: longest piece in characters.
       min_count: leave out merges that fire fewer times than this on the texts.
@@ -66,7 +65,7 @@ def expand_byte_level(
     if not words:
         raise nothing_to_learn()
     banned: set[bytes] = set()
-    allowed = _rule(runs(segments), max_piece_length, space_in_front, banned)
+    allowed = _rule(Runs(segments), max_piece_length, space_in_front, banned)
     old_merges = [(to_bytes(a) or b"", to_bytes(b) or b"") for a, b in model.merges]
     while True:
         pieces, merges = learn(model.bytes_of, words, new_pieces, min_count, allowed, old_merges)
@@ -94,11 +93,12 @@ def count_words(model: ByteLevelModel, texts: Iterable[str], segments: str, spac
 
     Words of the pre-tokenizer are cut at the ends of runs where the base's pieces end there too.
     """
-    run, seen = runs(segments), Counter[str]()
-    for text in track(texts, "find Japanese words", "text"):
+    run, language, seen = Runs(segments), Language(), Counter[str]()
+    for text in track(language.watch(texts), "find Japanese words", "text"):
         for line in text.split("\n"):
             if TOUCHED.search(line):
                 seen.update(model.words(line))
+    language.check()
     counts: Counter[tuple[int, ...]] = Counter()
     for word, count in track(seen.items(), "cut words", "word", len(seen)):
         data = to_bytes(word)
@@ -110,12 +110,12 @@ def count_words(model: ByteLevelModel, texts: Iterable[str], segments: str, spac
     return counts
 
 
-def _cuts(text: str, run: re.Pattern[str], space_in_front: bool) -> set[int]:
+def _cuts(text: str, run: Runs, space_in_front: bool) -> set[int]:
     """Byte positions where runs begin and end."""
     cuts = set()
-    for found in run.finditer(text):
-        start = found.start() - (space_in_front and text[: found.start()].endswith(" "))
-        cuts |= {len(text[:start].encode()), len(text[: found.end()].encode())}
+    for start, end in run.spans(text):
+        start -= space_in_front and text[:start].endswith(" ")
+        cuts |= {len(text[:start].encode()), len(text[:end].encode())}
     return cuts
 
 
@@ -132,7 +132,7 @@ def _stretches(model: ByteLevelModel, data: bytes, cuts: set[int]) -> list[tuple
     return [stretch for stretch in (*found, tuple(ids)) if len(stretch) > 1]
 
 
-def _rule(run: re.Pattern[str], longest: int, space_in_front: bool, banned: set[bytes]) -> Callable[[bytes, bytes], bool]:
+def _rule(run: Runs, longest: int, space_in_front: bool, banned: set[bytes]) -> Callable[[bytes, bytes], bool]:
     """Which two neighbours may be joined."""
 
     def allowed(a: bytes, b: bytes) -> bool:
@@ -144,7 +144,7 @@ def _rule(run: re.Pattern[str], longest: int, space_in_front: bool, banned: set[
             return False
         if right.head:  # completes a character
             return True
-        return whole.whole and len(whole.text) <= longest and bool(run.fullmatch(whole.text.removeprefix(" ")))
+        return whole.whole and len(whole.text) <= longest and run.one(whole.text.removeprefix(" "))
 
     return allowed
 

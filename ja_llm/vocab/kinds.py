@@ -20,8 +20,8 @@ class Kind(abc.ABC):
     """One kind of tokenizer, for a given base."""
 
     @abc.abstractmethod
-    def expand(self, texts: Iterable[str], new_pieces: int) -> Expansion:
-        """Add Japanese pieces; other values by gin bindings of the function for this kind."""
+    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
+        """Add Japanese pieces; other values, and `segments` where it is None, by gin bindings of the function for this kind."""
 
     @abc.abstractmethod
     def sources(self, new: Any) -> list[list[int]]:
@@ -64,6 +64,10 @@ def kind_of(base: Tokenizer) -> Kind:
         "this vocabulary is neither BPE nor unigram of SentencePiece, nor byte-level BPE, and only these can be expanded; choose "
         "another base model."
     )
+
+
+def _given(segments: str | None) -> dict[str, Any]:
+    return {} if segments is None else {"segments": segments}
 
 
 class SentencePieceKind(Kind):
@@ -119,8 +123,8 @@ class SentencePieceKind(Kind):
 class SentencePieceBPE(SentencePieceKind):
     """SentencePiece BPE: `ja_llm.vocab.expand`."""
 
-    def expand(self, texts: Iterable[str], new_pieces: int) -> Expansion:
-        return expand.expand_sentencepiece(self.base, texts, new_pieces=new_pieces)
+    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
+        return expand.expand_sentencepiece(self.base, texts, new_pieces=new_pieces, **_given(segments))
 
     def _wrong_scores(self, added: Sequence[Any]) -> list[str]:
         scores = expand.expected_scores(self.base, len(added))
@@ -131,8 +135,8 @@ class SentencePieceBPE(SentencePieceKind):
 class SentencePieceUnigram(SentencePieceKind):
     """SentencePiece unigram: `ja_llm.vocab.unigram`."""
 
-    def expand(self, texts: Iterable[str], new_pieces: int) -> Expansion:
-        return unigram.expand_unigram(self.base, texts, new_pieces=new_pieces)
+    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
+        return unigram.expand_unigram(self.base, texts, new_pieces=new_pieces, **_given(segments))
 
     def _wrong_scores(self, added: Sequence[Any]) -> list[str]:
         return unigram.wrong_scores(self.base, added)
@@ -144,8 +148,8 @@ class ByteLevelBPE(Kind):
     def __init__(self, base: HFTokenizer):
         self.base, self._model = base, ByteLevelModel(base)
 
-    def expand(self, texts: Iterable[str], new_pieces: int) -> Expansion:
-        return expand_byte_level.expand_byte_level(self.base, texts, new_pieces=new_pieces)
+    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
+        return expand_byte_level.expand_byte_level(self.base, texts, new_pieces=new_pieces, **_given(segments))
 
     def sources(self, new: HFTokenizer) -> list[list[int]]:
         added = (new.id_to_piece(i) for i in range(self.base.vocab_size, new.vocab_size))

