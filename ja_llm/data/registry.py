@@ -406,7 +406,7 @@ def _add_to_seqio(
     import seqio
     import tensorflow as tf
 
-    from ja_llm.data.seqio_vocabulary import SeqioVocabulary
+    from ja_llm.data.seqio_vocabulary import DocumentTask, SeqioVocabulary
 
     required = ("id", "text")
     description = {
@@ -427,6 +427,7 @@ def _add_to_seqio(
             seqio.preprocessors.tokenize,
             _enclose,
         ],
+        task_cls=DocumentTask,
     )
 
 

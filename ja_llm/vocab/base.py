@@ -7,6 +7,7 @@ A tokenizer's folder holds the model's own file and beside it `special_ids.json`
     DIR/tokenizer.model     SentencePiece model, or
     DIR/tokenizer.json      Hugging Face `tokenizers` model
     DIR/special_ids.json    ids of BOS, EOS and UNK
+    DIR/chat_template.jinja how a dialogue is written, where the model has such a template (as `transformers` names the file)
 """
 
 import abc
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import read_json, write_json
+from ja_llm.files import atomic_write, read_json, write_json
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 HF_FILE = "tokenizer.json"
 SPECIAL_IDS_FILE = "special_ids.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 
 class Tokenizer(abc.ABC):
@@ -27,7 +29,13 @@ class Tokenizer(abc.ABC):
 
     `encode` treats its whole input as text: a string such as "</s>" inside it is spelt with ordinary pieces and never
     becomes a control id. BOS and EOS are added by `document_ids` only.
+
+    Attributes:
+      chat_template: Jinja text that writes a dialogue, as `transformers` takes it; None where there is none. It goes along through
+        saving, expansion and export, and is no part of the fingerprint, since it decides no ids of a text.
     """
+
+    chat_template: str | None = None
 
     @property
     @abc.abstractmethod
@@ -70,6 +78,15 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; BOS, EOS and other control ids give no text. Bytes that are no UTF-8 give U+FFFD."""
 
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` of each row of ids."""
+        return [self.decode(ids) for ids in batch]
+
+    @property
+    def zero_is_real(self) -> bool:
+        """Whether id 0 can stand in a document: software that takes it for padding would lose it. True where that is not known."""
+        return True
+
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode(text)` and for each id the characters [start, end) of `text` that it covers.
@@ -95,6 +112,9 @@ class Tokenizer(abc.ABC):
         directory = Path(directory)
         self._save_model(directory)
         write_json(directory / SPECIAL_IDS_FILE, {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id})
+        if self.chat_template is not None:
+            with atomic_write(directory / CHAT_TEMPLATE_FILE) as file:
+                file.write(self.chat_template.encode("utf-8"))
 
     def document_ids(self, text: str) -> list[int]:
         """Ids of a whole document: BOS, its text, EOS."""
@@ -126,6 +146,12 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise UsageError(
             f"{path}: there is neither {SENTENCEPIECE_FILE} nor {HF_FILE} here; give a folder that holds a tokenizer."
         )
+    tokenizer = _load(folder, names)
+    tokenizer.chat_template = read_chat_template(folder)
+    return tokenizer
+
+
+def _load(folder: Path, names: list[str]) -> Tokenizer:
     special = read_special_ids(folder)
     if names[0].endswith(".json"):
         from ja_llm.vocab.hf_tokenizer import HFTokenizer
@@ -154,6 +180,31 @@ def read_special_ids(folder: Path) -> dict[str, int]:
     if not isinstance(value, dict) or any(not isinstance(value.get(key, 0), int | None) for key in keys):
         raise JaLlmError(f'{path}: an object such as {{"bos": 1, "eos": 2, "unk": 0}} is needed here.')
     return {f"{key}_id": value[key] for key in keys if value.get(key) is not None}
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a folder: `chat_template.jinja`, or the (default) one that tokenizer_config.json holds.
+
+    Raises:
+      JaLlmError: it can't be read, or is no text.
+    """
+    path = folder / CHAT_TEMPLATE_FILE
+    if path.exists():
+        try:
+            return path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise JaLlmError(
+                f"{path}: this chat template can't be read ({error}); put the model's own there, or remove it."
+            ) from error
+    path = folder / "tokenizer_config.json"
+    value = read_json(path, "Hugging Face configuration") if path.exists() else {}
+    template = value.get("chat_template") if isinstance(value, dict) else None
+    if isinstance(template, list):  # several by name
+        named = {x.get("name"): x.get("template") for x in template if isinstance(x, dict)}
+        template = named.get("default", next(iter(named.values()), None))
+    if template is not None and not isinstance(template, str):
+        raise JaLlmError(f"{path}: its chat_template is no text; put the model's own file there, or remove that entry.")
+    return template
 
 
 def check_text(text: str) -> None:

@@ -39,6 +39,7 @@ class HFTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # "</s>" inside a text is text
+        self._tokenizer.post_processor = None  # adds BOS, which is ours to add, and may cut spaces off the offsets
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         self._vocab_size = max(ids, default=-1) + 1
         if bos_id is None and eos_id is None:
@@ -63,7 +64,7 @@ class HFTokenizer(Tokenizer):
             raise JaLlmError(f"{path}: {str(error).rstrip('.')}; put the model's own tokenizer file here.") from error
 
     def __reduce__(self) -> tuple:
-        return HFTokenizer, (self._model, self._bos_id, self._eos_id, self._unk_id)
+        return HFTokenizer, (self._model, self._bos_id, self._eos_id, self._unk_id), {"chat_template": self.chat_template}
 
     @property
     def vocab_size(self) -> int:
@@ -81,6 +82,11 @@ class HFTokenizer(Tokenizer):
     def unk_id(self) -> int | None:
         return self._unk_id
 
+    @functools.cached_property
+    def zero_is_real(self) -> bool:
+        special = {token["id"] for token in self.model_json.get("added_tokens") or [] if token.get("special")}
+        return 0 in (self._bos_id, self._eos_id) or 0 not in special
+
     @property
     def model_text(self) -> str:
         """The tokenizer.json."""
@@ -88,15 +94,21 @@ class HFTokenizer(Tokenizer):
 
     @functools.cached_property
     def model_json(self) -> dict[str, Any]:
-        """The tokenizer.json, parsed; not to be changed."""
-        return json.loads(self._model)
+        """The tokenizer.json, parsed; not to be changed.
+
+        Raises:
+          JaLlmError: a piece stands twice in it (JSON parsers silently take the last).
+        """
+        return json.loads(self._model, object_pairs_hook=_once)
 
     def with_model(
         self, value: dict[str, Any], bos_id: int | None = None, eos_id: int | None = None, unk_id: int | None = None
     ) -> "HFTokenizer":
-        """A tokenizer of another tokenizer.json, with this one's BOS, EOS and unknown ids where no others are given."""
+        """A tokenizer of another tokenizer.json, with this one's chat template, and its BOS, EOS and unknown ids where no others are given."""
         given = ((bos_id, self._bos_id), (eos_id, self._eos_id), (unk_id, self._unk_id))
-        return HFTokenizer(json.dumps(value, ensure_ascii=False), *(own if i is None else i for i, own in given))
+        other = HFTokenizer(json.dumps(value, ensure_ascii=False), *(own if i is None else i for i, own in given))
+        other.chat_template = self.chat_template
+        return other
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -118,12 +130,21 @@ class HFTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         ids = [int(i) for i in ids]
+        self._check_ids(ids)
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        rows = [[int(i) for i in ids] for ids in batch]
+        for ids in rows:
+            self._check_ids(ids)
+        return self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self._vocab_size]
         if wrong:
             raise JaLlmError(
                 f"id {wrong[0]} is outside this vocabulary of {self._vocab_size} pieces; the ids belong to another one."
             )
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         check_text(text)
@@ -151,6 +172,15 @@ class HFTokenizer(Tokenizer):
         if self._unk_id is not None:
             config["unk_token"] = self.id_to_piece(self._unk_id)
         write_json(directory / "tokenizer_config.json", config)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise JaLlmError(f"{twice!r} stands twice in this tokenizer.json; put the model's own file in its place.")
+    return found
 
 
 def _special_ids_beside(path: Path, text: str) -> dict[str, int]:

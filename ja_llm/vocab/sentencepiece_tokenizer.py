@@ -35,7 +35,19 @@ def parse_proto(data: bytes) -> Any:
         raise JaLlmError(f"this is no SentencePiece model ({error})") from error
     if not proto.pieces:
         raise JaLlmError("this SentencePiece model has no pieces")
+    _refuse_newer(proto)
     return proto
+
+
+def _refuse_newer(proto: Any) -> None:
+    """Raise JaLlmError where the model's type or a piece's is none of those that this library knows: it would take the default."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    type_fields = ((proto.trainer_spec, 3), *((piece, 3) for piece in proto.pieces))  # their numbers in sentencepiece_model.proto
+    if any(field.field_number == number for part, number in type_fields for field in UnknownFieldSet(part)):
+        raise JaLlmError(
+            "this SentencePiece model is of a newer format (a type that is not known here); update the sentencepiece library"
+        )
 
 
 def load_processor(proto: Any) -> sentencepiece.SentencePieceProcessor:
@@ -110,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
         return SentencePieceTokenizer(proto.SerializeToString(), self._bos_id, self._eos_id)
 
     def __reduce__(self) -> tuple:
-        return SentencePieceTokenizer, (self._model, self._bos_id, self._eos_id)
+        return SentencePieceTokenizer, (self._model, self._bos_id, self._eos_id), {"chat_template": self.chat_template}
 
     @property
     def proto(self) -> Any:
@@ -137,6 +149,13 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def unk_id(self) -> int | None:
         return self._processor.unk_id()
+
+    @property
+    def zero_is_real(self) -> bool:
+        if 0 in (self._bos_id, self._eos_id):
+            return True
+        kind = self._proto.pieces[0].type
+        return kind != CONTROL and not (kind == UNKNOWN and self._proto.trainer_spec.byte_fallback)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -174,12 +193,21 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         ids = [int(i) for i in ids]
+        self._check_ids(ids)
+        return self._processor.decode(ids)
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        rows = [[int(i) for i in ids] for ids in batch]
+        for ids in rows:
+            self._check_ids(ids)
+        return self._processor.decode(rows) if rows else []
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self.vocab_size]
         if wrong:
             raise JaLlmError(
                 f"id {wrong[0]} is outside this vocabulary of {self.vocab_size} pieces; the ids belong to another one."
             )
-        return self._processor.decode(ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         from sentencepiece import sentencepiece_pb2

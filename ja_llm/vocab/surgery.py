@@ -78,6 +78,7 @@ def expand_model(
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
 
     expansion = kind_of(base).expand(texts(), new_pieces, segments)
+    expansion.tokenizer.chat_template = base.chat_template
     padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
     counts = {}
     if "frequency" in (embedding_init, head_init):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def trim_model(
     old = check_fit(model.directory, model.tokenizer, params)
     keep = _listed(keep_file) if keep_file else used_ids(old, documents_root, min_count, limit_chars, seed)
     trimmed = trim_tokenizer(old, keep)
+    trimmed.tokenizer.chat_template = old.chat_template
     padding = padding_for(trimmed.tokenizer.vocab_size, pad_to)
     config = dataclasses.replace(model.config, vocab_size=len(trimmed.kept) + padding, padding_ids=padding)
     new_params = map_tables(params, lambda table, _: np.pad(table[trimmed.kept], ((0, padding), (0, 0))))
@@ -155,11 +156,12 @@ def _check_logits(
     length = min(_LOGIT_TOKENS, config.max_length)
     rows = [[tokenizer.bos_id, *ids][:length] for ids in rows[:_LOGIT_ROWS]]
     rows += np.random.default_rng(0).choice(kept, (_LOGIT_ROWS, length)).tolist()
+    full, small = _logits(config, params, length), _logits(*new, length)
     worst = 0.0
     for row in rows:
-        full = _logits(config, params, row)[:, kept]
-        small = _logits(*new, [place[i] for i in row])[:, : len(kept)]
-        worst = max(worst, float(np.abs(_normalised(full) - _normalised(small)).max()))
+        before = _normalised(full(row)[:, kept])
+        after = _normalised(small([place[i] for i in row])[:, : len(kept)])
+        worst = max(worst, float(np.abs(before - after).max()))
     report.add(
         "logits_equal",
         worst <= _CLOSE,
@@ -169,16 +171,22 @@ def _check_logits(
     )
 
 
-def _logits(config: Any, params: Any, ids: Sequence[int]) -> np.ndarray:
-    """float32 [L, V] of one row, computed in float32."""
+def _logits(config: Any, params: Any, length: int) -> Callable[[Sequence[int]], np.ndarray]:
+    """A function from one row of ids, at most `length`, to its logits, computed in float32: float64 [L, V]."""
     import jax
 
     from ja_llm.models.decoder import Decoder
 
-    tokens = np.asarray([ids], np.int32)
-    with jax.default_matmul_precision("highest"):
-        logits: Any = Decoder(dataclasses.replace(config, dtype="float32")).apply({"params": params}, tokens, tokens)
-    return np.asarray(logits[0], np.float64)
+    module = Decoder(dataclasses.replace(config, dtype="float32"))
+    forward = jax.jit(lambda tree, tokens: module.apply({"params": tree}, tokens, tokens))
+
+    def logits(ids: Sequence[int]) -> np.ndarray:
+        tokens = np.zeros((1, length), np.int32)  # what stands behind a token changes nothing for it
+        tokens[0, : len(ids)] = ids
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(forward(params, tokens)[0, : len(ids)], np.float64)
+
+    return logits
 
 
 def _normalised(logits: np.ndarray) -> np.ndarray:

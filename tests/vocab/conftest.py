@@ -201,6 +201,12 @@ def train_byte_level(texts: list[str], family: str = "smollm2", vocab_size: int 
 
 
 @pytest.fixture(scope="session")
+def family():
+    """`train_byte_level` under a name that a module's own fixture does not hide."""
+    return train_byte_level
+
+
+@pytest.fixture(scope="session")
 def byte_level():
     """`train_byte_level`: a byte-level BPE base in the shape of a named family."""
     return train_byte_level

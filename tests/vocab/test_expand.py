@@ -1,5 +1,6 @@
 """Expansion: English untouched, every piece reachable, sources right, size aligned, deterministic."""
 
+import io
 import random
 from collections import Counter
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ja_llm.errors import JaLlmError
 from ja_llm.vocab.expand import derivation, expand_sentencepiece
 from ja_llm.vocab.japanese import JAPANESE, count_runs, is_japanese
-from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, SentencePieceTokenizer
+from ja_llm.vocab.sentencepiece_tokenizer import CONTROL, NORMAL, USER_DEFINED, SentencePieceTokenizer, parse_proto
 from ja_llm.vocab.train import train_sentencepiece
 
 
@@ -155,3 +156,34 @@ def test_other_models_are_refused(english, base, tmp_path):
     deep.pieces[-1].score = -(2.0**24)
     with pytest.raises(JaLlmError, match="no room"):
         expand_sentencepiece(SentencePieceTokenizer(deep.SerializeToString()), ["日本語" * 9], new_pieces=8, align=1)
+
+
+def test_a_piece_that_is_a_special_token_already_is_left_out(base, japanese):
+    proto = base.proto
+    for name, kind in (("設定", CONTROL), ("ファイル", USER_DEFINED)):
+        assert name in expand_sentencepiece(base, [japanese * 3], new_pieces=400).pieces
+        proto.pieces.add(piece=name, score=0.0, type=kind)
+    special = SentencePieceTokenizer(proto.SerializeToString())
+    grown = expand_sentencepiece(special, [japanese * 3], new_pieces=400)
+    assert not {"設定", "ファイル"} & set(grown.pieces)
+    names = [grown.tokenizer.id_to_piece(i) for i in range(grown.tokenizer.vocab_size)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_normaliser_that_rewrites_characters_is_named(base):
+    proto = base.proto
+    proto.normalizer_spec.name = "nmt_nfkc"
+    writer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["ａｂｃ some words ｶﾅ"] * 5),
+        model_writer=writer,
+        vocab_size=30,
+        model_type="bpe",
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    proto.normalizer_spec.precompiled_charsmap = parse_proto(writer.getvalue()).normalizer_spec.precompiled_charsmap
+    rewriting = SentencePieceTokenizer(proto.SerializeToString())
+    assert rewriting.decode(rewriting.encode("ＡＢＣ")) == "ABC"  # it does lose text
+    with pytest.raises(JaLlmError, match="normaliser nmt_nfkc"):
+        expand_sentencepiece(rewriting, ["日本"])

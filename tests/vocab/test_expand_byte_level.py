@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,11 @@ from tokenizers import pre_tokenizers
 from ja_llm.errors import JaLlmError
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.byte_level import TOUCHED, ByteLevelModel, only_japanese, parts, to_bytes, to_characters
+from ja_llm.vocab.certify import certify
 from ja_llm.vocab.expand_byte_level import dead_byte_pieces, expand_byte_level, learn
 from ja_llm.vocab.hf_tokenizer import HFTokenizer
+from ja_llm.vocab.initialise import expand_params
+from ja_llm.vocab.kinds import kind_of
 
 FAMILIES = ("smollm2", "llama3", "qwen")
 
@@ -209,6 +213,10 @@ def test_what_can_not_be_expanded_is_refused(byte_level, english, code, japanese
         expand_byte_level(base, [], new_pieces=50)
     cases = {
         "normaliser Lowercase loses text": lambda v: v.update(normalizer={"type": "Lowercase"}),
+        "normaliser NFKC loses text": lambda v: v.update(
+            normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]}
+        ),
+        "no piece for the byte 0xE3, which Japanese": lambda v: v["model"]["vocab"].pop(to_characters(b"\xe3")),
         "dropout": lambda v: v["model"].update(dropout=0.1),
         "not over bytes": lambda v: v.update(pre_tokenizer={"type": "Whitespace"}),
         "both have the id 5": lambda v: v["model"]["vocab"].update({"zzz": 5}),
@@ -219,6 +227,21 @@ def test_what_can_not_be_expanded_is_refused(byte_level, english, code, japanese
             expand_byte_level(changed(base, change), [japanese], new_pieces=50)
     with pytest.raises(JaLlmError, match="newer format"):
         changed(base, lambda v: v.update(version="9.0"))
+
+
+def test_a_base_that_lacks_bytes_as_smollm2s_does_is_expanded_and_the_loss_is_named(byte_level, english, code, japanese):
+    """Its real vocabulary has no piece for 21 bytes, the control character 0x04 among them, and drops them from a text."""
+    base = byte_level([english, code], "smollm2")
+    gone = to_characters(b"\x04")
+    small = changed(base, lambda v: v["model"]["vocab"].pop(gone))
+    assert small.decode(small.encode("a\x04b")) == "ab" and base.decode(base.encode("a\x04b")) == "a\x04b"
+    grown = expand_byte_level(small, [japanese], new_pieces=60)
+    assert len(grown.pieces) == 60 and not dead_byte_pieces(grown.tokenizer, grown.base_size)
+    assert any("0x04 and drops them" in clause for clause in kind_of(small).losses()) and kind_of(base).losses() == []
+    rows = {"token_embedder": {"embedding": np.zeros((small.vocab_size, 2), np.float32)}}
+    certificate = certify(small, grown.tokenizer, grown.sources, rows, expand_params(rows, grown.sources), {"ja": [japanese]})
+    assert certificate["passed"] and certificate["base_loses"] == kind_of(small).losses()
+    assert certificate["checks"]["round_trip"]["hard"]["control characters"] == "as with the base"
 
 
 def test_a_piece_that_an_added_token_takes_is_left_out(byte_level, english, code, japanese):

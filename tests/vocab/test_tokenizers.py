@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import unicodedata
 
 import pytest
 import sentencepiece
@@ -14,6 +15,9 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.hf_tokenizer import HFTokenizer
 from ja_llm.vocab.sentencepiece_tokenizer import CONTROL, SentencePieceTokenizer
+from ja_llm.vocab.train import train_sentencepiece
+from ja_llm.vocab.train_byte_level import train_byte_level as train_byte_level_here
+from ja_llm.vocab.train_joint import Part, train_joint
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +41,27 @@ def tokenizer(request, base, expansion, byte_level):
     return {"base": base, "expanded": expansion.tokenizer, "byte_level": byte_level}[request.param]
 
 
+@pytest.fixture(scope="module")
+def every_kind(family, base, expansion, english, code, japanese, tmp_path_factory):
+    """A tokenizer of each kind, by name; the families of byte-level BPE trained on Japanese too."""
+    folder = tmp_path_factory.mktemp("kinds")
+    made = {"base": base, "expanded": expansion.tokenizer}
+    for kind in ("smollm2", "llama3", "qwen"):
+        made[kind] = family([english, code, japanese], kind)
+    made["unigram"] = train_sentencepiece([english, japanese], folder / "u", vocab_size=700, model_type="unigram")
+    made["joint"] = train_joint([Part("ja", [japanese], 400, 8, True), Part("en", [english], 300)], folder / "j")
+    made["trained byte level"] = train_byte_level_here([english, japanese], folder / "b", vocab_size=700)
+    return made
+
+
+KINDS = ["base", "expanded", "smollm2", "llama3", "qwen", "unigram", "joint", "trained byte level"]
+
+
 def as_decoded(tokenizer, text: str) -> str:
-    """SentencePiece writes a space as U+2581, so a U+2581 in the text comes back as a space; nothing else is lost."""
-    return text if isinstance(tokenizer, HFTokenizer) else text.replace("▁", " ")
+    """SentencePiece writes a space as U+2581, so a U+2581 in the text comes back as a space; Qwen's NFC composes; nothing else is lost."""
+    if not isinstance(tokenizer, HFTokenizer):
+        return text.replace("▁", " ")
+    return unicodedata.normalize("NFC", text) if tokenizer.model_json.get("normalizer") else text
 
 
 def texts() -> st.SearchStrategy[str]:
@@ -80,13 +102,22 @@ def test_control_strings_are_spelt_as_text(tokenizer, tricky):
         assert tokenizer.decode(ids) == as_decoded(tokenizer, text)
 
 
-def test_batch_equals_one_by_one(tokenizer, tricky):
-    assert tokenizer.encode_batch(tricky) == [tokenizer.encode(t) for t in tricky]
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_equal_one_by_one(every_kind, kind, tricky):
+    tokenizer = every_kind[kind]
+    rows = tokenizer.encode_batch(tricky)
+    assert rows == [tokenizer.encode(t) for t in tricky]
+    assert tokenizer.decode_batch(rows) == [tokenizer.decode(ids) for ids in rows] == [as_decoded(tokenizer, t) for t in tricky]
+    assert tokenizer.encode_batch([]) == tokenizer.decode_batch([]) == []
+    with pytest.raises(JaLlmError, match="outside this vocabulary"):
+        tokenizer.decode_batch([[3], [tokenizer.vocab_size]])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(text=texts())
-@settings(max_examples=200, deadline=None)
-def test_offsets_cover_the_text_in_order(tokenizer, text):
+@settings(max_examples=80, deadline=None)
+def test_offsets_cover_the_text_in_order(every_kind, kind, text):
+    tokenizer = every_kind[kind]
     ids, offsets = tokenizer.encode_with_offsets(text)
     assert ids == tokenizer.encode(text)
     assert len(offsets) == len(ids)
@@ -97,6 +128,14 @@ def test_offsets_cover_the_text_in_order(tokenizer, text):
         covered.update(range(start, end))
         last = start
     assert covered == set(range(len(text)))  # every character belongs to some token
+
+
+def test_offsets_hold_the_spaces_that_a_post_processor_would_cut_off(byte_level):
+    value = json.loads(byte_level.model_text)
+    value["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = byte_level.with_model(value)
+    text = " the harbour  master"
+    assert "".join(text[a:b] for a, b in tokenizer.encode_with_offsets(text)[1]) == text
 
 
 def test_each_byte_piece_covers_its_whole_character(base):
@@ -187,6 +226,65 @@ def test_damaged_files_end_in_a_sentence_that_names_them(base, tmp_path, name, c
     with pytest.raises(JaLlmError, match=sentence) as caught:
         load_tokenizer(tmp_path)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["model", "piece"])
+def test_a_sentencepiece_model_of_a_newer_format_is_refused(base, tmp_path, field):
+    """A type that this library does not know: it would be read as the default one, unigram or a normal piece."""
+    proto = base.proto
+    part = proto.trainer_spec if field == "model" else proto.pieces[300]
+    part.MergeFromString(bytes([3 << 3, 9]))  # field 3 of both, an enum, as a varint
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(JaLlmError, match="tokenizer.model.*newer format"):
+        load_tokenizer(tmp_path)
+
+
+def test_duplicate_and_empty_pieces_are_refused(base, byte_level):
+    for name in (base.id_to_piece(400), ""):
+        proto = base.proto
+        proto.pieces[500].piece = name
+        with pytest.raises(JaLlmError, match="SentencePiece refuses this model"):
+            SentencePieceTokenizer(proto.SerializeToString())
+    twice = byte_level.model_text.replace('"vocab":{', '"vocab":{"Ġthe":7,').replace('"vocab": {', '"vocab": {"Ġthe":7,')
+    assert twice.count('"Ġthe":') == 2
+    with pytest.raises(JaLlmError, match="'Ġthe' stands twice"):
+        HFTokenizer(twice, bos_id=0, eos_id=1).fingerprint  # noqa: B018
+
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("kind", ["base", "smollm2"])
+@pytest.mark.parametrize("beside", ["chat_template.jinja", "tokenizer_config.json", "named"])
+def test_a_chat_template_goes_along_to_transformers(every_kind, kind, beside, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = every_kind[kind]
+    tokenizer.save(tmp_path / "in")
+    if beside == "chat_template.jinja":
+        (tmp_path / "in" / beside).write_text(TEMPLATE)
+    else:
+        value = TEMPLATE if beside != "named" else [{"name": "tool", "template": "x"}, {"name": "default", "template": TEMPLATE}]
+        (tmp_path / "in/tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+    loaded = load_tokenizer(tmp_path / "in")
+    assert loaded.chat_template == TEMPLATE and pickle.loads(pickle.dumps(loaded)).chat_template == TEMPLATE
+    assert loaded.fingerprint == tokenizer.fingerprint and tokenizer.chat_template is None
+    loaded.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").chat_template == TEMPLATE
+    loaded.export_hf(tmp_path / "hf")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    said = theirs.apply_chat_template([{"role": "user", "content": "港"}], tokenize=False)
+    assert said == "<|im_start|>user\n港<|im_end|>\n"
+
+
+def test_a_chat_template_that_is_no_text_is_refused(base, tmp_path):
+    base.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 5}')
+    with pytest.raises(JaLlmError, match="its chat_template is no text"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(JaLlmError, match="this chat template can't be read"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_cut_off_model_is_refused(base, tmp_path):
