@@ -37,6 +37,9 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "debian_docs": ("README.md", debian_docs),
         "quickstart": ("docs/quickstart.md", quickstart),
         "quickstart_rate": ("docs/quickstart.md", quickstart_rate),
+        "vocab_expansion": ("docs/vocabulary.md", vocab_expansion),
+        "vocab_rows": ("docs/vocabulary.md", vocab_rows),
+        "vocab_speed": ("docs/vocabulary.md", vocab_speed),
     }
 
 
@@ -70,6 +73,74 @@ def quality(value: dict[str, Any]) -> str:
         f"| control: character 5-gram | {interval(ngram['bits_per_byte_ja'], 'bits_per_byte')} | {interval(ngram['bits_per_byte_en'], 'bits_per_byte')} | | | |"
     )
     return "\n".join(lines)
+
+
+BASES = {"smollm2": "SmolLM2-135M (byte-level BPE)", "llama2_like": "like Llama 2 (SentencePiece BPE)"}
+
+
+def vocab_expansion(value: dict[str, Any]) -> str:
+    """What 8,000 pieces do to two real vocabularies."""
+    head = "| base | pieces | English and code lines with equal ids | new pieces reached | tokens per character, mostly Japanese lines | largest error of a row |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for name, label in BASES.items():
+        found = value["bases"][name]
+        same = sum(found[kind]["lines_identical"] for kind in ("heldout_english", "code"))
+        total = sum(found[kind]["lines"] for kind in ("heldout_english", "code"))
+        tokens, pieces = found["mostly_japanese_lines"], found["pieces"]
+        size = found["base_size"]
+        lines.append(
+            f"| {label} | {size:,} → {size + pieces['added']:,} | {same:,} of {total:,} | {pieces['added'] - pieces['dead']:,} of {pieces['added']:,} "
+            f"| {tokens['before']:.3f} → {tokens['after']:.3f} (−{tokens['saved']:.1%}) | {max(found['row_errors'].values()):.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def vocab_rows(value: dict[str, Any]) -> str:
+    """Rows by mean against random ones, before and after training."""
+    lines = ["| base | rows | bits per byte of Japanese |", "|---|---|---|"]
+    smol = value["smollm2"]
+    lines.append(
+        f"| SmolLM2-135M-Instruct (4 bits), untrained | (base, without new pieces) | {interval(smol['base'], 'bits_per_byte')} |"
+    )
+    for name in ("mean", "nearest", "random"):
+        lines.append(f"| | {name} | {interval(smol[name], 'bits_per_byte')} |")
+    lines.append(f"| | mean − random | {difference(smol['mean_minus_random'])} |")
+    tiny = value["tiny"]
+    for step in ("step_0", f"step_{tiny['steps']}"):
+        for name in ("mean", "random"):
+            middle = sum(pair[name][step] for pair in tiny["pairs"].values()) / len(tiny["pairs"])
+            lines.append(f"| 2.7M base, {step.replace('_', ' ')}, {len(tiny['pairs'])} seeds | {name} | {middle:.3f} |")
+        lines.append(f"| | mean − random | {difference(tiny['mean_minus_random'][step])} |")
+    steps, tokens = tiny["steps"], tiny["steps"] * tiny["batch"] * tiny["length"]
+    note = f"{steps} steps are {tokens:,} tokens. Intervals are of 95 %: over documents for SmolLM2, Student's over seeds (pairs) for the 2.7M base."
+    return "\n".join(lines) + "\n\n" + note
+
+
+def difference(found: dict[str, Any]) -> str:
+    """`value [low, high]` with its sign."""
+    low, high = found["interval"]
+    return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def vocab_speed(value: dict[str, Any]) -> str:
+    """Ratios to the libraries, and what training and a large expansion take."""
+    parts = []
+    if "encode" in value:
+        lines = ["| encoding held-out documents | " + " | ".join(BASES.values()) + " |", "|---|---|---|"]
+        ways = ("ours", "tf.data, batches", "tf.data, text by text")
+        speeds = [f"{value['encode'][name]['characters_per_second']['library'] / 1e6:.2f}M characters/s" for name in BASES]
+        lines.append(f"| the library itself | {' | '.join(speeds)} |")
+        for way in ways:
+            lines.append(
+                f"| {way} | " + " | ".join(f"{value['encode'][name]['ratio_to_library'][way]:.2f}x" for name in BASES) + " |"
+            )
+        parts.append("\n".join(lines))
+    rows = [(f"train {name}", found) for name, found in value.get("train", {}).items()]
+    if "expand" in value:
+        rows.append((f"expand a byte-level BPE of {value['expand']['base']:,} by 16,000", value["expand"]))
+    lines = ["| on Debian's documentation | pieces | seconds | peak memory |", "|---|---|---|---|"]
+    lines += [f"| {name} | {found['pieces']:,} | {found['seconds']:.0f} | {found['peak_gib']:.1f} GiB |" for name, found in rows]
+    return "\n\n".join([*parts, *(["\n".join(lines)] if rows else [])])
 
 
 def interval(task: Any, key: str) -> str:

@@ -1,6 +1,7 @@
 """The certificate passes what is right and fails whatever single thing is made wrong."""
 
 import copy
+import html.parser
 import json
 
 import ml_dtypes
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError
+from ja_llm.vocab.certificate_page import page
 from ja_llm.vocab.certify import certify, format_certificate, require, tokens_per_character
 from ja_llm.vocab.initialise import expand_params
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, SentencePieceTokenizer
@@ -151,3 +153,79 @@ def test_tokens_per_character_counts_tokens_that_touch_japanese(base):
     assert tokens_per_character(base, ["some English 龘 and more"]) == 3.0
     assert tokens_per_character(base, ["x日x", "y龘y", "none"]) == 2.0
     assert tokens_per_character(base, ["none at all"]) is None
+
+
+def test_a_text_that_does_not_come_back_fails_and_is_named_by_kind(case, monkeypatch):
+    certificate = certify(*case)
+    assert set(certificate["checks"]["round_trip"]["hard"].values()) == {"whole"}
+    decode = case[1].decode
+    monkeypatch.setattr(case[1], "decode", lambda ids: decode(ids).replace("龘", ""))
+    certificate = certify(*case)
+    assert any(f.startswith("round_trip: 1 texts do not come back") for f in certificate["failures"])
+    assert {name for name, how in certificate["checks"]["round_trip"]["hard"].items() if how == "lost"} == {
+        "rare and astral kanji"
+    }
+
+
+def test_more_tokens_for_japanese_fail(case, monkeypatch):
+    encode = case[1].encode_with_offsets
+    monkeypatch.setattr(case[1], "encode_with_offsets", lambda text: tuple(part * 9 for part in encode(text)))
+    assert "Japanese takes more tokens than before" in failures(case)
+
+
+def test_text_per_token_is_told_for_each_domain(case, english, japanese):
+    certificate = certify(*case)
+    old, new = case[:2]
+    assert set(certificate["domains"]) == {"en", "ja", "code"}
+    for name, text in (("en", english), ("ja", japanese)):
+        found = certificate["domains"][name]
+        assert found["characters"] == len(text)
+        assert found["characters_per_token"]["before"] == len(text) / len(old.encode(text))
+        assert found["bytes_per_token"]["after"] == len(text.encode()) / len(new.encode(text))
+    assert certificate["domains"]["en"]["bytes_per_token"]["before"] == certificate["domains"]["en"]["bytes_per_token"]["after"]
+    example = certificate["examples"][0]
+    assert "".join(example["after"]) == example["text"] and len(example["after"]) < len(example["before"])
+    assert "".join(x for x in example["before"] if x != "+") == example["text"]
+
+
+class Tags(html.parser.HTMLParser):
+    """Open tags, and the text in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "hr", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_whole_and_tells_what_the_certificate_does(case):
+    right = certify(*case)
+    new = copy.deepcopy(case[4])
+    new["token_embedder"]["embedding"][-1] += 1
+    wrong = certify(*case[:4], new, case[5])
+    for certificate, verdict in ((right, "passed"), (wrong, "FAILED")):
+        seen = Tags()
+        seen.feed(page(certificate, "base <b> & more"))
+        assert seen.open == [] and "base <b> & more" in seen.text
+        assert seen.text[seen.text.index("Certificate of a vocabulary expansion: ") + 1] == verdict
+        text = " ".join(seen.text)
+        for part in (
+            certificate["old"]["fingerprint"],
+            certificate["new"]["fingerprint"],
+            "half-width kana",
+            "U+2581",
+            "reachable",
+        ):
+            assert part in text, part
+        assert f"{certificate['domains']['ja']['characters_per_token']['after']:.3f}" in text
+        assert all(reason in text for reason in certificate["failures"])
+    older = {k: v for k, v in right.items() if k in ("passed", "failures", "checks", "old", "new")}
+    assert "passed" in page(older, "an older one")

@@ -46,6 +46,7 @@ def test_the_new_model_directory_holds_everything(expanded, model, document_set)
     out, certificate = expanded
     assert certificate["passed"]
     assert read_json(out / "certificate.json") == certificate
+    assert certificate["new"]["fingerprint"] in (out / "certificate.html").read_text(encoding="utf-8")
     new, old = load_model(out), load_model(model)
     assert new.config == dataclasses.replace(old.config, vocab_size=new.tokenizer.vocab_size)
     assert new.tokenizer.vocab_size == 840
