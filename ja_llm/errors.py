@@ -11,3 +11,7 @@ class UsageError(JaLlmError):
     """The call was wrong (a bad flag, a path that is not there). `ja-llm` exits with 2."""
 
     exit_code = 2
+
+
+class InputError(UsageError, ValueError):
+    """An argument of a library function does not fit: said as what was given and what is possible."""

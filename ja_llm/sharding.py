@@ -188,10 +188,15 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     A dimension that does not divide is left to XLA (the last batch of an evaluation, a single prompt): an activation's
     layout is a matter of speed only.
     """
+    spec = fitted_spec(axes, x.shape)
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def fitted_spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec | None:
+    """Mesh axes of an activation by the rules in use; None where nothing is to be spread (no `use`, one device, inside shard_map)."""
     rules = partitioning.get_axis_rules()
     mesh = jax.sharding.get_abstract_mesh()
-    if not rules or mesh.empty or mesh.size == 1:
-        return x
+    if not rules or mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+        return None
     spec = _spec(axes, rules)
-    fitted = [a if size % _parts(mesh, a) == 0 else None for size, a in zip(x.shape, spec, strict=True)]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitted))
+    return PartitionSpec(*(a if size % _parts(mesh, a) == 0 else None for size, a in zip(shape, spec, strict=True)))

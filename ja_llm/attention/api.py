@@ -1,15 +1,16 @@
 """attention(): what every implementation computes, and which one does."""
 
-from collections.abc import Callable
+import logging
 
 import jax
+import jax.numpy as jnp
 
-from ja_llm.attention import reference, xla
-from ja_llm.errors import UsageError
+from ja_llm.attention import checks
+from ja_llm.attention.call import Call, Ids
+from ja_llm.attention.registry import check_available, chosen
 
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"reference": reference.attention, "xla": xla.attention}
-
-Ids = jax.Array | tuple[jax.Array, jax.Array] | None
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
 def attention(
@@ -23,52 +24,79 @@ def attention(
     window: int | jax.Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-    implementation: str = "xla",
-) -> jax.Array:
+    sinks: jax.Array | None = None,
+    implementation: str | None = None,
+    return_lse: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Grouped-query attention over packed rows.
 
     Query i sees key j when both have the same segment id, that id is not 0 (padding), and, with `causal`, the key's position
-    is not after the query's and, with `window`, less than that before it. Scores, softmax and sums are float32. A query that sees nothing (padding) gives zeros, with zero
-    gradient. What a query does not see has no influence on its output, not even in the last bit.
+    is not after the query's and, with `window`, less than that before it. Scores, softmax and sums are float32. A query that
+    sees nothing (padding) gives zeros, with zero gradient. What a query does not see has no influence on its output, not even
+    in the last bit. Gradients are the same bits in every run.
 
     Args:
-      q: [B, Lq, H, D].
-      k: [B, Lk, KV, D]; KV divides H, and query head h reads key-value head h // (H // KV).
+      q: [B, Lq, H, D] of float32, bfloat16 or float16.
+      k: [B, Lk, KV, D] of the same dtype; KV divides H, and query head h reads key-value head h // (H // KV).
       v: [B, Lk, KV, D].
-      segment_ids: int [B, L] for queries and keys alike, or a pair ([B, Lq], [B, Lk]); None: one segment, no padding.
-      positions: int, as `segment_ids`. One array says that the row is packed in order: inside a segment, a key that stands
-        after a query in the row has a later position. Implementations use that to skip work. A pair may be in any order (a
-        cache, a prefix that sees itself whole, a sequence split over devices). None: the index in the row.
+      segment_ids: int [B, L] for queries and keys alike, or a pair ([B, Lq], [B, Lk]); None: one segment, no padding. In one
+        array equal ids stand together; which id a document has does not matter.
+      positions: int, as `segment_ids`. One array says that the row is packed in order: inside a document each token's position
+        is the one before it plus 1. Implementations use that to skip work. A pair may be in any order (a
+        cache, a prefix that sees itself whole). None: the index in the row.
       causal: see above.
       window: positions that a query sees, its own counted (Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825); a whole
-        number, or an int scalar array where layers of one compiled body differ; None: no bound. With a number, work beyond
-        the window is skipped too.
+        number, or an int scalar array where layers of one compiled body differ; None: no bound.
       scale: of the scores; D ** -0.5 when None.
       softcap: the scaled scores s become softcap * tanh(s / softcap) (Gemma 2, arXiv 2408.00118, section 2); None: they stay.
-      implementation: "xla" or "reference".
+      sinks: float [H], a further score of each head that takes weight and gives no value (arXiv 2309.17453, section 3.3, as a
+        learned scalar); None: none. The returned lse counts them.
+      implementation: a name of `ja_llm.attention.registry.IMPLEMENTATIONS`; None: the platform's own (said once in the log):
+        "tpu" on TPUs, "triton" on GPUs, "xla" elsewhere. What the named one can't do is refused; there is no other one in its place.
+      return_lse: also give the natural log-sum-exp of the visible scores.
 
     Returns:
-      [B, Lq, H, D] of q's dtype.
+      [B, Lq, H, D] of q's dtype; with `return_lse` also float32 [B, Lq, H], -inf where a query sees nothing.
 
     Raises:
-      UsageError: an unknown implementation.
-      ValueError: shapes do not fit together.
+      InputError (a ValueError): shapes, dtypes, head dimension, ids or positions do not fit, or the implementation is not known, not
+        on this platform, or can't do what is asked. Values of ids and positions are looked at outside jit only.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise UsageError(f"there is no attention implementation {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}.")
-    if q.shape[-1] != k.shape[-1] or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2] % k.shape[2]:
-        raise ValueError(f"attention shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape}")
-    # Only one row of ids for queries and keys, or none at all, promises the order that lets implementations skip work.
-    ordered = q.shape[1] == k.shape[1] and not isinstance(positions, tuple)
-    return IMPLEMENTATIONS[implementation](
-        q,
-        k,
-        v,
-        segments=segment_ids if segment_ids is None or isinstance(segment_ids, tuple) else (segment_ids, segment_ids),
-        positions=positions if positions is None or isinstance(positions, tuple) else (positions, positions),
+    checks.check_arrays(q, k, v, sinks)
+    checks.check_options(window, softcap, scale)
+    name = chosen(implementation)
+    if implementation is None and name not in _said:
+        _said.add(name)
+        _log.info("attention: the implementation for this platform is %r", name)
+    ordered = q.shape[1] == k.shape[1] and not isinstance(positions, tuple) and not isinstance(segment_ids, tuple)
+    call = Call(
+        q=q,
+        k=k,
+        v=v,
+        segments=_pair(segment_ids),
+        positions=_pair(positions),
         causal=causal,
         window=window,
-        scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         softcap=softcap,
         ordered=ordered,
+        want_lse=return_lse or sinks is not None,
     )
+    checks.check_ids(call)
+    out, lse = check_available(name, call).compute(call)
+    if sinks is not None:
+        assert lse is not None
+        out, lse = _with_sinks(out, lse, sinks)
+    return (out, lse) if return_lse else out  # type: ignore[return-value]
+
+
+def _pair(ids: Ids) -> tuple[jax.Array, jax.Array] | None:
+    return ids if ids is None or isinstance(ids, tuple) else (ids, ids)
+
+
+def _with_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weight that goes to nobody: the softmax over one more score is the old one times sigmoid(lse - score)."""
+    nothing = jnp.isneginf(lse)
+    finite, scores = jnp.where(nothing, 0.0, lse), sinks.astype(jnp.float32)
+    kept = jnp.where(nothing, 0.0, jax.nn.sigmoid(finite - scores))
+    return (out * kept[..., None]).astype(out.dtype), jnp.where(nothing, -jnp.inf, jnp.logaddexp(finite, scores))

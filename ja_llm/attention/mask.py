@@ -1,10 +1,9 @@
-"""Who sees whom: the one definition of the mask."""
+"""Who sees whom, pair by pair: the definition of the mask, for rows in any order (packed rows in order have `spans`)."""
 
 import jax
 import jax.numpy as jnp
 
-Pair = tuple[jax.Array, jax.Array] | None
-Window = int | jax.Array | None
+from ja_llm.attention.call import Pair, Window
 
 
 def visible(

@@ -29,7 +29,7 @@ def packed_spans(
     """The spans of rows in order.
 
     Args:
-      segment_ids: int [B, L], equal inside a document, 0 for padding; None: each row is one document.
+      segment_ids: int [B, L] or [1, L], equal inside a document, 0 for padding; None: each row is one document.
       batch: B.
       length: L.
       causal: no keys after the query.
@@ -39,6 +39,7 @@ def packed_spans(
     if segment_ids is None:
         first, end, real = jnp.zeros_like(index), jnp.full_like(index, length - 1), None
     else:
+        segment_ids = jnp.broadcast_to(segment_ids, (batch, length))
         changes = segment_ids[:, 1:] != segment_ids[:, :-1]
         edge = jnp.ones((batch, 1), bool)
         first = jax.lax.cummax(jnp.where(jnp.concatenate([edge, changes], axis=1), index, 0), axis=1)

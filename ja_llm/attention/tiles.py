@@ -25,7 +25,7 @@ def scores(products: jax.Array, scale: float, softcap: float | None) -> jax.Arra
 
 def allowed(first: jax.Array, last: jax.Array, key_start: jax.Array | int, shape: tuple[int, ...], axis: int) -> jax.Array:
     """Bool `shape`: the query sees the key. `first`, `last` have length 1 along `axis`; `key_start` is the tile's first key."""
-    keys = jax.lax.broadcasted_iota(jnp.int32, shape, axis) + key_start
+    keys = jax.lax.broadcasted_iota(jnp.int32, shape, axis % len(shape)) + key_start
     return (first <= keys) & (keys <= last)
 
 

@@ -207,7 +207,9 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
     return jnp.transpose(out, (0, 3, 1, 2))
 
 
-def _dkv_kernel(table, first, last, q, dout, lse, delta, k, v, dk, dv, sum_k, sum_v, *, plan: Plan, pieces: int, group: int) -> None:
+def _dkv_kernel(
+    table, first, last, q, dout, lse, delta, k, v, dk, dv, sum_k, sum_v, *, plan: Plan, pieces: int, group: int
+) -> None:
     """q, dout [D, piece]; first, last, lse, delta [1, piece]; k, v, dk, dv [bk, D]."""
     tile, head, step = plan.sizes.dkv, pl.program_id(3), pl.program_id(4)
     number = pl.program_id(2)

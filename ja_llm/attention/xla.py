@@ -1,8 +1,10 @@
-"""Attention in plain XLA operations, for any backend: queries in chunks; where the row is in order, with the keys they can see.
+"""Attention in plain XLA operations, for any backend. Three ways, by what the row allows:
 
-In an ordered causal row a chunk of queries needs the keys up to its own end only, so nearly half of the square is never
-computed. Memory: scores of one chunk, [B, H, chunk, keys] float32; chunks of long rows are recomputed in the backward pass,
-so their scores are never kept together.
+ordered rows up to 512: queries in chunks of 64, each with the keys up to its own end, written out; the softmax is kept for the
+backward pass. Longer ordered rows: tiles in a loop (`blocks`), without those outside the document. Rows in any order (a cache,
+a prefix): queries in chunks, each with all keys, recomputed in the backward pass.
+
+Memory: scores of one chunk, [B, H, chunk, keys] float32, or of one tile.
 """
 
 import functools
@@ -11,57 +13,51 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ja_llm.attention.mask import Pair, Window, visible
+from ja_llm.attention import tiles
+from ja_llm.attention.call import Call, Pair, Result, Window
+from ja_llm.attention.mask import visible
 
-Piece = Callable[[jax.Array, jax.Array, jax.Array, Pair, Pair], jax.Array]
+Part = tuple[jax.Array, ...]  # (out,) or (out, lse)
+Piece = Callable[[jax.Array, jax.Array, jax.Array, Pair, Pair], Part]
 
 _SHORT = 512  # rows up to this length keep their softmax for the backward pass, in chunks of
 _SHORT_CHUNK = 64
 _LONG_CHUNK = 512
-_MOST_CHUNKS = 16  # beyond, one chunk's program is run in a loop over all keys, so that compile time stays bounded
-_HIDDEN = -1e30  # finite, so that a row that sees nothing has no NaN; exp of it is an exact 0 beside any real score
 
 
-def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    segments: Pair,
-    positions: Pair,
-    causal: bool,
-    window: Window,
-    scale: float,
-    softcap: float | None,
-    ordered: bool,
-) -> jax.Array:
+def compute(call: Call) -> Result:
     """See `ja_llm.attention.attention`."""
-    batch, length, heads, width = q.shape
-    groups = k.shape[2]
+    if call.ordered and call.q.shape[1] > _SHORT:
+        from ja_llm.attention import blocks, sharded
+
+        return sharded.compute(call, "xla", blocks)
+    batch, length, heads, width = call.q.shape
+    groups, positions = call.k.shape[2], call.positions
     # [B, KV, H/KV, L, D] and [B, KV, L, D]: matrix products over the last two dimensions, no copies of keys and values.
-    q = jnp.transpose((q * scale).reshape(batch, length, groups, heads // groups, width), (0, 2, 3, 1, 4))
-    k, v = jnp.transpose(k, (0, 2, 1, 3)), jnp.transpose(v, (0, 2, 1, 3))
-    if (causal or window is not None) and positions is None:
+    q = jnp.transpose((call.q * call.scale).reshape(batch, length, groups, heads // groups, width), (0, 2, 3, 1, 4))
+    k, v = jnp.transpose(call.k, (0, 2, 1, 3)), jnp.transpose(call.v, (0, 2, 1, 3))
+    if (call.causal or call.window is not None) and positions is None:
         positions = (jnp.arange(length)[None], jnp.arange(k.shape[2])[None])
-    piece = functools.partial(_piece, causal=causal, window=window, softcap=softcap)
-    if length > _LONG_CHUNK * _MOST_CHUNKS or (length > _SHORT and not (ordered and causal)):
-        out = _loop(piece, q, k, v, segments, positions)
+    piece = functools.partial(_piece, causal=call.causal, window=call.window, softcap=call.softcap, want_lse=call.want_lse)
+    if length > _SHORT:
+        parts = _loop(piece, q, k, v, call.segments, positions)
     else:
-        out = _triangle(piece, q, k, v, segments, positions, ordered and causal, window if isinstance(window, int) else None)
-    return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(batch, length, heads, width)
+        window = call.window if isinstance(call.window, int) else None
+        parts = _triangle(piece, q, k, v, call.segments, positions, call.ordered and call.causal, window)
+    out = jnp.transpose(parts[0], (0, 3, 1, 2, 4)).reshape(batch, length, heads, width)
+    return out, jnp.transpose(parts[1], (0, 3, 1, 2)).reshape(batch, length, heads) if call.want_lse else None
 
 
 def _triangle(
     one: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair, ordered: bool, window: int | None
-) -> jax.Array:
+) -> Part:
     """All chunks written out, each with the keys from its window's begin to its own end (`ordered`), or one with all keys.
 
-    In order, a document's positions rise by one or more from token to token, so what is `window` places back is out of it.
+    In order, a document's positions rise by one from token to token, so what is `window` places back is out of it.
     """
     length = q.shape[3]
-    chunk = length if not ordered else _SHORT_CHUNK if length <= _SHORT else _LONG_CHUNK
-    keep = jax.checkpoint_policies.dots_saveable if length <= _SHORT else None  # None: recompute the products too
-    piece = jax.checkpoint(one, policy=keep, prevent_cse=False)
+    chunk = _SHORT_CHUNK if ordered else length
+    piece = jax.checkpoint(one, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
     parts = []
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
@@ -76,14 +72,14 @@ def _triangle(
                 _cut(positions, rows, columns),
             )
         )
-    return jnp.concatenate(parts, axis=3)
+    return tuple(jnp.concatenate(x, axis=3) for x in zip(*parts, strict=True))
 
 
 def _cut(pair: Pair, rows: slice, columns: slice) -> Pair:
     return None if pair is None else (pair[0][:, rows], pair[1][:, columns])
 
 
-def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair) -> jax.Array:
+def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair) -> Part:
     """Chunks of queries one after the other in one compiled body, each with all keys."""
     length = q.shape[3]
     chunks = -(-length // _LONG_CHUNK)
@@ -97,7 +93,7 @@ def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair
         return jnp.moveaxis(x, axis, 0)
 
     @jax.checkpoint
-    def one(part: tuple) -> jax.Array:
+    def one(part: tuple) -> Part:
         rows, row_segments, row_positions = part
         return piece(
             rows,
@@ -107,9 +103,12 @@ def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair
             None if positions is None else (row_positions, positions[1]),
         )
 
+    def join(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 3)
+        return x.reshape(*x.shape[:3], chunks * _LONG_CHUNK, *x.shape[5:])[:, :, :, :length]
+
     ids = [None if pair is None else split(pair[0], 1) for pair in (segments, positions)]
-    out = jnp.moveaxis(jax.lax.map(one, (split(q, 3), *ids)), 0, 3)
-    return out.reshape(*out.shape[:3], chunks * _LONG_CHUNK, out.shape[-1])[:, :, :, :length]
+    return tuple(join(x) for x in jax.lax.map(one, (split(q, 3), *ids)))
 
 
 def _piece(
@@ -122,8 +121,9 @@ def _piece(
     causal: bool,
     window: Window,
     softcap: float | None,
-) -> jax.Array:
-    """Queries [B, KV, N, n, D] (scaled) over keys [B, KV, m, D]: [B, KV, N, n, D]."""
+    want_lse: bool,
+) -> Part:
+    """Queries [B, KV, N, n, D] (scaled) over keys [B, KV, m, D]: [B, KV, N, n, D], and [B, KV, N, n] if the lse is wanted."""
     batch, groups, share, rows, width = q.shape
     keys = k.shape[2]
     scores = jnp.einsum("bgqd,bgkd->bgqk", q.reshape(batch, groups, share * rows, width), k, preferred_element_type=jnp.float32)
@@ -132,12 +132,14 @@ def _piece(
         scores = softcap * jnp.tanh(scores / softcap)
     mask = visible(segments, positions, causal, rows, keys, window)
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, _HIDDEN)
+        scores = jnp.where(mask[:, None, None], scores, tiles.HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bgqk,bgkd->bgqd", weights.reshape(batch, groups, share * rows, keys), v)
     out = out.reshape(batch, groups, share, rows, width)
-    if mask is not None and (
-        segments is not None or window is not None
-    ):  # a query that sees nothing has equal weights on everything: make that zero
-        out = jnp.where(mask.any(axis=-1)[:, None, None, :, None], out, 0)
-    return out
+    lse = jax.nn.logsumexp(scores, axis=-1) if want_lse else None
+    if mask is not None and (segments is not None or window is not None):
+        # A query that sees nothing has equal weights on everything: make that zero.
+        seen = mask.any(axis=-1)[:, None, None]
+        out = jnp.where(seen[..., None], out, 0)
+        lse = None if lse is None else jnp.where(seen, lse, -jnp.inf)
+    return (out,) if lse is None else (out, lse)

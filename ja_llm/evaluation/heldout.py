@@ -12,7 +12,7 @@ from typing import Any
 from ja_llm import manifest
 from ja_llm.data.store import TokenStore
 from ja_llm.evaluation.bits_per_byte import sequence_scores, summarise
-from ja_llm.evaluation.scoring import Scorer, decoder_logits_fn
+from ja_llm.evaluation.scoring import Scorer
 from ja_llm.models.config import DecoderConfig
 
 
@@ -31,7 +31,7 @@ def heldout_evaluators(
     Returns:
       task name -> function (parameters -> {"bits_per_byte": float}).
     """
-    scorer = Scorer.from_logits_fn(decoder_logits_fn(config), None, config.vocab_size, batch_size, length)
+    scorer = Scorer.from_decoder(config, None, batch_size, length)
     root = Path(cache_dir)
     evaluators = {}
     for member in manifest.read(root, manifest.MIXTURE)["members"]:

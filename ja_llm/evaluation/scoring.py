@@ -41,9 +41,16 @@ class Scorer:
                 f"{loaded.directory}: a window of {length} tokens is asked for, but the model knows positions up to "
                 f"{loaded.config.max_length}; give a smaller length."
             )
-        logits_fn = decoder_logits_fn(loaded.config)
-        self._prepare(logits_fn, loaded.params, loaded.config.vocab_size, batch_size, length)
+        self._prepare(_decoder_step(loaded.config), loaded.params, loaded.config.vocab_size, batch_size, length)
         self.tokenizer = loaded.tokenizer
+
+    @classmethod
+    def from_decoder(cls, config: Any, params: Any, batch_size: int = 16, length: int = 512) -> "Scorer":
+        """A scorer over the Decoder of a `DecoderConfig`; it never holds the logits. Texts need a tokenizer, which it has not."""
+        self = cls.__new__(cls)
+        self._prepare(_decoder_step(config), params, config.vocab_size, batch_size, length)
+        self.tokenizer = None
+        return self
 
     @classmethod
     def from_logits_fn(
@@ -51,16 +58,16 @@ class Scorer:
     ) -> "Scorer":
         """A scorer over any function that gives logits; `tokenizer` is needed only where texts are scored."""
         self = cls.__new__(cls)
-        self._prepare(logits_fn, params, vocab_size, batch_size, length)
+        self._prepare(_compiled(logits_fn), params, vocab_size, batch_size, length)
         self.tokenizer = tokenizer
         return self
 
-    def _prepare(self, logits_fn: LogitsFn, params: Any, vocab_size: int, batch_size: int, length: int) -> None:
+    def _prepare(self, step: Callable[..., jax.Array], params: Any, vocab_size: int, batch_size: int, length: int) -> None:
         if batch_size < 1 or length < 1:
             raise UsageError(f"batch_size ({batch_size}) and length ({length}) must be at least 1.")
         self.batch_size, self.length, self.vocab_size = batch_size, length, vocab_size
         self._params = params
-        self._step = _compiled(logits_fn)
+        self._step = step
 
     def use(self, params: Any) -> None:
         """Score with these parameters from now on (same shapes, so nothing is compiled again)."""
@@ -125,16 +132,19 @@ class Scorer:
 
 
 @functools.lru_cache(maxsize=8)
-def decoder_logits_fn(config: Any) -> LogitsFn:
-    """The Decoder of a `DecoderConfig` as a plain function; equal configurations share it, and what is compiled for it."""
-    from ja_llm.models.decoder import Decoder
+def _decoder_step(config: Any) -> Callable[..., jax.Array]:
+    """As `_target_logprobs` of the Decoder, without its logits; equal configurations share what is compiled."""
+    from ja_llm.losses.linear_cross_entropy import linear_cross_entropy
+    from ja_llm.models.decoder import Decoder, head_kernel
 
     module = Decoder(config)
 
-    def logits_fn(params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> Any:
-        return module.apply({"params": params}, tokens, tokens, decoder_segment_ids=segment_ids, decoder_positions=positions)
+    def step(params: Any, tokens: jax.Array, targets: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+        hidden: Any = module.apply({"params": params}, tokens, segment_ids, positions, method="hidden")
+        real, head, cap = (segment_ids > 0).astype(jnp.float32), head_kernel(config, params), config.logits_softcap
+        return -linear_cross_entropy(hidden, head, targets, real, softcap=cap, padding_rows=config.padding_ids).loss
 
-    return logits_fn
+    return jax.jit(step)
 
 
 @functools.lru_cache(maxsize=8)

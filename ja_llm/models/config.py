@@ -15,11 +15,12 @@ from typing import Any
 
 import gin
 
+from ja_llm.attention.registry import names as attention_names
 from ja_llm.errors import JaLlmError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
-REMAT_POLICIES = ("none", "minimal", "full")
-ATTENTIONS = ("xla", "reference")
+REMAT_POLICIES = ("none", "minimal", "attention", "full")
+ATTENTIONS = attention_names()
 # Names of the modules in `ja_llm.models.families`; config.json's model_type is the same word.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gemma2", "gpt_bigcode", "mixtral")
 CHOICES = {
@@ -65,8 +66,8 @@ class DecoderConfig:
       param_dtype: of the parameters.
       scan_layers: parameters of all blocks in one array with a leading `layers` axis, computed by `lax.scan`.
       remat_policy: what the backward pass keeps of a block: "none" recomputes nothing, "minimal" keeps matrix products with
-        weights, "full" keeps the block's input only.
-      attention: implementation, see `ja_llm.attention`.
+        weights and what the attention kernels give, "attention" keeps the latter and the block's input, "full" keeps the block's input only.
+      attention: implementation, see `ja_llm.attention`; "default" is the one of the platform that computes.
       family: names in other formats, see `ja_llm.models.families`.
       rope_scaling: how the rotary frequencies are changed for rows longer than the model was first made for; see
         `ja_llm.models.rope`. "none", "linear" (divided by `rope_factor`), or "llama3" (only the slow ones are).

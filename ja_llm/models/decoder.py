@@ -30,6 +30,7 @@ from flax import linen as nn
 from flax.core import unfreeze
 from flax.linen import partitioning
 
+from ja_llm.attention.flash import SAVED_NAMES
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.experts import BALANCE, Experts
@@ -66,8 +67,13 @@ class Block(nn.Module):
         return constrain(x, ("batch", "length", "embed")), None
 
 
+# The kernels' output and log-sum-exp are what their backward pass reads; without them it runs the forward kernel again.
+_KERNELS = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
 _REMAT = {
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "minimal": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _KERNELS
+    ),
+    "attention": _KERNELS,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -201,6 +207,11 @@ class Decoder(nn.Module):
             ids = self.config.vocab_size - self.config.padding_ids
             logits = jnp.where(jnp.arange(self.config.vocab_size) < ids, logits, PADDING_LOGIT)
         return constrain(logits, ("batch", "length", "vocab"))
+
+
+def head_kernel(config: DecoderConfig, params: Any) -> jax.Array:
+    """The head as [embed, vocab] of the parameters' dtype, for `ja_llm.losses.linear_cross_entropy`."""
+    return params["token_embedder"]["embedding"].T if config.tie_embeddings else params["logits_dense"]["kernel"]
 
 
 def _dummy(config: DecoderConfig) -> tuple[jax.Array, jax.Array]:

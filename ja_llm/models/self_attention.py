@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ja_llm.attention import attention
+from ja_llm.attention import attention, for_pairs
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.layers import Linear, Norm, input_std, output_std
 from ja_llm.models.rope import rotate
@@ -55,7 +55,8 @@ class Attention(nn.Module):
         q = constrain(q, ("batch", "length", "heads", "kv"))
         if context.slots is not None:
             k, v = self._through_cache(k, v, context.slots)
-        out = attention(
+        name = None if c.attention == "default" else c.attention
+        out: Any = attention(
             q,
             k,
             v,
@@ -65,7 +66,8 @@ class Attention(nn.Module):
             window=c.sliding_window if window is None else window,
             scale=None if c.query_scalar is None else c.query_scalar**-0.5,
             softcap=c.attention_softcap,
-            implementation=c.attention,
+            # A cache, or a prefix that sees itself whole, is no packed row in order.
+            implementation=for_pairs(name) if isinstance(context.positions, tuple) else name,
         )
         kernel, bias = (c.num_heads, c.head_dim, c.embed_dim), c.attention_bias == "qkvo"
         return Linear(c, kernel, ("heads", "kv", "embed"), output_std(c), contract=2, bias=bias, name="out")(out)

@@ -75,6 +75,7 @@ class RunConfig:
       microbatches: parts that a batch is split into; must divide the batch size.
       z_loss: coefficient of the squared log-normaliser.
       balance_loss: coefficient of the experts' load-balance loss (`ja_llm.losses.balance`); a dense model has none.
+      loss: "linear" never holds the logits, "logits" makes them all; see `ja_llm.train.step.loss_sums`.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
@@ -89,6 +90,7 @@ class RunConfig:
     microbatches: int = 1
     z_loss: float = 0.0
     balance_loss: float = 0.01
+    loss: str = "linear"
     checkpoint_period: int = 1000
     keep_checkpoints: int = 2
     eval_period: int = 0
@@ -206,6 +208,7 @@ def run(
             microbatches=config.microbatches,
             z_loss=config.z_loss,
             balance_loss=config.balance_loss,
+            loss=config.loss,
         ),
         in_shardings=(spread, rows),
         out_shardings=(spread, replicated(mesh)),

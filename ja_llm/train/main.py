@@ -21,7 +21,7 @@ from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.step import TrainState
+from ja_llm.train.step import LOSSES, TrainState
 
 REQUIRED_MACROS = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "TRAIN_STEPS", "MODEL_DIR")
 
@@ -46,6 +46,7 @@ def train(
     microbatches: int = 1,
     z_loss: float = 0.0,
     balance_loss: float = 0.01,
+    loss: str = "linear",
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     eval_period: int = 0,
@@ -73,6 +74,7 @@ def train(
       microbatches: parts of a batch whose gradients are added.
       z_loss: coefficient of the squared log-normaliser.
       balance_loss: coefficient of the experts' load-balance loss; a dense model has none.
+      loss: "linear" (never holds the logits) or "logits" (makes them all).
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
@@ -115,6 +117,8 @@ def train(
             f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it, or raise DecoderConfig.max_length (MODEL_OVERRIDES for an initial checkpoint)."
         )
 
+    if loss not in LOSSES:
+        raise UsageError(f"LOSS is {loss!r}; choose one of {', '.join(LOSSES)}.")
     run_config = RunConfig(
         model_dir=Path(model_dir),
         total_steps=total_steps,
@@ -125,6 +129,7 @@ def train(
         microbatches=microbatches,
         z_loss=z_loss,
         balance_loss=balance_loss,
+        loss=loss,
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         eval_period=eval_period,

@@ -1,7 +1,8 @@
 """One optimizer step: gradients of a sum over the global batch, divided once by the global weight."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,13 @@ import optax
 from flax import linen as nn
 
 from ja_llm.losses.cross_entropy import cross_entropy
+from ja_llm.losses.linear_cross_entropy import linear_cross_entropy
+from ja_llm.models.decoder import head_kernel
 from ja_llm.models.experts import BALANCE, row_balance
 from ja_llm.train.learning_rates import Schedule
 
 Batch = Mapping[str, jax.Array]
+LOSSES = ("linear", "logits")
 
 
 class TrainState(NamedTuple):
@@ -30,36 +34,57 @@ class TrainState(NamedTuple):
 
 
 def loss_sums(
-    module: nn.Module, params: Any, batch: Batch, z_loss: float, balance_loss: float = 0.0
+    module: nn.Module, params: Any, batch: Batch, z_loss: float, balance_loss: float = 0.0, loss: str = "linear"
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Weighted sums over a batch `[B, L]`, float32 scalars.
+
+    Args:
+      module: a `ja_llm.models.decoder.Decoder`.
+      params: its parameters.
+      batch: see `ja_llm.data.batches`.
+      z_loss: coefficient of the squared log-normaliser.
+      balance_loss: coefficient of the experts' load-balance loss.
+      loss: one of LOSSES. "linear" never holds the logits; "logits" makes them all: the same sums but for rounding.
 
     Returns:
       (loss with z and balance terms, {"loss_sum", "z_loss_sum", "weight_sum"}, with experts also "balance_loss_sum"). A
       row's balance loss weighs as much as its targets do, so that the sum divided by the weights is their mean.
     """
-    sown: Any = None
-    arguments = (batch["decoder_input_tokens"], batch["decoder_target_tokens"])
-    ids: Any = {name: batch[name] for name in ("decoder_segment_ids", "decoder_positions")}
-    logits: Any
-    if _has_experts(module):
-        logits, sown = module.apply({"params": params}, *arguments, **ids, mutable=[BALANCE])
+    tokens, targets, segments, positions, weights = (
+        batch[f"decoder_{name}"] for name in ("input_tokens", "target_tokens", "segment_ids", "positions", "loss_weights")
+    )
+    config, sown, out = _config(module), None, cast(Any, None)
+    arguments = (tokens, segments, positions) if loss == "linear" else (tokens, targets, segments, positions)
+    apply = functools.partial(module.apply, {"params": params}, *arguments, method="hidden" if loss == "linear" else None)
+    if config.num_experts > 1:
+        out, sown = apply(mutable=[BALANCE])
     else:
-        logits = module.apply({"params": params}, *arguments, **ids)
-    total, z_sum, weight = cross_entropy(logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], z_loss)
+        out = apply()
+    if loss == "linear":
+        cap, head = config.logits_softcap, head_kernel(config, params)
+        found = linear_cross_entropy(out, head, targets, weights, z_loss=z_loss, softcap=cap, padding_rows=config.padding_ids)
+        total, z_sum, weight = found[:3]
+    else:
+        total, z_sum, weight = cross_entropy(out, targets, weights, z_loss)
     sums = {"loss_sum": total - z_sum, "z_loss_sum": z_sum, "weight_sum": weight}
     if sown is not None:
-        sums["balance_loss_sum"] = balance_loss * (row_balance(sown) * batch["decoder_loss_weights"].sum(axis=1)).sum()
+        sums["balance_loss_sum"] = balance_loss * (row_balance(sown) * weights.sum(axis=1)).sum()
         total += sums["balance_loss_sum"]
     return total, sums
 
 
-def _has_experts(module: nn.Module) -> bool:
-    return getattr(module, "config").num_experts > 1  # noqa: B009 (nn.Module has no such attribute for a type checker)
+def _config(module: nn.Module) -> Any:
+    return getattr(module, "config")  # noqa: B009 (nn.Module has no such attribute for a type checker)
 
 
 def accumulate(
-    module: nn.Module, params: Any, batch: Batch, z_loss: float, microbatches: int, balance_loss: float = 0.0
+    module: nn.Module,
+    params: Any,
+    batch: Batch,
+    z_loss: float,
+    microbatches: int,
+    balance_loss: float = 0.0,
+    loss: str = "linear",
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient of the batch's summed loss, and the sums, computed in `microbatches` equal parts.
 
@@ -68,7 +93,7 @@ def accumulate(
     """
 
     def grad(p: Any, b: Batch) -> tuple[Any, dict[str, jax.Array]]:
-        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss, balance_loss), has_aux=True)(p)
+        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss, balance_loss, loss), has_aux=True)(p)
         return jax.tree.map(lambda g: g.astype(jnp.float32), grads), sums
 
     if microbatches == 1:
@@ -82,7 +107,7 @@ def accumulate(
         return jax.tree.map(jnp.add, carry, grad(params, part)), None
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    names = ("loss_sum", "z_loss_sum", "weight_sum", *(("balance_loss_sum",) if _has_experts(module) else ()))
+    names = ("loss_sum", "z_loss_sum", "weight_sum", *(("balance_loss_sum",) if _config(module).num_experts > 1 else ()))
     sums = dict.fromkeys(names, jnp.zeros((), jnp.float32))
     (grads, sums), _ = jax.lax.scan(add, (zero, sums), {k: split(v) for k, v in batch.items()})
     return grads, sums
@@ -101,6 +126,7 @@ def make_train_step(
     microbatches: int = 1,
     z_loss: float = 0.0,
     balance_loss: float = 0.0,
+    loss: str = "linear",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Build the pure step function (state, batch) -> (state, metrics).
 
@@ -109,12 +135,12 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches, balance_loss)
+        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches, balance_loss, loss)
         weight = jnp.maximum(sums["weight_sum"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
-        loss = sums["loss_sum"] / weight
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        mean_loss = sums["loss_sum"] / weight
+        finite = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
 
         rate = schedule(state.step)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
@@ -122,7 +148,7 @@ def make_train_step(
         new = TrainState(state.step + 1, params, moments)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         metrics = {
-            "loss": loss,
+            "loss": mean_loss,
             "z_loss": sums["z_loss_sum"] / weight,
             **({"balance_loss": sums["balance_loss_sum"] / weight} if "balance_loss_sum" in sums else {}),
             "gradient_norm": norm,

@@ -135,7 +135,7 @@ def test_unknown_implementation_and_bad_shapes_are_refused():
     q, k, v = qkv(1, 4, 3, 2, 4)
     with pytest.raises(ValueError, match="shapes"):
         attention(q, k, v)
-    with pytest.raises(UsageError, match="'flash'.*reference, xla"):
+    with pytest.raises(UsageError, match="'flash'.*xla, reference"):
         attention(q, q, q, implementation="flash")
 
 

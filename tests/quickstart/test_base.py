@@ -64,9 +64,9 @@ def test_its_ledger_and_log_are_of_the_command_that_makes_it(tmp_path):
 
 def test_it_knows_english_and_no_japanese(base):
     from ja_llm.evaluation.bits_per_byte import sequence_scores, summarise
-    from ja_llm.evaluation.scoring import Scorer, decoder_logits_fn
+    from ja_llm.evaluation.scoring import Scorer
 
-    scorer = Scorer.from_logits_fn(decoder_logits_fn(base.config), None, base.config.vocab_size, 4, 128)
+    scorer = Scorer.from_decoder(base.config, None, 4, 128)
     scorer.use(base.params)
 
     def bits(text):

@@ -1,0 +1,103 @@
+"""Refuses what attention() can't mean, with what was given and what is possible."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ja_llm.attention.call import Call
+from ja_llm.errors import InputError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_arrays(q: Any, k: Any, v: Any, sinks: Any = None) -> None:
+    """Shapes and dtypes of queries, keys, values and sinks.
+
+    Raises:
+      InputError: they do not fit together.
+    """
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
+        raise InputError(f"attention shapes do not fit: {shapes}; q is [B, Lq, H, D], k and v are [B, Lk, KV, D].")
+    if not k.shape[2] or q.shape[2] % k.shape[2]:
+        raise InputError(
+            f"attention shapes do not fit: {shapes} have {q.shape[2]} query heads and {k.shape[2]} key-value heads; the second must divide the first."
+        )
+    if 0 in q.shape or 0 in k.shape:
+        raise InputError(f"attention shapes have a dimension of 0: {shapes}; every one is at least 1.")
+    dtypes = [jnp.dtype(x.dtype).name for x in (q, k, v)]
+    if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
+        raise InputError(
+            f"attention dtypes are {', '.join(dtypes)}; q, k and v have one of {', '.join(DTYPES)}, the same for all."
+        )
+    if sinks is not None and (sinks.shape != (q.shape[2],) or not jnp.issubdtype(sinks.dtype, jnp.floating)):
+        raise InputError(
+            f"attention sinks are {sinks.dtype} {tuple(sinks.shape)}; a float for each of the {q.shape[2]} query heads is needed."
+        )
+
+
+def check_options(window: Any, softcap: Any, scale: Any) -> None:
+    """Numbers that stand for themselves.
+
+    Raises:
+      InputError: one is out of range.
+    """
+    if isinstance(window, int) and window < 1:
+        raise InputError(f"the attention window is {window}; a query sees at least itself, so give 1 or more.")
+    for name, value in (("softcap", softcap), ("scale", scale)):
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"the attention {name} is {value!r}; give a positive number.")
+
+
+def check_ids(call: Call) -> None:
+    """Shapes of segment ids and positions, and outside jit also their values.
+
+    Raises:
+      InputError: a shape does not fit; in ordered rows an id comes back, or positions do not rise by one inside a document.
+    """
+    rows = call.q.shape[0]
+    for name, pair in (("segment_ids", call.segments), ("positions", call.positions)):
+        for ids, length in zip(pair or (), (call.q.shape[1], call.k.shape[1]), strict=False):
+            if (
+                ids.ndim != 2
+                or ids.shape[0] not in (1, rows)
+                or ids.shape[1] != length
+                or not jnp.issubdtype(ids.dtype, jnp.integer)
+            ):
+                raise InputError(
+                    f"{name} are {ids.dtype} {tuple(ids.shape)}; integers [{rows}, {length}] are needed, as q and k have them."
+                )
+    if call.ordered:
+        segments = None if call.segments is None else call.segments[0]
+        positions = None if call.positions is None else call.positions[0]
+        if not any(isinstance(x, jax.core.Tracer) for x in (segments, positions)):
+            _check_rows(segments, positions)
+
+
+def _check_rows(segments: Any, positions: Any) -> None:
+    ids = None if segments is None else np.asarray(segments)
+    if ids is not None:
+        for row, values in enumerate(ids):
+            begins = values[np.flatnonzero(np.diff(values, prepend=values[0] - 1))]
+            begins = begins[begins != 0]
+            if len(set(begins.tolist())) != len(begins):
+                back = next(int(x) for i, x in enumerate(begins) if x in begins[:i])
+                raise InputError(
+                    f"segment_ids go back to {back} in row {row}, after another document; a document's tokens stand together, so "
+                    "give each its own id (or pairs of ids and positions for rows in another order)."
+                )
+    if positions is None:
+        return
+    places = np.asarray(positions)
+    ids = np.ones_like(places) if ids is None else np.broadcast_to(ids, np.broadcast_shapes(ids.shape, places.shape))
+    places = np.broadcast_to(places, ids.shape)
+    inside = (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] != 0)
+    wrong = np.argwhere(inside & (np.diff(places, axis=1) != 1))
+    if len(wrong):
+        row, at = (int(x) for x in wrong[0])
+        raise InputError(
+            f"positions disagree with segment_ids: in row {row} they go from {places[row, at]} to {places[row, at + 1]} inside one document; "
+            "they rise by 1 there (give pairs of ids and positions for rows in another order)."
+        )

@@ -1,0 +1,74 @@
+"""A tiled implementation over a device mesh: each device computes its rows, heads and queries.
+
+XLA can't partition a kernel, so the logical axes of the arrays (`ja_llm.sharding`) are mapped by hand. Where the sequence is
+spread ("length" on a mesh axis), keys and values are gathered whole and each device computes the queries that it holds; their
+spans are in coordinates of the whole row, so a device skips what its own queries do not see. The gradients of keys and values
+are summed and scattered back.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from ja_llm import sharding
+from ja_llm.attention import block_sizes, flash
+from ja_llm.attention.call import Call, Result
+from ja_llm.attention.spans import Spans
+from ja_llm.errors import InputError
+
+
+def compute(call: Call, name: str, backend: Any) -> Result:
+    """The call by a backend of `flash`, over the mesh in use."""
+    sizes = block_sizes.sizes(name, call.q.shape[-1])
+    local = functools.partial(flash.attention, backend=backend, scale=call.scale, softcap=call.softcap, sizes=sizes)
+    return over_mesh(local, call.q, call.k, call.v, call.spans())
+
+
+def over_mesh(local: Any, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) -> tuple[jax.Array, jax.Array]:
+    """local(q, k, v, spans) -> (out, lse [B, Lq, H]) on each device's part; directly where there is no mesh.
+
+    Raises:
+      InputError: the query heads are spread so that a device's heads would share no whole number of key-value heads.
+    """
+    of_q = sharding.fitted_spec(("batch", "length", "heads", None), q.shape)
+    of_k = sharding.fitted_spec(("batch", "length", "kv_heads", None), k.shape)
+    if of_q is None or of_k is None:
+        return local(q, k, v, spans)
+    mesh = jax.sharding.get_abstract_mesh()
+    pick = _own_key_heads(mesh, of_q[2], of_k[2], q.shape[2], k.shape[2])
+
+    def part(q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) -> tuple[jax.Array, jax.Array]:
+        if of_k[1] is not None:
+            k, v = (jax.lax.all_gather(x, of_k[1], axis=1, tiled=True) for x in (k, v))
+        return local(q, pick(k), pick(v), spans)
+
+    of_ids = PartitionSpec(*of_q[:2])
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(of_q, of_k, of_k, Spans(of_ids, of_ids)),
+        out_specs=(of_q, PartitionSpec(*of_q[:3])),
+        check_vma=False,  # a kernel's outputs carry no record of the axes they vary over
+    )(q, k, v, spans)
+
+
+def _own_key_heads(mesh: Any, of_heads: Any, of_kv_heads: Any, heads: int, kv_heads: int) -> Any:
+    """What a device takes of the key-value heads that it holds: all, unless only the query heads are spread."""
+    if of_heads == of_kv_heads or of_heads is None:
+        return lambda x: x
+    axes = of_heads if isinstance(of_heads, tuple) else (of_heads,)
+    own, group = heads // math.prod(mesh.shape[axis] for axis in axes), heads // kv_heads
+    if own % group and group % own:
+        raise InputError(
+            f"{heads} query heads with {kv_heads} key-value heads can't be spread over {heads // own} devices: {own} heads a device "
+            f"share no whole number of them; make the mesh's axis for heads a divisor or a multiple of {kv_heads}."
+        )
+
+    def pick(x: jax.Array) -> jax.Array:
+        first = jax.lax.axis_index(axes) * own // group
+        return jax.lax.dynamic_slice_in_dim(x, first, max(own // group, 1), axis=2)
+
+    return pick
