@@ -27,6 +27,7 @@ def attention(
     sinks: jax.Array | None = None,
     implementation: str | None = None,
     return_lse: bool = False,
+    order: jax.Array | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Grouped-query attention over packed rows.
 
@@ -53,6 +54,8 @@ def attention(
         learned scalar); None: none. The returned lse counts them.
       implementation: a name of `ja_llm.attention.registry.IMPLEMENTATIONS`; None: the platform's own (said once in the log):
         "tpu" on TPUs, "triton" on GPUs, "xla" elsewhere. What the named one can't do is refused; there is no other one in its place.
+      order: int [B, L]: the rows were put in another order over devices (`ja_llm.attention.balance`), and this is the place that each token has in
+        its packed row; all other arrays are in the new order. None: as they stand.
       return_lse: also give the natural log-sum-exp of the visible scores.
 
     Returns:
@@ -81,6 +84,7 @@ def attention(
         softcap=softcap,
         ordered=ordered,
         want_lse=return_lse or sinks is not None,
+        order=order,
     )
     checks.check_ids(call)
     out, lse = check_available(name, call).compute(call)

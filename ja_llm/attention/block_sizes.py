@@ -18,7 +18,7 @@ _UNMEASURED: dict[str, BlockSizes] = {
     # Pieces of 2048 rows hide a DMA's latency; tiles of 512 waste little at documents of a thousand tokens.
     "tpu": BlockSizes(Tiles(512, 512, 4096), Tiles(512, 512, 2048), Tiles(512, 512, 2048)),
     # What a Hopper's or Ampere's registers and shared memory hold at head dimension 128.
-    "triton": BlockSizes(Tiles(128, 64), Tiles(64, 64), Tiles(64, 64), warps=4, stages=2),
+    "triton": BlockSizes(Tiles(128, 64, warps=8, stages=3), Tiles(64, 64), Tiles(64, 64)),
     "xla": BlockSizes(Tiles(256, 256), Tiles(256, 256), Tiles(256, 256)),
 }
 
@@ -42,18 +42,18 @@ def _narrower(implementation: str, head_dim: int) -> BlockSizes:
     found = _UNMEASURED[implementation]
     if head_dim <= 128 or implementation == "xla":
         return found
-    made = [Tiles(t.queries // 2, t.keys if implementation == "tpu" else t.keys // 2, t.stream // 2) for t in found[:3]]
-    return BlockSizes(*made, *found[3:])
+    keys = 1 if implementation == "tpu" else 2
+    return BlockSizes(*(t._replace(queries=t.queries // 2, keys=t.keys // keys, stream=t.stream // 2) for t in found))
 
 
 def to_json(value: BlockSizes) -> dict[str, Any]:
     """As the table holds it."""
-    return {k: v._asdict() if isinstance(v, Tiles) else v for k, v in value._asdict().items()}
+    return {kernel: tiles._asdict() for kernel, tiles in value._asdict().items()}
 
 
 def from_json(value: dict[str, Any]) -> BlockSizes:
     """Inverse of `to_json`."""
-    return BlockSizes(**{k: Tiles(**v) if isinstance(v, dict) else v for k, v in value.items()})
+    return BlockSizes(**{kernel: Tiles(**tiles) for kernel, tiles in value.items()})
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from ja_llm.attention.spans import Spans, packed_spans
 
@@ -28,6 +29,7 @@ class Call:
       softcap: of the scores.
       ordered: queries and keys are the same packed rows in order, so that what a query sees is one interval (`spans`).
       want_lse: the log-sum-exp is asked for.
+      order: int [B, L], the place in its packed row of each token of rows that were put in another order; None: as they stand.
     """
 
     q: jax.Array
@@ -41,8 +43,20 @@ class Call:
     softcap: float | None
     ordered: bool
     want_lse: bool
+    order: jax.Array | None = None
 
     def spans(self) -> Spans:
-        """What each query sees; of ordered rows only."""
+        """What each query sees, in places of the packed row; of ordered rows only."""
         batch, length = self.q.shape[:2]
-        return packed_spans(None if self.segments is None else self.segments[0], batch, length, self.causal, self.window)
+        segments = None if self.segments is None else jnp.broadcast_to(self.segments[0], (batch, length))
+        if self.order is None:
+            return packed_spans(segments, batch, length, self.causal, self.window)
+        if segments is not None:
+            segments = jnp.take_along_axis(segments, self.places(), axis=1)
+        spans = packed_spans(segments, batch, length, self.causal, self.window)
+        return Spans(*(jnp.take_along_axis(x, self.order, axis=1) for x in spans))
+
+    def places(self) -> jax.Array:
+        """The inverse of `order`: where the token of each place stands."""
+        assert self.order is not None
+        return jnp.argsort(self.order, axis=1)

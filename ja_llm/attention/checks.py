@@ -69,7 +69,13 @@ def check_ids(call: Call) -> None:
                 raise InputError(
                     f"{name} are {ids.dtype} {tuple(ids.shape)}; integers [{rows}, {length}] are needed, as q and k have them."
                 )
-    if call.ordered:
+    if call.order is not None:
+        if call.order.shape != call.q.shape[:2] or not jnp.issubdtype(call.order.dtype, jnp.integer) or not call.ordered:
+            raise InputError(
+                f"order is {call.order.dtype} {tuple(call.order.shape)}; integers {list(call.q.shape[:2])} are needed, with one array of "
+                "segment ids and one of positions for queries and keys."
+            )
+    elif call.ordered:
         segments = None if call.segments is None else call.segments[0]
         positions = None if call.positions is None else call.positions[0]
         if not any(isinstance(x, jax.core.Tracer) for x in (segments, positions)):

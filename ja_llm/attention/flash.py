@@ -30,21 +30,23 @@ class Tiles(NamedTuple):
       keys: of a compute tile.
       stream: how much of the streamed side (keys; for the gradients of k and v, queries) is brought into fast memory at once;
         backends without such a step do not read it.
+      warps: of a program, read by Triton alone.
+      stages: of Triton's software pipeline.
     """
 
     queries: int
     keys: int
     stream: int = 0
+    warps: int = 4
+    stages: int = 2
 
 
 class BlockSizes(NamedTuple):
-    """Tile lengths of the three kernels; `warps` and `stages` are read by Triton alone."""
+    """Tile lengths of the three kernels."""
 
     forward: Tiles
     dq: Tiles
     dkv: Tiles
-    warps: int = 4
-    stages: int = 2
 
 
 class Plan(NamedTuple):
@@ -133,8 +135,8 @@ def attention(
     Any lengths: rows are filled up to whole tiles with queries that see nothing and keys that nobody sees.
     """
     sizes = _fit(sizes, q.shape[1], k.shape[1], backend.least_tile)
-    of_queries = max(t.queries for t in sizes[:3])
-    of_keys = max(t.keys for t in sizes[:3])
+    of_queries = max(t.queries for t in sizes)
+    of_keys = max(t.keys for t in sizes)
     q_length, k_length, width = q.shape[1], k.shape[1], q.shape[3]
     wide = backend.width(width) - width
     q = _padded(q, -q_length % of_queries, wide)
@@ -156,8 +158,7 @@ def _fit(sizes: BlockSizes, q_length: int, k_length: int, least: int) -> BlockSi
             tile //= 2
         return tile
 
-    made = [Tiles(fit(t.queries, q_length), fit(t.keys, k_length), t.stream) for t in sizes[:3]]
-    return BlockSizes(*made, *sizes[3:])
+    return BlockSizes(*(t._replace(queries=fit(t.queries, q_length), keys=fit(t.keys, k_length)) for t in sizes))
 
 
 def chunk(length: int, tile: int, stream: int) -> int:

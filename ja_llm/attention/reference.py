@@ -1,6 +1,5 @@
 """Attention written as in the textbook, in float32: what every other implementation is compared with."""
 
-import jax
 import jax.numpy as jnp
 
 from ja_llm.attention.call import Call, Result
@@ -15,7 +14,8 @@ def compute(call: Call) -> Result:
     scores = jnp.einsum("bqhd,bkhd->bhqk", q.astype(jnp.float32), keys, precision="highest") * call.scale
     if call.softcap is not None:
         scores = call.softcap * jnp.tanh(scores / call.softcap)
-    mask = visible(call.segments, call.positions, call.causal, q.shape[1], k.shape[1], call.window)
+    positions = call.positions if call.order is None else (call.order, call.order)
+    mask = visible(call.segments, positions, call.causal, q.shape[1], k.shape[1], call.window)
     mask = jnp.ones((1, q.shape[1], k.shape[1]), bool) if mask is None else mask
     scores = jnp.where(mask[:, None], scores, -1e30)  # finite: exp of an infinity has a gradient that is not a number
     largest = scores.max(axis=-1, keepdims=True)

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ja_llm import sharding
@@ -24,11 +25,15 @@ def compute(call: Call, name: str, backend: Any) -> Result:
     """The call by a backend of `flash`, over the mesh in use."""
     sizes = block_sizes.sizes(name, call.q.shape[-1])
     local = functools.partial(flash.attention, backend=backend, scale=call.scale, softcap=call.softcap, sizes=sizes)
-    return over_mesh(local, call.q, call.k, call.v, call.spans())
+    return over_mesh(local, call.q, call.k, call.v, call.spans(), None if call.order is None else call.places())
 
 
-def over_mesh(local: Any, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) -> tuple[jax.Array, jax.Array]:
+def over_mesh(
+    local: Any, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, places: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """local(q, k, v, spans) -> (out, lse [B, Lq, H]) on each device's part; directly where there is no mesh.
+
+    With `places` (int [B, L]) the rows are in another order, and keys and values are put back into the packed row's.
 
     Raises:
       InputError: the query heads are spread so that a device's heads would share no whole number of key-value heads.
@@ -36,23 +41,30 @@ def over_mesh(local: Any, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans
     of_q = sharding.fitted_spec(("batch", "length", "heads", None), q.shape)
     of_k = sharding.fitted_spec(("batch", "length", "kv_heads", None), k.shape)
     if of_q is None or of_k is None:
-        return local(q, k, v, spans)
+        return local(q, *_in_order(k, v, places), spans)
     mesh = jax.sharding.get_abstract_mesh()
     pick = _own_key_heads(mesh, of_q[2], of_k[2], q.shape[2], k.shape[2])
 
-    def part(q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) -> tuple[jax.Array, jax.Array]:
+    def part(q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, places: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         if of_k[1] is not None:
             k, v = (jax.lax.all_gather(x, of_k[1], axis=1, tiled=True) for x in (k, v))
-        return local(q, pick(k), pick(v), spans)
+        return local(q, *_in_order(pick(k), pick(v), places), spans)
 
     of_ids = PartitionSpec(*of_q[:2])
     return jax.shard_map(
         part,
         mesh=mesh,
-        in_specs=(of_q, of_k, of_k, Spans(of_ids, of_ids)),
+        in_specs=(of_q, of_k, of_k, Spans(of_ids, of_ids), PartitionSpec(of_q[0])),
         out_specs=(of_q, PartitionSpec(*of_q[:3])),
         check_vma=False,  # a kernel's outputs carry no record of the axes they vary over
-    )(q, k, v, spans)
+    )(q, k, v, spans, places)
+
+
+def _in_order(k: jax.Array, v: jax.Array, places: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    if places is None:
+        return k, v
+    index = places[:, :, None, None]
+    return jnp.take_along_axis(k, index, axis=1), jnp.take_along_axis(v, index, axis=1)
 
 
 def _own_key_heads(mesh: Any, of_heads: Any, of_kv_heads: Any, heads: int, kv_heads: int) -> Any:

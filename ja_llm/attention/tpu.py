@@ -39,9 +39,7 @@ def _length_last(x: jax.Array) -> jax.Array:
     return jnp.transpose(x, (0, 2, 3, 1))
 
 
-def _compiler_params(plan: Plan, parallel: int, sequential: int) -> Any:
-    if plan.interpret is not False and not isinstance(plan.interpret, bool):
-        return pltpu.CompilerParams(dimension_semantics=("parallel",) * parallel + ("arbitrary",) * sequential)
+def _compiler_params(parallel: int, sequential: int) -> Any:
     semantics = ("parallel",) * parallel + ("arbitrary",) * sequential
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=_VMEM_BYTES)
 
@@ -126,7 +124,7 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
             jax.ShapeDtypeStruct((batch, heads, dim, length), q.dtype),
             jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
         ],
-        compiler_params=_compiler_params(plan, 3, 1),
+        compiler_params=_compiler_params(3, 1),
         interpret=plan.interpret,
         name="attention_forward",
     )(
@@ -190,7 +188,7 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
             scratch_shapes=[pltpu.VMEM((dim, tile.queries), jnp.float32)],
         ),
         out_shape=jax.ShapeDtypeStruct((batch, heads, dim, length), r.q.dtype),
-        compiler_params=_compiler_params(plan, 3, 1),
+        compiler_params=_compiler_params(3, 1),
         interpret=plan.interpret,
         name="attention_dq",
     )(
@@ -263,7 +261,7 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
             scratch_shapes=[pltpu.VMEM((tile.keys, dim), jnp.float32)] * 2,
         ),
         out_shape=[jax.ShapeDtypeStruct((batch, kv_heads, r.k.shape[1], dim), x.dtype) for x in (r.k, r.v)],
-        compiler_params=_compiler_params(plan, 3, 2),
+        compiler_params=_compiler_params(3, 2),
         interpret=plan.interpret,
         name="attention_dkv",
     )(

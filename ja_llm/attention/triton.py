@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ja_llm.attention import tiles
-from ja_llm.attention.flash import Plan, Residuals
+from ja_llm.attention.flash import Plan, Residuals, Tiles
 from ja_llm.attention.spans import Spans, key_tiles, query_tiles
 
 least_tile = 16  # of a tensor core product
@@ -27,8 +27,8 @@ def width(head_dim: int) -> int:
     return max(16, 1 << (head_dim - 1).bit_length())
 
 
-def _compiler_params(plan: Plan) -> Any:
-    return plgpu.CompilerParams(num_warps=plan.sizes.warps, num_stages=plan.sizes.stages)
+def _compiler_params(tile: Tiles) -> Any:
+    return plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)
 
 
 def _each(table: Any, carry: Any, body: Any) -> Any:
@@ -80,7 +80,7 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
         in_specs=[table, ids, ids, queries, keys, keys],
         out_specs=[queries, statistic],
         out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)],
-        compiler_params=_compiler_params(plan),
+        compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_forward",
     )(query_tiles(spans, tile.queries, tile.keys, rows), spans.first, spans.last, q, k, v)
@@ -116,7 +116,7 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
         in_specs=[table, ids, ids, queries, queries, statistic, statistic, keys, keys],
         out_specs=queries,
         out_shape=jax.ShapeDtypeStruct(r.q.shape, r.q.dtype),
-        compiler_params=_compiler_params(plan),
+        compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_dq",
     )(query_tiles(r.spans, tile.queries, tile.keys, rows), *r.spans, r.q, r.dout, r.lse, r.delta, r.k, r.v)
@@ -165,7 +165,7 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
         ],
         out_specs=[keys, keys],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (r.k, r.v)],
-        compiler_params=_compiler_params(plan),
+        compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_dkv",
     )(key_tiles(r.spans, tile.queries, tile.keys, rows), *r.spans, r.q, r.dout, r.lse, r.delta, r.k, r.v)

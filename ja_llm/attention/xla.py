@@ -27,7 +27,7 @@ _LONG_CHUNK = 512
 
 def compute(call: Call) -> Result:
     """See `ja_llm.attention.attention`."""
-    if call.ordered and call.q.shape[1] > _SHORT:
+    if call.ordered and (call.q.shape[1] > _SHORT or call.order is not None):
         from ja_llm.attention import blocks, sharded
 
         return sharded.compute(call, "xla", blocks)

@@ -1,0 +1,173 @@
+"""attention(): log-sum-exp and sinks, who is chosen where, what remat keeps, and every refusal."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ja_llm.attention import api, attention, for_pairs, interpreted
+from ja_llm.attention.flash import SAVED_NAMES
+from ja_llm.attention.registry import IMPLEMENTATIONS
+from ja_llm.errors import UsageError
+from tests.attention.exact import distance, exact, packed, visible
+
+
+def arrays(length=48, heads=4, kv_heads=2, width=8, batch=1):
+    rng = np.random.default_rng(7)
+    q, dout = (rng.normal(size=(batch, length, heads, width)).astype(np.float32) for _ in range(2))
+    k, v = (rng.normal(size=(batch, length, kv_heads, width)).astype(np.float32) for _ in range(2))
+    return q, k, v, dout, rng.normal(size=(batch, length, heads)).astype(np.float32), rng.normal(size=heads).astype(np.float32)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference", "triton"])
+def test_sinks_and_lse_equal_torch(implementation):
+    q, k, v, dout, dlse, sinks = arrays()
+    segments, positions = (x[None] for x in packed([1, 20, 11], 48))
+
+    def total(q, k, v, sinks):
+        out, lse = attention(
+            q, k, v, sinks=sinks, return_lse=True, segment_ids=segments, positions=positions, implementation=implementation
+        )
+        lse = jnp.where(jnp.isneginf(lse), 0.0, lse)
+        return (out * dout).sum() + (lse * dlse).sum(), {"out": out, "lse": lse}
+
+    with interpreted():
+        (_, found), grads = jax.jit(jax.value_and_grad(total, (0, 1, 2, 3), has_aux=True))(q, k, v, sinks)
+    found |= dict(zip(("dq", "dk", "dv", "dsinks"), grads, strict=True))
+    theirs = exact(q, k, v, visible(segments), dout, dlse, sinks=sinks)
+    for name, value in theirs.items():
+        assert distance(found[name], value) <= 3e-6, name
+    assert not np.any(found["out"][:, 32:])
+
+
+def test_without_a_visible_key_the_lse_is_minus_infinity():
+    q, k, v, *_ = arrays()
+    out, lse = attention(q, k, v, segment_ids=np.zeros((1, 48), np.int32), return_lse=True)
+    assert lse.shape == (1, 48, 4) and np.isneginf(lse).all() and not np.any(out)
+
+
+def test_the_platforms_own_implementation_is_said_once(caplog):
+    q, k, v, *_ = arrays()
+    api._said.clear()
+    with caplog.at_level(logging.INFO, logger="ja_llm.attention.api"):
+        ours = attention(q, k, v)
+        attention(q, k, v)
+        np.testing.assert_array_equal(ours, attention(q, k, v, implementation="xla"))
+    assert [r.getMessage() for r in caplog.records] == ["attention: the implementation for this platform is 'xla'"]
+
+
+@pytest.mark.parametrize(("kind", "platform", "name"), [("TPU v5", "tpu", "tpu"), ("NVIDIA H200", "gpu", "triton")])
+def test_a_mesh_of_another_machine_decides(kind, platform, name, monkeypatch):
+    from jax.sharding import AbstractDevice, AbstractMesh
+
+    mesh = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice(device_kind=kind, num_cores=1, platform=platform))
+    monkeypatch.setattr("ja_llm.attention.registry.jax.sharding.get_abstract_mesh", lambda: mesh)
+    from ja_llm.attention.registry import chosen
+
+    assert chosen(None) == name and for_pairs(name) == "xla" and for_pairs("reference") == "reference"
+
+
+def kernels(policy, loss, *arguments):
+    f = jax.checkpoint(loss, policy=policy) if policy else loss
+    with interpreted():
+        return str(jax.make_jaxpr(jax.grad(f))(*arguments)).count("name=attention_")
+
+
+def test_remat_by_name_keeps_what_the_backward_pass_reads():
+    q, k, v, *_ = arrays()
+    loss = lambda q: (attention(q * 2, k, v, implementation="tpu") ** 2).sum()  # noqa: E731
+    policies = jax.checkpoint_policies
+    assert kernels(None, loss, q) == 3
+    assert kernels(policies.save_only_these_names(*SAVED_NAMES), loss, q) == 3
+    assert kernels(policies.nothing_saveable, loss, q) == 4, "the forward kernel runs again"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("width", [64, 80, 128])
+def test_triton_kernels_lower_for_cuda_without_a_gpu(width, dtype):
+    """Lowering ends in Triton's own IR inside the module; compiling that to a binary needs a GPU."""
+    from jax.sharding import AbstractDevice, AbstractMesh
+
+    shape = lambda heads: jax.ShapeDtypeStruct((1, 256, heads, width), dtype)  # noqa: E731
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    loss = lambda q, k, v: attention(q, k, v, window=100, softcap=5.0).astype(jnp.float32).sum()  # noqa: E731
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
+        traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(shape(4), shape(2), shape(2))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("triton_kernel_call") >= 3
+
+
+def refused(message, **change):
+    q, k, v, *_ = arrays()
+    arguments = {"q": q, "k": k, "v": v} | change
+    with pytest.raises(ValueError, match=message) as raised:
+        attention(**arguments)
+    assert isinstance(raised.value, UsageError)
+
+
+def test_what_does_not_fit_is_refused():
+    q, k, v, *_ = arrays()
+    refused(r"q \(1, 48, 3, 8\).*3 query heads and 2 key-value heads; the second must divide", q=q[:, :, :3])
+    refused(r"shapes do not fit.*k \(1, 48, 2, 4\)", k=k[..., :4], v=v[..., :4])
+    refused("dimension of 0", q=q[:, :0])
+    refused("dtypes are int32.*float32, bfloat16, float16", q=q.astype(np.int32), k=k.astype(np.int32), v=v.astype(np.int32))
+    refused("dtypes are float32, bfloat16", k=jnp.asarray(k, jnp.bfloat16))
+    refused("window is 0; .*1 or more", window=0)
+    refused("softcap is -2.0; give a positive", softcap=-2.0)
+    refused(r"sinks are float32 \(2,\); .*4 query heads", sinks=np.zeros(2, np.float32))
+    refused(r"segment_ids are int\d+ \(1, 47\); integers \[1, 48\]", segment_ids=np.ones((1, 47), np.int32))
+    refused(r"positions are float32", positions=np.zeros((1, 48), np.float32))
+
+
+def test_ids_that_go_back_and_positions_that_disagree_are_refused():
+    refused("segment_ids go back to 1 in row 0", segment_ids=np.repeat([1, 2, 1, 0], 12)[None])
+    refused("positions disagree.*row 0 they go from 4 to 0", positions=np.tile(np.arange(5), 10)[None, :48])
+    ids = np.repeat([1, 2], 24)[None]
+    refused("positions disagree.*from 0 to 2", segment_ids=ids, positions=np.tile(np.arange(24) * 2, 2)[None])
+    q, k, v, *_ = arrays()
+    cut = np.concatenate([np.arange(7, 31), np.arange(24)])[None]  # a document that goes on from the row before
+    attention(q, k, v, segment_ids=ids, positions=cut)
+
+
+def test_an_implementation_that_this_platform_lacks_is_refused_by_name():
+    refused("'tpu' runs on tpu, this platform is cpu; choose one of xla, reference", implementation="tpu")
+    refused("'triton' runs on gpu, this platform is cpu", implementation="triton")
+    refused("no attention implementation 'mosaic_gpu' .it is not written.*choose one of xla", implementation="mosaic_gpu")
+    for name in ("cudnn", "splash", "tokamax"):
+        refused(f"{name!r} runs on", implementation=name)
+    pair = (np.arange(48)[None], np.arange(48)[None])
+    with interpreted():
+        refused("'tpu' takes packed rows in order.*choose xla or reference", implementation="tpu", positions=pair)
+        wide = np.zeros((1, 48, 4, 12), np.float32)
+        refused("head dimension is 12; 'tpu' takes multiples of 8 up to 256", q=wide, k=wide, v=wide, implementation="tpu")
+
+
+def test_adapters_refuse_what_they_do_not_compute(monkeypatch):
+    monkeypatch.setattr("ja_llm.attention.registry.platform", lambda: "gpu")
+    refused("'cudnn' takes bfloat16 and float16 only", implementation="cudnn")
+    refused("'cudnn' is adapted without log-sum-exp", implementation="cudnn", return_lse=True)
+    refused("'cudnn' has no soft-cap", implementation="cudnn", softcap=3.0)
+    refused("'tokamax' needs the package tokamax", implementation="tokamax")
+    assert set(IMPLEMENTATIONS) == {"xla", "reference", "tpu", "triton", "cudnn", "splash", "tokamax"}
+
+
+def test_splash_of_jax_computes_the_same_in_its_interpreter(monkeypatch):
+    """Not written here: a check of ours by it, and of the adapter by ours."""
+    from jax.experimental.pallas import tpu as pltpu
+
+    monkeypatch.setattr("ja_llm.attention.registry.platform", lambda: "tpu")
+    q, k, v, *_ = arrays(length=256, width=128)
+    segments, positions = (x[None] for x in packed([100, 1, 90], 256))
+    ids = {"segment_ids": segments, "positions": positions}
+    with pltpu.force_tpu_interpret_mode():
+        theirs = attention(q, k, v, implementation="splash", **ids)
+    assert distance(attention(q, k, v, implementation="xla", **ids), theirs) <= 2e-6
+
+
+def test_documents_as_cudnn_wants_them():
+    from ja_llm.attention.adapters import document_offsets
+
+    offsets, lengths = document_offsets(np.array([[1, 1, 2, 0], [5, 5, 5, 5]]))
+    assert offsets.tolist() == [[0, 2, -1], [0, -1, -1]] and lengths.tolist() == [[2, 1], [4, -1]]

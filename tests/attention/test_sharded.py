@@ -1,0 +1,85 @@
+"""Attention and loss over a mesh equal those of one device: rows, heads, vocabulary and sequence spread over four."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from ja_llm.attention.balance import balanced_order
+from tests.attention.exact import packed, visible
+
+PROGRAM = """
+import json, jax, jax.numpy as jnp, numpy as np
+from ja_llm import sharding
+from ja_llm.attention import attention, blocks, flash, sharded
+from ja_llm.attention.balance import balanced_order
+from ja_llm.attention.spans import packed_spans
+from ja_llm.losses.linear_cross_entropy import linear_cross_entropy
+rng = np.random.default_rng(0)
+B, L, H, KV, D, V = 2, 64, 4, 2, 8, 48
+q, dout = (rng.normal(size=(B, L, H, D)).astype(np.float32) for _ in range(2))
+k, v = (rng.normal(size=(B, L, KV, D)).astype(np.float32) for _ in range(2))
+ids = np.stack([np.repeat([1, 2, 3, 0], [9, 30, 20, 5]), np.ones(64)]).astype(np.int32)
+head, targets = rng.normal(size=(H * D, V)).astype(np.float32), rng.integers(0, V - 4, (B, L))
+tiles = flash.Tiles(16, 16)
+sizes = flash.BlockSizes(tiles, tiles, tiles)
+
+def local(q, k, v, spans):
+    return flash.attention(q, k, v, spans, backend=blocks, scale=0.3, softcap=None, sizes=sizes)
+
+def step(q, k, v, head):
+    out, lse = sharded.over_mesh(local, q, k, v, packed_spans(jnp.asarray(ids), B, L, True))
+    found = linear_cross_entropy(out.reshape(B, L, H * D), head, targets, (ids > 0) * 0.5, z_loss=1e-2, padding_rows=4, slab=16)
+    return found.loss_sum + jnp.where(ids[..., None] > 0, lse, 0).sum(), (out, lse, found.loss)
+
+def run():
+    (_, aux), grads = jax.jit(jax.value_and_grad(step, (0, 1, 2, 3), has_aux=True))(q, k, v, head)
+    return jax.tree.map(np.asarray, (aux, grads))
+
+alone = run()
+for axes in ({"data": 2, "tensor": 2}, {"context": 2, "fsdp": 2}, {"tensor": 4}, {"context": 4}):
+    with sharding.use(sharding.make_mesh(axes, jax.devices())):
+        spread = run()
+    far = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*map(jax.tree.leaves, (spread, alone)))]
+    print(json.dumps(far))
+
+order = balanced_order(jnp.asarray(ids), 4, tile=8)
+
+@jax.jit
+def ordered(q, k, v, dout, order):
+    put = lambda x: jnp.take_along_axis(x, order.reshape(B, L, *(1,) * (x.ndim - 2)), axis=1)
+    def total(*x):
+        out = attention(*map(put, x), segment_ids=put(jnp.asarray(ids)), order=order, implementation="xla")
+        return (out * put(dout)).sum()
+    return jax.value_and_grad(total, (0, 1, 2))(q, k, v)
+
+plain = jax.value_and_grad(lambda *x: (attention(*x, segment_ids=ids) * dout).sum(), (0, 1, 2))(q, k, v)
+with sharding.use(sharding.make_mesh({"context": 4}, jax.devices())):
+    spread = jax.tree.map(np.asarray, ordered(q, k, v, dout, order))
+print(json.dumps([float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*map(jax.tree.leaves, (spread, plain)))]))
+"""
+
+
+def test_four_devices_equal_one():
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [len(line) for line in lines] == [7, 7, 7, 7, 4] and max(map(max, lines)) <= 1e-6, lines
+
+
+def test_balanced_order_gives_each_part_as_much_to_do():
+    segments = np.stack([np.ones(512), np.repeat(np.arange(1, 9), 64), packed([300, 5, 5, 90, 60], 512)[0]]).astype(np.int32)
+    order = np.asarray(balanced_order(jnp.asarray(segments), 4, tile=8))
+    for row, place in zip(segments, order, strict=True):
+        assert sorted(place) == list(range(512)) and (place.reshape(-1, 8) - place.reshape(-1, 8)[:, :1] == np.arange(8)).all()
+        pairs = (
+            visible(row[None])[0].reshape(512, 64, 8).any(2).reshape(64, 8, 64).any(1).sum(1)
+        )  # tiles of keys of each tile of queries
+        work = pairs[place.reshape(4, -1, 8)[:, :, 0] // 8].sum(1)
+        assert work.max() <= 1.06 * work.mean(), work
+    assert pairs.reshape(4, -1).sum(1).max() > 1.4 * pairs.reshape(4, -1).sum(1).mean(), "unbalanced as it stands"
