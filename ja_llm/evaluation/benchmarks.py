@@ -59,7 +59,7 @@ def generated(
             "id": record["id"],
             "inputs": prompt.before(record, chosen) + prompt.query(record),
             "targets": prompt.answer(record),
-            "meta": _meta(record, chosen),
+            "meta": _meta(record, chosen, prompt.query(record)),
         }
         for record, chosen in _asked(sources, limit, load, rule, shots)
     ]
@@ -132,7 +132,7 @@ def chosen(
         before = prompt.before(record, picked)
         for choice, (query, text) in enumerate(candidates(record)):
             sizes = {"bytes": len(text.encode("utf-8")), "characters": len(text.strip()) or 1}
-            meta = {**_meta(record, picked), "question": record["id"], "choice": choice, **sizes}
+            meta = {**_meta(record, picked, query), "question": record["id"], "choice": choice, **sizes}
             examples.append({"id": f"{record['id']}:{choice}", "inputs": before + query, "targets": text, "meta": meta})
     return examples
 
@@ -154,5 +154,7 @@ def _asked(
     yield from itertools.islice(rule(asked, pool, shots), limit)
 
 
-def _meta(record: Record, shots: Sequence[Record]) -> Record:
-    return {**{key: record[key] for key in _NOTES if key in record}, "shots": [shot["id"] for shot in shots]}
+def _meta(record: Record, shots: Sequence[Record], query: str) -> Record:
+    """Notes of an example; "asked" is its question alone, without a passage (what contamination is looked for by)."""
+    asked = record.get("question") or record.get("source") or query
+    return {**{key: record[key] for key in _NOTES if key in record}, "shots": [shot["id"] for shot in shots], "asked": asked}

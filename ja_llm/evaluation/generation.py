@@ -90,6 +90,10 @@ class Generator:
         self._params, self._tokenizer, self._max_length, self._batch_size = params, tokenizer, max_length, batch_size
         self._step_params, self._prefill, self._step = params, prefill, step
 
+    def share_prefixes(self, cache: Any) -> None:
+        """Compute what all prompts of a batch begin with only once, in this `prefix_cache.PrefixCache` of the same model."""
+        self._prefill = cache.prefill(self._prefill, _for_step(cache.config))
+
     def continue_ids(
         self,
         prompts: Sequence[Sequence[int]],
@@ -280,19 +284,30 @@ def decoder_functions(config: Any) -> tuple[PrefillFn, DecodeFn, Callable[[Any],
     """
     from ja_llm.models import decode
 
-    apart = config.scan_layers and jax.default_backend() == "cpu"
+    apart, finish = _apart(config), _for_step(config)
     stepped = decode.unscanned(config) if apart else config
 
     def prefill(params: Any, tokens: jax.Array, lengths: jax.Array, cache_length: int) -> tuple[Any, jax.Array]:
         cache = decode.init_cache(config, tokens.shape[0], cache_length)
         cache, logits = decode.prefill(config, params, cache, tokens, lengths)
-        return (decode.layers_apart(config, cache) if apart else cache), logits
+        return finish(cache), logits
 
     def step(params: Any, cache: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         return decode.decode_step(stepped, params, cache, tokens)
 
-    prepare = jax.jit(functools.partial(decode.layers_apart, config)) if apart else (lambda params: params)
-    return jax.jit(prefill, static_argnums=3), step, prepare
+    return jax.jit(prefill, static_argnums=3), step, finish
+
+
+def _apart(config: Any) -> bool:
+    return config.scan_layers and jax.default_backend() == "cpu"
+
+
+@functools.lru_cache(maxsize=8)
+def _for_step(config: Any) -> Callable[[Any], Any]:
+    """What makes parameters, or a cache, of the step from the model's."""
+    from ja_llm.models import decode
+
+    return jax.jit(functools.partial(decode.layers_apart, config)) if _apart(config) else (lambda tree: tree)
 
 
 @functools.lru_cache(maxsize=32)

@@ -5,19 +5,23 @@ task's own metric functions turn all samples into numbers. Results depend on the
 killed evaluation goes on with the next chunk and ends in the same numbers.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation import code_metrics
+from ja_llm.evaluation import code_metrics, contamination
+from ja_llm.evaluation.branch_scoring import ContinuationScorer
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
+from ja_llm.evaluation.prefix_cache import PrefixCache
 from ja_llm.evaluation.registry import GENERATE, SCORE, SPLIT, EvaluationTask, bind, names, resolve, suites
 from ja_llm.evaluation.samples import TaskFiles, finished_tasks
 from ja_llm.evaluation.sampling import Sampling
@@ -29,6 +33,7 @@ from ja_llm.progress import Progress
 
 SCHEMA = "ja_llm.results/1"
 _CHUNK = 64  # examples a stored chunk
+_CHOICES = 256  # the same of rows of choices, which share more the more there are
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "seqio", "tensorflow", "sacrebleu", "sentencepiece", "tokenizers")
 
 
@@ -46,6 +51,9 @@ def evaluate(
     length: int = 512,
     run_generated_code_without_sandbox: bool = False,
     baseline: str | Path | None = None,
+    training: Sequence[str | Path] = (),
+    mesh: Mapping[str, int] | None = None,
+    process: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Evaluate one checkpoint.
 
@@ -64,6 +72,10 @@ def evaluate(
         `data` use whole.
       run_generated_code_without_sandbox: let code that the model wrote do all that this user can, where there is no sandbox.
       baseline: folder of another run's results; what both measured on the same items is compared (`compare.py`).
+      training: document sets whose training documents are searched for the items of published sets (`contamination.py`).
+      mesh: devices along the mesh axes (`ja_llm.sharding`); None: one device. `batch_size` is of each of its data and fsdp parts.
+      process: (number, how many) of this process: each takes every so manieth chunk of examples, all with the same arguments and
+        an `out_dir` that all see. The first gathers and writes the results, the others wait for them.
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
@@ -72,10 +84,11 @@ def evaluate(
       the mean, its standard error and interval of each suite all of whose tasks stand there.
 
     Raises:
-      UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit.
+      UsageError, JaLlmError: a model, vocabulary, document set or pairs file is missing or does not fit; or another process
+        brings nothing for ten minutes.
     """
-    from ja_llm.train.checkpoints import load_model
-
+    if not 0 <= process[0] < process[1]:
+        raise UsageError(f"process {process[0]} of {process[1]} is asked for; they are counted from 0, so give a smaller number.")
     if any(number is not None and number < 1 for number in (limit, documents)):
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
     sources = Sources(root, pairs, data)
@@ -86,18 +99,21 @@ def evaluate(
     # Before the model is loaded: hours later is too late to hear that a file is missing.
     origins = {template.name: template.data(sources) for template in templates}
     known = sources.fingerprint()
-    loaded = load_model(model_path)
+    devices = sharding.make_mesh(mesh) if mesh else None
+    loaded = _load(model_path, devices)
     check_vocabulary(loaded)
     length = min(length, loaded.config.max_length)
     out = Path(out_dir) if out_dir else loaded.directory / "eval" / f"step_{loaded.step}"
-    settings = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
+    settings: dict[str, Any] = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
+    settings |= {"mesh": dict(mesh)} if mesh else {}
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
-    runners = Runners(loaded, batch_size, length)
+    runners = Runners(loaded, batch_size * (devices.shape["data"] * devices.shape["fsdp"] if devices else 1), length)
     results: dict[str, Any] = {}
-    for template in templates:
-        request = _request(template, identity, origins[template.name], settings)
-        files = TaskFiles(out, template.name, request)
-        results[template.name] = files.finished() or _run_task(template, runners, sources, files, request["examples"])
+    with sharding.use(devices) if devices else contextlib.nullcontext():
+        for template in templates:
+            request = _request(template, identity, origins[template.name], settings)
+            files = TaskFiles(out, template.name, request, process)
+            results[template.name] = files.finished() or _run_task(template, runners, sources, files, request["examples"])
     for name, result in finished_tasks(out).items():
         if name not in results and _same_request(name, result["request"], identity, known, settings, sources):
             results[name] = result
@@ -119,8 +135,47 @@ def evaluate(
         "software": software(*_PACKAGES),
         **({"comparison": compare(results, base)} if base else {}),
     }
-    write_json(out / "results.json", value)
+    for name, found in _contaminated(templates, sources, limit, training, results).items():
+        value["tasks"][name]["contamination"] = found
+    if process[0] == 0:
+        write_json(out / "results.json", value)
     return value
+
+
+def _load(model_path: str | Path, mesh: Any) -> Any:
+    """The checkpoint, on the first device or spread over a mesh."""
+    from ja_llm.models.decoder import abstract_params, param_axes
+    from ja_llm.train.checkpoints import load_model, read_model_files, split_step
+
+    directory = split_step(model_path)[0]
+    if mesh is None or not directory.exists():
+        return load_model(model_path)
+    config, _ = read_model_files(directory)
+    return load_model(model_path, shardings=sharding.shardings(param_axes(config), abstract_params(config), mesh))
+
+
+def _contaminated(
+    templates: Sequence[EvaluationTask],
+    sources: Sources,
+    limit: int | None,
+    training: Sequence[str | Path],
+    results: Mapping[str, dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Each published set's headline on clean and seen items; the training documents are read once for all sets."""
+    found: dict[str, tuple[Statistic, list[str]]] = {}
+    texts: dict[str, list[str]] = {}
+    for template in templates if training else ():
+        statistic = statistic_of(results[template.name])
+        if not template.files or statistic is None:
+            continue
+        items = contamination.item_texts(template.name, template.examples(sources, limit))
+        texts |= items
+        found[template.name] = statistic, list(items)
+    if not found:
+        return {}
+    documents = (text for root in training for text in Sources(root).training_texts())
+    seen = contamination.search(texts, documents)
+    return {name: contamination.parts(statistic, items, seen) for name, (statistic, items) in found.items()}
 
 
 def _request(
@@ -135,6 +190,7 @@ def _request(
         "examples": settings["documents" if template.whole_set else "limit"],
         "batch_size": settings["batch_size"],
         **({} if template.model_window else {"length": settings["length"]}),
+        **({"mesh": settings["mesh"]} if "mesh" in settings else {}),
     }
 
 
@@ -229,6 +285,7 @@ class Runners:
         self._max_length = loaded.config.max_length
         self._generator: Generator | None = None
         self._scorers: dict[int, Scorer] = {}
+        self._branches = ContinuationScorer(loaded, batch_size)
 
     def run(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int = 0) -> list[dict[str, Any]]:
         """A sample {"id", "cut", "score" and/or "prediction"} for each seqio example; "cut" counts context tokens that did not fit.
@@ -248,7 +305,7 @@ class Runners:
         return samples
 
     def _generate(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
-        generator = self._generator = self._generator or Generator(self._loaded, self._batch_size)
+        generator = self._generator = self._generator or self._new_generator()
         sampling = Sampling(temperature=template.temperature, top_p=template.top_p)
         whole = min(template.total_length or self._max_length, self._max_length)
         prompts = [example["inputs"].tolist() for example in examples]
@@ -270,11 +327,22 @@ class Runners:
         inputs = [example["inputs"].tolist() for example in examples]
         targets = [example["targets"].tolist() for example in examples]
         fitted = [_fitting(a, b, length) for a, b in zip(inputs, targets, strict=True)]
+        cut = [len(whole) - len(context) for whole, context in zip(inputs, fitted, strict=True)]
+        if template.model_window:  # a published set: contexts share much, and each fits into the model
+            return [
+                (missing, {"score": score.nats})
+                for missing, score in zip(cut, self._branches(list(zip(fitted, targets, strict=True))), strict=True)
+            ]
         scores = self._scorer(length).token_logprobs([a + b for a, b in zip(fitted, targets, strict=True)])
         return [
-            (len(whole) - len(context), {"score": float(score[len(context) - 1 :].sum(dtype=np.float64))})
-            for whole, context, score in zip(inputs, fitted, scores, strict=True)
+            (missing, {"score": float(score[len(context) - 1 :].sum(dtype=np.float64))})
+            for missing, context, score in zip(cut, fitted, scores, strict=True)
         ]
+
+    def _new_generator(self) -> Generator:
+        generator = Generator(self._loaded, self._batch_size)
+        generator.share_prefixes(PrefixCache(self._loaded.config, self._loaded.params))
+        return generator
 
     def _scorer(self, length: int) -> Scorer:
         if length not in self._scorers:
@@ -295,13 +363,19 @@ def _run_task(
 ) -> dict[str, Any]:
     task = bind(template, runners.tokenizer, sources, limit)
     examples = list(task.get_dataset(sequence_length=None, split=SPLIT, shuffle=False).as_numpy_iterator())
-    chunks = files.resume()[: -(-len(examples) // _CHUNK)]
-    with Progress(f"eval {template.name}", len(examples), "example", initial=sum(map(len, chunks))) as progress:
-        for start in range(len(chunks) * _CHUNK, len(examples), _CHUNK):
-            chunk = runners.run(template, examples[start : start + _CHUNK], start)
+    size = _CHOICES if template.kind == SCORE and template.model_window else _CHUNK
+    wanted = files.mine([range(start, min(start + size, len(examples))) for start in range(0, len(examples), size)])
+    chunks = files.resume()[: len(wanted)]
+    total = sum(map(len, wanted))
+    with Progress(f"eval {template.name}", total, "example", initial=sum(map(len, chunks))) as progress:
+        for places in wanted[len(chunks) :]:
+            chunk = runners.run(template, examples[places.start : places.stop], places.start)
             files.append(chunk)
             chunks.append(chunk)
             progress.update(len(chunk))
+    if files.process[0]:
+        return files.wait()
+    chunks = files.gather(chunks, -(-len(examples) // size))
     samples = [sample for chunk in chunks for sample in chunk]
     if [s["id"] for s in samples] != [e["id"].decode("utf-8") for e in examples]:
         raise JaLlmError(
