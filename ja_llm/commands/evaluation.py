@@ -1,10 +1,18 @@
 """`ja-llm eval`, `generate` and `report`: what a model can do, and a page that shows it."""
 
+import argparse
 import sys
 from pathlib import Path
 
 from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
+
+
+def _process(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdigit() or not count.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of the work; write it as 0/2 and 1/2")
+    return int(number), int(count)
 
 
 def evaluate(verbs) -> None:
@@ -25,6 +33,9 @@ def evaluate(verbs) -> None:
                     limit=args.limit,
                     length=args.length,
                     baseline=args.baseline,
+                    training=args.training or (),
+                    mesh=args.mesh,
+                    process=args.process,
                     run_generated_code_without_sandbox=args.run_generated_code_without_sandbox,
                 )
             )
@@ -65,6 +76,23 @@ def evaluate(verbs) -> None:
         type=path,
         metavar="DIR",
         help="another run's results (its --out): differences on the same items, with p-values",
+    )
+    parser.add_argument(
+        "--training",
+        type=path,
+        action="append",
+        metavar="DIR",
+        help="document set that the model was trained on (repeat): items of published sets that stand in it are scored apart",
+    )
+    parser.add_argument(
+        "--mesh", metavar="AXES", help="spread over devices, such as data=8 or data=2,tensor=4 (default: one device)"
+    )
+    parser.add_argument(
+        "--process",
+        type=_process,
+        default=(0, 1),
+        metavar="I/N",
+        help="this is process I (from 0) of N that share the work and --out (default: 0/1)",
     )
     parser.add_argument(
         "--run_generated_code_without_sandbox",

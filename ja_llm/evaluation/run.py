@@ -19,6 +19,7 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics, contamination
 from ja_llm.evaluation.branch_scoring import ContinuationScorer
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
+from ja_llm.evaluation.continuations import load_spread, parse_mesh
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.prefix_cache import PrefixCache
@@ -52,7 +53,7 @@ def evaluate(
     run_generated_code_without_sandbox: bool = False,
     baseline: str | Path | None = None,
     training: Sequence[str | Path] = (),
-    mesh: Mapping[str, int] | None = None,
+    mesh: str | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Evaluate one checkpoint.
@@ -73,7 +74,7 @@ def evaluate(
       run_generated_code_without_sandbox: let code that the model wrote do all that this user can, where there is no sandbox.
       baseline: folder of another run's results; what both measured on the same items is compared (`compare.py`).
       training: document sets whose training documents are searched for the items of published sets (`contamination.py`).
-      mesh: devices along the mesh axes (`ja_llm.sharding`); None: one device. `batch_size` is of each of its data and fsdp parts.
+      mesh: devices along the mesh axes, such as "data=8"; None: one device. `batch_size` is of each of its data and fsdp parts.
       process: (number, how many) of this process: each takes every so manieth chunk of examples, all with the same arguments and
         an `out_dir` that all see. The first gathers and writes the results, the others wait for them.
 
@@ -99,13 +100,13 @@ def evaluate(
     # Before the model is loaded: hours later is too late to hear that a file is missing.
     origins = {template.name: template.data(sources) for template in templates}
     known = sources.fingerprint()
-    devices = sharding.make_mesh(mesh) if mesh else None
-    loaded = _load(model_path, devices)
+    devices = sharding.make_mesh(parse_mesh(mesh)) if mesh else None
+    loaded = load_spread(str(model_path), devices)
     check_vocabulary(loaded)
     length = min(length, loaded.config.max_length)
     out = Path(out_dir) if out_dir else loaded.directory / "eval" / f"step_{loaded.step}"
     settings: dict[str, Any] = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
-    settings |= {"mesh": dict(mesh)} if mesh else {}
+    settings |= {"mesh": mesh} if mesh else {}
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
     runners = Runners(loaded, batch_size * (devices.shape["data"] * devices.shape["fsdp"] if devices else 1), length)
     results: dict[str, Any] = {}
@@ -140,18 +141,6 @@ def evaluate(
     if process[0] == 0:
         write_json(out / "results.json", value)
     return value
-
-
-def _load(model_path: str | Path, mesh: Any) -> Any:
-    """The checkpoint, on the first device or spread over a mesh."""
-    from ja_llm.models.decoder import abstract_params, param_axes
-    from ja_llm.train.checkpoints import load_model, read_model_files, split_step
-
-    directory = split_step(model_path)[0]
-    if mesh is None or not directory.exists():
-        return load_model(model_path)
-    config, _ = read_model_files(directory)
-    return load_model(model_path, shardings=sharding.shardings(param_axes(config), abstract_params(config), mesh))
 
 
 def _contaminated(

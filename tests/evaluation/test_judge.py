@@ -1,0 +1,274 @@
+"""Judges: an endpoint on this machine that fails in every way, answers kept and replayed, grades counted and averaged."""
+
+import http.server
+import json
+import shutil
+import threading
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation import judge as judge_module
+from ja_llm.evaluation import mt_bench
+from ja_llm.evaluation.judge import Endpoint, LocalModel, Replay, Unanswered, rating, ratings
+from ja_llm.evaluation.raw_files import RawFolder
+from ja_llm.evaluation.samples import read_samples
+
+RAW = Path(__file__).parent / "raw"
+
+
+class Server:
+    """An OpenAI-compatible endpoint; `replies` are used one after another: a status, bytes, "hang", or a text to answer."""
+
+    def __init__(self, replies):
+        outer, self.replies, self.asked, self.headers = self, list(replies), [], []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append((self.path, body))
+                outer.headers.append(dict(self.headers))
+                reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
+                if reply == "hang":
+                    outer.closing.wait(5)
+                    return
+                if isinstance(reply, int):
+                    self.send_error(reply)
+                    return
+                chat = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
+                data = reply if isinstance(reply, bytes) else json.dumps(chat).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *unused):
+                pass
+
+        self.closing = threading.Event()
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def endpoint(server, **kw):
+    return Endpoint(server.url, "judge-1", **{"pause": 0.0, "timeout": 0.3, **kw})
+
+
+def test_an_endpoint_is_asked_as_openais_is():
+    with Server(["Grade: [[7]]"]) as server:
+        assert endpoint(server, key="secret").ask("良いですか") == "Grade: [[7]]"
+    ((path, body),) = server.asked
+    assert path == "/v1/chat/completions" and body["messages"] == [{"role": "user", "content": "良いですか"}]
+    assert (body["model"], body["temperature"]) == ("judge-1", 0)
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("trouble", [503, 429, "hang", b"no json", b'{"choices": []}', b"[1]", ""])
+def test_trouble_that_passes_is_tried_again(trouble):
+    with Server([trouble, trouble, "[[3]]"]) as server:
+        assert endpoint(server).ask("q") == "[[3]]" and len(server.asked) == 3
+    with Server([trouble]) as server:
+        with pytest.raises(Unanswered, match=r"the judge judge-1 does not answer \(.+\); check the server"):
+            endpoint(server, attempts=2).ask("q")
+        assert len(server.asked) == 2
+
+
+def test_a_refusal_is_not_tried_again_and_no_server_is_a_sentence():
+    with Server([401]) as server, pytest.raises(Unanswered, match="HTTP 401"):
+        endpoint(server).ask("q")
+    assert len(server.asked) == 1
+    with pytest.raises(Unanswered, match="refused"):
+        Endpoint(server.url, "gone", pause=0.0, attempts=2).ask("q")
+    with pytest.raises(UsageError, match="no address of a judge"):
+        Endpoint("judge.example", "x")
+
+
+@pytest.mark.parametrize(
+    "answer, grade",
+    [
+        ("Good. Grade: [[8]]", 8),
+        ("[[ 7.5 ]] and [[2]]", 7.5),
+        ("grade [6]", 6),
+        ("a[1] is wrong: [[9]]", 9),
+        ("[[11]]", None),
+        ("[[0]]", None),
+        ("I can't grade this.", None),
+        ("", None),
+        ("8/10", None),
+    ],
+)
+def test_grades(answer, grade):
+    assert rating(answer) == grade
+
+
+class Canned:
+    name = "canned"
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def ask(self, question):
+        self.asked.append(question)
+        found = self.answer(question)
+        if found is None:
+            raise Unanswered("it is silent.")
+        return found
+
+
+def test_missing_grades_are_counted_and_too_many_end_the_work():
+    def answer(question):
+        number = int(question)
+        return None if number == 3 else "nonsense" if number == 7 else f"[[{1 + number % 10}]]"
+
+    questions = [str(n) for n in range(40)]
+    found = ratings(Canned(answer), questions, max_failed=0.05)
+    assert [n for n, grade in enumerate(found) if grade is None] == [3, 7]
+    assert [g for g in found if g] == [1 + n % 10 for n in range(40) if n not in (3, 7)]
+    with pytest.raises(JaLlmError, match=r"canned: this judge failed on 2 of 40 answers, and 1 may be missing; for example: "):
+        ratings(Canned(answer), questions, max_failed=0.04, workers=1)
+    silent = Canned(lambda question: None)
+    with pytest.raises(JaLlmError, match="failed on 3 of 40"):
+        ratings(silent, questions, max_failed=0.05, workers=1)
+    assert len(silent.asked) == 3  # no more is asked when all is lost
+
+
+def test_answers_are_kept_and_replayed(tmp_path):
+    path = tmp_path / "deep/judge.jsonl"
+    first = Canned(lambda question: question + " [[4]]")
+    replay = Replay(first, path)
+    assert [replay.ask(q) for q in ("a", "b", "a")] == ["a [[4]]", "b [[4]]", "a [[4]]"] and first.asked == ["a", "b"]
+    with open(path, "a") as file:
+        file.write('{"judge": "canned", "key": "cut off')  # a kill while writing
+    again = Canned(lambda question: "new")
+    replay = Replay(again, path)
+    assert replay.ask("b") == "b [[4]]" and replay.ask("c") == "new" and again.asked == ["c"]
+    alone = Replay(None, path, "canned")
+    assert alone.ask("c") == "new"
+    with pytest.raises(Unanswered, match="no kept answer"):
+        alone.ask("d")
+    other = Canned(lambda question: "another judge's")
+    other.name = "other"
+    assert Replay(other, path).ask("a") == "another judge's"  # nobody else's answers are taken
+    path.write_bytes(b"\xff")
+    with pytest.raises(JaLlmError, match="can't be read"):
+        Replay(None, path)
+
+
+class Writer:
+    """Stands in for a model: answers say which draw they are, and which prompt they saw."""
+
+    def __init__(self, *unused):
+        pass
+
+    def continue_ids(self, prompts, new_tokens, stop, *, sampling, seed, cut_prompts, numbers):
+        texts = [bytes(ids[1:]).decode() for ids in prompts]
+        assert all(text.endswith("アシスタント: ") for text in texts) and stop == ("\nユーザー:",)
+        return [
+            f" 答え{seed}/{n}/{sampling.temperature}/{text.count('ユーザー')} " for n, text in zip(numbers, texts, strict=True)
+        ]
+
+
+@pytest.fixture
+def loaded(byte_tokenizer, monkeypatch):
+    monkeypatch.setattr(mt_bench, "Generator", Writer)
+    return types.SimpleNamespace(config=types.SimpleNamespace(max_length=512), tokenizer=byte_tokenizer)
+
+
+def grade(question):
+    """Math is worth 2, first turns 5, second turns 9."""
+    return "[[2]]" if "12個" in question else "[[9]]" if "second question" in question else "[[5]]"
+
+
+def test_mt_bench(loaded, tmp_path, monkeypatch):
+    judge = Canned(grade)
+    result = mt_bench.evaluate(loaded, RAW, tmp_path, Replay(judge, tmp_path / "judge.jsonl"), runs=3)
+    assert result["score"] == pytest.approx((2 * 2 + 7 * (5 + 9)) / 16 / 10)
+    assert (result["turn_1"], result["turn_2"]) == (pytest.approx((2 + 7 * 5) / 80), pytest.approx((2 + 7 * 9) / 80))
+    assert result["math"] == pytest.approx(0.2) and result["writing"] == pytest.approx(0.7)
+    assert (result["n_valid"], result["n"], result["score_deviation_of_runs"]) == (48, 48, 0)
+    low, high = result["interval"]
+    assert low < result["score"] < high and result["japanese_share"] == 1.0
+    assert "n_valid 48 of 48" in mt_bench.format_result(result)
+    samples = read_samples(tmp_path / "mt_bench_ja.samples.jsonl")
+    drawn = {answer for s in samples for answer in s["answers"]}
+    assert len(samples) == 24 and len(drawn) == 48  # each run, question and turn has a draw of its own
+    temperatures = {s["category"]: s["answers"][0].split("/")[2] for s in samples}
+    assert temperatures == {c: str(t) for c, t in mt_bench.TEMPERATURES.items()}
+    assert all(s["answers"][0].endswith("/1") and s["answers"][1].endswith("/2") for s in samples)  # turn 2 sees turn 1
+    with_reference = [q for q in judge.asked if "reference answer>" in q]
+    assert len(with_reference) == 3 * 2 * 3 and len(judge.asked) == 48
+    # The same call again: nothing is written or asked anew.
+    monkeypatch.setattr(mt_bench, "Generator", None)
+    files = (tmp_path / "mt_bench_ja.json").read_bytes()
+    monkeypatch.setattr(mt_bench, "Generator", lambda *unused: types.SimpleNamespace())
+    assert mt_bench.evaluate(loaded, RAW, tmp_path, Replay(None, tmp_path / "judge.jsonl", "canned"), runs=3) == result
+    assert (tmp_path / "mt_bench_ja.json").read_bytes() == files
+
+
+def test_failed_grades_of_mt_bench_are_left_out_and_counted(loaded, tmp_path):
+    def some(question):
+        return None if "答え1/" in question and "詩" in question else grade(question)
+
+    result = mt_bench.evaluate(loaded, RAW, tmp_path, Canned(some), runs=2, max_failed=0.1)
+    assert (result["n_valid"], result["n"]) == (30, 32)
+    runs = [(2 * 2 + 7 * 14) / 16, (2 * 2 + 6 * 14) / 14]
+    assert result["score"] == pytest.approx(np.mean(runs) / 10)
+    assert result["score_deviation_of_runs"] == pytest.approx(np.std(runs, ddof=1) / 10)
+    with pytest.raises(JaLlmError, match="failed on"):
+        mt_bench.evaluate(loaded, RAW, tmp_path / "strict", Canned(some), runs=2, max_failed=0.0)
+    with pytest.raises(UsageError, match="at least 1"):
+        mt_bench.evaluate(loaded, RAW, tmp_path, Canned(grade), runs=0)
+
+
+@pytest.mark.parametrize(
+    "name, old, new, sentence",
+    [
+        ("question.jsonl", '"math"', '"maths"', "has the category 'maths' and 2 turns"),
+        ("question.jsonl", ', "その詩を秋の夕方に書き直してください。"', "", "and 1 turns"),
+        ("question.jsonl", '"turns"', '"text"', "has no 'turns'"),
+        ("reference_answer.jsonl", '"question_id": 31', '"question_id": 32', "question 31 has no reference answer"),
+    ],
+)
+def test_bad_questions_are_a_sentence(tmp_path, name, old, new, sentence):
+    shutil.copytree(RAW / "mt_bench_ja", tmp_path / "mt_bench_ja")
+    path = tmp_path / "mt_bench_ja" / name
+    path.write_text(path.read_text().replace(old, new))
+    sums = [
+        f"{judge_module.hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(tmp_path)}\n"
+        for p in tmp_path.rglob("*.jsonl")
+    ]
+    (tmp_path / "SHA256SUMS").write_text("".join(sums))
+    with pytest.raises(JaLlmError, match=sentence):
+        mt_bench.load(RawFolder(tmp_path))
+    (tmp_path / "SHA256SUMS").unlink()
+    shutil.copytree(RAW / "mt_bench_ja", tmp_path / "mt_bench_ja", dirs_exist_ok=True)
+    with pytest.raises(JaLlmError, match="8 records instead of the original's 80"):
+        mt_bench.load(RawFolder(tmp_path))
+
+
+def test_a_local_model_is_a_judge_too(byte_tokenizer, monkeypatch):
+    from ja_llm.evaluation import generation
+
+    texts = ["[[6]]", " "]
+    fake = types.SimpleNamespace(continue_ids=lambda prompts, *a, **k: [texts.pop(0)])
+    monkeypatch.setattr(generation, "Generator", lambda *unused: fake)
+    loaded = types.SimpleNamespace(
+        config=types.SimpleNamespace(max_length=64), tokenizer=byte_tokenizer, directory=Path("runs/ja"), step=7
+    )
+    local = LocalModel(loaded)
+    assert local.name == "ja@7" and local.ask("q") == "[[6]]"
+    with pytest.raises(Unanswered, match="answers nothing"):
+        local.ask("q")
