@@ -12,11 +12,11 @@ from ja_llm.commands.evaluation import evaluate, generate, report
 from ja_llm.commands.inputs import fetch, quickstart
 from ja_llm.commands.interchange import export_model, import_model
 from ja_llm.commands.parsing import Parser
-from ja_llm.commands.training import cache, train
+from ja_llm.commands.training import average, cache, train
 from ja_llm.commands.vocabulary import vocab
 
 # In the order of the path, which is that of --help.
-VERBS = (quickstart, fetch, corpus, vocab, import_model, export_model, cache, train, evaluate, generate, report)
+VERBS = (quickstart, fetch, corpus, vocab, import_model, export_model, cache, train, average, evaluate, generate, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

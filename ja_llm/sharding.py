@@ -123,8 +123,7 @@ def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEF
     def one(path: Any, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
         spec = _spec(axes, _rules(rules))
         for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
-            parts = _parts(mesh, mesh_axes)
-            if size % parts:
+            if size % parts(mesh, mesh_axes):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 over = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(mesh_axes))
                 raise UsageError(
@@ -136,7 +135,8 @@ def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEF
     return jax.tree_util.tree_map_with_path(one, abstract_tree, axes_tree)
 
 
-def _parts(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> int:
+def parts(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> int:
+    """Into how many parts a dimension with these mesh axes is split."""
     return math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
 
 
@@ -149,11 +149,11 @@ def check_batch(mesh: Mesh, rules: Rules, batch_size: int, length: int, microbat
     """Raise UsageError when a batch can't be split evenly over the mesh."""
     spec = partition_spec(("batch", "length"), rules)
     for name, size, axes in zip(("BATCH_SIZE", "the row length"), (batch_size, length), spec, strict=True):
-        parts = _parts(mesh, axes) * (microbatches if name == "BATCH_SIZE" else 1)
-        if size % parts:
+        split = parts(mesh, axes) * (microbatches if name == "BATCH_SIZE" else 1)
+        if size % split:
             over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(axes))
             extra = f" in {microbatches} microbatches" if microbatches > 1 and name == "BATCH_SIZE" else ""
-            raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {parts}.")
+            raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {split}.")
 
 
 def check_hosts(mesh: Mesh) -> None:
@@ -199,4 +199,4 @@ def fitted_spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSp
     if not rules or mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return None
     spec = _spec(axes, rules)
-    return PartitionSpec(*(a if size % _parts(mesh, a) == 0 else None for size, a in zip(shape, spec, strict=True)))
+    return PartitionSpec(*(a if size % parts(mesh, a) == 0 else None for size, a in zip(shape, spec, strict=True)))

@@ -69,6 +69,26 @@ def train(verbs) -> None:
     device_flag(parser)
 
 
+def average(verbs) -> None:
+    def handler(args, rest):
+        set_device(args.device)
+        from ja_llm.train.average import average
+
+        print(f"{average(args.checkpoint, args.out, args.ema)}: the average of {', '.join(args.checkpoint)}")
+
+    parser = add_verb(
+        verbs,
+        "average",
+        handler,
+        "The mean of several checkpoints, or a run's moving average, as a model directory.",
+        "ja-llm average runs/seed0 runs/seed1 runs/seed2@900 --out models/soup",
+    )
+    parser.add_argument("checkpoint", nargs="+", type=path, metavar="DIR[@STEP]", help="model directory or run, and a step of it")
+    parser.add_argument("--ema", action="store_true", help="the moving average that a run kept (EMA_DECAY), not its parameters")
+    parser.add_argument("--out", required=True, type=path, metavar="DIR", help="where the model directory is written")
+    device_flag(parser)
+
+
 def _import_module(name: str) -> None:
     import importlib
 

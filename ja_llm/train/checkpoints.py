@@ -450,3 +450,17 @@ def _check_shapes(stored: Any, wanted: Any, what: str) -> None:
                 f"this checkpoint belongs to another {what}: {name} is {have.get(name, 'absent')} in it, "
                 f"{want.get(name, 'absent')} in {where}; {advice}."
             )
+
+
+def read_item(path: Path) -> Any:
+    """One item of a checkpoint (`params` or `optimizer`) on the first device, as nested dicts; None where it has none.
+
+    Raises:
+      JaLlmError: it can't be read.
+    """
+    if not path.is_dir():
+        return None
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with _readable(path.parent), ocp.StandardCheckpointer() as checkpointer:
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), stored_tree(path))
+        return checkpointer.restore(path, like)

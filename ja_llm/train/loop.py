@@ -18,13 +18,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json
 from ja_llm.models.config import CHECKPOINT_FIELDS, IDENTITY_FIELDS, DecoderConfig
-from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
+from ja_llm.models.decoder import Decoder, init_params, param_axes
 from ja_llm.progress import Progress
 from ja_llm.sharding import DEFAULT_RULES, Rules, replicated
 from ja_llm.train.checkpoints import (
@@ -37,11 +36,14 @@ from ja_llm.train.checkpoints import (
     split_step,
     write_model_files,
 )
+from ja_llm.train.groups import check_groups
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.ledger import lock_run, new_ledger, open_ledger, parent_entry, write_config
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+from ja_llm.train.settings import described
+from ja_llm.train.state import plan_state
+from ja_llm.train.step import PLAIN, StepOptions, TrainState, init_optimizer, make_train_step
 from ja_llm.vocab.base import Tokenizer
 
 Evaluator = Callable[[Any], dict[str, float]]
@@ -72,10 +74,7 @@ class RunConfig:
       initial_checkpoint: model directory or DIR@STEP to start from; None starts from random parameters.
       mesh: devices per mesh axis; an absent axis has 1.
       rules: logical axis rules.
-      microbatches: parts that a batch is split into; must divide the batch size.
-      z_loss: coefficient of the squared log-normaliser.
-      balance_loss: coefficient of the experts' load-balance loss (`ja_llm.losses.balance`); a dense model has none.
-      loss: "linear" never holds the logits, "logits" makes them all; see `ja_llm.train.step.loss_sums`.
+      step: microbatches, loss and its coefficients, groups of parameters, average, spikes.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
@@ -87,10 +86,7 @@ class RunConfig:
     initial_checkpoint: str | None = None
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rules: Rules = DEFAULT_RULES
-    microbatches: int = 1
-    z_loss: float = 0.0
-    balance_loss: float = 0.01
-    loss: str = "linear"
+    step: StepOptions = PLAIN
     checkpoint_period: int = 1000
     keep_checkpoints: int = 2
     eval_period: int = 0
@@ -132,19 +128,15 @@ def run(
     """
     # --- Mesh
     mesh = sharding.make_mesh(dict(config.mesh))
-    sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.microbatches)
+    sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
     sharding.check_hosts(mesh)
 
-    # --- Model, state and how both are spread over the mesh
+    # --- Model, state and how it is spread over the mesh
     module = Decoder(model)
-    params_abstract = abstract_params(model)
-    params_shardings = sharding.shardings(param_axes(model), params_abstract, mesh, config.rules)
-    transformation = optimizer.transformation()
-    optimizer_abstract = jax.eval_shape(lambda p: init_optimizer(transformation, p), params_abstract)
-    optimizer_shardings = optax.tree_utils.tree_map_params(
-        transformation, lambda _, s: s, optimizer_abstract, params_shardings, transform_non_params=lambda _: replicated(mesh)
-    )
-    spread: Any = TrainState(replicated(mesh), params_shardings, optimizer_shardings)  # type: ignore[arg-type]
+    transformation = optimizer.transformation(param_axes(model))
+    plan = plan_state(model, transformation, config.step, mesh, config.rules)
+    optimizer.check(plan.abstract.params)
+    check_groups(config.step.groups, plan.abstract.params, plan.axes)
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- Ledger: a folder that holds another run is refused before anything is computed
@@ -160,15 +152,14 @@ def run(
             # How it is computed (remat, attention) may change between two calls of one run; the numbers and their layout not.
             "model": model.subset(IDENTITY_FIELDS),
             "initial": [{key: parent[key] for key in ("identity_hash", "step")} for parent in parents],
-            "optimizer": {"name": type(optimizer).__name__, **dataclasses.asdict(optimizer)},  # type: ignore[call-overload]
-            "schedule": {"name": type(schedule).__name__, **dataclasses.asdict(schedule)},  # type: ignore[call-overload]
+            "optimizer": described(optimizer),
+            "schedule": described(schedule),
             "vocabulary": tokenizer.fingerprint,
             "data": data.fingerprint,
             "batch_size": data.batch_size,
             "length": data.length,
             "seed": config.seed,
-            "z_loss": config.z_loss,
-            **({"balance_loss": config.balance_loss} if model.num_experts > 1 else {}),
+            **_step_identity(config.step, model),
         },
         parents=parents,
         mesh=dict(mesh.shape),
@@ -187,31 +178,22 @@ def run(
     checkpoints = Checkpoints(directory, keep=config.keep_checkpoints)
     start = (checkpoints.steps() or [0])[-1]
     if start:
-        params, moments = checkpoints.restore(
-            start, _with(params_abstract, params_shardings), _with(optimizer_abstract, optimizer_shardings)
-        )
+        params, moments = checkpoints.restore(start, *plan.restorable())
     else:
-        key = jax.random.key(config.seed)
         if config.initial_checkpoint:
-            params = load_model(config.initial_checkpoint, shardings=params_shardings).params
+            params = load_model(config.initial_checkpoint, shardings=plan.shardings.params).params
         else:
-            params = jax.jit(lambda k: init_params(model, k), out_shardings=params_shardings)(key)
-        moments = jax.jit(lambda p: init_optimizer(transformation, p), out_shardings=optimizer_shardings)(params)
+            key = jax.random.key(config.seed)
+            params = jax.jit(lambda k: init_params(model, k), out_shardings=plan.shardings.params)(key)
+        begin = jax.jit(lambda p: init_optimizer(transformation, p, config.step), out_shardings=plan.shardings.optimizer)
+        moments = begin(params)
     state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
 
     # --- Step: compiled once, the state's buffers are reused
     step_fn = jax.jit(
-        make_train_step(
-            module,
-            transformation,
-            schedule,
-            microbatches=config.microbatches,
-            z_loss=config.z_loss,
-            balance_loss=config.balance_loss,
-            loss=config.loss,
-        ),
-        in_shardings=(spread, rows),
-        out_shardings=(spread, replicated(mesh)),
+        make_train_step(module, transformation, schedule, config.step, axes=plan.axes),
+        in_shardings=(plan.shardings, rows),
+        out_shardings=(plan.shardings, replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -285,8 +267,14 @@ def _initial(path: str, model: DecoderConfig, tokenizer: Tokenizer) -> dict[str,
     return parent_entry(directory, steps[-1] if step is None else step, ledger)
 
 
-def _with(abstract: Any, spread: Any) -> Any:
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
+def _step_identity(options: StepOptions, model: DecoderConfig) -> dict[str, Any]:
+    """What of the step decides the numbers. What came after the first runs stands there only where it is used."""
+    given = {"groups": options.groups, "ema_decay": options.ema_decay, "spikes": options.spikes}
+    return {
+        "z_loss": options.z_loss,
+        **({"balance_loss": options.balance_loss} if model.num_experts > 1 else {}),
+        **{name: described(value) for name, value in given.items() if value not in (None, ())},
+    }
 
 
 def _report(pending: Any, clock: float, writer: MetricsWriter | None, progress: Progress, checkpoints: Checkpoints) -> float:

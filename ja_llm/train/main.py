@@ -20,8 +20,10 @@ from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConf
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
+from ja_llm.train.groups import Group
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.step import LOSSES, TrainState
+from ja_llm.train.spikes import SpikeDetector
+from ja_llm.train.step import LOSSES, StepOptions, TrainState
 
 REQUIRED_MACROS = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "TRAIN_STEPS", "MODEL_DIR")
 
@@ -47,6 +49,10 @@ def train(
     z_loss: float = 0.0,
     balance_loss: float = 0.01,
     loss: str = "linear",
+    groups: Sequence[Group] = (),
+    ema_decay: float | None = None,
+    spikes: SpikeDetector | None = None,
+    log_norms: bool = False,
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     eval_period: int = 0,
@@ -75,6 +81,10 @@ def train(
       z_loss: coefficient of the squared log-normaliser.
       balance_loss: coefficient of the experts' load-balance loss; a dense model has none.
       loss: "linear" (never holds the logits) or "logits" (makes them all).
+      groups: parameters with a learning rate of their own, or frozen ones, e.g. (@tables/groups.Group(), @rest/groups.Group()).
+      ema_decay: keep an exponential moving average of the parameters, for `ja-llm average --ema`.
+      spikes: what to do where loss or gradient norm jump, e.g. @spikes.SpikeDetector().
+      log_norms: log gradient, update and parameter norms of each part of the model.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
@@ -126,10 +136,16 @@ def train(
         initial_checkpoint=initial_checkpoint_path,
         mesh=mesh or {},
         rules=logical_axis_rules,
-        microbatches=microbatches,
-        z_loss=z_loss,
-        balance_loss=balance_loss,
-        loss=loss,
+        step=StepOptions(
+            microbatches=microbatches,
+            z_loss=z_loss,
+            balance_loss=balance_loss,
+            loss=loss,
+            groups=tuple(groups),
+            ema_decay=ema_decay,
+            spikes=spikes,
+            log_norms=log_norms,
+        ),
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         eval_period=eval_period,

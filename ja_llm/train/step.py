@@ -1,5 +1,6 @@
 """One optimizer step: gradients of a sum over the global batch, divided once by the global weight."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -13,7 +14,10 @@ from ja_llm.losses.cross_entropy import cross_entropy
 from ja_llm.losses.linear_cross_entropy import linear_cross_entropy
 from ja_llm.models.decoder import head_kernel
 from ja_llm.models.experts import BALANCE, row_balance
+from ja_llm.train.groups import Group, factors
 from ja_llm.train.learning_rates import Schedule
+from ja_llm.train.settings import name_of
+from ja_llm.train.spikes import SpikeDetector
 
 Batch = Mapping[str, jax.Array]
 LOSSES = ("linear", "logits")
@@ -113,40 +117,105 @@ def accumulate(
     return grads, sums
 
 
-def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """Optimizer state with float32 moments, whatever the parameters' dtype."""
-    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a step does beside the plain one; each costs nothing where it is left out.
+
+    Attributes:
+      microbatches: parts that a batch is split into.
+      z_loss: coefficient of the squared log-normaliser.
+      balance_loss: coefficient of the experts' load-balance loss.
+      loss: one of LOSSES, see `loss_sums`.
+      groups: parameters with another rate, or frozen ones (`ja_llm.train.groups`).
+      ema_decay: keep an exponential moving average of the parameters: average = decay * average + (1 - decay) * parameters.
+      spikes: leaves the state of a step that is a spike as it was, but for the step's number (`ja_llm.train.spikes`).
+      log_norms: norms of gradient, update and parameters of each part of the model among the metrics.
+    """
+
+    microbatches: int = 1
+    z_loss: float = 0.0
+    balance_loss: float = 0.0
+    loss: str = "linear"
+    groups: tuple[Group, ...] = ()
+    ema_decay: float | None = None
+    spikes: SpikeDetector | None = None
+    log_norms: bool = False
+
+
+PLAIN = StepOptions()
+
+# Entries of the optimizer's state beside the chain's links; a checkpoint holds them under these names.
+EMA, SPIKES = "ema", "spikes"
+
+
+def init_optimizer(optimizer: optax.GradientTransformation, params: Any, options: StepOptions = PLAIN) -> Any:
+    """Optimizer state with float32 moments, whatever the parameters' dtype, and what `options` keeps beside them."""
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    state = optimizer.init(wide)
+    if options.ema_decay is not None:
+        state = {**state, EMA: wide}
+    if options.spikes is not None:
+        state = {**state, SPIKES: options.spikes.start()}
+    return state
 
 
 def make_train_step(
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
+    options: StepOptions = PLAIN,
     *,
-    microbatches: int = 1,
-    z_loss: float = 0.0,
-    balance_loss: float = 0.0,
-    loss: str = "linear",
+    axes: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Build the pure step function (state, batch) -> (state, metrics).
 
     Metrics (float32 scalars): loss (nats per weighted target), z_loss, gradient_norm (before clipping), learning_rate,
-    with experts balance_loss (times its coefficient), target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient was not finite: then the state is left as it was).
+    with experts balance_loss (times its coefficient), target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient
+    was not finite: then the state is left as it was), spike where there is a detector, and with `log_norms` gradient_norm/PART,
+    update_norm/PART, parameter_norm/PART.
+
+    Args:
+      module: the decoder.
+      optimizer: the update direction.
+      schedule: step -> rate.
+      options: see `StepOptions`.
+      axes: the parameters' logical axes; groups that begin at a row ask for them.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, sums = accumulate(module, state.params, batch, z_loss, microbatches, balance_loss, loss)
+        # Loss and gradient, divided once by the weight of the whole batch.
+        grads, sums = accumulate(module, state.params, batch, options.z_loss, options.microbatches, options.balance_loss, options.loss)
         weight = jnp.maximum(sums["weight_sum"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
+        scale = factors(options.groups, state.params, axes, state.step) if options.groups else None
+        if scale is not None:  # what is frozen counts for nothing in the norm that clipping goes by
+            grads = jax.tree.map(lambda g, f: jnp.where(f == 0, 0.0, g), grads, scale)
         norm = optax.global_norm(grads)
         mean_loss = sums["loss_sum"] / weight
         finite = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
 
+        # Update.
         rate = schedule(state.step)
-        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        links = {name: value for name, value in state.optimizer.items() if name not in (EMA, SPIKES)}
+        updates, moments = optimizer.update(grads, links, state.params)
+        if scale is not None:
+            updates = jax.tree.map(jnp.multiply, updates, scale)
         params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
+        if options.ema_decay is not None:
+            step = 1 - options.ema_decay
+            moments = {**moments, EMA: jax.tree.map(lambda a, p: a + step * (p - a), state.optimizer[EMA], params)}
         new = TrainState(state.step + 1, params, moments)
-        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+        # A step that is not finite, or a spike, leaves everything as it was.
+        if options.spikes is None:
+            state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        else:
+            spike, history = options.spikes.look(state.optimizer[SPIKES], mean_loss, norm, finite)
+            kept = {name: value for name, value in state.optimizer.items() if name != SPIKES}
+            params, moments = jax.tree.map(
+                lambda a, b: jnp.where(finite & ~spike, a, b), (new.params, new.optimizer), (state.params, kept)
+            )
+            state = TrainState(state.step + finite.astype(jnp.int32), params, {**moments, SPIKES: history})
         metrics = {
             "loss": mean_loss,
             "z_loss": sums["z_loss_sum"] / weight,
@@ -155,7 +224,23 @@ def make_train_step(
             "learning_rate": rate,
             "target_tokens": sums["weight_sum"],
             "finite": finite.astype(jnp.float32),
+            **({} if options.spikes is None else {"spike": spike.astype(jnp.float32)}),
         }
+        if options.log_norms:
+            metrics |= norms_of_parts("gradient_norm", grads)
+            metrics |= norms_of_parts("update_norm", jax.tree.map(lambda u: rate * u, updates))
+            metrics |= norms_of_parts("parameter_norm", state.params)
         return state, metrics
 
     return train_step
+
+
+def norms_of_parts(name: str, tree: Any) -> dict[str, jax.Array]:
+    """Norms of a tree like the parameters', by part: {NAME/token_embedder, NAME/self_attention, NAME/mlp, NAME/norms, ...}."""
+    squares: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        first, *rest = name_of(path).split("/")
+        part = rest[0] if first.split("_")[0] == "layers" else first
+        part = "norms" if part.endswith("_norm") else part
+        squares[part] = squares.get(part, jnp.zeros((), jnp.float32)) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+    return {f"{name}/{part}": jnp.sqrt(value) for part, value in sorted(squares.items())}

@@ -11,7 +11,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.train.learning_rates import WarmupConstant, WarmupCosine
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.step import TrainState, accumulate, make_train_step
+from ja_llm.train.step import StepOptions, TrainState, accumulate, make_train_step
 
 CONFIG = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=16
@@ -40,7 +40,7 @@ def batch():
 
 def one_step(params, batch, **kwargs):
     optimizer = AdamW(weight_decay=0.0).transformation()
-    step = jax.jit(make_train_step(Decoder(CONFIG), optimizer, WarmupConstant(peak=1e-2, warmup_steps=1), **kwargs))
+    step = jax.jit(make_train_step(Decoder(CONFIG), optimizer, WarmupConstant(peak=1e-2, warmup_steps=1), StepOptions(**kwargs)))
     return step(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), batch)
 
 
