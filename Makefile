@@ -6,13 +6,17 @@ OUT ?= quickstart
 REAL ?= build/real
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-real lint bench lock clean
+.PHONY: run test test-slow test-real lint bench lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest
+
+# Minutes to an hour of two cores: twenty kills, four processes.
+test-slow: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m slow
 
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(VENV)/.dev

@@ -23,6 +23,11 @@ def passing() -> Iterator[None]:
         _passing = before
 
 
+def quiet() -> bool:
+    """Whether a caller tells itself what came out (`passing`)."""
+    return _passing
+
+
 class Progress:
     """Counts units of work towards `total` (None when it is not known).
 

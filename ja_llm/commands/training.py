@@ -51,6 +51,10 @@ def train(verbs) -> None:
         rest, bindings = split_gin_flags(rest)
         if rest:
             args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        from ja_llm.train.processes import join
+
+        # Before anything asks for the devices.
+        join(args.coordinator_address, args.process_count, args.process_index, args.initialization_timeout)
         set_device(args.device)
         from ja_llm.train.main import main as train
 
@@ -66,6 +70,15 @@ def train(verbs) -> None:
     )
     add_gin_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
+    processes = parser.add_argument_group("several processes (one command in each)")
+    processes.add_argument(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help="of process 0; auto on a TPU pod or under Slurm, which tell it themselves",
+    )
+    processes.add_argument("--process_count", type=int, metavar="N", help="how many processes")
+    processes.add_argument("--process_index", type=int, metavar="I", help="which of them this is, from 0")
+    processes.add_argument("--initialization_timeout", type=int, default=300, metavar="S", help="seconds to wait for the others")
     device_flag(parser)
 
 

@@ -9,14 +9,15 @@ and any number of hosts reads the same batch, each its own rows. Needs NumPy, Gr
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
 
 from ja_llm import manifest
+from ja_llm.data.best_fit import BestFit
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.store import SMALL_BYTES, TokenStore
@@ -44,6 +45,9 @@ class BatchSource:
       seed: decides the order of rows; 0 or more.
       schedule: which data step a training step reads; by default step k reads data step k.
       split: "train" or "heldout".
+      packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
+        padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
+      read: {identity of a member: rows} that earlier stages read of it; its order goes on from there.
 
     Attributes:
       mixture: fingerprint of the mixture (what a stage of a schedule names).
@@ -64,6 +68,8 @@ class BatchSource:
         seed: int,
         schedule: DataSchedule | None = None,
         split: str = "train",
+        packing: str = "concatenate",
+        read: Mapping[str, int] | None = None,
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
@@ -71,6 +77,9 @@ class BatchSource:
             )
         self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
         value = manifest.read(self.directory, manifest.MIXTURE)
+        if packing not in PACKINGS:
+            raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
+        self._packing, self._already = packing, dict(read or {})
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
@@ -102,7 +111,11 @@ class BatchSource:
                 raise JaLlmError(
                     f"{store.path}: this token store is not the one that the mixture was made with; make the cache again."
                 )
-            plan = ConcatenateAndCut(store.offsets, self.length)
+            plan: PackingPlan
+            if self._packing == "best_fit":
+                plan = BestFit(store.offsets, self.length, self.directory / ".plans")
+            else:
+                plan = ConcatenateAndCut(store.offsets, self.length)
             # Grain shuffles 32-bit indices.
             if plan.rows >= 2**32:
                 raise JaLlmError(
@@ -119,13 +132,21 @@ class BatchSource:
             # Own seeds: with one seed for all, members of equal size would be shuffled alike.
             digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
             rows = rows.shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
+            if done := self._already.get(_identity(member), 0):
+                rows = rows.slice(slice(done, None))
             parts.append(rows.map(_Tag(number)))
         return grain.MapDataset.mix(parts, weights=self._weights())
 
     def _weights(self) -> list[int]:
         """Rates as the integers that Grain mixes by: it scales weights so that the least is 100 and cuts fractions off."""
-        least = min(member.rate for member in self._members)
-        return [round(100 * member.rate / least) for member in self._members]
+        # A row of a plan with padding holds fewer tokens, and rates are shares of tokens.
+        rates = [m.rate / (1 - m.plan.statistics()["padding"] if self._packing == "best_fit" else 1.0) for m in self._members]
+        return [round(100 * rate / min(rates)) for rate in rates]
+
+    def rows_read(self, rows: int) -> dict[str, int]:
+        """Of the first `rows` rows how many are of each member, by its identity (task, store and plan)."""
+        weights = self._weights()
+        return {_identity(m): round(rows * w / sum(weights)) for m, w in zip(self._members, weights, strict=True)}
 
     def row_identity(self, data_step: int) -> list[tuple[str, int]]:
         """(task, row in its store) of every row of the global batch `data_step`."""
@@ -198,6 +219,19 @@ class BatchSource:
                 result[r].append(values[i][start - ranges[i][0] : stop - ranges[i][0]])
         return result
 
+    def at(self, step: int, shard: int, num_shards: int) -> Batch:
+        """One host's rows of the batch that training step `step` reads; see `local`.
+
+        Raises:
+          JaLlmError: the schedule names another mixture for this step.
+        """
+        if self.schedule.mixture(step) != self.mixture:
+            raise JaLlmError(
+                f"{self.directory}: step {step} is to read mixture {self.schedule.mixture(step)[:12]}, but this cache holds {self.mixture[:12]}; "
+                "give the cache that the run's schedule names."
+            )
+        return self.local(self.schedule.data_step(step), shard, num_shards)
+
     def trace(self, data_step: int, row: int) -> list[tuple[str, int, int]]:
         """Where the tokens of one row came from: (document id, token start, token stop) of each segment in order.
 
@@ -218,6 +252,20 @@ class BatchSource:
             member.task: {"rate": member.rate, "share": weight / sum(weights), **member.plan.statistics()}
             for member, weight in zip(self._members, weights, strict=True)
         }
+
+
+PACKINGS = ("concatenate", "best_fit")
+
+
+def _identity(member: _Member) -> str:
+    return f"{member.task}/{member.store.fingerprint}/{member.plan.fingerprint}"
+
+
+class Readable(Protocol):
+    """What `iterate` reads from: `BatchSource`, or `ja_llm.data.stages.StagedBatches`."""
+
+    def at(self, step: int, shard: int, num_shards: int) -> Batch:
+        """One host's rows of the batch of a training step."""
 
 
 _INTEGER_FEATURES = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
@@ -255,7 +303,7 @@ def trace_text(text: str, tokenizer: Tokenizer, start: int, stop: int) -> str:
 
 
 def iterate(
-    source: BatchSource,
+    source: Readable,
     start_step: int = 0,
     prefetch: int = 2,
     *,
@@ -281,7 +329,7 @@ def iterate(
 class BatchIterator(Iterator[Batch]):
     """See `iterate`. Whatever the reading thread raises, `next` raises."""
 
-    def __init__(self, source: BatchSource, start_step: int, prefetch: int, shard: int, num_shards: int, stop_step: int | None):
+    def __init__(self, source: Readable, start_step: int, prefetch: int, shard: int, num_shards: int, stop_step: int | None):
         self._batches = self._produce(source, start_step, shard, num_shards, stop_step)
         self._closed = threading.Event()
         self._queue: queue.Queue | None = None
@@ -291,14 +339,9 @@ class BatchIterator(Iterator[Batch]):
             self._thread.start()
 
     @staticmethod
-    def _produce(source: BatchSource, step: int, shard: int, num_shards: int, stop_step: int | None) -> Iterator[Batch]:
+    def _produce(source: Readable, step: int, shard: int, num_shards: int, stop_step: int | None) -> Iterator[Batch]:
         while stop_step is None or step < stop_step:
-            if source.schedule.mixture(step) != source.mixture:
-                raise JaLlmError(
-                    f"{source.directory}: step {step} is to read mixture {source.schedule.mixture(step)[:12]}, but this cache holds {source.mixture[:12]}; "
-                    "give the cache that the run's schedule names."
-                )
-            yield source.local(source.schedule.data_step(step), shard, num_shards)
+            yield source.at(step, shard, num_shards)
             step += 1
 
     def _fill(self) -> None:

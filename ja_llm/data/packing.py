@@ -42,6 +42,16 @@ class PackingPlan(Protocol):
         """Rows, pairs, share of padding, documents, documents that are cut."""
 
 
+def check_pairs(offsets: np.ndarray, length: int) -> None:
+    """Raise JaLlmError for a row length or documents that no plan can be made of."""
+    if length < 1:
+        raise JaLlmError(f"a row length of {length} tokens is not possible; give 1 or more.")
+    if int(offsets[-1]) == len(offsets) - 1:
+        raise JaLlmError(
+            "none of the documents has two tokens, so there is nothing to train on; check the corpus and the vocabulary."
+        )
+
+
 class ConcatenateAndCut:
     """Rows are consecutive pairs of the concatenated documents: no padding but in the last row, documents are cut at row ends.
 
@@ -54,17 +64,12 @@ class ConcatenateAndCut:
     """
 
     def __init__(self, offsets: np.ndarray, length: int):
-        if length < 1:
-            raise JaLlmError(f"a row length of {length} tokens is not possible; give 1 or more.")
         offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+        check_pairs(offsets, length)
         self.length = length
         # Each document has one pair less than it has tokens, so this is the running number of pairs.
         self._pairs = offsets - np.arange(len(offsets), dtype=np.int64)
         self._total = int(self._pairs[-1])
-        if self._total == 0:
-            raise JaLlmError(
-                "none of the documents has two tokens, so there is nothing to train on; check the corpus and the vocabulary."
-            )
         self.rows = -(-self._total // length)
         self.fingerprint = sha256_json(
             {

@@ -60,6 +60,24 @@ class DataSchedule:
             )
         return dataclasses.replace(self, stages=(*self.stages, (from_step, mixture)))
 
+    def extended(self, wanted: "DataSchedule", from_step: int) -> "DataSchedule":
+        """This schedule (a run's own) with the stages that a call asks for, where they begin at `from_step` or later.
+
+        Raises:
+          UsageError: the call asks for other stages in the steps that the run has done.
+        """
+        past = tuple(stage for stage in self.stages if stage[0] < max(from_step, 1))
+        if past != tuple(stage for stage in wanted.stages if stage[0] < max(from_step, 1)):
+            raise UsageError(
+                f"the data's stages before step {from_step} differ from what this run has read: it read "
+                f"{_stages(past)}, the command says {_stages(wanted.stages)}; give the same CACHE_DIR and STAGES, only later steps "
+                "may be planned anew."
+            )
+        same = 0
+        while same < min(len(self.stages), len(wanted.stages)) and self.stages[same] == wanted.stages[same]:
+            same += 1
+        return dataclasses.replace(self, stages=wanted.stages, skips=tuple(skip for skip in self.skips if skip[0] < same))
+
     def with_skip(self, at_step: int, steps: int) -> "DataSchedule":
         """Pass over the `steps` batches that would come next at training step `at_step` (to which the run was rolled back).
 
@@ -109,3 +127,7 @@ class DataSchedule:
                 "the run's data schedule is out of order (stages must begin at step 0 and grow, skips must not overlap)."
             )
         return cls(stages, skips)
+
+
+def _stages(stages: tuple[tuple[int, str], ...]) -> str:
+    return ", ".join(f"{mixture[:12]} from step {first}" for first, mixture in stages)

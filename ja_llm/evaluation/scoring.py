@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ja_llm.errors import JaLlmError, UsageError
 
@@ -122,7 +123,10 @@ class Scorer:
             tokens[row, : span.size - 1], targets[row, : span.size - 1] = span[:-1], span[1:]
             segments[row, : span.size - 1] = 1
         positions = np.broadcast_to(np.arange(bucket, dtype=np.int32), tokens.shape)
-        scores = np.asarray(self._step(self._params, tokens, targets, segments, positions))
+        result = self._step(self._params, tokens, targets, segments, positions)
+        if isinstance(result, jax.Array) and not result.is_fully_addressable:  # a run of several processes: each holds a part
+            result = multihost_utils.process_allgather(result, tiled=True)
+        scores = np.asarray(result)
         for row, (number, start) in enumerate(rows):
             size = min(self.length, out[number].size - start)
             part = scores[row, :size]

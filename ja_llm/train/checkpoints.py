@@ -2,29 +2,31 @@
 
     DIR/model.json       family, DecoderConfig fields (architecture, storage, execution), vocabulary fingerprint
     DIR/vocab/           the tokenizer's own files
-    DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer`
+    DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer` and the `digests` of both
     DIR/run.json         ledger
 
 Orbax writes a checkpoint under a temporary name and renames it, so a killed save is never taken for a checkpoint.
 """
 
-import contextlib
 import dataclasses
 import errno
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_json
 from ja_llm.models.config import DecoderConfig
+from ja_llm.train.checkpoint_errors import Damaged, readable, writable
+from ja_llm.train.digests import digests, first_difference
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 SCHEMA = "ja_llm.model/2"
@@ -118,20 +120,25 @@ class Checkpoints:
     Args:
       directory: the model directory.
       keep: how many of the newest to keep; None keeps all.
+      keep_period: keep those whose step is a multiple of it for good.
       asynchronous: write in the background while training goes on.
 
     Attributes:
       directory: the model directory, absolute.
     """
 
-    def __init__(self, directory: str | Path, keep: int | None = None, asynchronous: bool = True):
+    def __init__(self, directory: str | Path, keep: int | None = None, asynchronous: bool = True, keep_period: int | None = None):
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
+            max_to_keep=keep,
+            keep_period=keep_period,
+            create=True,
+            enable_async_checkpointing=asynchronous,
+            cleanup_tmp_directories=True,
         )
         try:
             self._manager = ocp.CheckpointManager(
-                self.directory / "checkpoints", item_names=("params", "optimizer"), options=options
+                self.directory / "checkpoints", item_names=("params", "optimizer", "digests"), options=options
             )
         except OSError as error:
             raise os_error_sentence(error, self.directory) from error
@@ -150,11 +157,13 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))) // jax.process_count()
         if shutil.disk_usage(self.directory).free < size:
             raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self.directory / "checkpoints" / str(step))
-        with _writable(self.directory / "checkpoints" / str(step)):
+        with writable(self.directory / "checkpoints" / str(step)):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params), optimizer=ocp.args.StandardSave(_named_leaves(optimizer))
+                    params=ocp.args.StandardSave(params),
+                    optimizer=ocp.args.StandardSave(_named_leaves(optimizer)),
+                    digests=ocp.args.JsonSave({"params": digests(params), "optimizer": digests(_named_leaves(optimizer))}),
                 ),
             )
 
@@ -170,21 +179,50 @@ class Checkpoints:
             params=ocp.args.StandardRestore(abstract_params),
             optimizer=ocp.args.StandardRestore(_named_leaves(abstract_optimizer)),
         )
-        with _readable(path):
+        with readable(path):
             _check_shapes(stored_tree(path / "params"), abstract_params, "model")
             _check_shapes(stored_tree(path / "optimizer"), _named_leaves(abstract_optimizer), "optimizer")
             restored = self._manager.restore(step, args=args)
+            for item in ("params", "optimizer"):
+                check_digests(path, item, restored[item])
         return restored["params"], _from_named_leaves(restored["optimizer"], abstract_optimizer)
+
+    def set_aside(self, step: int) -> Path:
+        """Move a damaged checkpoint to DIR/damaged/, where nobody takes it for one; returns where it is."""
+        to = self.directory / "damaged" / f"{step}.{time.time_ns()}"
+        if jax.process_index() == 0:
+            with writable(to):
+                to.parent.mkdir(exist_ok=True)
+                os.replace(self.directory / "checkpoints" / str(step), to)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
+        self._manager.reload()
+        return to
 
     def wait(self) -> None:
         """Block until background writes are done, and raise what went wrong in them as a sentence."""
-        with _writable(self.directory / "checkpoints"):
+        with writable(self.directory / "checkpoints"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish background writes and release the manager."""
         self.wait()
         self._manager.close()
+
+
+def check_digests(checkpoint: Path, item: str, values: Any) -> None:
+    """Compare what was read with the digests that were taken when it was saved; older checkpoints have none.
+
+    Raises:
+      Damaged: an array is not what was saved; it is named.
+    """
+    path = checkpoint / "digests" / "metadata"
+    if path.exists():
+        name = first_difference(values, read_json(path, "list of digests")[item])
+        if name is not None:
+            raise Damaged(
+                f"this checkpoint is damaged ({item}/{name} is not what was saved); remove it to go on from the one before, or make it again."
+            )
 
 
 def _path(keys: Any) -> tuple[str, ...]:
@@ -217,91 +255,6 @@ def _from_named_leaves(tree: dict[str, Any], like: Any) -> Any:
         return value
 
     return jax.tree_util.tree_map_with_path(find, like)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-@contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while the checkpoint `path` is written into its sentence."""
-    try:
-        yield
-    except JaLlmError:
-        raise
-    except Exception as error:  # orbax and TensorStore raise many kinds: a full disk is a ValueError
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: BaseException) -> JaLlmError:
-    """The sentence for a checkpoint that can't be written: a full disk, rights, or whatever else was said."""
-    number, text = _errno(error), str(error)
-    if number is None and ("No space left" in text or ("RESOURCE_EXHAUSTED" in text and "memory" not in text)):
-        number = errno.ENOSPC
-    if number is not None:
-        return os_error_sentence(OSError(number, os.strerror(number)), path)
-    return JaLlmError(
-        f"{path}: a checkpoint could not be written ({type(error).__name__}: {first_line(error)}); run the same command with "
-        "--debug to see where."
-    )
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while the checkpoint `path` is read into its sentence."""
-    try:
-        yield
-    except JaLlmError as error:
-        raise JaLlmError(f"{path}: {error}") from error
-    except Exception as error:  # orbax and TensorStore raise many kinds
-        raise unreadable(path, error) from error
-
-
-# What a file that is not there, or is something else than it should be, raises: damage, and no fault of disk or rights.
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-
-
-def unreadable(path: Path, error: BaseException) -> JaLlmError:
-    """The sentence for a checkpoint that can't be read; only one that is surely damaged is said to be removed."""
-    while type(error) is Exception and error.__cause__ is not None:  # orbax wraps what a chunk's reader raised in a bare one
-        error = error.__cause__
-    number = _errno(error)
-    text = f"{type(error).__name__} {error}"
-    if isinstance(error, MemoryError) or number == errno.ENOMEM:
-        return _too_large(path, error)
-    if number is not None and number not in _ABSENT:
-        return os_error_sentence(OSError(number, os.strerror(number)), path, reading=True)
-    if re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|bad_alloc", text):
-        return _too_large(path, error)
-    if isinstance(error, ValueError | LookupError | EOFError | OSError):  # bytes that are not what was written
-        return JaLlmError(
-            f"{path}: this checkpoint is damaged ({first_line(error)}); remove it to go on from the one before, or make it again."
-        )
-    return JaLlmError(
-        f"{path}: this checkpoint could not be restored ({type(error).__name__}: {first_line(error)}); keep it, and run the same "
-        "command with --debug to see where."
-    )
-
-
-def _too_large(path: Path, error: BaseException) -> JaLlmError:
-    return JaLlmError(
-        f"{path}: there is not enough memory to restore this checkpoint ({first_line(error)}); free some, or spread the model over "
-        "more devices (MESH)."
-    )
-
-
-def _errno(error: BaseException | None) -> int | None:
-    """The system's error number in an exception or in what led to it; TensorStore writes it into its message."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        if found:
-            return int(found[1])
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def stored_tree(path: Path) -> Any:
@@ -350,7 +303,7 @@ def save_model(
                 write_json(temporary / name, value)
             else:
                 (temporary / name).write_text(value, encoding="utf-8")
-        with _writable(directory), ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for the write
+        with writable(directory), ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for the write
             checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
     return directory
 
@@ -421,10 +374,11 @@ def load_model(
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
     where = directory / "checkpoints" / str(step) / "params"
-    with _readable(where.parent):
+    with readable(where.parent):
         _check_shapes(stored_tree(where), abstract, "model")
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(where, abstract)
+        check_digests(where.parent, "params", params)
     ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
     return LoadedModel(config, params, tokenizer, step, directory, ledger)
 
@@ -461,6 +415,6 @@ def read_item(path: Path) -> Any:
     if not path.is_dir():
         return None
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with _readable(path.parent), ocp.StandardCheckpointer() as checkpointer:
+    with readable(path.parent), ocp.StandardCheckpointer() as checkpointer:
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), stored_tree(path))
         return checkpointer.restore(path, like)

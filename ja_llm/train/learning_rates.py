@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import gin
 import jax
@@ -183,3 +184,21 @@ def steps(tokens: float, batch_size: int = gin.REQUIRED, lengths: Mapping[str, i
     if tokens <= 0:
         raise UsageError(f"learning_rates.steps.tokens is {tokens}; give a number above 0.")
     return math.ceil(tokens / (batch_size * lengths["targets"]))
+
+
+def same_rates(described: Any, schedule: Schedule, until: int) -> bool:
+    """Whether a schedule as the ledger describes it gave exactly the rates of `schedule` for the first `until` steps."""
+    try:
+        old = _from_description(described)
+    except (KeyError, TypeError, UsageError):
+        return False
+    steps = jnp.arange(until)
+    return bool((old(steps) == schedule(steps)).all())
+
+
+def _from_description(value: Any) -> Any:
+    kinds = {kind.__name__: kind for kind in (WarmupCosine, WarmupConstant, WarmupStableDecay, LinearDecay, Joined)}
+    fields = {name: field for name, field in value.items() if name != "name"}
+    if value["name"] == "Joined":
+        return Joined(tuple(_from_description(part) for part in fields["schedules"]), tuple(fields["starts"]))
+    return kinds[value["name"]](**fields)

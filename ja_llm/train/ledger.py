@@ -1,6 +1,7 @@
 """The run's ledger, `run.json`: everything that decides its losses. Same ledger, same hardware -> same losses."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,20 @@ def lock_run(directory: Path) -> Any:
 _CALL = ("code", "software", "mesh")  # what may differ between two calls of one run
 
 
-def open_ledger(path: Path, ledger: dict[str, Any], from_step: int = 0) -> dict[str, Any]:
+def open_ledger(
+    path: Path, ledger: dict[str, Any], from_step: int = 0, same_past: Callable[[Any], bool] = lambda _: False
+) -> dict[str, Any]:
     """Write the ledger of a new run, or check that an existing one describes the same run.
 
     Args:
       path: of run.json.
       ledger: what this call would write for a new run.
       from_step: the step that this call goes on from.
+      same_past: whether the stored schedule of the learning rate gave the same rates up to `from_step` as this call's: then it may be
+        another one from there on (a longer run, an anneal).
 
     Returns:
-      The ledger in force: the stored one for a resumed run, with this call's code, software and mesh. `history` lists them
+      The ledger in force: the stored one for a resumed run, with this call's code, software, mesh and data schedule. `history` lists them
       with the step that they took over at, one entry for each call in which one of them changed.
 
     Raises:
@@ -88,7 +93,20 @@ def open_ledger(path: Path, ledger: dict[str, Any], from_step: int = 0) -> dict[
         write_json(path, ledger)
         return ledger
     stored = read_json(path, "ledger")
+    if stored.get("schema") != SCHEMA:
+        raise UsageError(
+            f"{path}: the schema of this ledger is {stored.get('schema')!r}, this version of ja_llm knows {SCHEMA!r}; go on with the version "
+            "that wrote it, or give another MODEL_DIR."
+        )
     old, new = stored.get("identity", {}), ledger["identity"]
+    if (
+        old.get("schedule") != new.get("schedule")
+        and {**old, "schedule": 0} == {**new, "schedule": 0}
+        and same_past(old["schedule"])
+    ):
+        call["schedule"] = new["schedule"]
+        stored = {**stored, "identity": new, "identity_hash": ledger["identity_hash"]}
+        old = new
     if old != new:
         name, was, now = first_difference(old, new)
         raise UsageError(
@@ -96,10 +114,12 @@ def open_ledger(path: Path, ledger: dict[str, Any], from_step: int = 0) -> dict[
             "give the same settings to go on, or another MODEL_DIR for a new run."
         )
     history = stored.get("history", [])
-    if not history or {key: history[-1].get(key) for key in _CALL} != call:
+    if not history or "schedule" in call or {key: history[-1].get(key) for key in _CALL} != call:
         history = [*history, {"from_step": from_step, **call}]
-    merged = {**stored, **call, "history": history}
-    if merged != stored:
+    merged = {**stored, **{key: call[key] for key in _CALL}, "history": history}
+    if "data_schedule" in ledger:
+        merged["data_schedule"] = ledger["data_schedule"]
+    if merged != read_json(path, "ledger"):
         write_json(path, merged)
     return merged
 

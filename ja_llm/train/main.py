@@ -14,6 +14,8 @@ from typing import Any
 import gin
 import jax
 
+from ja_llm import progress
+from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
 from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConfig
@@ -55,8 +57,19 @@ def train(
     log_norms: bool = False,
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
+    keep_period: int | None = None,
+    max_rollbacks: int = 3,
+    rollback_margin: int = 0,
+    step_timeout: float | None = None,
+    profile: tuple[int, int] | None = None,
+    peak_tflops: float | None = None,
     eval_period: int = 0,
+    eval_steps: Sequence[int] = (),
     eval_documents: int = 64,
+    stages: Sequence[Stage] = (),
+    packing: str = "concatenate",
+    max_epochs: float | Mapping[str, float] | None = None,
+    data_schedule: str | None = None,
     dry_run: bool = False,
 ) -> TrainState | None:
     """Train a decoder on a cached mixture.
@@ -87,8 +100,19 @@ def train(
       log_norms: log gradient, update and parameter norms of each part of the model.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
+      keep_period: checkpoints whose step is a multiple of it stay for good.
+      max_rollbacks: how often the run may go back to its last checkpoint behind a step that is not finite, or a spike.
+      rollback_margin: batches behind the offending one that are passed over too.
+      step_timeout: seconds without a step after which the process says who is silent and ends with code 75; None waits for ever.
+      profile: (first step, steps) to write a profile of, into MODEL_DIR/profile.
+      peak_tflops: of one device, for MFU, where the table in `ja_llm.train.flops` does not know it.
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
+      eval_steps: further steps to evaluate at.
       eval_documents: held-out documents per task in those evaluations.
+      stages: other mixtures from later steps on, e.g. (@anneal/stages.Stage(),); may be added while a run goes on.
+      packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
+      max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
+      data_schedule: the run.json of another run, whose skipped batches a new run skips too: its losses are that run's.
       dry_run: say what would be done, and stop.
 
     Returns:
@@ -98,10 +122,12 @@ def train(
       UsageError: a setting is missing or does not fit.
       JaLlmError: see `ja_llm.train.loop.run`.
     """
-    from ja_llm.data.batches import BatchSource, iterate
-    from ja_llm.data.schedule import DataSchedule
+    from ja_llm.data.batches import iterate
+    from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators
-    from ja_llm.train.loop import RunConfig, run
+    from ja_llm.train.checkpoints import model_steps
+    from ja_llm.train.loop import run
+    from ja_llm.train.run_config import RunConfig
     from ja_llm.vocab.base import load_tokenizer
 
     model_dir, cache_dir = str(model_dir), str(cache_dir)
@@ -111,15 +137,23 @@ def train(
     if set(task_feature_lengths) != {"targets"}:
         raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
-    batches = BatchSource(cache_dir, length=length, batch_size=batch_size, seed=random_seed)
-    if (Path(model_dir) / "run.json").exists():  # the run's own schedule: what a rollback skipped stays skipped
-        stored = read_json(Path(model_dir) / "run.json", "ledger").get("data_schedule")
-        batches.schedule = DataSchedule.from_json(stored) if stored else batches.schedule
+    stored = _stored_schedule(Path(model_dir) / "run.json", data_schedule)
+    batches = StagedBatches(
+        cache_dir,
+        stages,
+        length=length,
+        batch_size=batch_size,
+        seed=random_seed,
+        packing=packing,
+        stored=stored,
+        from_step=(model_steps(Path(model_dir)) or [0])[-1],
+    )
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
         raise UsageError(
             f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`."
         )
+    batches.check_epochs(total_steps, max_epochs)
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = _model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
     if length > config.max_length:
@@ -148,11 +182,20 @@ def train(
         ),
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
+        keep_period=keep_period,
+        max_rollbacks=max_rollbacks,
+        rollback_margin=rollback_margin,
+        step_timeout=step_timeout,
+        profile=None if profile is None else (profile[0], profile[1]),
+        peak_tflops=peak_tflops,
+        eval_steps=tuple(eval_steps),
         eval_period=eval_period,
     )
     if dry_run:
         print(_plan(run_config, config, batches))
         return None
+    if jax.process_index() == 0 and not progress.quiet():
+        print(f"data: {_shares(batches, total_steps)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents)
     return run(
         run_config,
@@ -245,16 +288,30 @@ def _override(config: DecoderConfig, overrides: dict[str, Any]) -> DecoderConfig
     return changed
 
 
+def _stored_schedule(ledger: Path, other: str | None) -> Any:
+    """The run's own data schedule (what a rollback skipped stays skipped), or for a run that begins that of `other`'s."""
+    from ja_llm.data.schedule import DataSchedule
+
+    path = ledger if ledger.exists() else Path(other) if other else None
+    value = read_json(path, "ledger").get("data_schedule") if path else None
+    return DataSchedule.from_json(value) if value else None
+
+
+def _shares(batches: Any, steps: int) -> str:
+    """What a run will read of each source, one sentence."""
+    return "; ".join(
+        f"{task} {part['share']:.1%} of {part['tokens'] / part['share'] / 1e6:.2f}M tokens = {part['epochs']:.2f} epochs"
+        for task, part in batches.statement(steps).items()
+        if part["share"]
+    )
+
+
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
     tokens = run.total_steps * batches.batch_size * batches.length
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
-    shares = "; ".join(
-        f"{task} {part['share']:.1%} = {tokens * part['share'] / (part['rows'] * batches.length):.2f} epochs"
-        for task, part in batches.statistics().items()
-    )
     return (
         f"would train {parameters / 1e6:.2f}M parameters for {run.total_steps} steps ({tokens / 1e6:.2f}M tokens) into {run.model_dir}\n"
-        f"data: {shares}\nmodel: {config.to_json()}"
+        f"data: {_shares(batches, run.total_steps)}\nmodel: {config.to_json()}"
     )
 
 

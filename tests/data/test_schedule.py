@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ja_llm.data.schedule import DataSchedule
@@ -8,6 +8,7 @@ from ja_llm.errors import JaLlmError, UsageError
 rollbacks = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6)
 
 
+@settings(deadline=None)
 @given(rollbacks)
 def test_a_skip_takes_out_what_would_come_next_and_nothing_else(changes):
     schedule, served = DataSchedule.single("a"), list(range(400))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,20 @@ class Training:
         # Rendezvous of simulated devices on two busy cores may take longer than XLA's default patience.
         flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=300"
         return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+    def start(self, model_dir: Path, steps: int, count: int = 1, **macros) -> list[subprocess.Popen]:
+        """The command in `count` processes that are one run; output goes to files beside the run."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = []
+        for index in range(count):
+            flags = [f"--coordinator_address=127.0.0.1:{port}", f"--process_count={count}", f"--process_index={index}"]
+            log = open(model_dir.with_name(f"{model_dir.name}.{index}.log"), "w")  # noqa: SIM115
+            command = [*self.command(model_dir, steps, **macros), *(flags if count > 1 else [])]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment()))
+            log.close()
+        return processes
 
     def run(self, model_dir: Path, steps: int, devices: int = 1, **macros) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -10,7 +10,7 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model, split_step
-from ja_llm.train.loop import _initial
+from ja_llm.train.identity import initial_entry
 from ja_llm.train.main import _model_config
 from ja_llm.vocab.train import train_sentencepiece
 
@@ -97,10 +97,10 @@ def test_training_from_a_checkpoint_may_change_its_execution_and_raise_its_lengt
 
 
 def test_a_run_is_refused_an_initial_checkpoint_of_another_model(saved, tokenizer):
-    assert _initial(str(saved[0]), config(tokenizer, dtype="bfloat16", max_length=16), tokenizer)["step"] == 3
+    assert initial_entry(str(saved[0]), config(tokenizer, dtype="bfloat16", max_length=16), tokenizer)["step"] == 3
     for name, value in {"scan_layers": False, "param_dtype": "bfloat16", "mlp_dim": 16, "rope_theta": 7.0}.items():
         with pytest.raises(UsageError, match=f"the checkpoint has {name} = .*, the model {value!r}"):
-            _initial(str(saved[0]), config(tokenizer, **{name: value}), tokenizer)
+            initial_entry(str(saved[0]), config(tokenizer, **{name: value}), tokenizer)
 
 
 def test_a_vocabulary_that_is_not_the_models_is_refused(saved, tmp_path):

@@ -1,14 +1,16 @@
 """A run's ledger notes what each call ran with, its folder keeps each call's configuration, and its sentences can be followed."""
 
 import json
-import math
+from pathlib import Path
 
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train import ledger as module
-from ja_llm.train.ledger import new_ledger, open_ledger, write_config
-from ja_llm.train.loop import _report
+from ja_llm.train.learning_rates import Joined, WarmupStableDecay, same_rates
+from ja_llm.train.ledger import lock_run, new_ledger, open_ledger, write_config
+from ja_llm.train.rollback import OffendingStep, roll_back
+from ja_llm.train.settings import described
 
 ONE = {"data": 1}
 
@@ -62,29 +64,51 @@ def test_another_configuration_stands_beside_the_first(tmp_path):
     assert files() == {"config.gin": "a", "config.5.gin": "b", "config.10.gin": "a"}
 
 
-class Kept:
-    """The checkpoints of a run, as far as a loss that is not finite asks for them."""
-
-    def __init__(self, directory, *steps):
-        self.directory, self._steps, self.waited = directory, list(steps), False
-
-    def wait(self):
-        self.waited = True
-
-    def steps(self):
-        return self._steps if self.waited else []
-
-
 @pytest.mark.parametrize(
-    ("steps", "says"),
+    ("newest", "says"),
     [
-        ((4, 6), "in a new MODEL_DIR with INITIAL_CHECKPOINT_PATH=/runs/a@6 and a lower PEAK_LEARNING_RATE"),
-        ((), "in a new MODEL_DIR with the settings of this one and a lower PEAK_LEARNING_RATE"),
+        (6, "in a new MODEL_DIR with INITIAL_CHECKPOINT_PATH=/runs/a@6 and a lower PEAK_LEARNING_RATE"),
+        (0, "in a new MODEL_DIR with the settings of this one and a lower PEAK_LEARNING_RATE"),
     ],
 )
-def test_a_loss_that_is_not_finite_says_where_to_begin_again(steps, says):
-    metrics = {"finite": 0.0, "loss": math.nan, "target_tokens": 1.0}
+def test_a_loss_that_is_not_finite_says_where_to_begin_again(newest, says):
+    offence = OffendingStep(7, "the loss or its gradient is not finite")
     with pytest.raises(JaLlmError) as caught:
-        _report((7, metrics), 0.0, None, None, Kept("/runs/a", *steps))
+        roll_back(None, offence, newest, Path("/runs/a/run.json"), done=0, allowed=0, margin=0, write=True)
     text = str(caught.value)
     assert text.startswith("step 7: ") and says in text and len(text.splitlines()) == 1
+
+
+def test_a_schedule_may_change_from_here_on_but_not_before(tmp_path):
+    path = tmp_path / "run.json"
+    short = WarmupStableDecay(peak=1.0, final=0.0, warmup_steps=2, decay_steps=10, total_steps=30)
+    longer = WarmupStableDecay(peak=1.0, final=0.0, warmup_steps=2, decay_steps=10, total_steps=60)
+
+    def call(schedule, step, seed=0):
+        ledger = new_ledger("train", {"seed": seed, "schedule": described(schedule)}, mesh=ONE)
+        return open_ledger(path, ledger, step, lambda old: same_rates(old, schedule, step))
+
+    call(short, 0)
+    call(longer, 20)  # up to step 20 both give the constant rate
+    stored = json.loads(path.read_text())
+    assert stored["identity"]["schedule"]["total_steps"] == 60 and stored["history"][-1]["schedule"]["total_steps"] == 60
+    assert stored["history"][-1]["from_step"] == 20
+    with pytest.raises(UsageError, match="schedule.total_steps = 60, the command says 30"):
+        call(short, 22)  # the decay had begun at step 20
+    with pytest.raises(UsageError, match="seed = 0, the command says 1"):
+        call(longer, 20, seed=1)
+    assert not same_rates({"name": "Unknown"}, short, 5) and same_rates(described(Joined((short, longer), (0, 15))), short, 15)
+
+
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"schema": "ja_llm.run/9", "identity": {}}))
+    with pytest.raises(UsageError, match="'ja_llm.run/9', this version of ja_llm knows 'ja_llm.run/1'"):
+        open_ledger(tmp_path / "run.json", new_ledger("train", {}))
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    held = lock_run(tmp_path)
+    with pytest.raises(UsageError, match="another process trains in this folder"):
+        lock_run(tmp_path)
+    held.close()
+    lock_run(tmp_path)

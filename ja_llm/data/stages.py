@@ -1,0 +1,137 @@
+"""Stages: other mixtures from other steps on, each a cache of its own; and what all of them together read of each source.
+
+A member that two stages share (the same store, cut into the same rows) goes on in the later stage where the earlier one had come to,
+so that a document comes again only after all others have.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from ja_llm.data.batches import Batch, BatchSource
+from ja_llm.data.schedule import DataSchedule
+from ja_llm.errors import UsageError
+from ja_llm.files import local_path
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`)."""
+
+    cache_dir: str
+    from_step: int
+
+
+class StagedBatches:
+    """Batches of a run by its training steps.
+
+    Args:
+      cache_dir: cache of the first stage.
+      stages: the later ones, in order.
+      length: tokens in a row.
+      batch_size: rows in the global batch.
+      seed: decides the order of rows.
+      packing: see `BatchSource`.
+      stored: the run's own schedule, of its ledger; what it has read or skipped stays.
+      from_step: the step that the run goes on from; later stages may still be changed.
+
+    Attributes:
+      schedule: the data schedule in force.
+      fingerprint: of the first stage's data. Later stages stand in the schedule: they may be added while a run goes on.
+      licences: {licence: documents} of all stages.
+
+    Raises:
+      UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        stages: Sequence[Stage] = (),
+        *,
+        length: int,
+        batch_size: int,
+        seed: int,
+        packing: str = "concatenate",
+        stored: DataSchedule | None = None,
+        from_step: int = 0,
+    ):
+        self.length, self.batch_size = length, batch_size
+        self.sources: list[BatchSource] = []
+        self.directory = Path(cache_dir)
+        begins = [0, *(stage.from_step for stage in stages)]
+        for place, begin in zip([str(cache_dir), *(stage.cache_dir for stage in stages)], begins, strict=True):
+            local_path(place)
+            read = self._read_until(begin, begins)
+            source = BatchSource(place, length, batch_size, seed, packing=packing, read=read)
+            if self.sources and source.vocabulary != self.sources[0].vocabulary:
+                raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
+            self.sources.append(source)
+        first = self.sources[0]
+        self.fingerprint, self.mixture, self.vocabulary, self.manifest = (
+            first.fingerprint,
+            first.mixture,
+            first.vocabulary,
+            first.manifest,
+        )
+        self.licences: dict[str, int] = {}
+        for source in self.sources:
+            for licence, documents in source.licences.items():
+                self.licences[licence] = max(documents, self.licences.get(licence, 0))
+        schedule = DataSchedule.single(self.mixture)
+        for stage, source in zip(stages, self.sources[1:], strict=True):
+            schedule = schedule.with_stage(stage.from_step, source.mixture)
+        self.schedule = schedule if stored is None else stored.extended(schedule, from_step)
+
+    def _read_until(self, begin: int, begins: list[int]) -> dict[str, int]:
+        """Rows of each member (by its identity) that the stages before step `begin` read."""
+        read: dict[str, int] = {}
+        for source, start, stop in zip(self.sources, begins, begins[1:], strict=False):
+            for identity, rows in source.rows_read((min(stop, begin) - start) * self.batch_size).items():
+                read[identity] = read.get(identity, 0) + rows
+        return read
+
+    def at(self, step: int, shard: int, num_shards: int) -> Batch:
+        """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
+        return self.sources[self.schedule.stage(step)].local(self.schedule.data_step(step), shard, num_shards)
+
+    def statement(self, steps: int) -> dict[str, dict[str, Any]]:
+        """What `steps` training steps read of each source: {task: {tokens, share, epochs, rows}}, all stages together."""
+        begins = [first for first, _ in self.schedule.stages]
+        ends = [*begins[1:], steps]
+        found: dict[str, dict[str, Any]] = {}
+        for source, begin, end in zip(self.sources, begins, ends, strict=True):
+            rows_here = max(min(end, steps) - begin, 0) * self.batch_size
+            for task, part in source.statistics().items():
+                entry = found.setdefault(task, {"tokens": 0.0, "epochs": 0.0, "rows": part["rows"]})
+                entry["tokens"] += rows_here * part["share"] * self.length * (1 - part["padding"])
+                entry["epochs"] += rows_here * part["share"] / part["rows"]
+        total = sum(entry["tokens"] for entry in found.values())
+        return {task: {**entry, "share": entry["tokens"] / max(total, 1)} for task, entry in found.items()}
+
+    def check_epochs(self, steps: int, caps: float | Mapping[str, float] | None) -> None:
+        """Refuse a run that would repeat a source more often than allowed.
+
+        Args:
+          steps: training steps in all.
+          caps: epochs of every source, or {task: epochs}; None allows any number.
+
+        Raises:
+          UsageError: a source would be read more often, or a task is named that there is not.
+        """
+        if caps is None:
+            return
+        read = self.statement(steps)
+        limits = caps if isinstance(caps, Mapping) else dict.fromkeys(read, caps)
+        for task, limit in limits.items():
+            if task not in read:
+                raise UsageError(f"MAX_EPOCHS names {task!r}; the run reads {', '.join(sorted(read))}.")
+            if read[task]["epochs"] > limit:
+                raise UsageError(
+                    f"MAX_EPOCHS allows {limit:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times; lower "
+                    f"its rate in the mixture, give it more documents, or lower TRAIN_STEPS to {int(steps * limit / read[task]['epochs'])}."
+                )

@@ -1,0 +1,176 @@
+"""Several processes as one run: joining, agreeing on the step to stop at, and knowing who is silent.
+
+All of it goes over the coordination service that `jax.distributed` runs in process 0; one process alone needs none of it.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from ja_llm.errors import JaLlmError, UsageError
+
+# Exit code that a launcher starts the command again on (EX_TEMPFAIL of sysexits.h): a hung step, a lost process.
+RESTART = 75
+
+_STOP = "ja_llm/stop_at"
+
+
+class Lost(JaLlmError):
+    """The run can't go on in these processes; the same command goes on from the last checkpoint."""
+
+    exit_code = RESTART
+
+
+def join(coordinator: str | None, count: int | None, index: int | None, timeout: int = 300) -> None:
+    """Join a run of several processes (t5x's --coordinator_address, --process_count, --process_index).
+
+    Without an address nothing happens: one process, or a TPU pod or Slurm job that `jax.distributed` finds out about by itself when
+    the address is "auto".
+
+    Args:
+      coordinator: HOST:PORT of process 0, or "auto".
+      count: how many processes.
+      index: which of them this is, from 0.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      UsageError: the three do not go together.
+      Lost: the others did not come.
+    """
+    if coordinator is None:
+        if count is not None or index is not None:
+            raise UsageError("--process_count and --process_index need --coordinator_address HOST:PORT.")
+        return
+    arguments: dict[str, Any] = {}
+    if coordinator != "auto":
+        if count is None or index is None or not 0 <= index < count:
+            raise UsageError(
+                f"--coordinator_address {coordinator} needs --process_count N and --process_index from 0 to N - 1, "
+                f"not {count} and {index}."
+            )
+        arguments = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+    try:
+        # A silent process is this program's own matter (`ja_llm.train.watchdog`); the service's abort names nobody.
+        jax.distributed.initialize(**arguments, initialization_timeout=timeout, heartbeat_timeout_seconds=600)
+    except Exception as error:  # XLA's own kinds
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise Lost(f"process {index} could not join the run at {coordinator} ({first}); start all processes again.") from error
+
+
+def client() -> Any:
+    """The coordination service's client; None in a run of one process."""
+    from jax._src import distributed  # the key-value store has no public name yet
+
+    return distributed.global_state.client if jax.process_count() > 1 else None
+
+
+class Stopping:
+    """SIGTERM (preemption, a maintenance notice) and the first Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends
+    at once. One process that is asked asks all: they agree on the step.
+    """
+
+    # A process that is at step s has had the numbers of step s - 2, so none is more than two steps ahead.
+    AHEAD = 3
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._at: int | None = None
+        self._client = client()
+
+    def ask(self, number: int = 0, frame: Any = None) -> None:
+        """A signal's handler."""
+        if self._asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked.set()
+
+    def at(self, step: int) -> bool:
+        """Whether to save and end after `step` steps; every process is asked at every step."""
+        if self._client is None:
+            return self._asked.is_set()
+        if self._at is None:
+            if self._asked.is_set():
+                with contextlib.suppress(Exception):  # another process was first
+                    self._client.key_value_set(_STOP, str(step + self.AHEAD))
+            with contextlib.suppress(Exception):  # nobody has asked
+                self._at = int(self._client.key_value_try_get(_STOP))
+        return self._at is not None and step >= self._at
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stopping]:
+    """Within the block signals ask a `Stopping`."""
+    stopping = Stopping()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = {number: signal.signal(number, stopping.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Pulse:
+    """Each process's sign of life: a counter in the key-value store, written by a thread every `period` seconds.
+
+    A process that is stopped as a whole (SIGSTOP, a dead machine) writes nothing; one whose main thread hangs still does, with the
+    step that it is at.
+    """
+
+    def __init__(self, period: float = 2.0):
+        self._client, self._period = client(), period
+        self.step = -1
+        self._ended = threading.Event()
+        self._beats = 0
+        if self._client is not None:
+            self._thread = threading.Thread(target=self._write, name="pulse", daemon=True)
+            self._thread.start()
+
+    def _write(self) -> None:
+        while not self._ended.wait(self._period):
+            self._beats += 1
+            with contextlib.suppress(Exception):  # who can't be reached is found out by who asks
+                self._client.key_value_set(_pulse(jax.process_index()), f"{self._beats} {self.step}", allow_overwrite=True)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+
+    def silent(self) -> str:
+        """Who does not answer, or is behind the others, as words for a sentence; takes some periods."""
+        if self._client is None:
+            return "process 0"
+        first: dict[int, str] = {}
+        second: dict[int, str] = {}
+        reader = threading.Thread(target=self._look, args=(first, second), daemon=True)
+        reader.start()
+        reader.join(timeout=12 * self._period + 10)
+        if reader.is_alive() or not second:
+            return "process 0 (the coordinator, which does not answer)"
+        still = [rank for rank in range(jax.process_count()) if first.get(rank) == second.get(rank)]
+        if still:
+            return f"process {', '.join(map(str, still))} (gives no sign of life)"
+        steps = {rank: int(text.split()[1]) for rank, text in second.items()}
+        behind = [rank for rank, step in steps.items() if step == min(steps.values())]
+        if len(behind) < len(steps):
+            return f"process {', '.join(map(str, behind))} (at step {min(steps.values())}, others at {max(steps.values())})"
+        return f"no single process (all at step {min(steps.values())})"
+
+    def _look(self, first: dict[int, str], second: dict[int, str]) -> None:
+        for found, wait in ((first, 5 * self._period), (second, 0.0)):
+            seen = {}
+            for rank in range(jax.process_count()):
+                with contextlib.suppress(Exception):
+                    seen[rank] = self._client.key_value_try_get(_pulse(rank))
+            found.update(seen)
+            time.sleep(wait)
+
+
+def _pulse(rank: int) -> str:
+    return f"ja_llm/pulse/{rank}"

@@ -1,0 +1,62 @@
+"""What becomes of a step's numbers: a run that goes on, a line of metrics, or an offence."""
+
+import time
+from typing import Any
+
+import jax
+
+from ja_llm.models.config import DecoderConfig
+from ja_llm.progress import Progress
+from ja_llm.train import flops
+from ja_llm.train.metrics import MetricsWriter
+from ja_llm.train.rollback import OffendingStep
+from ja_llm.train.run_config import RunConfig
+
+
+class Report:
+    """The numbers of the step before: fetched, judged, logged.
+
+    Args:
+      config: `RunConfig`.
+      model: the decoder's configuration.
+      data: batch_size and length.
+      writer: where they go; None in a process that does not write.
+      progress: what a person sees.
+    """
+
+    def __init__(self, config: RunConfig, model: DecoderConfig, data: Any, writer: MetricsWriter | None, progress: Progress):
+        self._config, self._writer, self._progress = config, writer, progress
+        self._peak = flops.peak_flops(jax.devices()[0], config.peak_tflops)
+        self._flops = flops.flops_per_token(model, data.length) * data.batch_size * data.length
+        self.pending: tuple[int, Any] | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """What was done since the last fetch was no step."""
+        self._clock = time.monotonic()
+
+    def fetch(self) -> None:
+        """Wait for the pending step's numbers and log them.
+
+        Raises:
+          OffendingStep: loss or gradient are not finite, or the step is a spike that is to be rolled back.
+        """
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        seconds, self._clock = max(now - self._clock, 1e-9), now
+        if not values.pop("finite"):
+            raise OffendingStep(step, "the loss or its gradient is not finite")
+        spikes = self._config.step.spikes
+        if spikes is not None and values["spike"] and spikes.action == "rollback":
+            raise OffendingStep(step, f"a spike (loss {values['loss']:.3f}, gradient norm {values['gradient_norm']:.3f})")
+        values["tokens_per_second"] = values["target_tokens"] / seconds
+        if self._peak:
+            values["mfu"] = self._flops / seconds / (jax.device_count() * self._peak)
+        if stats := jax.local_devices()[0].memory_stats():
+            values["memory_peak_gib"] = stats.get("peak_bytes_in_use", 0) / 2**30
+        if self._writer:
+            self._writer.write(step, values)
+        self._progress.update(1, f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s")

@@ -1,0 +1,133 @@
+"""Two mixtures one after the other: exact shares, a source goes on where it was, epochs are known before the run starts."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from ja_llm.data.batches import BatchSource, iterate
+from ja_llm.data.schedule import DataSchedule
+from ja_llm.data.stages import Stage, StagedBatches
+from ja_llm.errors import JaLlmError, UsageError
+
+ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory, make_cache, documents):
+    root = tmp_path_factory.mktemp("stages")
+    docs = {"ja": documents("ja", 60), "en": documents("en", 50, longest=120)}
+    first = make_cache(root / "first", {"ja": (0.9, docs["ja"]), "en": (0.1, docs["en"])})
+    anneal = make_cache(root / "anneal", {"ja": (0.5, docs["ja"]), "en": (0.5, docs["en"])})
+    return first, anneal
+
+
+def staged(caches, at=600, **more):
+    return StagedBatches(caches[0], (Stage(str(caches[1]), at),), **{**ARGUMENTS, **more})
+
+
+def identities(batches, step):
+    schedule = batches.schedule
+    return batches.sources[schedule.stage(step)].row_identity(schedule.data_step(step))
+
+
+def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats_early(caches):
+    batches = staged(caches)
+    rows = {task: part["rows"] for task, part in batches.sources[0].statistics().items()}
+    order = collections.defaultdict(list)
+    for step in range(1000):
+        here = identities(batches, step)
+        for task, row in here:
+            order[task].append(row)
+        stage, done = (0, step + 1) if step < 600 else (1, step - 599)
+        count = len(order["ja"]) - (5400 if stage else 0)
+        assert abs(count - done * 10 * (0.5 if stage else 0.9)) <= 1
+    assert (len(order["ja"]), len(order["en"])) == (5400 + 2000, 600 + 2000)
+    for task, seen in order.items():  # each epoch reads every row once, also across the switch
+        for epoch in range(len(seen) // rows[task]):
+            assert len(set(seen[epoch * rows[task] : (epoch + 1) * rows[task]])) == rows[task]
+
+
+def test_the_first_stage_is_that_of_a_run_without_stages(caches):
+    batches, alone = staged(caches), BatchSource(caches[0], **ARGUMENTS)
+    assert batches.fingerprint == alone.fingerprint
+    with iterate(batches, 598, prefetch=0) as stream:
+        got = [next(stream) for _ in range(4)]
+    for step in (598, 599):
+        for name, value in alone[step].items():
+            np.testing.assert_array_equal(got[step - 598][name], value)
+    again = StagedBatches(caches[0], (Stage(str(caches[1]), 600),), **ARGUMENTS)
+    for step in (600, 601):
+        parts = [again.at(step, shard, 2) for shard in range(2)]
+        np.testing.assert_array_equal(
+            got[step - 598]["decoder_input_tokens"], np.concatenate([p["decoder_input_tokens"] for p in parts])
+        )
+
+
+def test_what_is_read_is_stated_before_and_is_true(caches):
+    batches = staged(caches, 60)
+    said = batches.statement(100)
+    tokens, rows = collections.Counter(), collections.Counter()
+    for step in range(100):
+        weights = batches.at(step, 0, 1)["decoder_loss_weights"].sum(axis=1)
+        for (task, _), weight in zip(identities(batches, step), weights, strict=True):
+            tokens[task] += weight
+            rows[task] += 1
+    for task, part in said.items():
+        assert part["epochs"] == pytest.approx(rows[task] / part["rows"], rel=0.01)
+        assert part["tokens"] == pytest.approx(tokens[task], rel=0.02)
+        assert part["share"] == pytest.approx(tokens[task] / sum(tokens.values()), abs=0.01)
+
+
+def test_epoch_caps(caches):
+    batches = staged(caches, 60)
+    epochs = batches.statement(100)["ja"]["epochs"]
+    batches.check_epochs(100, epochs + 0.01)
+    batches.check_epochs(100, {"en": 100.0})
+    with pytest.raises(
+        UsageError, match=rf"allows 1 epochs of ja, the run would read it {epochs:.2f} times.*lower TRAIN_STEPS to \d"
+    ):
+        batches.check_epochs(100, {"ja": 1})
+    with pytest.raises(UsageError, match="names 'jp'; the run reads en, ja"):
+        batches.check_epochs(100, {"jp": 1})
+
+
+def test_stages_may_be_added_to_a_run_but_its_past_stays(caches):
+    first = StagedBatches(caches[0], **ARGUMENTS).schedule.with_skip(20, 5)
+    later = staged(caches, 50, stored=first, from_step=30)
+    assert later.schedule.skips == first.skips and later.schedule.stage(50) == 1
+    moved = staged(caches, 70, stored=later.schedule, from_step=40)
+    assert moved.schedule.stages[1][0] == 70
+    with pytest.raises(UsageError, match="differ from what this run has read"):
+        staged(caches, 70, stored=later.schedule, from_step=60)
+    with pytest.raises(UsageError, match="differ from what this run has read"):
+        StagedBatches(caches[1], stored=first, from_step=30, **ARGUMENTS)
+    replay = later.schedule.with_skip(55, 2)
+    assert staged(caches, 50, stored=replay).schedule == replay
+
+
+def test_stages_out_of_order_and_of_another_vocabulary_are_refused(caches):
+    with pytest.raises(UsageError, match="does not come after"):
+        StagedBatches(caches[0], (Stage(str(caches[1]), 9), Stage(str(caches[0]), 9)), **ARGUMENTS)
+    with pytest.raises(JaLlmError, match="no manifest"):
+        StagedBatches(caches[0], (Stage("/nowhere/at/all", 9),), **ARGUMENTS)
+
+
+def test_best_fit_rows_keep_documents_whole_and_shares_of_tokens(tmp_path, make_cache, documents):
+    members = {"ja": (0.75, documents("ja", 200, longest=30)), "en": (0.25, documents("en", 200, shortest=60, longest=120))}
+    source = BatchSource(make_cache(tmp_path / "c", members), 128, 100, seed=0, packing="best_fit")
+    assert source.fingerprint != BatchSource(tmp_path / "c", 128, 100, seed=0).fingerprint
+    tokens = collections.Counter()
+    for step in range(10):
+        batch = source[step]
+        assert (batch["decoder_positions"][:, 0] == 0).mean() > 0.95
+        for (task, _), weight in zip(source.row_identity(step), batch["decoder_loss_weights"].sum(axis=1), strict=True):
+            tokens[task] += int(weight)
+    assert tokens["ja"] / sum(tokens.values()) == pytest.approx(0.75, abs=0.01)
+    with pytest.raises(UsageError, match="PACKING is 'best'"):
+        BatchSource(tmp_path / "c", 128, 100, seed=0, packing="best")
+
+
+def test_a_schedule_without_the_run_is_kept_by_the_ledger(caches):
+    schedule = staged(caches, 50).schedule.with_skip(52, 3)
+    assert DataSchedule.from_json(schedule.to_json()) == schedule

@@ -1,0 +1,260 @@
+"""Planted faults in whole runs of a tiny model: batches that are not finite, spikes, a checkpoint whose bytes changed, a hung source."""
+
+import contextlib
+import json
+import math
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ja_llm.data.schedule import DataSchedule
+from ja_llm.errors import JaLlmError
+from ja_llm.models.config import DecoderConfig
+from ja_llm.train import memory
+from ja_llm.train.digests import _of_devices, _of_host, digests
+from ja_llm.train.goodput import Goodput
+from ja_llm.train.learning_rates import WarmupConstant
+from ja_llm.train.loop import run
+from ja_llm.train.optimizers import AdamW
+from ja_llm.train.run_config import RunConfig
+from ja_llm.train.spikes import SpikeDetector
+from ja_llm.train.step import StepOptions
+from ja_llm.train.watchdog import Watchdog
+from ja_llm.vocab.base import Tokenizer
+
+MODEL = DecoderConfig(
+    vocab_size=32, embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=8, scan_layers=False
+)
+BATCH, LENGTH = 2, 8
+
+
+class Letters(Tokenizer):
+    """As much of a tokenizer as a run writes."""
+
+    vocab_size, bos_id, eos_id, unk_id, fingerprint = 32, 0, 1, None, "1" * 64
+
+    def encode(self, text):
+        return [ord(c) % 32 for c in text]
+
+    def decode(self, ids):
+        return ""
+
+    def encode_with_offsets(self, text):
+        return self.encode(text), [(i, i + 1) for i in range(len(text))]
+
+    def id_to_piece(self, index):
+        return str(index)
+
+    def _save_model(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "letters.txt").write_text("32")
+
+    def export_hf(self, directory):
+        raise NotImplementedError
+
+
+class Source:
+    """Batches that are a pure function of the data step; some are planted to be bad."""
+
+    fingerprint, batch_size, length, licences = "2" * 64, BATCH, LENGTH, {}
+
+    def __init__(self, planted=None, schedule=None):
+        self.planted, self.schedule = planted or {}, schedule or DataSchedule.single("3" * 64)
+        self.read = []
+
+    def batch(self, data_step):
+        tokens = np.random.default_rng(data_step).integers(2, 6, (BATCH, LENGTH + 1)).astype(np.int32)
+        weights = np.ones((BATCH, LENGTH), np.float32)
+        if self.planted.get(data_step) == "nan":
+            weights = weights * np.float32(np.nan)
+        if self.planted.get(data_step) == "spike":
+            tokens = tokens + 20
+        ones = np.ones((BATCH, LENGTH), np.int32)
+        return {
+            "decoder_input_tokens": tokens[:, :-1],
+            "decoder_target_tokens": tokens[:, 1:],
+            "decoder_loss_weights": weights,
+            "decoder_segment_ids": ones,
+            "decoder_positions": np.arange(LENGTH, dtype=np.int32)[None].repeat(BATCH, 0),
+        }
+
+    def open(self, start, shard, shards):
+        def batches():
+            step = start
+            while True:
+                data_step = self.schedule.data_step(step)
+                self.read.append((step, data_step))
+                yield self.batch(data_step)
+                step += 1
+
+        return contextlib.closing(batches())
+
+
+@pytest.fixture
+def train(tmp_path):
+    """train(name, source, steps, ...) runs in tmp_path / name; returns its lines of metrics."""
+
+    def start(name, source, steps=12, spikes=None, **settings):
+        config = RunConfig(
+            tmp_path / name, steps, mesh={"data": 1}, checkpoint_period=4, step=StepOptions(spikes=spikes), **settings
+        )
+        optimizer, schedule = AdamW(), WarmupConstant(peak=3e-2, warmup_steps=1)
+        with jax.default_device(jax.devices()[0]):
+            run(config, MODEL, Letters(), source, source.open, optimizer, schedule, identity={"mixture": "test"})
+        return lines(tmp_path / name)
+
+    return start
+
+
+def lines(directory):
+    values = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in value.items() if k != "tokens_per_second"} for value in values]
+
+
+def test_a_batch_that_is_not_finite_is_rolled_back_noted_and_replayed(train, tmp_path, capsys):
+    source = Source({6: "nan"})
+    found = train("nan", source)
+    # Steps 5 and 6 read data steps 4 and 5; the update of data step 6 is never made: back to step 4, past 4, 5 and 6.
+    assert [line["step"] for line in found] == list(range(1, 13)) and all(math.isfinite(line["loss"]) for line in found)
+    ledger = json.loads((tmp_path / "nan/run.json").read_text())
+    assert ledger["data_schedule"]["skips"] == [{"stage": 0, "from": 4, "to": 7}]
+    (entry,) = ledger["rollbacks"]
+    assert (entry["step"], entry["to_step"], entry["skipped_batches"]) == (7, 4, 3)
+    assert "step 7: the loss or its gradient is not finite; back to step 4" in capsys.readouterr().err
+    schedule = DataSchedule.from_json(ledger["data_schedule"])
+    assert [schedule.data_step(step) for step in range(8)] == [0, 1, 2, 3, 7, 8, 9, 10]
+    assert train("replay", Source({6: "nan"}, schedule)) == found
+    assert "rollbacks" not in json.loads((tmp_path / "replay/run.json").read_text())
+
+
+def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
+    source = Source({step: "nan" for step in range(5, 99)})
+    with pytest.raises(JaLlmError, match=r"step \d+: the loss or its gradient is not finite after 2 rollbacks.*nan@4"):
+        train("nan", source, max_rollbacks=2)
+    assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2
+
+
+def test_a_spike_is_skipped_or_rolled_back(train, tmp_path):
+    found = train("skip", Source({21: "spike"}), 24, spikes=SpikeDetector("skip", factor=6.0, window=8))
+    assert [line["step"] for line in found if line["spike"]] == [22]
+    plain = train("plain", Source({21: "spike"}), 24)
+    assert found[21]["loss"] == pytest.approx(plain[21]["loss"], rel=1e-5) and found[21]["loss"] > found[20]["loss"] + 1
+    # The update was not made: the step behind it has the loss of parameters that the spike never touched.
+    assert found[22]["loss"] < plain[22]["loss"]
+    rolled = train("roll", Source({21: "spike"}), 24, spikes=SpikeDetector("rollback", factor=6.0, window=8))
+    ledger = json.loads((tmp_path / "roll/run.json").read_text())
+    assert ledger["data_schedule"]["skips"] == [{"stage": 0, "from": 20, "to": 22}]
+    assert ledger["rollbacks"][0]["why"].startswith("a spike (loss") and not any(line["spike"] for line in rolled)
+
+
+def test_a_newest_checkpoint_with_a_changed_byte_is_named_and_the_one_before_is_used(train, tmp_path, capsys):
+    whole = train("whole", Source())
+    train("run", Source(), steps=8)
+    flip(tmp_path / "run/checkpoints/8/params")
+    again = Source()
+    found = train("run", again)
+    said = capsys.readouterr().err
+    assert "checkpoints/8: this checkpoint is damaged (params/" in said and "the run goes on from step 4" in said
+    assert again.read[0] == (4, 4) and found == whole
+    assert len(list((tmp_path / "run/damaged").iterdir())) == 1
+    for step in (8, 12):
+        flip(tmp_path / f"run/checkpoints/{step}/optimizer")
+    with pytest.raises(JaLlmError, match="checkpoints/8: this checkpoint is damaged"):
+        train("run", Source(), steps=16)
+
+
+def flip(item):
+    """Change one byte in the middle of the numbers that a checkpoint holds."""
+    path = max(item.glob("ocdbt.process_*/d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(bytes(content))
+
+
+def test_digests_of_host_and_device_agree_and_see_one_bit_and_a_swap():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(3, 4, 5)).astype(np.float32), np.int32(7), rng.integers(0, 255, (6,)).astype(np.uint8)]
+    arrays.append(np.asarray(jax.numpy.asarray(arrays[0], "bfloat16")))
+    on_device = _of_devices([jax.numpy.asarray(a) for a in arrays])
+    assert [list(map(int, pair)) for pair in on_device] == [list(_of_host(np.asarray(a))) for a in arrays]
+    first = digests({"a": arrays[0]})
+    changed = arrays[0].copy()
+    changed.view(np.uint32)[1, 2, 3] ^= 1
+    swapped = arrays[0].copy()
+    swapped[0, 0, [0, 1]] = swapped[0, 0, [1, 0]]
+    assert digests({"a": changed}) != first and digests({"a": swapped}) != first
+
+
+def test_a_hung_source_ends_the_process_with_its_stacks_and_a_sentence(capfd):
+    ended = []
+    with Watchdog(0.4, end=ended.append) as watchdog:
+        watchdog.sign(3, "checkpoint", timed=False)
+        time.sleep(0.8)
+        assert not ended
+        watchdog.sign(4, "data")
+        deadline = time.monotonic() + 30
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert ended == [75]
+    said = capfd.readouterr().err
+    assert "step 4: process 0 has waited" in said and "for a batch of its data" in said and "code 75" in said
+    assert "test_a_hung_source_ends" in said and threading.active_count() >= 1
+
+
+def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
+    path = tmp_path / "goodput.json"
+    first = Goodput(path, time.time())
+    first.starts_at(0)
+    for step in range(10):
+        first.phase("step", step)
+        time.sleep(0.01)
+    first.phase("checkpoint", 10)
+    first.write()
+    second = Goodput(path, time.time())
+    second.starts_at(5)  # the second half was done for nothing
+    total = second.total()
+    assert total["lost"] == pytest.approx(total["step"], rel=0.01) and total["lost"] > 0.03
+    assert sum(second.shares().values()) == pytest.approx(1)
+    path.write_text("{")
+    assert Goodput(path, time.time()).total()["lost"] == 0
+
+
+class Compiled:
+    """A compiled step that needs `size` bytes."""
+
+    def __init__(self, size):
+        self._size = size
+
+    def memory_analysis(self):
+        fields = {
+            "argument_size_in_bytes": 0,
+            "output_size_in_bytes": 0,
+            "alias_size_in_bytes": 0,
+            "temp_size_in_bytes": self._size,
+        }
+        return type("Analysis", (), fields)()
+
+
+def test_out_of_memory_names_the_cheapest_change_that_fits():
+    tried = []
+
+    def compile_step(model, options):
+        tried.append((model.remat_policy, options.microbatches))
+        return Compiled({"none": 800, "minimal": 400, "full": 200}[model.remat_policy] // options.microbatches)
+
+    def said(limit):
+        return str(memory.explain(compile_step, MODEL, StepOptions(), 4, limit, 800))
+
+    assert "remat_policy = 'minimal' would fit" in said(500)
+    assert tried == [("minimal", 1)]
+    assert "remat_policy = 'full' would fit" in said(200)
+    assert "remat_policy = 'full' and MICROBATCHES = 2 would fit" in said(100)
+    assert "remat_policy = 'full' and MICROBATCHES = 4 would fit" in said(50)
+    assert "at least 3 times as many devices" in said(20)
+    assert "raise MICROBATCHES" in said(None)
+    assert memory.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")) and not memory.is_out_of_memory(
+        ValueError("x")
+    )
