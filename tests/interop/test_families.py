@@ -253,6 +253,31 @@ def test_an_error_in_any_one_entry_of_a_map_is_found(case, monkeypatch):
     assert tried == every
 
 
+def other(key, value):
+    """Another value of a configuration key, None where there is but one that is computed here."""
+    if key.values is not None:
+        return next((v for v, ours in key.values.items() if ours != key.values[value]), None)
+    return {bool: lambda v: not v, float: lambda v: v * 1.5, type(None): lambda v: 64}.get(type(value), lambda v: 2 * v)(value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keys_and_their_defaults_are_those_of_transformers(name):
+    found = families.family(name)
+    stored = getattr(transformers, f"{CLASSES[name]}Config")().to_dict() | {"architectures": [found.architecture]}
+    required = {key.theirs for key in found.keys if key.default is families.base.REQUIRED} | {"model_type", "architectures"}
+    config = hf_config.from_hf(stored, "whole", "float32")
+    # A file that says the least means what transformers' class means by it.
+    assert hf_config.from_hf({key: stored[key] for key in required}, "least", "float32") == config
+    changed = 0
+    for key in found.keys:
+        assert key.theirs in stored
+        if (value := other(key, stored[key.theirs])) is not None:
+            again = hf_config.from_hf({**stored, key.theirs: value}, "changed", "float32")
+            assert getattr(again, key.ours) != getattr(config, key.ours), key
+            changed += 1
+    assert changed >= 8
+
+
 LLAMA_CPP = {"mistral": "llama", "mixtral": "llama", "gpt_bigcode": "starcoder"}
 
 

@@ -82,7 +82,7 @@ def theirs(gguf_file):
 
 
 def our_nats(loaded, ids) -> float:
-    return -float(Scorer(loaded, 1, 128).token_logprobs([ids])[0].sum(dtype=np.float64))
+    return -float(Scorer(loaded, 1, 256).token_logprobs([ids])[0].sum(dtype=np.float64))
 
 
 def test_the_known_figure_is_met(imported):
@@ -97,7 +97,7 @@ def test_the_known_figure_is_met(imported):
 def test_bits_per_byte_are_transformers(imported, theirs, lang):
     _, loaded = imported
     ids = [0, *loaded.tokenizer.encode(TEXTS[lang])]
-    assert 60 < len(ids) <= 129 or lang == "en"
+    assert len(ids) <= 257  # one window
     scale = math.log(2) * len(TEXTS[lang].encode())
     assert our_nats(loaded, ids) / scale == pytest.approx(theirs[1](ids) / scale, abs=1e-4)
 
@@ -119,7 +119,9 @@ def test_the_import_says_what_it_was(imported):
     told = format_summary(summary)
     assert "210 Q4_1" in told and "61 F32" in told and "1 Q8_0" in told and "272 tensors" in told
     assert "49152 ids for 49152 rows" in told
-    assert 0.8 < summary["check"]["texts"]["English"]["bits_per_byte"] < 1.4
+    # Behind <|im_start|>, its BOS, which no plain sentence follows in a chat: dearer than behind id 0.
+    assert summary["check"]["texts"]["English"]["bits_per_byte"] == pytest.approx(1.474, abs=1e-3)
+    assert summary["check"]["texts"]["Japanese"]["bits_per_byte"] == pytest.approx(3.379, abs=1e-3)
     assert loaded.ledger["licence"] == "apache-2.0"
     assert (loaded.tokenizer.bos_id, loaded.tokenizer.eos_id) == (1, 2)
 
