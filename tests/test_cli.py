@@ -145,7 +145,7 @@ def test_an_unknown_name_in_a_training_gin_file_is_one_sentence(tmp_path, capsys
 def test_flags_reach_what_they_are_for(monkeypatch):
     """The suite that a mirror's sentences advise, and the number types of weights."""
     from ja_llm.fetch import debian_docs
-    from ja_llm.interop import hf
+    from ja_llm.interop import hf, importing
 
     calls = []
 
@@ -153,8 +153,9 @@ def test_flags_reach_what_they_are_for(monkeypatch):
         calls.append((args, kwargs))
         return {}
 
-    for module, name in ((debian_docs, "fetch_debian_docs"), (hf, "import_hf"), (hf, "export_hf")):
+    for module, name in ((debian_docs, "fetch_debian_docs"), (importing, "import_checkpoint"), (hf, "export_hf")):
         monkeypatch.setattr(module, name, noted)
+    for module in (debian_docs, hf):
         monkeypatch.setattr(module, "format_summary", str)
     assert main(["fetch", "debian-docs", "--out", "o", "--suite", "trixie"]) == 0
     assert main(["import", "s", "--out", "o", "--dtype", "bfloat16"]) == main(["export", "r", "--out", "o"]) == 0

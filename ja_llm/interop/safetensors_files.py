@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
 import numpy as np
@@ -161,16 +161,20 @@ def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndar
         for name, group in zip(names, groups, strict=True):
             with (folder / name).open("wb") as file:
                 file.write(_header(group))
-                for item, (tensor, value) in zip(group, values, strict=False):
-                    if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
-                        raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
-                    file.write(memoryview(value.reshape(-1).view(np.uint8)))
+                _write_values(file, group, values)
     except OSError as error:
         raise os_error_sentence(error, folder) from error
     if len(groups) > 1:
         weight_map = {item[0]: name for name, group in zip(names, groups, strict=True) for item in group}
         write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_size, plan))}, "weight_map": weight_map})
     return [folder / name for name in names]
+
+
+def _write_values(file: BinaryIO, group: Plan, values: Iterator[tuple[str, np.ndarray]]) -> None:
+    for item, (tensor, value) in zip(group, values, strict=False):
+        if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
+            raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
+        file.write(memoryview(value.reshape(-1).view(np.uint8)))
 
 
 def _size(item: tuple[str, np.dtype, tuple[int, ...]]) -> int:

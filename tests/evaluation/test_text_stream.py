@@ -58,7 +58,7 @@ def test_a_text_comes_whole_in_pieces_without_broken_characters(pieces, byte_lev
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_ids_give_text_without_broken_characters_and_lose_no_good_one(pieces, byte_level, data):
-    ids = data.draw(st.lists(st.integers(3, 339), max_size=14))
+    ids = data.draw(st.lists(st.integers(1, 339), max_size=14))  # control pieces too, which give no text
     for tokenizer in (pieces, byte_level):
         text = "".join(streamed(tokenizer, [], ids)[0])
         assert "\ufffd" not in text
