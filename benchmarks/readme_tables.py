@@ -102,7 +102,7 @@ def vocab_rows(value: dict[str, Any]) -> str:
     lines.append(
         f"| SmolLM2-135M-Instruct (4 bits), untrained | (base, without new pieces) | {interval(smol['base'], 'bits_per_byte')} |"
     )
-    for name in ("mean", "nearest", "random"):
+    for name in ("mean", "random"):
         lines.append(f"| | {name} | {interval(smol[name], 'bits_per_byte')} |")
     lines.append(f"| | mean − random | {difference(smol['mean_minus_random'])} |")
     tiny = value["tiny"]

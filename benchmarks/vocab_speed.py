@@ -2,11 +2,11 @@
 
     python -m benchmarks.vocab_speed encode --documents build/real/walk/corpus --vocabularies build/vocab_expansion
     python -m benchmarks.vocab_speed train --documents build/real/walk/corpus
-    python -m benchmarks.vocab_speed expand --documents build/real/walk/corpus [--base build/vocab_speed/base_128k]
+    python -m benchmarks.vocab_speed expand --documents build/real/walk/corpus
 
 `encode` runs the library and ours in turns in one process, on the same batches of held-out documents; ratios are of medians. The
 libraries use as many threads as they like. `train` makes 16,000 pieces of each kind, each in a process of its own; `expand` first
-trains a byte-level BPE of 128,000 pieces (kept; not counted), then adds 16,000 Japanese ones to it. Memory is the process's peak
+trains a byte-level BPE of 128,000 pieces (kept, not counted; `prepare` does that alone), then adds 16,000 Japanese ones to it. Memory is the process's peak
 resident set. Writes `benchmarks/results/vocab_speed.json`.
 """
 
@@ -130,13 +130,18 @@ def train(documents: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-def expand(documents: Path, base: Path) -> dict[str, Any]:
-    """16,000 pieces for a base of 128,000."""
+def large_base(documents: Path, base: Path) -> None:
+    """A byte-level BPE of 128,000 pieces on English, code and a little Japanese, trained once."""
     if not (base / "tokenizer.json").exists():
         from ja_llm.vocab.train_byte_level import train_byte_level
 
         texts = [*iter_texts(documents, "en", "train"), *code_texts(30_000_000), *iter_texts(documents, "ja", "train", 13_000, 0)]
         train_byte_level(texts, base, vocab_size=128_000, max_piece_length=None, min_count=1)
+
+
+def expand(documents: Path, base: Path) -> dict[str, Any]:
+    """16,000 pieces for a base of 128,000."""
+    large_base(documents, base)
     code = (
         "from ja_llm.vocab.base import load_tokenizer\nfrom ja_llm.vocab.train import iter_texts\n"
         "from ja_llm.vocab.expand_byte_level import expand_byte_level\n"
@@ -151,7 +156,7 @@ def expand(documents: Path, base: Path) -> dict[str, Any]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("encode", "train", "expand"))
+    parser.add_argument("part", choices=("prepare", "encode", "train", "expand"))
     parser.add_argument("--documents", type=Path, required=True, help="document set of Debian's documentation")
     parser.add_argument(
         "--vocabularies", type=Path, default=Path("build/vocab_expansion"), help="for encode: of benchmarks.vocab_expansion"
@@ -161,6 +166,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     documents = args.documents.absolute()
+    if args.part == "prepare":
+        large_base(documents, args.base.absolute())
+        return
     result = read_json(RESULT, "result") if RESULT.exists() else {}
     result["machine"] = {"cores": os.cpu_count(), "processor": platform.machine()}
     result["software"] = manifest.software("sentencepiece", "tokenizers", "tensorflow")
