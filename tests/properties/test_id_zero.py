@@ -164,27 +164,31 @@ def test_renumbering_changes_nothing_from_cache_to_evaluation(root, params, plai
 
 
 def test_seqio_is_refused_where_it_would_lose_id_0_and_served_where_not(root):
-    """seqio itself is asked for what it would do: its converter gives a real 0 no weight."""
+    """What is refused is what seqio does: asked all the same, its converter gives a real 0 no weight."""
     seqio = registry.import_seqio()
 
-    def served(numbers):
-        name = registry.bind("web_en", Bytes(numbers), root, splits=("train",)).name
-        options = {"split": "train", "shuffle": False, "feature_converter": seqio.LMFeatureConverter(pack=False)}
-        return list(seqio.get_dataset(name, {"targets": 200}, **options).as_numpy_iterator())
+    def weights_of_zeros(tokenizer):
+        name = registry.bind("web_en", tokenizer, root, splits=("train",)).name
+        converter = seqio.LMFeatureConverter(pack=False)
+        rows = list(seqio.get_dataset(name, {"targets": 200}, shuffle=False, feature_converter=converter).as_numpy_iterator())
+        assert len(rows) == len(TEXTS)
+        lengths = [len(tokenizer.document_ids(text)) for text in TEXTS]
+        return sum(lengths) - sum(int(row["decoder_loss_weights"].sum()) for row in rows)
 
+    wrong = Bytes(np.roll(np.arange(SIZE), ord("e")))
+    assert wrong.encode("e") == [0]
     with pytest.raises(JaLlmError, match=r"take id 0 for padding, but in this vocabulary it is the token '<101>'.*ja-llm cache"):
-        served(np.roll(np.arange(SIZE), ord("e")))
-    safe = Bytes(np.arange(SIZE))
-    safe.__class__ = type("Safe", (Bytes,), {"zero_is_real": False})
-    name = registry.bind("web_en", safe, root, splits=("train",)).name
-    examples = list(
-        seqio.get_dataset(name, {"targets": 200}, "train", shuffle=False, feature_converter=seqio.LMFeatureConverter(pack=False))
-    )
-    assert len(examples) == len(TEXTS)
+        weights_of_zeros(wrong)
+    numbers = wrong.numbers.copy()
+    numbers[[1, 2]] = numbers[[2, 1]]  # another vocabulary, so that seqio gets another task
+    silent = type("Silent", (Bytes,), {"zero_is_real": False})
+    assert weights_of_zeros(silent(numbers)) > 50  # this is what would be lost
+    unused = silent(np.roll(np.arange(SIZE), 1))
+    assert unused.encode("\x01") == [0] and weights_of_zeros(unused) == 0
 
 
 def test_whether_0_is_real_is_read_from_the_model(tmp_path):
-    from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+    from ja_llm.vocab.sentencepiece_tokenizer import BYTE, NORMAL, SentencePieceTokenizer
     from ja_llm.vocab.train import train_sentencepiece
     from ja_llm.vocab.train_byte_level import train_byte_level
 
@@ -193,6 +197,8 @@ def test_whether_0_is_real_is_read_from_the_model(tmp_path):
     assert not llama.zero_is_real  # <unk>, never used beside byte pieces
     proto = llama.proto
     proto.trainer_spec.byte_fallback = False
+    for piece in proto.pieces:
+        piece.type = NORMAL if piece.type == BYTE else piece.type
     assert SentencePieceTokenizer(proto.SerializeToString()).zero_is_real  # <unk> stands for real text
     own = train_byte_level(text, tmp_path / "b", vocab_size=300)
     assert not own.zero_is_real  # a special token of its own
