@@ -32,7 +32,7 @@ def test_english_and_code_keep_every_id(result):
 def test_every_piece_is_reached(result):
     pieces = result["pieces"]
     assert pieces["added"] == PIECES and pieces["dead"] == 0 and pieces["share"] == 1.0
-    assert pieces["steps_of_merges_only"] <= 0.005 * pieces["added"]  # parts of characters, which a merge needs on its way
+    assert pieces["steps_of_merges_only"] == 0  # parts of characters too come out with some end to them
 
 
 def test_mostly_japanese_lines_take_forty_per_cent_fewer_tokens(result):
