@@ -118,33 +118,38 @@ def tiny_base(documents: Path, out: Path) -> tuple[LoadedModel, Any, list[list[i
     return base, tokenizer, kind_of(base.tokenizer).sources(tokenizer)
 
 
-def tiny(documents: Path, out: Path, seeds: Sequence[int], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Pairs of short trainings; what is in `earlier` stays."""
+def tiny(documents: Path, out: Path, seeds: Sequence[int], result: dict[str, Any]) -> None:
+    """Pairs of short trainings, each written to the file when it is done; seeds that are there already are passed over."""
     base, tokenizer, sources = tiny_base(documents, out)
     texts = held_out(documents, 60, 500)
-    pairs: dict[str, Any] = dict(earlier.get("pairs", {}))
+    pairs: dict[str, Any] = result.get("tiny", {}).get("pairs", {})
+    reference = measured(base, texts, 256, 16)[0]
     train = _trainer(with_rows(base, tokenizer, sources, RowRule()), out / "tiny_tokens")
     for seed in seeds:
-        pairs[str(seed)] = {}
+        if str(seed) in pairs:
+            continue
+        pair = {}
         for method in ("mean", "random"):
             start = with_rows(base, tokenizer, sources, RowRule(method, seed=seed))
             trained, loss = train(start, seed)
-            pairs[str(seed)][method] = {
+            pair[method] = {
                 "step_0": measured(start, texts, 256, 16)[0]["bits_per_byte"],
                 f"step_{STEPS}": measured(trained, texts, 256, 16)[0]["bits_per_byte"],
                 "last_training_loss": loss,
             }
-            print(seed, method, pairs[str(seed)][method], flush=True)
-    return {
-        "steps": STEPS,
-        "batch": BATCH,
-        "length": LENGTH,
-        "peak_rate": PEAK,
-        "pieces": len(sources),
-        "base": measured(base, texts, 256, 16)[0],
-        "pairs": pairs,
-        "mean_minus_random": {step: difference(pairs, step) for step in ("step_0", f"step_{STEPS}")},
-    }
+            print(seed, method, pair[method], flush=True)
+        pairs[str(seed)] = pair
+        result["tiny"] = {
+            "steps": STEPS,
+            "batch": BATCH,
+            "length": LENGTH,
+            "peak_rate": PEAK,
+            "pieces": len(sources),
+            "base": reference,
+            "pairs": pairs,
+            "mean_minus_random": {step: difference(pairs, step) for step in ("step_0", f"step_{STEPS}")},
+        }
+        write_json(RESULT, result)
 
 
 def _trainer(model: LoadedModel, tokens: Path) -> Any:
@@ -201,7 +206,7 @@ def main() -> None:
         result["smollm2"] = smollm2(args.documents, args.wheel, args.out, args.vocabulary, args.count, args.characters)
     else:
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        result["tiny"] = tiny(args.documents, args.out, seeds, result.get("tiny", {}))
+        tiny(args.documents, args.out, seeds, result)
     write_json(RESULT, result)
 
 

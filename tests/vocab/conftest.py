@@ -216,3 +216,39 @@ def byte_level():
 @pytest.fixture(scope="session")
 def base_japanese() -> str:
     return BASE_JAPANESE
+
+
+def drawn_params(config, seed: int = 0):
+    """Parameters of a decoder drawn with numpy: their shapes without compiling an initialiser; scales (one-dimensional, or stacked) near 1."""
+    import jax
+    import numpy as np
+
+    from ja_llm.models.decoder import abstract_params
+
+    draw = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        centre = 1.0 if jax.tree_util.keystr(path[-1:], simple=True) == "scale" else 0.0
+        return draw.normal(centre, 0.1, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, abstract_params(config))
+
+
+@pytest.fixture(scope="session")
+def params_of():
+    """`drawn_params`."""
+    return drawn_params
+
+
+@pytest.fixture(scope="session")
+def forward():
+    """(configuration, parameters, ids [B, L]) -> logits, compiled as one."""
+    import jax
+    import numpy as np
+
+    from ja_llm.models.decoder import Decoder
+
+    def run(config, params, ids):
+        return np.asarray(jax.jit(lambda p, t: Decoder(config).apply({"params": p}, t, t))(params, np.asarray(ids)))
+
+    return run

@@ -9,16 +9,16 @@ import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.models.decoder import Decoder
 from ja_llm.vocab.initialise import expand_params, padding_for
 
 SIZES = dict(embed_dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=32)
 
 
-def pair(tied: bool):
+def pair(tied: bool, params_of):
     """(plain configuration, its parameters, padded configuration, its parameters)."""
     plain = DecoderConfig(vocab_size=50, tie_embeddings=tied, **SIZES)
-    params = init_params(plain, jax.random.PRNGKey(0))
+    params = jax.tree.map(jnp.asarray, params_of(plain))
     padded = dataclasses.replace(plain, vocab_size=64, padding_ids=14)
     return plain, params, padded, jax.tree.map(jnp.asarray, expand_params(params, [], padding=14))
 
@@ -30,24 +30,24 @@ def test_rows_to_the_next_multiple():
         padding_for(5, 0)
 
 
-def test_the_field_is_checked_and_absent_where_it_is_nothing():
+def test_the_field_is_checked_and_absent_where_it_is_nothing(params_of):
     with pytest.raises(UsageError, match="at least one must be an id"):
         DecoderConfig(vocab_size=8, padding_ids=8, **SIZES)
     with pytest.raises(UsageError, match="from 0"):
         DecoderConfig(vocab_size=8, padding_ids=-1, **SIZES)
-    plain, _, padded, _ = pair(True)
+    plain, _, padded, _ = pair(True, params_of)
     assert "padding_ids" not in plain.parts()["architecture"]  # hashes of ledgers from before stay
     assert padded.parts()["architecture"]["padding_ids"] == 14
     assert DecoderConfig.from_parts(padded.parts()) == padded and DecoderConfig.from_parts(plain.parts()) == plain
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_probabilities_and_losses_are_those_without_padding(tied):
+def test_probabilities_and_losses_are_those_without_padding(tied, params_of, forward):
     from ja_llm.losses.cross_entropy import cross_entropy
 
-    plain, params, padded, wide = pair(tied)
+    plain, params, padded, wide = pair(tied, params_of)
     tokens = jnp.arange(40).reshape(2, 20)
-    old, new = Decoder(plain).apply({"params": params}, tokens, tokens), Decoder(padded).apply({"params": wide}, tokens, tokens)
+    old, new = forward(plain, params, tokens), forward(padded, wide, tokens)
     assert new.shape[-1] == 64
     np.testing.assert_allclose(jax.nn.softmax(new)[..., :50], jax.nn.softmax(old), rtol=1e-5)
     assert float(jax.nn.softmax(new)[..., 50:].max()) == 0.0
@@ -59,11 +59,11 @@ def test_probabilities_and_losses_are_those_without_padding(tied):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_training_leaves_padding_at_zero_and_all_else_as_without_it(tied):
+def test_training_leaves_padding_at_zero_and_all_else_as_without_it(tied, params_of):
     from ja_llm.train.optimizers import AdamW
     from ja_llm.train.step import StepOptions, TrainState, init_optimizer, make_train_step
 
-    plain, params, padded, wide = pair(tied)
+    plain, params, padded, wide = pair(tied, params_of)
     tokens = np.random.default_rng(0).integers(0, 50, (4, 21))
     ones = np.ones((4, 20), np.int32)
     batch = {
@@ -90,14 +90,19 @@ def test_training_leaves_padding_at_zero_and_all_else_as_without_it(tied):
 
 
 @pytest.fixture(scope="module")
-def padded_model(tmp_path_factory, base, document_set):
+def padded_model(tmp_path_factory, base, params_of, document_set):
     from ja_llm.train.checkpoints import save_model
     from ja_llm.vocab.surgery import expand_model
 
     folder = tmp_path_factory.mktemp("padded")
     config = DecoderConfig(vocab_size=base.vocab_size + 5, **SIZES)  # five rows that no id has, as in Qwen's tables
-    params = init_params(config, jax.random.PRNGKey(1))
-    save_model(folder / "base", config=config, params=params, tokenizer=base, ledger={"job": "import", "identity_hash": "a"})
+    save_model(
+        folder / "base",
+        config=config,
+        params=params_of(config, 1),
+        tokenizer=base,
+        ledger={"job": "import", "identity_hash": "a"},
+    )
     certificate = expand_model(folder / "base", document_set, folder / "out", new_pieces=100, pad_to=128)
     return folder, certificate
 
@@ -115,7 +120,7 @@ def test_a_padded_base_is_expanded_and_padded_anew(padded_model, document_set):
     assert certify_models(folder / "base", folder / "out", document_set)["passed"]
 
 
-def test_a_padded_id_is_never_written_and_the_export_has_none(padded_model, tmp_path):
+def test_a_padded_id_is_never_written_and_the_export_has_none(padded_model, forward, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -133,14 +138,14 @@ def test_a_padded_id_is_never_written_and_the_export_has_none(padded_model, tmp_
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", local_files_only=True)
     assert theirs.get_input_embeddings().weight.shape[0] == 736
     ids = np.arange(1, 21)[None]
-    ours = np.asarray(Decoder(model.config).apply({"params": model.params}, ids, ids))[..., :736]
+    ours = forward(model.config, model.params, ids)[..., :736]
     with torch.no_grad():
         np.testing.assert_allclose(ours, theirs(torch.from_numpy(ids)).logits.numpy(), atol=2e-5)
 
 
-def test_a_vocabulary_that_reaches_into_the_padding_is_refused(base, tmp_path):
+def test_a_vocabulary_that_reaches_into_the_padding_is_refused(base, params_of, tmp_path):
     from ja_llm.train.checkpoints import save_model
 
     config = DecoderConfig(vocab_size=640, padding_ids=1, **SIZES)
     with pytest.raises(JaLlmError, match="640 ids but the model has 639"):
-        save_model(tmp_path / "m", config=config, params=init_params(config, jax.random.PRNGKey(0)), tokenizer=base, ledger={})
+        save_model(tmp_path / "m", config=config, params=params_of(config), tokenizer=base, ledger={})

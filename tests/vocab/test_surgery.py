@@ -17,20 +17,16 @@ SECRET = "鰯鯖鰯鯖鰯鯖鰯鯖"  # stands in the held-out split only
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, base):
-    import jax
-
+def model(tmp_path_factory, base, params_of):
     from ja_llm.models.config import DecoderConfig
-    from ja_llm.models.decoder import init_params
     from ja_llm.train.checkpoints import save_model
 
     config = DecoderConfig(
         vocab_size=base.vocab_size, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=64
     )
     folder = tmp_path_factory.mktemp("models") / "base"
-    params = init_params(config, jax.random.PRNGKey(0))
     return save_model(
-        folder, config=config, params=params, tokenizer=base, ledger={"job": "import", "identity_hash": "abc"}, step=3
+        folder, config=config, params=params_of(config), tokenizer=base, ledger={"job": "import", "identity_hash": "abc"}, step=3
     )
 
 
@@ -75,14 +71,12 @@ def test_only_the_train_split_is_learnt_from(expanded):
     assert not {tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size)} & set(SECRET)
 
 
-def test_logits_over_old_ids_are_what_they_were(expanded, model):
-    from ja_llm.models.decoder import Decoder
+def test_logits_over_old_ids_are_what_they_were(expanded, model, forward):
     from ja_llm.train.checkpoints import load_model
 
     old, new = load_model(model), load_model(expanded[0])
     ids = np.array([[1, *old.tokenizer.encode("The harbour master keeps a notebook.")]], np.int32)
-    before = Decoder(old.config).apply({"params": old.params}, ids, ids)
-    after = Decoder(new.config).apply({"params": new.params}, ids, ids)
+    before, after = forward(old.config, old.params, ids), forward(new.config, new.params, ids)
     assert after.shape[-1] == 840
     np.testing.assert_allclose(after[..., :640], before, rtol=1e-5, atol=1e-6)
 
@@ -143,11 +137,8 @@ def test_rows_by_another_rule_are_certified_as_such(model, document_set, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["smollm2", "llama3", "qwen", "unigram"])
-def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, code, document_set, tmp_path):
-    import jax
-
+def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, code, params_of, document_set, tmp_path):
     from ja_llm.models.config import DecoderConfig
-    from ja_llm.models.decoder import init_params
     from ja_llm.train.checkpoints import load_model, save_model
     from ja_llm.vocab.train import train_sentencepiece
 
@@ -157,8 +148,13 @@ def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, 
         vocab = byte_level([english, code], family)
     sizes = dict(embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=32)
     config = DecoderConfig(vocab_size=vocab.vocab_size, **sizes)
-    params = init_params(config, jax.random.PRNGKey(0))
-    save_model(tmp_path / "base", config=config, params=params, tokenizer=vocab, ledger={"job": "import", "identity_hash": "a"})
+    save_model(
+        tmp_path / "base",
+        config=config,
+        params=params_of(config),
+        tokenizer=vocab,
+        ledger={"job": "import", "identity_hash": "a"},
+    )
     certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160, pad_to=128)
     assert certificate["passed"]
     gain = certificate["checks"]["tokens_per_japanese_character"]

@@ -17,14 +17,11 @@ CONFIG = DecoderConfig(
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, base, document_set):
-    import jax
-
-    from ja_llm.models.decoder import init_params
+def result(tmp_path_factory, base, params_of, document_set):
     from ja_llm.train.checkpoints import save_model
 
     folder = tmp_path_factory.mktemp("models") / "base"
-    save_model(folder, config=CONFIG, params=init_params(CONFIG, jax.random.PRNGKey(0)), tokenizer=base, ledger={})
+    save_model(folder, config=CONFIG, params=params_of(CONFIG), tokenizer=base, ledger={})
     return sweep_model(folder, document_set, [40, 200], pad_to=64)
 
 

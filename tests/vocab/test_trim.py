@@ -60,27 +60,24 @@ def test_nothing_to_trim_and_foreign_ids_are_refused(tokenizer):
 
 
 @pytest.fixture(scope="module", params=["sentencepiece", "byte level, tied"])
-def models(request, base, byte_level, english, code, japanese, document_set, tmp_path_factory):
+def models(request, base, byte_level, english, code, params_of, document_set, tmp_path_factory):
     """(base model, expanded model, trimmed model, certificate of the last)."""
-    import jax
-
     from ja_llm.models.config import DecoderConfig
-    from ja_llm.models.decoder import init_params
     from ja_llm.train.checkpoints import save_model
 
     vocab = base if request.param == "sentencepiece" else byte_level([english, code], "llama3")
     sizes = dict(embed_dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=64)
     config = DecoderConfig(vocab_size=vocab.vocab_size, **sizes, tie_embeddings=request.param != "sentencepiece")
     folder = tmp_path_factory.mktemp("models")
-    params = init_params(config, jax.random.PRNGKey(0))
-    save_model(folder / "base", config=config, params=params, tokenizer=vocab, ledger={"job": "import", "identity_hash": "a"})
+    save_model(
+        folder / "base", config=config, params=params_of(config), tokenizer=vocab, ledger={"job": "import", "identity_hash": "a"}
+    )
     expand_model(folder / "base", document_set, folder / "expanded", new_pieces=150, pad_to=64)
     certificate = trim_model(folder / "expanded", document_set, folder / "trimmed", min_count=2, pad_to=32)
     return folder, certificate
 
 
-def test_a_trimmed_model_has_equal_logits_over_what_it_keeps(models):
-    from ja_llm.models.decoder import Decoder
+def test_a_trimmed_model_has_equal_logits_over_what_it_keeps(models, forward):
     from ja_llm.train.checkpoints import load_model
 
     folder, certificate = models
@@ -93,8 +90,8 @@ def test_a_trimmed_model_has_equal_logits_over_what_it_keeps(models):
     assert small.config.vocab_size % 32 == 0 and small.config.padding_ids == small.config.vocab_size - len(kept)
     ids = np.array([kept[5:45]], np.int32)
     mine = np.arange(5, 45, dtype=np.int32)[None]
-    old = np.asarray(Decoder(full.config).apply({"params": full.params}, ids, ids), np.float64)[..., kept]
-    new = np.asarray(Decoder(small.config).apply({"params": small.params}, mine, mine), np.float64)[..., : len(kept)]
+    old = forward(full.config, full.params, ids).astype(np.float64)[..., kept]
+    new = forward(small.config, small.params, mine).astype(np.float64)[..., : len(kept)]
     old, new = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (old, new))
     assert np.abs(old - new).max() <= 1e-5
 
