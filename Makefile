@@ -6,7 +6,7 @@ OUT ?= quickstart
 REAL ?= build/real
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-real lint bench lock clean
+.PHONY: run test test-slow test-real lint bench bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -29,6 +29,16 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.step_speed
 	@$(BIN)/python -m benchmarks.readme_tables
+
+# Implementations x shapes on the device that is there. On a new kind of device `make sweep-attention` first: it checks the numbers,
+# measures tile lengths, writes them into ja_llm/attention/block_sizes.json, and ends in the same table.
+bench-attention: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.attention
+
+sweep-attention: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.attention --quick --repeats 2
+	@$(BIN)/python -m benchmarks.attention_sweep
+	@$(BIN)/python -m benchmarks.attention
 
 # Resolve pyproject.toml with all its extras anew (nothing is installed) and write the versions that were found.
 lock: $(BIN)/python

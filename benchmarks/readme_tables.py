@@ -40,6 +40,9 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "vocab_expansion": ("docs/vocabulary.md", vocab_expansion),
         "vocab_rows": ("docs/vocabulary.md", vocab_rows),
         "vocab_speed": ("docs/vocabulary.md", vocab_speed),
+        "attention": ("docs/attention.md", attention),
+        "attention_aot": ("docs/attention.md", attention_aot),
+        "linear_cross_entropy": ("docs/attention.md", linear_cross_entropy),
     }
 
 
@@ -202,6 +205,63 @@ def speed(value: dict[str, Any]) -> str:
         )
         rows.append((f"the run repeated ({value['repeat']['steps']} steps)", same))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {cell} |" for name, cell in rows)
+
+
+def attention(value: dict[str, Any]) -> str:
+    """Implementations x shapes of each device that was measured."""
+    parts = []
+    for device, entry in value.items():
+        parts.append(
+            f"Measured on {device} ({entry['machine']['cpus']} CPUs, {entry['repeats']} repeats, medians; `make bench-attention`). Visited: share of "
+            "a causal row's tiles; visible: of its pairs. TFLOP/s count visible pairs only."
+        )
+        lines = [
+            "| shape | implementation | visited / visible | forward ms | with backward ms | TFLOP/s | of the roofline | error |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in (r for r in entry["results"] if "both" in r):
+            both, shares = row["both"], f"{row['tiles_visited']:.0%} / {row['pairs_visible']:.0%}"
+            lines.append(
+                f"| {row['shape']} | {row['implementation']} | {shares} | {row['forward']['median_ms']:.1f} | {both['median_ms']:.1f} | "
+                f"{both['tflops_visible']:.3f} | {both['share_of_roofline']:.0%} | {row['error']:.0e} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def attention_aot(value: dict[str, Any]) -> str:
+    """What the TPU's compiler says of kernels and loss."""
+    versions = value["software"]
+    lines = [
+        f"Compiled ahead of time, jax {versions['jax']}, libtpu {versions.get('libtpu', '?')} (`python -m benchmarks.attention_aot`): forward and both backward kernels, "
+        "8 query heads on 2, bfloat16; seconds of tracing and compiling, MiB beside arguments and results.",
+        "",
+        "| TPU | length | head dimension | compiles | seconds | MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in (r for r in value["results"] if r["what"] == "attention"):
+        cells = f"yes | {row['seconds']:.1f} | {row['temp_bytes'] / 2**20:.0f}" if row["ok"] else f"no: {row['error'][:80]} | |"
+        lines.append(f"| {row['device']} | {row['length']} | {row['width']} | {cells} |")
+    losses = [r for r in value["results"] if r["what"] == "loss" and r["ok"]]
+    for row in losses:
+        lines += [
+            "",
+            f"The loss of {row['tokens']} tokens x {row['embed']} x {row['vocab']} in bfloat16 on {row['device']}: {row['temp_bytes'] / 1e9:.2f} GB beside arguments and gradients.",
+        ]
+    return "\n".join(lines)
+
+
+def linear_cross_entropy(value: dict[str, Any]) -> str:
+    """Memory, error, speed of the loss without logits."""
+    n, e, v = value["shape_of_memory"]
+    lines = [
+        f"| loss of {n} tokens x {e} x {v} ids, bfloat16 | GB beside arguments and gradients | error of the mean loss | seconds, {' x '.join(map(str, value['speed']['shape']))} on {value['machine']['device']} |",
+        "|---|---|---|---|",
+    ]
+    for key, name in {"linear": "`linear_cross_entropy`", "logits": "logits held in float32"}.items():
+        memory, error = value["memory"][key]["temp_bytes"] / 1e9, abs(value["error_of_mean_loss"][key])
+        lines.append(f"| {name} | {memory:.2f} | {error:.0e} | {value['speed']['median'][key]:.2f} |")
+    return "\n".join(lines)
 
 
 def quickstart(value: dict[str, Any]) -> str:
