@@ -56,7 +56,7 @@ def _packed_cudnn() -> Any:
 def cudnn(call: Call) -> Result:
     """cuDNN's fused attention."""
     if call.segments is None:
-        window = None if call.window is None else (call.window - 1, 0)
+        window: Any = None if call.window is None else (call.window - 1, 0)
         out = jax.nn.dot_product_attention(
             call.q, call.k, call.v, scale=call.scale, is_causal=True, local_window_size=window, implementation="cudnn"
         )
@@ -127,9 +127,10 @@ def splash(call: Call) -> Result:
         "block_q_dq",
         "block_kv_dq",
     )
+    blocks: Any = dict.fromkeys(names, block)
     run = kernel.make_splash_mha(
         causal,
-        block_sizes=kernel.BlockSizes(**dict.fromkeys(names, block)),
+        block_sizes=kernel.BlockSizes(**blocks),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=call.softcap,

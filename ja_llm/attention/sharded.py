@@ -50,7 +50,7 @@ def over_mesh(
             k, v = (jax.lax.all_gather(x, of_k[1], axis=1, tiled=True) for x in (k, v))
         return local(q, *_in_order(pick(k), pick(v), places), spans)
 
-    of_ids = PartitionSpec(*of_q[:2])
+    of_ids: Any = PartitionSpec(*of_q[:2])
     return jax.shard_map(
         part,
         mesh=mesh,

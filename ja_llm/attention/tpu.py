@@ -40,7 +40,7 @@ def _length_last(x: jax.Array) -> jax.Array:
 
 
 def _compiler_params(parallel: int, sequential: int) -> Any:
-    semantics = ("parallel",) * parallel + ("arbitrary",) * sequential
+    semantics: Any = ("parallel",) * parallel + ("arbitrary",) * sequential
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=_VMEM_BYTES)
 
 

@@ -132,12 +132,12 @@ def _over_mesh(settings: _Settings, x: jax.Array, w: jax.Array, targets: jax.Arr
     of_x = sharding.fitted_spec(("batch", "length", None), x.shape)
     of_w = sharding.fitted_spec((None, "vocab"), w.shape)
     if of_x is None or of_w is None:
-        return _on_device(settings, (), (), x, w, targets, weights, gradient)
+        return _on_device(settings, (), (), x, w, targets, weights, gradient=gradient)
     over_tokens = _names(of_x[0]) + _names(of_x[1])
     over_ids = tuple(axis for axis in _names(of_w[1]) if axis not in over_tokens)
     of_w, of_ids = PartitionSpec(None, over_ids or None), PartitionSpec(*of_x[:2])
     return jax.shard_map(
-        lambda *arrays: _on_device(settings, over_tokens, over_ids, *arrays, gradient),
+        functools.partial(_on_device, settings, over_tokens, over_ids, gradient=gradient),
         mesh=jax.sharding.get_abstract_mesh(),
         in_specs=(of_x, of_w, of_ids, of_ids),
         out_specs=(PartitionSpec(), PartitionSpec(), of_ids, of_ids, (of_x, of_w) if gradient else ()),
@@ -167,8 +167,8 @@ def _on_device(
         return array.reshape(number, slab, *array.shape[1:])
 
     def one(dw: Any, part: tuple) -> tuple:
-        losses, g = _slab(settings, over_ids, start, head, *part, gradient)
-        if not gradient:
+        losses, g = _slab(settings, over_ids, start, head, *part, gradient=gradient)
+        if g is None:
             return dw, losses
         dx = jax.lax.dot_general(g, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         if over_ids:
@@ -195,11 +195,12 @@ def _slab(
 ) -> tuple[tuple, jax.Array | None]:
     """Losses, z terms and lse, each [n], of the tokens x [n, embed]; and the weighted gradient of their logits [n, columns]."""
     raw = jax.lax.dot_general(x, head, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    cap = settings.softcap
+    tanh = None if cap is None else jnp.tanh(raw / cap)
+    logits = raw if cap is None or tanh is None else cap * tanh
     column = jax.lax.broadcasted_iota(jnp.int32, raw.shape, 1) + start
-    tanh = None if settings.softcap is None else jnp.tanh(raw / settings.softcap)
-    logits = raw if tanh is None else settings.softcap * tanh
-    is_id = column < settings.ids
-    logits = jnp.where(is_id, logits, _NO_ID)
+    if settings.ids < settings.rows:
+        logits = jnp.where(column < settings.ids, logits, _NO_ID)
 
     def over_all(f: Any, value: jax.Array) -> jax.Array:
         return f(value, over_ids) if over_ids else value
@@ -207,15 +208,18 @@ def _slab(
     largest = over_all(jax.lax.pmax, jax.lax.stop_gradient(logits.max(axis=1)))
     total = over_all(jax.lax.psum, jnp.exp(logits - largest[:, None]).sum(axis=1))
     lse = largest + jnp.log(total)
-    hit = column == jnp.clip(targets, 0, settings.rows - 1).astype(jnp.int32)[:, None]
-    chosen = over_all(jax.lax.psum, jnp.where(hit, logits, 0.0).sum(axis=1))
+    place = jnp.clip(targets, 0, settings.rows - 1).astype(jnp.int32) - start  # among this device's columns, or beyond them
+    chosen = jnp.take_along_axis(logits, place[:, None], axis=1, mode="clip")[:, 0]
+    chosen = over_all(jax.lax.psum, jnp.where((place >= 0) & (place < raw.shape[1]), chosen, 0.0))
     counted = weights != 0
     z_term = settings.z_loss * lse**2
     losses = tuple(jnp.where(counted, value, 0.0) for value in (lse - chosen + z_term, z_term, lse))
     if not gradient:
         return losses, None
     probability = jnp.exp(logits - lse[:, None])
-    g = weights[:, None] * (probability * (1.0 + 2.0 * settings.z_loss * lse)[:, None] - hit)
+    g = weights[:, None] * (probability * (1.0 + 2.0 * settings.z_loss * lse)[:, None] - (column == (place + start)[:, None]))
     if tanh is not None:
         g = g * (1.0 - tanh * tanh)
-    return losses, jnp.where(counted[:, None] & is_id, g, 0.0).astype(x.dtype)
+    if settings.ids < settings.rows:
+        g = jnp.where(column < settings.ids, g, 0.0)
+    return losses, jnp.where(counted[:, None], g, 0.0).astype(x.dtype)  # 0 * inf is no 0
