@@ -72,7 +72,7 @@ def test_a_mesh_of_another_machine_decides(kind, platform, name, monkeypatch):
 def kernels(policy, loss, *arguments):
     f = jax.checkpoint(loss, policy=policy) if policy else loss
     with interpreted():
-        return str(jax.make_jaxpr(jax.grad(f))(*arguments)).count("name=attention_")
+        return str(jax.make_jaxpr(jax.grad(f))(*arguments)).count("pallas_call[")
 
 
 def test_remat_by_name_keeps_what_the_backward_pass_reads():
@@ -96,7 +96,7 @@ def test_triton_kernels_lower_for_cuda_without_a_gpu(width, dtype):
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
         traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(shape(4), shape(2), shape(2))
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("triton_kernel_call") >= 3
+    assert text.count("custom_call @__gpu$xla.gpu.triton") == 3
 
 
 def refused(message, **change):
