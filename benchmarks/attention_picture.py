@@ -1,6 +1,8 @@
-"""Draws docs/attention_tiles.svg: the tiles of the score matrix that a packed row needs, from the tables that the kernels read.
+"""Which tiles a packed row needs, from the tables that the kernels read: docs/attention_tiles.svg, and shares for many rows.
 
 python -m benchmarks.attention_picture
+
+The shares (benchmarks/results/attention_tiles.json) are of simulated rows: lognormal document lengths, sigma 1.2, a given mean.
 """
 
 from pathlib import Path
@@ -8,10 +10,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from ja_llm.attention.spans import packed_spans, query_tiles
-from ja_llm.files import atomic_write
+from benchmarks.attention import Shape, segment_ids
+from ja_llm.attention.spans import packed_spans, query_tiles, visited
+from ja_llm.files import atomic_write, write_json
 
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "attention_tiles.svg"
+HERE = Path(__file__).resolve().parent
+OUTPUT, RESULTS = HERE.parent / "docs" / "attention_tiles.svg", HERE / "results" / "attention_tiles.json"
+ROWS, LENGTHS, MEANS, TILES = 64, (4096, 8192, 32768), (500, 1000, 2000), (128, 256, 512, 1024)
 LENGTH, TILE, DOCUMENTS, WINDOW = 4096, 128, (330, 1410, 90, 620, 200, 1100, 346), 512
 CELL, GAP, TOP, LEFT = 9, 70, 62, 24
 COLOURS = {"full": "#1f6f8b", "masked": "#8cc7d9", "skipped": "#e9e4d8"}
@@ -38,8 +43,23 @@ def panel(x: int, title: str, window: int | None) -> list[str]:
     return parts
 
 
+def shares() -> list[dict[str, float]]:
+    """For each mean and length: visible pairs, and tiles visited at each tile length, as shares of a causal row's."""
+    lines = []
+    for length in LENGTHS:
+        for mean in MEANS:
+            ids = segment_ids(Shape(ROWS, length, 1, 1, 64, mean, "float32"))
+            line: dict[str, float] = {"length": length, "mean": mean}
+            for tile in TILES:
+                found = visited(ids, tile, tile)
+                line |= {"exact": found["exact"], str(tile): found["share"]}
+            lines.append(line)
+    return lines
+
+
 def main() -> None:
-    """Write the file."""
+    """Write both files."""
+    write_json(RESULTS, {"rows": ROWS, "sigma": 1.2, "tiles": TILES, "shares": shares()})
     side = LENGTH // TILE * CELL
     width, height = LEFT * 2 + side * 2 + GAP, TOP + side + 64
     left = panel(LEFT, "Packed documents", None)

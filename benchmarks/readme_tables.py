@@ -41,6 +41,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "vocab_rows": ("docs/vocabulary.md", vocab_rows),
         "vocab_speed": ("docs/vocabulary.md", vocab_speed),
         "attention": ("docs/attention.md", attention),
+        "attention_tiles": ("docs/attention.md", attention_tiles),
         "attention_aot": ("docs/attention.md", attention_aot),
         "linear_cross_entropy": ("docs/attention.md", linear_cross_entropy),
     }
@@ -227,6 +228,16 @@ def attention(value: dict[str, Any]) -> str:
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def attention_tiles(value: dict[str, Any]) -> str:
+    """Share of a causal row's tiles that simulated rows of documents need."""
+    head = "| row | mean document | visible pairs | " + " | ".join(f"tiles of {t}" for t in value["tiles"]) + " |"
+    lines = [head, "|" + "---|" * (3 + len(value["tiles"]))]
+    for row in value["shares"]:
+        cells = " | ".join(f"{row[str(t)]:.0%}" for t in value["tiles"])
+        lines.append(f"| {row['length']} | {row['mean']} | {row['exact']:.0%} | {cells} |")
+    return "\n".join(lines)
 
 
 def attention_aot(value: dict[str, Any]) -> str:
