@@ -41,6 +41,7 @@ def quickstart(verbs) -> None:
 
 def fetch(verbs) -> None:
     group = add_group(verbs, "fetch", "Fetch real, freely licensed input.")
+    _eval_data(group)
 
     def debian_docs(args, rest):
         from ja_llm.fetch.debian_docs import fetch_debian_docs, format_summary
@@ -67,3 +68,20 @@ def fetch(verbs) -> None:
     )
     parser.add_argument("--suite", default="bookworm", help="Debian release on the mirror (default: bookworm)")
     parser.add_argument("--mirror", default="https://deb.debian.org/debian", help="Debian mirror for the mirror backend")
+
+
+def _eval_data(group) -> None:
+    def handler(args, rest):
+        from ja_llm.fetch.eval_data import fetch_eval_data, format_summary
+
+        print(format_summary(fetch_eval_data(args.out, args.set or ())))
+
+    parser = add_verb(
+        group,
+        "eval-data",
+        handler,
+        "Original files of published evaluation sets, from their authors' servers, with licence notes and checksums.",
+        "ja-llm fetch eval-data --out data/eval --set jglue --set gsm8k",
+    )
+    parser.add_argument("--out", type=path, required=True, help="folder for all sets; what `ja-llm eval --data` takes")
+    parser.add_argument("--set", action="append", metavar="NAME", help="only this set, e.g. jglue (repeat; default: all)")

@@ -104,6 +104,43 @@ def download(url: str, target: Path, size: int, sha256: str, attempts: int = 5, 
         warn(f"{url}: {problem}; it was discarded and is fetched again from its start.")
 
 
+def download_unsized(url: str, target: Path, attempts: int = 5, pause: float = 0.5) -> None:
+    """Fetch `url`, of which nobody states size or checksum, to `target`; a broken try is gone on from.
+
+    Raises:
+      Gone: 404 or 410.
+      JaLlmError: the server can't be reached or keeps failing, or the disk is full.
+    """
+    part = target.with_name(f"{target.name}.part")
+
+    def whole() -> None:
+        have = _size(part)
+        headers = _AGENT | ({"Range": f"bytes={have}-"} if have else {})
+        try:
+            size = _promised(url, headers, have)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # it was whole already, or is another file now
+                part.unlink()
+                raise ConnectionError("the file has changed") from None
+            raise
+        if size is not None and have >= size:
+            part.unlink()
+            raise ConnectionError("the file has changed")
+        _continue(url, part, size if size is not None else sys.maxsize)
+
+    _retry(whole, url, attempts, pause, progress=lambda: _size(part))
+    os.replace(part, target)
+
+
+def _promised(url: str, headers: dict[str, str], have: int) -> int | None:
+    """Bytes of the whole file by the server's own word, None if it gives none."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+        length = response.headers.get("Content-Length")
+        if length is None or not length.isdigit():
+            return None
+        return int(length) + (have if response.status == 206 else 0)
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 

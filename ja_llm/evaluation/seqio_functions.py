@@ -1,0 +1,59 @@
+"""`seqio.Evaluator` on the registered tasks: the same tasks, our scoring and generation, seqio's own loop and metrics.
+
+    task = registry.bind("jcommonsenseqa", tokenizer, sources)
+    evaluator = seqio.Evaluator(task.name, feature_converter=whole_examples(), eval_split=registry.SPLIT, ...)
+    evaluator.evaluate(compute_metrics=True, step=0, **model_functions(template, Runners(loaded, batch_size, length)))
+
+`ja-llm eval` gives the same numbers without it, in shares of processes and able to go on after a kill.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ja_llm.evaluation.registry import EvaluationTask
+from ja_llm.evaluation.run import Runners
+
+
+def whole_examples() -> Any:
+    """A feature converter that leaves examples as the task makes them: no padding, so that no id is taken for it."""
+    from ja_llm.data.registry import import_seqio
+
+    seqio = import_seqio()
+
+    class WholeExamples(seqio.PassThroughFeatureConverter):
+        TASK_FEATURES = {name: seqio.FeatureConverter.FeatureSpec(dtype=None) for name in ("inputs", "targets")}
+        pack = False
+
+    return WholeExamples()
+
+
+def model_functions(template: EvaluationTask, runners: Runners) -> dict[str, Callable[..., Any]]:
+    """predict_fn, score_fn and predict_with_aux_fn as `seqio.Evaluator.evaluate` takes them.
+
+    Args:
+      template: says how its examples are run.
+      runners: of the model.
+    """
+    tokenizer = runners.tokenizer
+
+    def samples(dataset: Any) -> tuple[list[int], list[dict[str, Any]]]:
+        rows = list(dataset.as_numpy_iterator())
+        return [int(index) for index, _ in rows], runners.run(template, [example for _, example in rows])
+
+    def predict(dataset: Any, *unused: Any, **ignored: Any) -> list[tuple[int, str]]:
+        indices, found = samples(dataset)
+        return [(index, sample["prediction"]) for index, sample in zip(indices, found, strict=True)]
+
+    def score(dataset: Any, *unused: Any, **ignored: Any) -> list[tuple[int, float]]:
+        indices, found = samples(dataset)
+        return [(index, sample["score"]) for index, sample in zip(indices, found, strict=True)]
+
+    def predict_with_aux(dataset: Any, *unused: Any, **ignored: Any) -> tuple[list[tuple[int, list[int]]], dict[str, list]]:
+        indices, found = samples(dataset)
+        # Beside other values seqio takes ids alone, and equally many of each.
+        ids = [tokenizer.encode(sample["prediction"]) for sample in found]
+        width = max(map(len, ids), default=0) + 1
+        padded = [[*row, *[tokenizer.eos_id] * (width - len(row))] for row in ids]
+        return list(zip(indices, padded, strict=True)), {"scores": [sample["score"] for sample in found]}
+
+    return {"predict_fn": predict, "score_fn": score, "predict_with_aux_fn": predict_with_aux}

