@@ -81,6 +81,10 @@ class ContinuationScorer:
         """Real tokens (no padding) that went through the model so far."""
         return self._computed + self._prefixes.computed
 
+    def forget(self) -> None:
+        """Compute shared prefixes anew from now on."""
+        self._prefixes.use(self._params)
+
     def __call__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """Score rows.
 

@@ -14,6 +14,7 @@ from ja_llm import __version__
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation import report_parts as parts
 from ja_llm.evaluation.report_data import read_corpus, read_runs
+from ja_llm.evaluation.report_suites import suites
 from ja_llm.evaluation.svg import escape
 from ja_llm.files import atomic_write, read_json
 
@@ -49,9 +50,11 @@ def write_report(
     texts = read_json(samples, "samples file") if isinstance(samples, str | Path) else samples or {}
     if not isinstance(texts, Mapping) or not all(isinstance(value, list) for value in texts.values()):
         raise JaLlmError(f"{samples}: these samples are no object of lists; give the samples.json of a quickstart.")
+    published = suites(found)
     sections = [
         ("summary", "In short", parts.summary(found, controls or {}, proof)),
         ("quality", "Quality before and after", parts.quality(found, controls or {})),
+        *([("sets", "Published sets", published)] if published else []),
         ("curves", "Training curves", parts.curves(found)),
         ("corpus", "What became of the pages", parts.funnel(stages, totals, dropped)),
         ("vocabulary", "Vocabulary", parts.vocabulary(found, proof)),

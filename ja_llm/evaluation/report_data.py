@@ -12,6 +12,32 @@ from ja_llm.files import read_json
 from ja_llm.manifest import NAME as MANIFEST
 from ja_llm.train.metrics import read_metrics
 
+# Published sets in the order of Swallow's tables, ten Japanese and ten English ones, as the tables call them.
+PUBLISHED = {
+    "jcommonsenseqa": "JCom",
+    "jemhopqa": "JEMHopQA",
+    "niilc": "NIILC",
+    "jsquad": "JSQuAD",
+    "xlsum_ja": "XL-Sum",
+    "mgsm_ja": "MGSM",
+    "wmt20_en_ja": "WMT20 en-ja",
+    "wmt20_ja_en": "WMT20 ja-en",
+    "jmmlu": "JMMLU",
+    "jhumaneval": "JHumanEval",
+    "openbookqa": "OpenBookQA",
+    "triviaqa": "TriviaQA",
+    "hellaswag": "HellaSwag",
+    "squad2": "SQuAD2",
+    "xwino_en": "XWINO",
+    "mmlu": "MMLU",
+    "gsm8k": "GSM8K",
+    "math": "MATH",
+    "bbh": "BBH",
+    "humaneval": "HumanEval",
+}
+# Profile -> what stands behind a task's name.
+PROFILES = {"swallow": "", "strict": "_strict"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -38,8 +64,9 @@ class Run:
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """The newest results by task: bits per byte before the others, Japanese before English."""
+        """The newest results by task but published sets: bits per byte before the others, Japanese before English."""
         found = self.last[1]["tasks"] if self.last else {}
+        found = {task: result for task, result in found.items() if task.removesuffix("_strict") not in PUBLISHED}
         return dict(
             sorted(found.items(), key=lambda pair: (not pair[0].startswith("bits_per_byte"), "_ja" not in pair[0], pair[0]))
         )

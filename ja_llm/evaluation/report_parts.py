@@ -9,6 +9,7 @@ from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.report_data import Run, Stage
+from ja_llm.evaluation.report_html import absent, cut, table
 from ja_llm.evaluation.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
 from ja_llm.files import shown
 
@@ -46,7 +47,7 @@ def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], cert
     return (
         f'<ul class="cards">{"".join(cards)}</ul>'
         if cards
-        else _absent("No evaluation is there yet.", "ja-llm eval --checkpoint RUN --documents DIR")
+        else absent("No evaluation is there yet.", "ja-llm eval --checkpoint RUN --documents DIR")
     )
 
 
@@ -88,7 +89,7 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
     rows += [(name, "control", dict(tasks), True) for name, tasks in controls.items()]
     tasks = list(dict.fromkeys(task for _, _, found, control in rows for task, r in found.items() if not control or _headline(r)))
     if not tasks:
-        return _absent("Nothing was evaluated.", "ja-llm eval --checkpoint RUN --documents DIR")
+        return absent("Nothing was evaluated.", "ja-llm eval --checkpoint RUN --documents DIR")
     heads = "".join(
         f'<th class="n" scope="col">{escape(_label(task))}<span class="ci">{escape(_column(task, rows))}</span></th>'
         for task in tasks
@@ -97,7 +98,7 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
     for name, note, found, control in rows:
         cells = "".join(f'<td class="n">{_value(found.get(task))}</td>' for task in tasks)
         body += f'<tr{" class=control" if control else ""}><th scope="row">{escape(name)}<span class="soft ci">{escape(note)}</span></th>{cells}</tr>'
-    table = _table("Results of each model", f'<th scope="col">model</th>{heads}', body, wide=True)
+    results = table("Results of each model", f'<th scope="col">model</th>{heads}', body, wide=True)
     plots = ""
     for task in tasks:
         dots = [dot for name, _, found, _ in rows if (dot := _dot(name, found.get(task)))]
@@ -110,7 +111,7 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
         else ""
     )
     missing = _left_out(runs)
-    return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{table}{note}{missing}<div class="plots">{plots}</div>'
+    return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{results}{note}{missing}<div class="plots">{plots}</div>'
 
 
 def _origin(run: Run) -> str:
@@ -179,7 +180,7 @@ def curves(runs: Sequence[Run]) -> str:
     rates = [Line(run.name, thin(run.series("learning_rate")).points) for run in runs if run.series("learning_rate")]
     plots.append(line_plot("Learning rate", rates, "step", "learning rate"))
     if not any(plots):
-        return _absent("There is no metrics.jsonl in these directories.", "ja-llm train --gin_file=runs/continue.gin ...")
+        return absent("There is no metrics.jsonl in these directories.", "ja-llm train --gin_file=runs/continue.gin ...")
     speeds = [
         f"{escape(run.name)}: {number(_median([v for _, v in s]), 3)}" for run in runs if (s := run.series("tokens_per_second"))
     ]
@@ -203,7 +204,7 @@ def _median(values: Sequence[float]) -> float:
 def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Documents in and out of each stage, reasons, and what was dropped."""
     if not stages:
-        return _absent("No document set was named, or its manifest holds no yields.", "ja-llm report RUN --documents DIR")
+        return absent("No document set was named, or its manifest holds no yields.", "ja-llm report RUN --documents DIR")
     body = ""
     for stage in stages:
         came, went = stage.documents_in, stage.documents_out
@@ -215,13 +216,13 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
             told = ", ".join(f"{escape(reason)} {number(count)}" for reason, count in reasons)
             body += f'<tr class="sub"><td colspan="3">dropped: {told}</td></tr>'
     head = '<th scope="col">stage</th><th class="n" scope="col">documents in</th><th class="n" scope="col">kept</th>'
-    table = _table("Documents in and out of each stage", head, body)
+    stages_table = table("Documents in and out of each stage", head, body)
     sums = ", ".join(f"{escape(k.replace('_', ' '))} {number(v)}" for k, v in totals.items() if isinstance(v, int | float))
     told = f"<p>In the set: {sums}.</p>" if sums else ""
     first, last = stages[0].documents_in, stages[-1].documents_out
     if first and last is not None:
         told = f"<p>Of {number(first)} pages {number(last)} were kept ({last / first:.1%}).</p>" + told
-    return told + table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
+    return told + stages_table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
 
 
 def _bar(share: float | None) -> str:
@@ -236,9 +237,9 @@ def _dropped(reason: str, found: Sequence[Mapping[str, Any]]) -> str:
     for sample in found:
         text = str(sample.get("text") or "")
         note = " · ".join(
-            f"{k}: {_cut(str(v), 120)}" for k, v in sample.items() if k not in ("text", "id") and v not in (None, "", {})
+            f"{k}: {cut(str(v), 120)}" for k, v in sample.items() if k not in ("text", "id") and v not in (None, "", {})
         )
-        quotes += f"<blockquote><b>{escape(note)}</b>\n{escape(_cut(text, 300)) or '(no text)'}</blockquote>"
+        quotes += f"<blockquote><b>{escape(note)}</b>\n{escape(cut(text, 300)) or '(no text)'}</blockquote>"
     return f"<details><summary>dropped as {escape(reason)}: {len(found)} {'sample' if len(found) == 1 else 'samples'}</summary>{quotes}</details>"
 
 
@@ -266,9 +267,9 @@ def vocabulary(runs: Sequence[Run], certificate: Mapping[str, Any]) -> str:
                 if isinstance(c, Mapping)
             )
             head = '<th scope="col">check</th><th scope="col">result</th><th scope="col">figures</th>'
-            html += _table("Checks of the certificate", head, rows)
+            html += table("Checks of the certificate", head, rows)
     else:
-        html += _absent(
+        html += absent(
             "No certificate of a vocabulary expansion was named.",
             "ja-llm report RUN --certificate models/expanded/certificate.json",
         )
@@ -306,8 +307,8 @@ def _pieces(runs: Sequence[Run]) -> str:
         html += f"<h3>{escape(sentence)}</h3>"
         for names, tokenizer in vocabularies.values():
             pieces = [tokenizer.id_to_piece(i) for i in tokenizer.encode(sentence)]
-            cut = "".join(f"<span{' class=byte' if p.startswith('<0x') else ''}>{escape(p)}</span>" for p in pieces)
-            html += f'<p class="soft">{escape(", ".join(names))}: {len(pieces)} tokens</p><p class="pieces">{cut}</p>'
+            row = "".join(f"<span{' class=byte' if p.startswith('<0x') else ''}>{escape(p)}</span>" for p in pieces)
+            html += f'<p class="soft">{escape(", ".join(names))}: {len(pieces)} tokens</p><p class="pieces">{row}</p>'
     return html
 
 
@@ -325,7 +326,7 @@ def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
                 line = re.sub(r"\s*\n\s*", " ⏎ ", text)
                 html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(line)}</blockquote>"
     html += _translations(runs)
-    return html or _absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
+    return html or absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
 
 
 def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
@@ -340,9 +341,9 @@ def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
     for i in chosen:
         source = first[i]["inputs"].rsplit("English: ", 1)[-1].rsplit("\nJapanese:", 1)[0]
         cells = [source, first[i]["targets"], *(rows[i].get("prediction", "") for rows in found.values())]
-        body += "<tr>" + "".join(f'<td><div class="text">{escape(_cut(c, 120)) or "(empty)"}</div></td>' for c in cells) + "</tr>"
+        body += "<tr>" + "".join(f'<td><div class="text">{escape(cut(c, 120)) or "(empty)"}</div></td>' for c in cells) + "</tr>"
     title = f"User-interface texts, English to Japanese (the first {len(chosen)})"
-    return f"<h3>{title}</h3>{_table(title, heads, body, wide=True)}"
+    return f"<h3>{title}</h3>{table(title, heads, body, wide=True)}"
 
 
 def meaning(runs: Sequence[Run], controls: Mapping[str, Any]) -> str:
@@ -408,21 +409,3 @@ def ledgers(runs: Sequence[Run]) -> str:
         told = json.dumps(run.ledger, ensure_ascii=False, indent=1, sort_keys=True)
         html += f"<details><summary>{escape(run.name)} · {escape(run.ledger.get('job', ''))} · {escape(str(identity)[:12])}</summary><pre>{escape(told)}</pre></details>"
     return html
-
-
-def _table(label: str, head: str, body: str, wide: bool = False) -> str:
-    """A table that scrolls sideways by itself where the page is narrow, by keyboard too."""
-    hint = '<p class="hint">The table scrolls sideways.</p>' if wide else ""
-    kind = ' class="wide"' if wide else ""
-    return (
-        f'{hint}<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table{kind}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _absent(what: str, command: str) -> str:
-    return f'<p class="none">Not measured. {escape(what)} To add it: <code>{escape(command)}</code></p>'
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -136,7 +136,7 @@ def line_plot(title: str, lines: Sequence[Line], x_label: str, y_label: str, lev
         )
     said = "; ".join([*(_told(line) for line in lines), *(f"{name}: {number(y)}" for name, y in levels)])
     note = f"Outside the plot: {', '.join(f'{name} {number(y)}' for name, y in far)}." if far else ""
-    return _figure(title, f"{y_label} over {x_label}. {said}.", "".join(parts), _HEIGHT, [line.name for line in lines], note)
+    return figure(title, f"{y_label} over {x_label}. {said}.", "".join(parts), _HEIGHT, [line.name for line in lines], note)
 
 
 # A page's style, for a plot in a file of its own: text, rules, then the series.
@@ -206,7 +206,7 @@ def dot_plot(title: str, dots: Sequence[Dot], x_label: str) -> str:
         + (f" ({number(d.low)} to {number(d.high)})" if d.low is not None and d.high is not None else "")
         for d in dots
     )
-    return _figure(title, f"{x_label}: {said}.", "".join(parts), height, [])
+    return figure(title, f"{x_label}: {said}.", "".join(parts), height, [])
 
 
 def _apart(labels: Sequence[tuple[str, float]], height: float = 13) -> list[tuple[str, float]]:
@@ -273,7 +273,8 @@ def _told(line: Line) -> str:
     return f"{line.name or 'the line'}: from {number(y0)} at {number(x0)} to {number(y1)} at {number(x1)}, least {number(least)}"
 
 
-def _figure(title: str, description: str, content: str, height: float, legend: Sequence[str], note: str = "") -> str:
+def figure(title: str, description: str, content: str, height: float, legend: Sequence[str], note: str = "") -> str:
+    """A plot's frame: title, text alternative, content, legend (one key a series) and a note below."""
     keys = "".join(
         f'<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true"><line class="line s{n % SERIES}" x1="1" x2="25" y1="4" y2="4"/></svg>{escape(name)}</li>'
         for n, name in enumerate(legend)

@@ -14,7 +14,7 @@ from ja_llm.evaluation.svg import Dot, Line, dot_plot, line_plot, number, thin, 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=y>&amp;$title${x}"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-SHAPES = {"line", "circle", "polyline", "polygon"}
+SHAPES = {"line", "circle", "polyline", "polygon", "path"}
 
 
 class Checker(html.parser.HTMLParser):
