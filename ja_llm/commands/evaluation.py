@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
+from ja_llm.errors import UsageError
 
 
 def _process(text: str) -> tuple[int, int]:
@@ -15,9 +16,33 @@ def _process(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def _mt_bench(args) -> str:
+    from ja_llm.evaluation.mt_bench import evaluate_checkpoint, format_result
+
+    if args.data is None:
+        raise UsageError("mt_bench_ja: this task needs the original files of its set; give their folder (--data DIR).")
+    names = ("judge_url", "judge_model", "judge_key_file", "judge_checkpoint", "limit", "mesh")
+    chosen = {name: getattr(args, name) for name in names}
+    return format_result(evaluate_checkpoint(args.checkpoint, args.data, args.out, chat_file=args.chat, **chosen))
+
+
+def _judge_flags(parser) -> None:
+    group = parser.add_argument_group("the judge of --task mt_bench_ja (alone)")
+    group.add_argument("--judge_url", metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
+    group.add_argument("--judge_model", default="", metavar="NAME", help="the judge's model there; it stands in the results")
+    group.add_argument("--judge_key_file", type=path, metavar="FILE", help="text file with the endpoint's key")
+    group.add_argument("--judge_checkpoint", type=path, metavar="C", help="one of our checkpoints as the judge instead")
+    group.add_argument(
+        "--chat", type=path, metavar="FILE", help="JSON with user, assistant, between and stop texts of a conversation"
+    )
+
+
 def evaluate(verbs) -> None:
     def handler(args, rest):
         set_device(args.device)
+        if args.task == ["mt_bench_ja"]:
+            print(_mt_bench(args))
+            return
         from ja_llm.evaluation.run import evaluate, format_results
 
         tasks = args.task or args.suite or "first"
@@ -99,6 +124,7 @@ def evaluate(verbs) -> None:
         action="store_true",
         help="where the sandbox does not work: let code that the model wrote do all that you can do on this machine",
     )
+    _judge_flags(parser)
     device_flag(parser)
 
 

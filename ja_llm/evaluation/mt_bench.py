@@ -7,6 +7,7 @@ Temperatures, lengths and the way the grades are averaged are Swallow's (facts o
 are in our own words, so grades are comparable between our runs with the same judge alone.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.continuations import load_spread, parse_mesh
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
-from ja_llm.evaluation.judge import MAX_FAILED, Judge, ratings
+from ja_llm.evaluation.judge import MAX_FAILED, Endpoint, Judge, LocalModel, Replay, ratings
 from ja_llm.evaluation.raw_files import RawFolder, Record
+from ja_llm.evaluation.run import weights_fingerprint
 from ja_llm.evaluation.samples import TaskFiles
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.statistics import Statistic, described
+from ja_llm.files import read_json
 from ja_llm.progress import Progress
 from ja_llm.text import scripts
 
@@ -259,6 +264,73 @@ def evaluate(
     ]
     result = {**numbers, "interval": [numbers["score_low"], numbers["score_high"]], "judge": judge.name, "about": about}
     return TaskFiles(out, NAME, {**request, "judge": judge.name}).finish(samples, result)
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    data: str | Path,
+    out: str | Path | None,
+    *,
+    judge_url: str | None = None,
+    judge_model: str = "",
+    judge_key_file: str | Path | None = None,
+    judge_checkpoint: str | None = None,
+    chat_file: str | Path | None = None,
+    limit: int | None = None,
+    mesh: str | None = None,
+) -> dict[str, Any]:
+    """`ja-llm eval --task mt_bench_ja`: see `evaluate`. The judge's answers are kept in OUT/judge.jsonl and asked for once.
+
+    Args:
+      checkpoint: model directory, or DIR@STEP.
+      data: folder of original files.
+      out: where results go; CHECKPOINT/eval/step_N when None.
+      judge_url: of an OpenAI-compatible endpoint.
+      judge_model: its name there.
+      judge_key_file: text file with the endpoint's key.
+      judge_checkpoint: one of our checkpoints as the judge instead.
+      chat_file: JSON object with the fields of `Chat`.
+      limit: questions at most.
+      mesh: devices along the mesh axes.
+
+    Raises:
+      UsageError: no judge, or two, or a file that can't be read; else as `evaluate`.
+    """
+    if bool(judge_url) == bool(judge_checkpoint):
+        raise UsageError(f"{NAME}: this task needs one judge; give --judge_url with --judge_model, or --judge_checkpoint.")
+    if judge_url and not judge_model:
+        raise UsageError(f"{judge_url}: this judge needs the name of its model, which stands in the results; give --judge_model.")
+    chat = Chat(**_chat(chat_file)) if chat_file else None
+    grader: Judge = (
+        Endpoint(judge_url, judge_model, _key(judge_key_file)) if judge_url else LocalModel(load_spread(str(judge_checkpoint)))
+    )
+    devices = sharding.make_mesh(parse_mesh(mesh)) if mesh else None
+    with sharding.use(devices) if devices else contextlib.nullcontext():
+        loaded = load_spread(checkpoint, devices)
+        folder = Path(out) if out else loaded.directory / "eval" / f"step_{loaded.step}"
+        identity = {
+            "weights": weights_fingerprint(loaded.params),
+            "vocabulary": loaded.tokenizer.fingerprint,
+            "step": loaded.step,
+        }
+        return evaluate(loaded, data, folder, Replay(grader, folder / "judge.jsonl"), chat=chat, limit=limit, identity=identity)
+
+
+def _chat(path: str | Path) -> dict[str, Any]:
+    value = read_json(path, "chat format")
+    names = {field.name for field in dataclasses.fields(Chat)}
+    if not isinstance(value, dict) or set(value) - names or "{text}" not in value.get("user", "{text}"):
+        raise UsageError(
+            f"{path}: this chat format is no object of {', '.join(sorted(names))} with {{text}} in user; correct it."
+        )
+    return {**value, **({"stop": tuple(value["stop"])} if "stop" in value else {})}
+
+
+def _key(path: str | Path | None) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"{path}: this file with the judge's key can't be read; give a text file.") from None
 
 
 def format_result(result: Mapping[str, Any]) -> str:

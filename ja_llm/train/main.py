@@ -70,6 +70,9 @@ def train(
     packing: str = "concatenate",
     max_epochs: float | Mapping[str, float] | None = None,
     data_schedule: str | None = None,
+    eval_tasks: Sequence[str] = (),
+    eval_data: str | None = None,
+    eval_limit: int = 100,
     dry_run: bool = False,
 ) -> TrainState | None:
     """Train a decoder on a cached mixture.
@@ -113,6 +116,9 @@ def train(
       packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
       max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
       data_schedule: the run.json of another run, whose skipped batches a new run skips too: its losses are that run's.
+      eval_tasks: tasks of `ja-llm eval` that are measured then, too (ja_llm/evaluation/in_loop.py).
+      eval_data: folder of original files for them.
+      eval_limit: examples of each of them.
       dry_run: say what would be done, and stop.
 
     Returns:
@@ -197,6 +203,10 @@ def train(
     if jax.process_index() == 0 and not progress.quiet():
         print(f"data: {_shares(batches, total_steps)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents)
+    if eval_tasks:
+        from ja_llm.evaluation.in_loop import task_evaluators
+
+        evaluators |= task_evaluators(eval_tasks, config, tokenizer, data=eval_data, limit=eval_limit, length=length)
     return run(
         run_config,
         config,

@@ -1,0 +1,74 @@
+"""Evaluation tasks inside the training loop, on the parameters in memory: no checkpoint is written or read for it.
+
+Takes TensorFlow and seqio, unlike the held-out curves (`heldout.py`), so it is loaded only where tasks are asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ja_llm.errors import UsageError
+from ja_llm.evaluation import code_metrics
+from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.registry import SPLIT, bind, resolve
+from ja_llm.evaluation.run import Runners, compute_metrics
+from ja_llm.models.config import DecoderConfig
+
+
+def task_evaluators(
+    tasks: Sequence[str],
+    config: DecoderConfig,
+    tokenizer: Any,
+    *,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    limit: int = 100,
+    batch_size: int = 16,
+    length: int = 512,
+) -> dict[str, Callable[[Any], dict[str, float]]]:
+    """One evaluator a task, as `ja_llm.train.loop` takes them.
+
+    Args:
+      tasks: tasks or suites (`ja-llm eval`).
+      config: the decoder's configuration.
+      tokenizer: the run's.
+      data: folder of original files of evaluation sets.
+      root: document set, for tasks on held-out documents.
+      limit: examples of each task.
+      batch_size: rows in a forward pass.
+      length: window in tokens of tasks on documents.
+
+    Returns:
+      task -> function (parameters -> {the headline metric, and its interval's ends}).
+
+    Raises:
+      UsageError, JaLlmError: an unknown task, files that are missing, partial or altered, or a sandbox that does not work here.
+    """
+    sources = Sources(root=root, data=data)
+    evaluators = {}
+    for template in resolve(list(tasks)):
+        if missing := template.missing(sources):
+            raise UsageError(f"{template.name}: this task needs {missing}, which was not given; name another task or give it.")
+        if template.runs_code:
+            code_metrics.allow(False)
+        task = bind(template, tokenizer, sources, limit)
+        examples = list(task.get_dataset(sequence_length=None, split=SPLIT, shuffle=False).as_numpy_iterator())
+        evaluators[template.name] = _evaluator(template, task, examples, config, tokenizer, batch_size, length)
+    return evaluators
+
+
+def _evaluator(
+    template: Any, task: Any, examples: list[dict[str, Any]], config: DecoderConfig, tokenizer: Any, batch_size: int, length: int
+) -> Callable[[Any], dict[str, float]]:
+    from ja_llm.train.checkpoints import LoadedModel
+
+    keys = [template.headline, *(f"{template.headline}_{end}" for end in ("low", "high"))]
+
+    def evaluate(params: Any) -> dict[str, float]:
+        # New runners each time, since caches hold keys and values of old parameters; what is compiled is kept by configuration.
+        loaded = LoadedModel(config, params, tokenizer, 0, Path(), {})
+        samples = Runners(loaded, batch_size, min(length, config.max_length)).run(template, examples)
+        metrics = compute_metrics(task, examples, samples)
+        return {key: metrics[key] for key in keys}
+
+    return evaluate
