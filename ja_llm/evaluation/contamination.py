@@ -14,8 +14,11 @@ import numpy as np
 
 from ja_llm.errors import UsageError
 from ja_llm.evaluation.statistics import Statistic, described
+from ja_llm.text import scripts
 
-LENGTH = 16  # characters of an n-gram
+# Characters of an n-gram: of an item in Japanese script, of any other. Letters say less each than kanji and kana do: most runs of a
+# dozen of them stand in any large corpus.
+JAPANESE, OTHER = 13, 40
 THRESHOLD = 0.5  # coverage from which on an item counts as seen
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 1 << 64)
@@ -59,45 +62,56 @@ class Found:
     Attributes:
       coverage: item -> share of its characters that training documents have; items too short for an n-gram are left out.
       too_short: those items.
-      length: characters of an n-gram.
+      lengths: characters of an n-gram, of each item.
     """
 
     coverage: dict[str, float]
     too_short: tuple[str, ...]
-    length: int
+    lengths: dict[str, int]
 
     def flagged(self, threshold: float = THRESHOLD) -> set[str]:
         """Items whose coverage reaches the threshold."""
         return {item for item, share in self.coverage.items() if share >= threshold}
 
 
-def search(items: Mapping[str, Sequence[str]], documents: Iterable[str], length: int = LENGTH) -> Found:
+def search(items: Mapping[str, Sequence[str]], documents: Iterable[str], length: int | None = None) -> Found:
     """Look for test items in training documents.
 
     Args:
       items: name -> its texts (question, answers); n-grams do not reach from one text into the next.
       documents: texts of the training documents, read once.
-      length: characters of an n-gram.
+      length: characters of an n-gram; None: JAPANESE or OTHER, by the item's script.
 
     Raises:
       UsageError: `length` is below 1.
     """
-    if length < 1:
+    if length is not None and length < 1:
         raise UsageError(f"an n-gram of {length} characters is asked for; give at least 1.")
-    folded = {name: [text for text in map(fold, texts) if len(text) >= length] for name, texts in items.items()}
-    parts = [hashes(text, length) for texts in folded.values() for text in texts]
-    wanted = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
-    seen = np.zeros(wanted.size, bool)
-    for document in documents if wanted.size else ():
+    lengths = {name: length or _length(texts) for name, texts in items.items()}
+    folded = {name: [text for text in map(fold, texts) if len(text) >= lengths[name]] for name, texts in items.items()}
+    wanted: dict[int, np.ndarray] = {}
+    for size in set(lengths.values()):
+        parts = [hashes(text, size) for name, texts in folded.items() if lengths[name] == size for text in texts]
+        if parts:
+            wanted[size] = np.unique(np.concatenate(parts))
+    seen = {size: np.zeros(found.size, bool) for size, found in wanted.items()}
+    for document in documents if wanted else ():
         text = fold(document)
-        for start in range(0, len(text), _BLOCK):
-            seen[_places(wanted, hashes(text[start : start + _BLOCK + length - 1], length))] = True
+        for size, found in wanted.items():
+            for start in range(0, len(text), _BLOCK):
+                seen[size][_places(found, hashes(text[start : start + _BLOCK + size - 1], size))] = True
     coverage = {}
     for name, texts in folded.items():
-        covered = [_covered(seen[np.searchsorted(wanted, hashes(text, length))], length) for text in texts]
+        size = lengths[name]
+        covered = [_covered(seen[size][np.searchsorted(wanted[size], hashes(text, size))], size) for text in texts]
         if texts:
             coverage[name] = float(np.concatenate(covered).mean())
-    return Found(coverage, tuple(name for name, texts in folded.items() if not texts), length)
+    return Found(coverage, tuple(name for name, texts in folded.items() if not texts), lengths)
+
+
+def _length(texts: Sequence[str]) -> int:
+    counts = scripts.count("".join(texts))
+    return JAPANESE if counts.kana + counts.kanji > 0.2 * max(counts.letters, 1) else OTHER
 
 
 def item_texts(task: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -137,7 +151,7 @@ def parts(statistic: Statistic, items: Sequence[str], found: Found, threshold: f
       threshold: see `Found.flagged`.
 
     Returns:
-      {"n_gram", "threshold", "items", "flagged", "too_short": numbers, "clean" and "seen": `statistics.described` of the part, None
+      {"n_gram": lengths, "threshold", "items", "flagged", "too_short": numbers, "clean" and "seen": `statistics.described` of the part, None
       for an empty one}. Items too short to be looked for count as clean.
     """
     flagged = found.flagged(threshold)
@@ -148,7 +162,7 @@ def parts(statistic: Statistic, items: Sequence[str], found: Found, threshold: f
 
     short = set(found.too_short)
     return {
-        "n_gram": found.length,
+        "n_gram": sorted({found.lengths[item] for item in items}),
         "threshold": threshold,
         "items": len(items),
         "flagged": int(mask.sum()),

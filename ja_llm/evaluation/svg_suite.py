@@ -38,11 +38,11 @@ def radar(title: str, axes: Sequence[str], series: Sequence[tuple[str, Sequence[
         parts.append(f'<line class="grid" x1="{_SIZE / 2:.1f}" y1="{_MIDDLE}" x2="{x:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{a:.1f}" y="{b + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     for place, (_, values) in enumerate(series):
-        points = [at(n, v) for n, v in enumerate(values) if v is not None]
-        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        placed = [at(n, v) for n, v in enumerate(values) if v is not None]
+        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         parts.append(f'<polygon class="band s{place % SERIES}" points="{told}"/>')
         parts.append(f'<polygon class="line s{place % SERIES}" points="{told}"/>')
-        parts += [f'<circle class="mark s{place % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in points]
+        parts += [f'<circle class="mark s{place % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in placed]
     said = "; ".join(
         f"{name}: {', '.join(f'{axis} {number(v)}' for axis, v in zip(axes, values, strict=True) if v is not None)}"
         for name, values in series

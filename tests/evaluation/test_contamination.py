@@ -57,6 +57,15 @@ def test_n_grams_do_not_reach_over_texts_and_blocks_do_not_hide_them(monkeypatch
     assert search({"a": [document[33:60]]}, [document]).coverage["a"] == 1.0
 
 
+def test_letters_take_longer_n_grams_than_kana():
+    english = "the lighthouse keeper counted eleven ships before the storm came in"
+    items = {"ja": ["灯台守は嵐が来る前に十一隻の船を数えた。"], "en": [english], "half": [english]}
+    found = search(items, ["灯台守は嵐が来る前に十一隻の船を数えた", english[:38], "x"])
+    assert found.lengths == {"ja": 13, "en": 40, "half": 40}
+    assert found.coverage == {"ja": 1.0, "en": 0.0, "half": 0.0} and found.flagged() == {"ja"}
+    assert search(items, [english]).flagged() == {"en", "half"}
+
+
 def test_hashes_are_of_the_n_gram_alone():
     draw = np.random.default_rng(2)
     text = "".join(map(chr, draw.integers(0x3041, 0x3045, 3000)))

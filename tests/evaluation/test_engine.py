@@ -147,6 +147,23 @@ def test_eight_devices_and_two_processes_measure_the_same(model, whole, tmp_path
     )
 
 
+def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(model):
+    """The sliding rule of both profiles: BOS stays where there is one, what is scored or written is that of the shortened prompt."""
+    loaded = load_model(model)
+    runners = Runners(loaded, 4, 512)
+    long = np.random.default_rng(0).integers(300, loaded.tokenizer.vocab_size, 600).tolist()
+
+    def run(name, *inputs):
+        found = [{"id": b"x", "inputs": np.array(ids, np.int32), "targets": np.array([301], np.int32)} for ids in inputs]
+        return runners.run(registry.resolve(name)[0], found)
+
+    cut, fits = run("openbookqa", long, long[:1] + long[-511:])
+    assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0
+    room = 512 - 15
+    cut, fits = run("jemhopqa", long, long[-room:])  # no BOS in the published shape, so nothing is kept in front
+    assert (cut["cut"], fits["cut"]) == (600 - room, 0) and cut["prediction"] == fits["prediction"]
+
+
 def test_shares_of_processes_are_gathered_in_order(tmp_path, monkeypatch):
     chunks = [[{"id": f"{n}.{m}"} for m in range(2)] for n in range(5)]
     files = [TaskFiles(tmp_path, "task", {"a": 1}, (n, 2)) for n in range(2)]

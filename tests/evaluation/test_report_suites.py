@@ -58,7 +58,7 @@ def write_run(root, name, shares, **extra):
         (out / f"{task}.samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
         tasks[task] = result
     tasks["jsquad"]["contamination"] = {
-        "n_gram": 16,
+        "n_gram": [13],
         "threshold": 0.5,
         "items": 40,
         "flagged": 7,

@@ -12,13 +12,17 @@ import jax
 import numpy as np
 import pytest
 
+from ja_llm import manifest
 from ja_llm.cli import main
+from ja_llm.documents import Document, document_id, to_example, write_record
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import answers, code_metrics, loaders_english, loaders_japanese, registry, sandbox, segmenters, shots
 from ja_llm.evaluation import run as run_module
+from ja_llm.evaluation.contamination import fold
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.raw_files import RawFolder
 from ja_llm.evaluation.run import evaluate
+from ja_llm.files import atomic_write
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
 from ja_llm.train.checkpoints import save_model
@@ -355,6 +359,35 @@ def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model,
         "humaneval",
     ):
         assert tasks[name][tasks[name]["about"]["headline"]] == 0.0, name
+
+
+def test_items_in_the_training_documents_are_scored_apart(model, tmp_path, monkeypatch):
+    """Two of six questions stand in a training document, spelt in katakana and full width; the model knows just those."""
+    found = examples("jcommonsenseqa")
+    asked = [e["meta"]["asked"] for e in found]
+    assert all(a in e["inputs"] and e["inputs"].count("\n\n### 応答") == 5 for a, e in zip(asked, found, strict=True))
+    known = [asked[0], asked[2]]
+    to_katakana = {code: code + 0x60 for code in range(0x3041, 0x3097)}
+    text = "前書き。" + "".join(known).translate(to_katakana) + "、後書き。"
+    path = tmp_path / "documents/ja/train-00000-of-00001.tfrecord"
+    with atomic_write(path) as file:
+        write_record(file, to_example(Document(id=document_id("t", "", "", text), text=text, lang="ja")))
+    entry = manifest.file_entry(path, tmp_path / "documents", documents=1, lang="ja", split="train")
+    manifest.write(tmp_path / "documents", schema=manifest.DOCUMENTS, job="test", config={}, inputs=[], shards=[entry])
+
+    def run(self, template, rows, start=0):
+        labels = [json.loads(e["meta"]) for e in rows]
+        texts = [str(m["label"]) if m["asked"] in known else "9" for m in labels]
+        return [{"id": e["id"].decode(), "cut": 0, "prediction": t} for e, t in zip(rows, texts, strict=True)]
+
+    monkeypatch.setattr(run_module.Runners, "run", run)
+    results = evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / "out", training=[tmp_path / "documents"])
+    value = results["tasks"]["jcommonsenseqa"]["contamination"]
+    assert (value["items"], value["flagged"]) == (6, 2) and value["too_short"] == sum(len(fold(a)) < 13 for a in asked)
+    assert value["seen"]["value"] == 1.0 and value["clean"]["value"] == 0.0
+    assert results["tasks"]["jcommonsenseqa"]["exact_match"] == pytest.approx(2 / 6)
+    again = evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / "out")
+    assert "contamination" not in again["tasks"]["jcommonsenseqa"]  # it belongs to the call that asked for it
 
 
 def test_two_runs_are_compared_item_by_item(model, tmp_path, words, monkeypatch, capsys):
