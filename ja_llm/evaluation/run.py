@@ -28,7 +28,7 @@ from ja_llm.evaluation.samples import TaskFiles, finished_tasks
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.evaluation.statistics import Statistic, suite_mean
-from ja_llm.files import write_json
+from ja_llm.files import sha256_json, write_json
 from ja_llm.manifest import software
 from ja_llm.progress import Progress
 
@@ -376,6 +376,10 @@ def _run_task(
         "better": template.better,
         "description": template.description,
         "signatures": {**(template.signatures() if template.signatures else {}), **_signatures(task)},
+        # What the model was asked, to the letter: equal files and versions give an equal one.
+        "prompts": sha256_json(
+            [[example[f"{name}_pretokenized"].decode("utf-8") for name in ("inputs", "targets")] for example in examples]
+        ),
     }
     metrics = compute_metrics(task, examples, samples)
     interval = [metrics[f"{template.headline}_{end}"] for end in ("low", "high")]
@@ -423,10 +427,11 @@ def _signatures(task: Any) -> dict[str, str]:
     return {fn.name: fn.signature() for fn in functions if getattr(fn, "signature", None)}
 
 
-def _shown(example: dict[str, Any], characters: int = 400) -> dict[str, str]:
-    """What a reader of the samples file wants to see beside a score: the texts, shortened."""
+def _shown(example: dict[str, Any], characters: int = 400) -> dict[str, Any]:
+    """What a reader of the samples file wants to see beside a score: the texts, shortened, and which examples stood in front."""
     inputs, targets = (example[f"{name}_pretokenized"].decode("utf-8") for name in ("inputs", "targets"))
-    return {"inputs": inputs[-characters:], "targets": targets[:characters]}
+    shots = json.loads(example["meta"]).get("shots", [])
+    return {"inputs": inputs[-characters:], "targets": targets[:characters], **({"shots": shots} if shots else {})}
 
 
 def check_vocabulary(loaded: Any) -> None:

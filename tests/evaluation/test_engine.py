@@ -75,6 +75,17 @@ def test_seqios_evaluator_gives_the_same_scores(model, whole, name):
     assert logger.metrics == pytest.approx(ours) and len(ours) > 3
 
 
+def test_the_ledger_says_what_was_asked(whole):
+    results, out = whole
+    prompts = {name: task["about"]["prompts"] for name, task in results["tasks"].items()}
+    assert len(set(prompts.values())) == len(TASKS) and all(len(digest) == 64 for digest in prompts.values())
+    template = registry.resolve("jemhopqa")[0]
+    for sample, example in zip(
+        read_samples(out / "jemhopqa.samples.jsonl"), template.examples(Sources(data=RAW), None), strict=True
+    ):
+        assert sample["shots"] == example["meta"]["shots"] and len(sample["shots"]) == 4
+
+
 RUN = """
 import json, sys
 from ja_llm.evaluation.run import evaluate

@@ -1,5 +1,6 @@
 """Each measure equals its named oracle on generated pairs: sacrebleu, GNU diff, rapidfuzz and rouge-score where they are installed, brute force."""
 
+import importlib
 import itertools
 import math
 import re
@@ -141,6 +142,41 @@ def test_rouge_2_equals_rouge_score():
         assert ours == pytest.approx(scorer.score(b, a)["rouge2"].fmeasure, abs=1e-12)
 
 
+def test_rouge_2_over_mecabs_words_equals_rouge_score():
+    """The Japanese recipe from the packages themselves: emoji away, neologdn, white space collapsed, fugashi's -Owakati."""
+    if missing := segmenters.missing_packages("mecab"):
+        pytest.skip(f"{missing} not installed")
+    scorer_module = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
+    from rouge_score.tokenizers import Tokenizer
+
+    emoji, neologdn, fugashi = (importlib.import_module(name) for name in ("emoji", "neologdn", "fugashi"))
+    tagger = fugashi.Tagger("-Owakati")
+
+    class Words(Tokenizer):
+        def tokenize(self, text):
+            kept = "".join(c for c in text if not emoji.is_emoji(c))
+            return tagger.parse(re.sub(r"\s+", " ", neologdn.normalize(kept)).strip()).split()
+
+    metric, scorer = metrics.rouge2("mecab").bound(None), scorer_module.RougeScorer(["rouge2"], tokenizer=Words())
+    found = pairs(220, seed=9)
+    ours = metric.statistic([{"reference": b} for _, b in found], [a for a, _ in found]).rows[:, 0]
+    assert ours == pytest.approx([scorer.score(b, a)["rouge2"].fmeasure for a, b in found], abs=1e-12)
+    assert len(set(ours.tolist())) > 20 and "fugashi" in metric.signature()
+
+
+def test_bleu_over_nagisas_words_equals_sacrebleus():
+    if missing := segmenters.missing_packages("nagisa"):
+        pytest.skip(f"{missing} not installed")
+    import nagisa
+    from sacrebleu import corpus_bleu
+
+    found = [(a.replace("\n", " "), b.replace("\n", " ")) for a, b in pairs(200, seed=10)]
+    joined = [[" ".join(nagisa.tagging(text).words) for text in side] for side in zip(*found, strict=True)]
+    metric = metrics.bleu(segmenter="nagisa")
+    ours = metric.statistic([{"reference": b} for _, b in found], [a for a, _ in found]).value
+    assert ours == pytest.approx(corpus_bleu(joined[0], [joined[1]]).score / 100, abs=1e-12) and ours > 0.1
+
+
 def test_rouge_over_a_models_own_pieces_depends_on_its_tokenizer(byte_tokenizer):
     target = {"reference": "東京の塔"}
     by_byte = metrics.rouge2("model").bound(byte_tokenizer)
@@ -186,9 +222,12 @@ def test_word_segmenters(name, text, words):
     assert (found == words) if words else "".join(found) == text
 
 
-@pytest.mark.parametrize("tokenize", ["13a", "char"])
+@pytest.mark.parametrize("tokenize", ["13a", "char", "ja-mecab"])
 def test_bleu_equals_sacrebleus(tokenize):
     from sacrebleu.metrics.bleu import BLEU
+
+    if missing := segmenters.missing_packages(tokenize) if tokenize == "ja-mecab" else []:
+        pytest.skip(f"{missing} not installed")
 
     ours, theirs = metrics.bleu(tokenize), BLEU(tokenize=tokenize)
     found = pairs(240, seed=4)
