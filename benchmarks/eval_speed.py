@@ -59,11 +59,36 @@ def requests() -> dict[str, list[tuple[str, str]]]:
     return {"shared": shared, "nothing shared": [(text(draw, 60), f" {text(draw, 8)}") for _ in range(16)]}
 
 
+def harness_backend() -> Any:
+    """The harness's own model class for transformers.
+
+    It imports accelerate, which it uses to place models over several devices; for a model object on one device it never calls it, so where
+    accelerate is not installed the import gets names without content.
+    """
+    import importlib.util
+    import sys
+    import types
+
+    if importlib.util.find_spec("accelerate") is None and "accelerate" not in sys.modules:
+        names = {"Accelerator": None, "InitProcessGroupKwargs": None, "find_executable_batch_size": None}
+        stand_in, utils = types.ModuleType("accelerate"), types.ModuleType("accelerate.utils")
+        vars(stand_in).update(names)
+        vars(utils).update(get_max_memory=None)
+        try:
+            sys.modules.update({"accelerate": stand_in, "accelerate.utils": utils})
+            from lm_eval.models.huggingface import HFLM
+        finally:
+            del sys.modules["accelerate"], sys.modules["accelerate.utils"]
+        return HFLM
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM
+
+
 def models(folder: Path) -> tuple[Any, Any]:
     """(the harness's backend, ours) on the same weights."""
     import jax
     import transformers
-    from lm_eval.models.huggingface import HFLM
 
     from ja_llm.evaluation.lm_eval_adapter import JaLlm
     from ja_llm.interop.hf import export_hf
@@ -91,7 +116,7 @@ def models(folder: Path) -> tuple[Any, Any]:
     export_hf(folder / "ours", folder / "theirs")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "theirs").eval()
     ids = transformers.AutoTokenizer.from_pretrained(folder / "theirs")
-    peer = HFLM(pretrained=theirs, tokenizer=ids, batch_size=BATCH, device="cpu", add_bos_token=True)
+    peer = harness_backend()(pretrained=theirs, tokenizer=ids, batch_size=BATCH, device="cpu", add_bos_token=True)
     return peer, JaLlm(folder / "ours", batch_size=BATCH)
 
 

@@ -97,6 +97,8 @@ class PrefixCache:
 
         def prefill(params: Any, tokens: Any, lengths: Any, cache_length: int) -> tuple[Any, jax.Array]:
             tokens, sizes = np.asarray(tokens), np.asarray(lengths)
+            if tokens.shape[1] <= BLOCK:  # so a row of one token below is none of the prompts
+                return plain(params, tokens, lengths, cache_length)
             prompts = [tuple(row[: size - 1].tolist()) for row, size in zip(tokens, sizes, strict=True) if size > 1]
             shared = min(shared_blocks(prompts, len(set(prompts))), default=0) if len(set(prompts)) > 1 else 0
             if not shared:

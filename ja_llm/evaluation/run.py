@@ -75,7 +75,7 @@ def evaluate(
       baseline: folder of another run's results; what both measured on the same items is compared (`compare.py`).
       training: document sets whose training documents are searched for the items of published sets (`contamination.py`).
       mesh: devices along the mesh axes, such as "data=8"; None: one device. `batch_size` is of each of its data and fsdp parts.
-      process: (number, how many) of this process: each takes every so manieth chunk of examples, all with the same arguments and
+      process: (number, how many) of this process: each takes its share of the chunks of examples, all with the same arguments and
         an `out_dir` that all see. The first gathers and writes the results, the others wait for them.
 
     Returns:
@@ -317,12 +317,11 @@ class Runners:
         targets = [example["targets"].tolist() for example in examples]
         fitted = [_fitting(a, b, length) for a, b in zip(inputs, targets, strict=True)]
         cut = [len(whole) - len(context) for whole, context in zip(inputs, fitted, strict=True)]
-        if template.model_window:  # a published set: contexts share much, and each fits into the model
-            return [
-                (missing, {"score": score.nats})
-                for missing, score in zip(cut, self._branches(list(zip(fitted, targets, strict=True))), strict=True)
-            ]
-        scores = self._scorer(length).token_logprobs([a + b for a, b in zip(fitted, targets, strict=True)])
+        rows = list(zip(fitted, targets, strict=True))
+        if template.model_window and all(len(context) + len(text) <= length + 1 for context, text in rows):
+            # Published sets: contexts share much, and each fits into the model.
+            return [(missing, {"score": score.nats}) for missing, score in zip(cut, self._branches(rows), strict=True)]
+        scores = self._scorer(length).token_logprobs([context + text for context, text in rows])
         return [
             (missing, {"score": float(score[len(context) - 1 :].sum(dtype=np.float64))})
             for missing, context, score in zip(cut, fitted, scores, strict=True)

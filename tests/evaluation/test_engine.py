@@ -18,6 +18,7 @@ from ja_llm.evaluation import samples as samples_module
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.run import Runners, evaluate
 from ja_llm.evaluation.samples import TaskFiles, read_samples
+from ja_llm.evaluation.scoring import Scorer
 from ja_llm.evaluation.seqio_functions import model_functions, whole_examples
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
@@ -170,6 +171,11 @@ def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(model):
 
     cut, fits = run("openbookqa", long, long[:1] + long[-511:])
     assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0
+    # A text longer than the model is scored in windows, each token once.
+    whole = {"id": b"x", "inputs": np.array([1], np.int32), "targets": np.array(long, np.int32)}
+    (found,) = runners.run(registry.resolve("openbookqa")[0], [whole])
+    expected = Scorer(loaded, 4, 512).token_logprobs([[1, *long]])[0].sum(dtype=np.float64)
+    assert found["cut"] == 0 and found["score"] == pytest.approx(expected)
     room = 512 - 15
     cut, fits = run("jemhopqa", long, long[-room:])  # no BOS in the published shape, so nothing is kept in front
     assert (cut["cut"], fits["cut"]) == (600 - room, 0) and cut["prediction"] == fits["prediction"]

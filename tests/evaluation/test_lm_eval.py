@@ -8,6 +8,7 @@ import types
 import jax
 import pytest
 
+from benchmarks.eval_speed import harness_backend
 from ja_llm.errors import UsageError
 from ja_llm.interop.hf import export_hf
 from ja_llm.models.config import DecoderConfig
@@ -84,8 +85,7 @@ def run(model, folder):
 
 @pytest.fixture(scope="module")
 def theirs(folder, monkeypatch_module):
-    from lm_eval.models.huggingface import HFLM
-
+    HFLM = harness_backend()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "theirs").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "theirs")
     return run(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu", add_bos_token=True), folder)
