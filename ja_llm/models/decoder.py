@@ -32,6 +32,7 @@ from flax.linen import partitioning
 
 from ja_llm.attention.flash import SAVED_NAMES
 from ja_llm.errors import UsageError
+from ja_llm.models.adapters import LORA
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.experts import BALANCE, Experts
 from ja_llm.models.layers import MLP, Embed, Head, Norm, PositionEmbed
@@ -87,7 +88,7 @@ def _block(config: DecoderConfig) -> Any:
     if config.scan_layers:
         block = partitioning.scan_with_axes(
             block,
-            variable_axes={"params": 0, "cache": 0, BALANCE: 0},
+            variable_axes={"params": 0, "cache": 0, BALANCE: 0, LORA: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=config.num_layers,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
+from ja_llm.models.adapters import adapted
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.matmul import product
 from ja_llm.sharding import constrain
@@ -26,7 +27,7 @@ def parameter(
 ) -> jax.Array:
     """Declare a parameter and give it in the computation's dtype."""
     value = partitioning.param_with_axes(name, init, shape, jnp.dtype(config.param_dtype), axes=axes, module=module)
-    return value.astype(config.dtype)
+    return adapted(module, name, value).astype(config.dtype)
 
 
 def input_std(config: DecoderConfig) -> float:

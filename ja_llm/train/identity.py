@@ -28,6 +28,8 @@ def describe_run(
     Raises:
       UsageError: the initial checkpoint does not fit the model or the data.
     """
+    if config.step.lora is not None and not config.initial_checkpoint:
+        raise UsageError("LORA needs the model that it adapts; add --gin.INITIAL_CHECKPOINT_PATH=DIR.")
     parents = [initial_entry(config.initial_checkpoint, model, tokenizer)] if config.initial_checkpoint else []
     return new_ledger(
         "train",
@@ -76,7 +78,7 @@ def initial_entry(path: str, model: DecoderConfig, tokenizer: Tokenizer) -> dict
 
 def _step_identity(options: StepOptions, model: DecoderConfig) -> dict[str, Any]:
     """What of the step decides the numbers. What came after the first runs stands there only where it is used."""
-    given = {"groups": options.groups, "ema_decay": options.ema_decay, "spikes": options.spikes}
+    given = {"groups": options.groups, "ema_decay": options.ema_decay, "spikes": options.spikes, "lora": options.lora}
     return {
         "z_loss": options.z_loss,
         **({"balance_loss": options.balance_loss} if model.num_experts > 1 else {}),

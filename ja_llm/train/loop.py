@@ -22,7 +22,7 @@ from ja_llm import sharding
 from ja_llm.errors import JaLlmError
 from ja_llm.files import write_text
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder, init_params, param_axes
+from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
 from ja_llm.train import memory
@@ -36,7 +36,6 @@ from ja_llm.train.checkpoints import (
     write_model_files,
 )
 from ja_llm.train.goodput import Goodput
-from ja_llm.train.groups import check_groups
 from ja_llm.train.identity import describe_run
 from ja_llm.train.learning_rates import Schedule, same_rates
 from ja_llm.train.ledger import lock_run, open_ledger, write_config
@@ -114,10 +113,7 @@ def run(
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- State: shapes, and how it is spread over the mesh
-    transformation = optimizer.transformation(param_axes(model))
-    plan = plan_state(model, transformation, config.step, mesh, config.rules)
-    optimizer.check(plan.abstract.params)
-    check_groups(config.step.groups, plan.abstract.params, plan.axes)
+    plan, transformation = plan_state(model, optimizer, config.step, mesh, config.rules)
 
     # --- Ledger: a folder that holds another run is refused before anything is computed
     directory = Path(config.model_dir).absolute()
@@ -135,15 +131,17 @@ def run(
         if config_text:
             write_config(directory, config_text, done)
 
-    # --- Step: compiled once, the state's buffers are reused
+    # --- Step: compiled once, the state's buffers are reused; with LoRA the frozen model is a further argument
+    frozen_plan = () if plan.lora is None else (plan.model,)
+
     def compile_step(model: DecoderConfig, options: StepOptions) -> Any:
         step = jax.jit(
             make_train_step(Decoder(model), transformation, schedule, options, axes=plan.axes),
-            in_shardings=(plan.shardings, rows),
+            in_shardings=(plan.shardings, rows, *(jax.tree.map(lambda x: x.sharding, whole) for whole in frozen_plan)),
             out_shardings=(plan.shardings, replicated(mesh)),
             donate_argnums=0,
         )
-        return step.lower(plan.abstract, _abstract_batch(data)).compile()
+        return step.lower(plan.abstract, _abstract_batch(data), *frozen_plan).compile()
 
     checkpoints = Checkpoints(directory, keep=config.keep_checkpoints, keep_period=config.keep_period)
     goodput = Goodput(directory / "goodput.json" if writes else None, begun)
@@ -158,6 +156,7 @@ def run(
     ):
         while True:  # once, and again after each rollback
             # --- Restore: (1) newest whole checkpoint of this run, (2) initial checkpoint, (3) random parameters
+            frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
             start, params, moments = _newest(checkpoints, plan) or (0, *_first_state(config, model, transformation, plan))
             state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
             del params, moments  # their buffers are given to the first step
@@ -174,13 +173,13 @@ def run(
                 with progress, open_stream(start, jax.process_index(), jax.process_count()) as stream:
                     if evaluators and config.eval_period and not start:  # what the curves fall from
                         monitors.phase("evaluation", 0)
-                        _evaluate(0, evaluators, state.params, writer)
+                        _evaluate(0, evaluators, plan.weights(state, frozen), writer)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
                         batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in next(stream).items()}
                         monitors.phase("step", step)
-                        state, metrics = step_fn(state, batch)
+                        state, metrics = step_fn(state, batch, *frozen)
                         # The previous step's numbers are fetched while this one computes.
                         report.fetch()
                         report.pending = (step + 1, metrics)
@@ -189,11 +188,11 @@ def run(
                             report.fetch()  # a step that is not finite is never saved
                         if evaluators and config.evaluates(step + 1):
                             monitors.phase("evaluation", step + 1)
-                            _evaluate(step + 1, evaluators, state.params, writer)
+                            _evaluate(step + 1, evaluators, plan.weights(state, frozen), writer)
                             report.restart_clock()
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
-                            checkpoints.save(step + 1, state.params, state.optimizer)
+                            checkpoints.save(step + 1, *plan.stored(state, frozen))
                         if stop:
                             checkpoints.wait()
                             raise JaLlmError(
@@ -231,7 +230,7 @@ def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] |
     """
     while steps := checkpoints.steps():
         try:
-            return steps[-1], *checkpoints.restore(steps[-1], *plan.restorable())
+            return steps[-1], *plan.restored(*checkpoints.restore(steps[-1], *plan.restorable()))
         except Damaged as error:
             if len(steps) == 1:  # beginning anew by itself would cost the whole run
                 raise
@@ -241,13 +240,23 @@ def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] |
 
 
 def _first_state(config: RunConfig, model: DecoderConfig, transformation: Any, plan: StatePlan) -> tuple[Any, Any]:
-    """Parameters and optimizer state of a run that begins."""
-    if config.initial_checkpoint:
-        params = load_model(config.initial_checkpoint, shardings=plan.shardings.params).params
+    """What learns, and the optimizer's state, of a run that begins."""
+    if (lora := plan.lora) is not None:
+        make = jax.jit(lambda key: lora.start(key, plan.abstract.params, plan.axes), out_shardings=plan.shardings.params)
+        params = make(jax.random.key(config.seed))
     else:
-        params = jax.jit(lambda k: init_params(model, k), out_shardings=plan.shardings.params)(jax.random.key(config.seed))
+        params = _initial_params(config, model, plan)
     begin = jax.jit(lambda p: init_optimizer(transformation, p, config.step), out_shardings=plan.shardings.optimizer)
     return params, begin(params)
+
+
+def _initial_params(config: RunConfig, model: DecoderConfig, plan: StatePlan) -> Any:
+    """The model that a run begins with: the initial checkpoint's, or random."""
+    layout = jax.tree.map(lambda x: x.sharding, plan.model)
+    if not config.initial_checkpoint:
+        return jax.jit(lambda k: init_params(model, k), out_shardings=layout)(jax.random.key(config.seed))
+    params = load_model(config.initial_checkpoint, shardings=layout).params
+    return params if plan.lora is None else jax.tree.map(lambda p, like: p.astype(like.dtype), params, plan.model)
 
 
 def _evaluate(step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None) -> None:

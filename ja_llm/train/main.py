@@ -23,6 +23,7 @@ from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
 from ja_llm.train.groups import Group
+from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.spikes import SpikeDetector
 from ja_llm.train.step import LOSSES, StepOptions, TrainState
@@ -55,6 +56,7 @@ def train(
     ema_decay: float | None = None,
     spikes: SpikeDetector | None = None,
     log_norms: bool = False,
+    lora: Lora | None = None,
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     keep_period: int | None = None,
@@ -100,6 +102,7 @@ def train(
       groups: parameters with a learning rate of their own, or frozen ones, e.g. (@tables/groups.Group(), @rest/groups.Group()).
       ema_decay: keep an exponential moving average of the parameters, for `ja-llm average --ema`.
       spikes: what to do where loss or gradient norm jump, e.g. @spikes.SpikeDetector().
+      lora: freeze the initial checkpoint and train adapters, e.g. @lora.Lora().
       log_norms: log gradient, update and parameter norms of each part of the model.
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
@@ -185,6 +188,7 @@ def train(
             ema_decay=ema_decay,
             spikes=spikes,
             log_norms=log_norms,
+            lora=lora,
         ),
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,

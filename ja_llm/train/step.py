@@ -16,6 +16,7 @@ from ja_llm.models.decoder import head_kernel
 from ja_llm.models.experts import BALANCE, row_balance
 from ja_llm.train.groups import Group, factors
 from ja_llm.train.learning_rates import Schedule
+from ja_llm.train.lora import Adapted, Lora
 from ja_llm.train.settings import name_of
 from ja_llm.train.spikes import SpikeDetector
 
@@ -130,6 +131,7 @@ class StepOptions:
       ema_decay: keep an exponential moving average of the parameters: average = decay * average + (1 - decay) * parameters.
       spikes: leaves the state of a step that is a spike as it was, but for the step's number (`ja_llm.train.spikes`).
       log_norms: norms of gradient, update and parameters of each part of the model among the metrics.
+      lora: what learns are adapters, and the model is a further argument of the step (`ja_llm.train.lora`).
     """
 
     microbatches: int = 1
@@ -140,6 +142,7 @@ class StepOptions:
     ema_decay: float | None = None
     spikes: SpikeDetector | None = None
     log_norms: bool = False
+    lora: Lora | None = None
 
 
 PLAIN = StepOptions()
@@ -166,8 +169,8 @@ def make_train_step(
     options: StepOptions = PLAIN,
     *,
     axes: Any = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Build the pure step function (state, batch) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Build the pure step function (state, batch) -> (state, metrics), with LoRA (state, batch, frozen model).
 
     Metrics (float32 scalars): loss (nats per weighted target), z_loss, gradient_norm (before clipping), learning_rate,
     with experts balance_loss (times its coefficient), target_tokens (sum of weights), finite (1.0, or 0.0 where loss or gradient
@@ -182,9 +185,12 @@ def make_train_step(
       axes: the parameters' logical axes; groups that begin at a row ask for them.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Batch, base: Any = None) -> tuple[TrainState, dict[str, jax.Array]]:
         # Loss and gradient, divided once by the weight of the whole batch.
-        grads, sums = accumulate(module, state.params, batch, options.z_loss, options.microbatches, options.balance_loss, options.loss)
+        learner: Any = module if options.lora is None else Adapted(module, base, options.lora)
+        grads, sums = accumulate(
+            learner, state.params, batch, options.z_loss, options.microbatches, options.balance_loss, options.loss
+        )
         weight = jnp.maximum(sums["weight_sum"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         scale = factors(options.groups, state.params, axes, state.step) if options.groups else None
@@ -213,7 +219,7 @@ def make_train_step(
             spike, history = options.spikes.look(state.optimizer[SPIKES], mean_loss, norm, finite)
             kept = {name: value for name, value in state.optimizer.items() if name != SPIKES}
             params, moments = jax.tree.map(
-                lambda a, b: jnp.where(finite & ~spike, a, b), (new.params, new.optimizer), (state.params, kept)
+                lambda a, b: jnp.where(finite & ~spike, a, b), (new.params, dict(new.optimizer)), (state.params, kept)
             )
             state = TrainState(state.step + finite.astype(jnp.int32), params, {**moments, SPIKES: history})
         metrics = {

@@ -26,7 +26,7 @@ from ja_llm.train.watchdog import Watchdog
 from ja_llm.vocab.base import Tokenizer
 
 MODEL = DecoderConfig(
-    vocab_size=32, embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=8, scan_layers=False
+    vocab_size=512, embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=8, scan_layers=False
 )
 BATCH, LENGTH = 2, 8
 

@@ -235,7 +235,7 @@ def test_the_state_of_any_optimizer_is_spread_like_the_parameters():
     mesh = jax.sharding.AbstractMesh((1, 2, 1, 1, 1), sharding.MESH_AXES)
     options = StepOptions(ema_decay=0.9)
     for optimizer in (AdamW(), AdamW(moments="int8"), Adafactor(min_dim_size_to_factor=8), Muon(), Lion(moments="bfloat16")):
-        plan = plan_state(CONFIG, optimizer.transformation(param_axes(CONFIG)), options, mesh, sharding.DEFAULT_RULES)
+        plan, _ = plan_state(CONFIG, optimizer, options, mesh, sharding.DEFAULT_RULES)
         spread = {name_of(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(plan.shardings.optimizer)}
         wi = [
             spec

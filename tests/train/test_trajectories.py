@@ -47,8 +47,8 @@ def train(axes, microbatches=1, **changes):
         params |= {f"layers_{i}": jax.tree.map(lambda x: x[i], layers) for i in range(config.num_layers)}
     size = int(np.prod(list(axes.values()), dtype=int))
     mesh = sharding.make_mesh(axes, jax.devices()[:size])
-    optimizer, options = AdamW().transformation(), StepOptions(microbatches=microbatches, z_loss=1e-4)
-    plan = plan_state(config, optimizer, options, mesh, sharding.DEFAULT_RULES)
+    options = StepOptions(microbatches=microbatches, z_loss=1e-4)
+    plan, optimizer = plan_state(config, AdamW(), options, mesh, sharding.DEFAULT_RULES)
     rows = sharding.batch_sharding(mesh)
     schedule = WarmupCosine(peak=1e-3, final=1e-4, warmup_steps=5, total_steps=STEPS)
     step = jax.jit(
