@@ -122,7 +122,31 @@ def _bind(files: list[str], bindings: list[str]) -> None:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:400].rstrip(".")
+    return " ".join(lines)[:400].rstrip(".") + _near(str(error))
+
+
+def _near(text: str) -> str:
+    """The near names of one that gin does not know."""
+    import inspect
+
+    parameter = re.search(r"onfigurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
+    unknown = re.search(
+        r"No configurable matching reference '@?%?([\w./]+?)(?:\(\))?'|No configurable matching '([\w./]+)'", text
+    )
+    try:
+        if parameter:
+            target = gin.config._REGISTRY.get_match(parameter[1]).wrapped
+            known, name = list(inspect.signature(target).parameters), parameter[2]
+        elif unknown:
+            known, name = [selector for selector, _ in gin.config._REGISTRY.items()], unknown[1] or unknown[2]
+            known += [selector.rsplit(".", 1)[-1] for selector in known]
+            name = name.rsplit(".", 1)[-1]
+        else:
+            return ""
+    except (AttributeError, ValueError, KeyError):  # gin's own tables, which have no public name
+        return ""
+    near = difflib.get_close_matches(name, known, n=2)
+    return f" (near names: {', '.join(near)})" if near else ""
 
 
 def _check_macros(text: str, required: Sequence[str], given: set[str]) -> None:

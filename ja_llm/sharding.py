@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from flax.linen import partitioning
 from flax.linen.spmd import logical_to_mesh_axes
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ja_llm.errors import UsageError
@@ -40,12 +41,16 @@ DEFAULT_RULES: Rules = (
 )
 
 
-def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, slices: Mapping[str, int] | None = None
+) -> Mesh:
     """Arrange devices in a mesh with all of MESH_AXES.
 
     Args:
       axes: devices along each axis; an absent axis has 1, and one axis may be -1: whatever the others leave.
       devices: which; all of this run when None.
+      slices: where the network between some devices is slow (TPU slices, else hosts): how many such parts along each axis; `axes` are
+        then the devices inside a part. t5x's dcn_mesh_shape.
 
     Raises:
       UsageError: an unknown axis, a size below 1, or a product that is not the number of devices.
@@ -59,17 +64,38 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
     free = [name for name, size in sizes.items() if size == -1]
     if wrong or len(free) > 1:
         raise UsageError(f"MESH is {dict(axes)}; each size is a whole number from 1, and one of them may be -1.")
+    across = _across(slices or {})
+    count = len(devices) // math.prod(across)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
-        sizes[free[0]] = len(devices) // fixed
-    if math.prod(sizes.values()) != len(devices):
+        sizes[free[0]] = count // fixed
+    if math.prod(sizes.values()) * math.prod(across) != len(devices):
         said = " x ".join(f"{name} {size}" for name, size in axes.items()) or "data 1"
+        each = " in each of the parts of DCN_MESH" if slices else ""
         raise UsageError(
-            f"MESH {said} does not make up the {len(devices)} devices of this run; "
+            f"MESH {said}{each} does not make up the {len(devices)} devices of this run; "
             "change a size, or give one axis -1 to let it take what is left."
         )
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    if math.prod(across) > 1:
+        by_slice = len({getattr(device, "slice_index", None) for device in devices}) == math.prod(across)
+        try:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                tuple(sizes.values()), across, devices, process_is_granule=not by_slice, allow_split_physical_axes=True
+            )
+        except ValueError as error:
+            raise UsageError(
+                f"DCN_MESH {dict(slices or {})} does not fit the slices or hosts of this run ({str(error).splitlines()[0][:200]})."
+            ) from error
+        return Mesh(grid, MESH_AXES, axis_types=auto)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
+
+
+def _across(slices: Mapping[str, int]) -> tuple[int, ...]:
+    unknown = sorted(slices.keys() - set(MESH_AXES))
+    if unknown or any(not isinstance(size, int) or size < 1 for size in slices.values()):
+        raise UsageError(f"DCN_MESH is {dict(slices)}; give whole numbers from 1 for some of {', '.join(MESH_AXES)}.")
+    return tuple(slices.get(name, 1) for name in MESH_AXES)
 
 
 def check_rules(rules: Rules) -> None:

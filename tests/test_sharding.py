@@ -74,6 +74,13 @@ def test_wrong_meshes_and_rules_are_refused():
     ]:
         with pytest.raises(UsageError, match=message):
             sharding.make_mesh(axes, jax.devices()[:1])
+    for slices, message in [
+        ({"model": 2}, "DCN_MESH is"),
+        ({"data": 0}, "DCN_MESH is"),
+        ({"data": 2}, "does not make up the 1 devices"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            sharding.make_mesh({}, jax.devices()[:1], slices)
     with pytest.raises(UsageError, match="'modle'"):
         sharding.partition_spec(("embed",), (("embed", "modle"),))
     assert sharding.make_mesh({"data": -1}, jax.devices()[:1]).shape["data"] == 1

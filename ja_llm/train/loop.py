@@ -43,7 +43,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import stop_on_signals
+from ja_llm.train.processes import lost, stop_on_signals
 from ja_llm.train.reporting import Report
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -80,6 +80,7 @@ def run(
     identity: dict[str, Any],
     config_text: str = "",
     evaluators: Mapping[str, Evaluator] | None = None,
+    exporter: Callable[[int], Any] | None = None,
     begun: float | None = None,
 ) -> TrainState:
     """Train, or go on training, until `config.total_steps`.
@@ -95,6 +96,7 @@ def run(
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
       config_text: the gin configuration, kept in the run directory as config.gin; another one on resume as config.<step>.gin.
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
+      exporter: makes something of the checkpoint of a step (`RunConfig.export_period`).
       begun: time.time() at which the call began, for goodput; None: now.
 
     Returns:
@@ -107,7 +109,7 @@ def run(
     """
     # --- Mesh
     begun = time.time() if begun is None else begun
-    mesh = sharding.make_mesh(dict(config.mesh))
+    mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
     sharding.check_hosts(mesh)
     rows = sharding.batch_sharding(mesh, config.rules)
@@ -152,7 +154,7 @@ def run(
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, directory) as monitors,
-        _fits(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
+        _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         while True:  # once, and again after each rollback
             # --- Restore: (1) newest whole checkpoint of this run, (2) initial checkpoint, (3) random parameters
@@ -193,6 +195,9 @@ def run(
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
                             checkpoints.save(step + 1, *plan.stored(state, frozen))
+                        if exporter and config.exports(step + 1):
+                            checkpoints.wait()
+                            exporter(step + 1)
                         if stop:
                             checkpoints.wait()
                             raise JaLlmError(
@@ -280,11 +285,15 @@ def _abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @contextlib.contextmanager
-def _fits(compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int) -> Iterator[None]:
-    """Turn "out of memory" into the sentence that says what would fit."""
+def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int) -> Iterator[None]:
+    """Turn "out of memory" into the sentence that says what would fit, and a lost process into an exit to restart on."""
     try:
         yield
     except Exception as error:  # XLA's own kinds
-        if isinstance(error, JaLlmError) or not memory.is_out_of_memory(error):
+        if isinstance(error, JaLlmError):
             raise
-        raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
+        if memory.is_out_of_memory(error):
+            raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
+        if (sentence := lost(error)) is not None:
+            raise sentence from error
+        raise

@@ -47,6 +47,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     random_seed: int = 0,
     mesh: Mapping[str, int] | None = None,
+    dcn_mesh: Mapping[str, int] | None = None,
     logical_axis_rules: Rules = DEFAULT_RULES,
     microbatches: int = 1,
     z_loss: float = 0.0,
@@ -60,6 +61,7 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     keep_period: int | None = None,
+    export_period: int | None = None,
     max_rollbacks: int = 3,
     rollback_margin: int = 0,
     step_timeout: float | None = None,
@@ -94,6 +96,7 @@ def train(
       initial_checkpoint_path: model directory or DIR@STEP.
       random_seed: of parameters and data order.
       mesh: devices per mesh axis (data, fsdp, tensor, context, expert).
+      dcn_mesh: parts with a slow network between them (slices, hosts) per mesh axis; `mesh` is then of one part.
       logical_axis_rules: logical axis -> mesh axis.
       microbatches: parts of a batch whose gradients are added.
       z_loss: coefficient of the squared log-normaliser.
@@ -107,6 +110,7 @@ def train(
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       keep_period: checkpoints whose step is a multiple of it stay for good.
+      export_period: steps between exports to Hugging Face's format, MODEL_DIR/export/STEP; a multiple of checkpoint_period.
       max_rollbacks: how often the run may go back to its last checkpoint behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that are passed over too.
       step_timeout: seconds without a step after which the process says who is silent and ends with code 75; None waits for ever.
@@ -141,6 +145,11 @@ def train(
 
     model_dir, cache_dir = str(model_dir), str(cache_dir)
     _check_settings(task_feature_lengths, total_steps, batch_size, microbatches, checkpoint_period, eval_period)
+    if export_period is not None and (export_period < 1 or export_period % checkpoint_period or jax.process_count() > 1):
+        raise UsageError(
+            f"EXPORT_PERIOD is {export_period}; give a multiple of CHECKPOINT_PERIOD ({checkpoint_period}) in a run of one process, or "
+            "export afterwards with `ja-llm export`."
+        )
     for path in (cache_dir, model_dir, initial_checkpoint_path):
         local_path(path or "")
     if set(task_feature_lengths) != {"targets"}:
@@ -178,6 +187,7 @@ def train(
         seed=random_seed,
         initial_checkpoint=initial_checkpoint_path,
         mesh=mesh or {},
+        dcn_mesh=dcn_mesh or {},
         rules=logical_axis_rules,
         step=StepOptions(
             microbatches=microbatches,
@@ -193,6 +203,7 @@ def train(
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         keep_period=keep_period,
+        export_period=export_period,
         max_rollbacks=max_rollbacks,
         rollback_margin=rollback_margin,
         step_timeout=step_timeout,
@@ -223,6 +234,7 @@ def train(
         # Model, optimizer, schedule and this function's arguments were made by now, so each value stands in it, bound or default.
         config_text=gin.operative_config_str(),
         evaluators=evaluators,
+        exporter=None if export_period is None else lambda step: _export(model_dir, step),
     )
 
 
@@ -309,6 +321,12 @@ def _stored_schedule(ledger: Path, other: str | None) -> Any:
     path = ledger if ledger.exists() else Path(other) if other else None
     value = read_json(path, "ledger").get("data_schedule") if path else None
     return DataSchedule.from_json(value) if value else None
+
+
+def _export(model_dir: str, step: int) -> None:
+    from ja_llm.interop.hf import export_hf
+
+    export_hf(f"{model_dir}@{step}", Path(model_dir) / "export" / str(step))
 
 
 def _shares(batches: Any, steps: int) -> str:

@@ -4,6 +4,7 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 """
 
 import contextlib
+import re
 import signal
 import threading
 import time
@@ -60,6 +61,20 @@ def join(coordinator: str | None, count: int | None, index: int | None, timeout:
     except Exception as error:  # XLA's own kinds
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Lost(f"process {index} could not join the run at {coordinator} ({first}); start all processes again.") from error
+
+
+def lost(error: BaseException) -> Lost | None:
+    """The sentence for what a step raises when another process of the run is gone; None for any other error."""
+    text = str(error)
+    if jax.process_count() == 1 or not re.search(
+        r"[Gg]loo|NCCL|UNAVAILABLE|[Cc]onnection (reset|closed|refused)|coordination", text
+    ):
+        return None
+    first = (text.strip().splitlines() or [type(error).__name__])[0][:200]
+    return Lost(
+        f"process {jax.process_index()} has lost another process of this run ({first}); end all of them and start the same command "
+        "again, it goes on from the last checkpoint."
+    )
 
 
 def client() -> Any:

@@ -18,11 +18,13 @@ class RunConfig:
       seed: of the initial parameters (the data have the same seed in their own source).
       initial_checkpoint: model directory or DIR@STEP to start from; None starts from random parameters.
       mesh: devices per mesh axis; an absent axis has 1.
+      dcn_mesh: parts with a slow network between them per mesh axis (`sharding.make_mesh`); `mesh` is then of one part.
       rules: logical axis rules.
       step: microbatches, coefficients, groups of parameters, average, spikes.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       keep_period: checkpoints whose step is a multiple of it stay for good; None: none do.
+      export_period: steps between exports; each is a multiple of `checkpoint_period`, the end's is exported too. None exports nothing.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
       eval_steps: further steps to evaluate at, e.g. log-spaced ones at the beginning.
       max_rollbacks: how often the run may go back behind a step that is not finite, or a spike.
@@ -37,11 +39,13 @@ class RunConfig:
     seed: int = 0
     initial_checkpoint: str | None = None
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dcn_mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rules: Rules = DEFAULT_RULES
     step: StepOptions = PLAIN
     checkpoint_period: int = 1000
     keep_checkpoints: int = 2
     keep_period: int | None = None
+    export_period: int | None = None
     eval_period: int = 0
     eval_steps: tuple[int, ...] = ()
     max_rollbacks: int = 3
@@ -54,6 +58,10 @@ class RunConfig:
         """Whether the run is evaluated after `step` steps."""
         periodic = self.eval_period and step % self.eval_period == 0
         return bool(periodic) or step in self.eval_steps or step == self.total_steps
+
+    def exports(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is exported."""
+        return self.export_period is not None and (step % self.export_period == 0 or step == self.total_steps)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""

@@ -12,6 +12,9 @@ import jax
 
 from ja_llm.train.processes import RESTART, Pulse
 
+# Process 0 serves the others' questions; when it goes, they are aborted before they could say anything.
+_COORDINATOR_STAYS = 20.0
+
 
 class Watchdog:
     """Ends the process when the loop gives no sign for `timeout` seconds.
@@ -59,6 +62,8 @@ class Watchdog:
             file=stream,
             flush=True,
         )
+        if jax.process_count() > 1 and jax.process_index() == 0:
+            time.sleep(_COORDINATOR_STAYS)
         self._end(RESTART)
 
     def close(self) -> None:

@@ -70,3 +70,46 @@ def test_a_twin_of_a_model_that_does_not_fit_the_data_is_refused(training, strai
     assert architecture_of(ids, str(straight)).vocab_size == ids
     with pytest.raises(UsageError, match=f"has {ids} ids, the data {ids + 1}"):
         architecture_of(ids + 1, str(straight))
+
+
+@pytest.mark.parametrize(
+    ("binding", "near"),
+    [
+        ("main.train.microbatchs = 2", "microbatches"),
+        ("learning_rates.WarmupCosin.peak = 1", "WarmupCosine"),
+        ("SCHEDULE = @learning_rates.LinearDekay()", "LinearDecay"),
+    ],
+)
+def test_a_misspelt_binding_is_answered_with_the_near_name(training, tmp_path, capsys, binding, near):
+    assert main([*training.command(tmp_path / "run", 20)[3:], f"--gin_bindings={binding}"]) == 2
+    err = capsys.readouterr().err
+    assert f"(near names: {near}" in err and len(err.strip().splitlines()) == 1
+
+
+def test_everything_that_has_a_macro_reaches_the_loop(training, started, cache_dir, tmp_path):
+    later = [
+        "--gin.OPTIMIZER=@optimizers.Muon()",
+        "--gin.SCHEDULE=@learning_rates.WarmupStableDecay()",
+        "--gin_bindings=learning_rates.WarmupStableDecay.decay_steps = 5",
+        "--gin.SPIKES=@spikes.SpikeDetector()",
+        "--gin.GROUPS=(@low/groups.Group(),)",
+        "--gin_bindings=low/groups.Group.rate = 0.5",
+        "--gin.WARMUP_STEPS=@warm/learning_rates.steps()",
+        "--gin_bindings=warm/learning_rates.steps.tokens = 1000",
+        "--gin.PACKING=best_fit",
+        "--gin.EMA_DECAY=0.99",
+        "--gin_bindings=main.train.profile = (3, 2)",
+    ]
+    command = [word for word in training.command(tmp_path / "run", 20)[3:] if "WARMUP_STEPS" not in word]
+    run, _, text = started([*command, *later])
+    assert (
+        run.step.groups[0].rate == 0.5 and run.step.spikes.factor == 6.0 and run.step.ema_decay == 0.99 and run.profile == (3, 2)
+    )
+    assert "optimizers.Muon.beta" in text and "learning_rates.WarmupStableDecay.decay_steps = 5" in text
+
+
+def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp_path, capsys):
+    assert main(training.command(tmp_path / "run", 2000, MAX_EPOCHS=2.0)[3:]) == 2
+    err = capsys.readouterr().err
+    assert "MAX_EPOCHS allows 2 epochs of web_" in err and "lower TRAIN_STEPS to" in err
+    assert not (tmp_path / "run").exists()

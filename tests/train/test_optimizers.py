@@ -245,7 +245,7 @@ def test_the_state_of_any_optimizer_is_spread_like_the_parameters():
             and "v_" not in name
             and not name.endswith("/v/layers/mlp/wi_0/kernel")
         ]
-        assert wi and all(spec == (None, "fsdp", "tensor") for spec in wi), (optimizer, spread)
+        assert wi and all(tuple(spec) == (None, "fsdp", "tensor") for spec in wi), (optimizer, spread)
         abstract = {name_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(plan.abstract.optimizer)}
         assert all(len(spec) in (0, len(abstract[name])) for name, spec in spread.items())
 

@@ -52,7 +52,7 @@ def started(training):
 
 def test_two_processes_one_of_them_asked_to_stop(started, straight, metrics, tmp_path):
     directory = tmp_path / "two"
-    processes = started(directory, STEPS, 2, EVAL_PERIOD=10)
+    processes = started(directory, STEPS, 2, EVAL_PERIOD=10, MESH={"data": 1}, DCN_MESH={"data": 2})
     until_step(directory, 6, processes)
     processes[1].send_signal(signal.SIGTERM)  # of a pod's hosts one is told of the maintenance
     assert wait(processes) == [1, 1], log(directory, 0)
