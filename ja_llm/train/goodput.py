@@ -27,22 +27,24 @@ class Goodput:
     def __init__(self, path: Path | None, begun: float):
         self._path, self._begun = path, begun
         self._calls = _earlier(path)
-        self._from, self._step = 0, 0
+        self._from, self._step, self._started = 0, 0, False
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._phase, self._since, self._written = "start", time.monotonic() - (time.time() - begun), time.monotonic()
 
     def starts_at(self, step: int) -> None:
-        """The step that this call goes on from; what the call before did beyond it is lost."""
-        self._from = self._step = step
-        if self._calls:
-            last = self._calls[-1]
-            done, beyond = last["to_step"] - last["from_step"], last["to_step"] - step
+        """The step that this call goes on from, at its beginning or behind a rollback; what was done beyond it is lost."""
+        own = {"from_step": self._from, "to_step": self._step, "seconds": self.seconds}
+        for call in (*self._calls[-1:], own):
+            done, beyond = call["to_step"] - call["from_step"], call["to_step"] - step
             if done > 0 and beyond > 0:
-                share = min(beyond / done, 1.0) * last["seconds"]["step"]
-                last["seconds"]["step"] -= share
-                last["seconds"]["lost"] += share
-                last["to_step"] = step
-            self.seconds["down"] = max(self._begun - last["until"], 0.0)
+                share = min(beyond / done, 1.0) * call["seconds"]["step"]
+                call["seconds"]["step"] -= share
+                call["seconds"]["lost"] += share
+                call["to_step"] = step
+        if self._calls:
+            self.seconds["down"] = max(self._begun - self._calls[-1]["until"], 0.0)
+        self._from = min(self._from, step) if self._started else step
+        self._step, self._started = step, True
 
     def phase(self, kind: str, step: int | None = None) -> None:
         """From now on time counts as `kind`; `step` is how many are done."""

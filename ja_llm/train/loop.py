@@ -43,7 +43,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import lost, stop_on_signals
+from ja_llm.train.processes import leave_if_lost, stop_on_signals
 from ja_llm.train.reporting import Report
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -156,9 +156,9 @@ def run(
         Monitors(config, goodput, directory) as monitors,
         _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
+        frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
         while True:  # once, and again after each rollback
             # --- Restore: (1) newest whole checkpoint of this run, (2) initial checkpoint, (3) random parameters
-            frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
             start, params, moments = _newest(checkpoints, plan) or (0, *_first_state(config, model, transformation, plan))
             state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
             del params, moments  # their buffers are given to the first step
@@ -205,6 +205,7 @@ def run(
                             )
                 break
             except OffendingStep as offence:
+                goodput.phase("start")
                 checkpoints.wait()
                 newest = max(checkpoints.steps(), default=0)
                 data.schedule = roll_back(
@@ -294,6 +295,5 @@ def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: S
             raise
         if memory.is_out_of_memory(error):
             raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
-        if (sentence := lost(error)) is not None:
-            raise sentence from error
+        leave_if_lost(error)
         raise

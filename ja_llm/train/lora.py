@@ -132,9 +132,28 @@ class Adapted:
     def __init__(self, module: Any, base: Any, lora: Lora):
         self._module, self._base, self._lora, self.config = module, base, lora, module.config
 
+    def outer_weights(self, adapters: Any) -> Any:
+        """The frozen model's tree with what is outside the layers (embedding, head, last norm) adapted."""
+        scaled = self._lora.scaled(adapters)
+
+        def one(path: Any, value: jax.Array) -> jax.Array:
+            a, b = (_get(scaled, f"{name_of(path)}_{suffix}") for suffix in ("a", "b"))
+            return value if a is None or name_of(path).startswith("layers") else add_product(value, a, b)
+
+        return jax.tree_util.tree_map_with_path(one, self._base)
+
     def apply(self, variables: Any, *arguments: Any, **named: Any) -> Any:
         """As of the module."""
         return self._module.apply({"params": self._base, LORA: self._lora.scaled(variables["params"])}, *arguments, **named)
+
+
+def weights_of(module: Any, params: Any) -> Any:
+    """The tables and the head for who reads them past the module's `apply`: `params` themselves, or with adapters the frozen model's
+    with the products added outside the layers.
+    """
+    if not isinstance(module, Adapted):
+        return params
+    return module.outer_weights(params)
 
 
 def _split(name: str, axes: tuple[str | None, ...]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ RANDOM_SEED; CACHE_DIR (the output of `ja-llm cache`) is ours.
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def train(
     from ja_llm.train.run_config import RunConfig
     from ja_llm.vocab.base import load_tokenizer
 
+    begun = time.time()
     model_dir, cache_dir = str(model_dir), str(cache_dir)
     _check_settings(task_feature_lengths, total_steps, batch_size, microbatches, checkpoint_period, eval_period)
     if export_period is not None and (export_period < 1 or export_period % checkpoint_period or jax.process_count() > 1):
@@ -234,6 +236,7 @@ def train(
         # Model, optimizer, schedule and this function's arguments were made by now, so each value stands in it, bound or default.
         config_text=gin.operative_config_str(),
         evaluators=evaluators,
+        begun=begun,
         exporter=None if export_period is None else lambda step: _export(model_dir, step),
     )
 

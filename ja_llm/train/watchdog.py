@@ -12,8 +12,9 @@ import jax
 
 from ja_llm.train.processes import RESTART, Pulse
 
-# Process 0 serves the others' questions; when it goes, they are aborted before they could say anything.
-_COORDINATOR_STAYS = 20.0
+# Seconds between the sentence and the end in a run of several processes: when one goes, the others' step fails at once, and when process 0
+# goes, which serves their questions, they are aborted; so all speak before any ends, and process 0 ends last.
+_STAYS, _COORDINATOR_STAYS = 10.0, 20.0
 
 
 class Watchdog:
@@ -62,8 +63,8 @@ class Watchdog:
             file=stream,
             flush=True,
         )
-        if jax.process_count() > 1 and jax.process_index() == 0:
-            time.sleep(_COORDINATOR_STAYS)
+        if jax.process_count() > 1:
+            time.sleep(_COORDINATOR_STAYS if jax.process_index() == 0 else _STAYS)
         self._end(RESTART)
 
     def close(self) -> None:

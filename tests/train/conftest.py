@@ -14,6 +14,7 @@ import pytest
 from ja_llm import manifest
 from ja_llm.data import cache as cache_module
 from ja_llm.documents import document_id
+from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.train import train_sentencepiece
 
 JA = (
@@ -50,10 +51,16 @@ def texts(lang: str, count: int, seed: int) -> list[str]:
     return [f"{i} " + "".join(rng.choices(sentences, k=rng.randint(1, 8))) for i in range(count)]
 
 
-def build_cache(folder: Path, seed: int = 0, vocab_size: int = 400) -> Path:
+def build_cache(
+    folder: Path, seed: int = 0, vocab_size: int = 400, name: str = "mixed", rates: dict | None = None, vocab: Path | None = None
+) -> Path:
     """What `ja-llm cache` writes for a 90/10 mixture, through its own functions, without loading TensorFlow."""
-    tokenizer = train_sentencepiece([*texts("ja", 40, 99), *texts("en", 40, 99)], folder / "vocab", vocab_size=vocab_size)
-    entries, rates = [], {"web_ja": 0.9, "web_en": 0.1}
+    if vocab is None:
+        tokenizer = train_sentencepiece([*texts("ja", 40, 99), *texts("en", 40, 99)], folder / "vocab", vocab_size=vocab_size)
+    else:
+        tokenizer = load_tokenizer(vocab)
+        tokenizer.save(folder / "vocab")
+    entries, rates = [], rates or {"web_ja": 0.9, "web_en": 0.1}
     for task, rate in rates.items():
         splits = {}
         for split, count in (("train", 60), ("heldout", 8)):
@@ -64,7 +71,7 @@ def build_cache(folder: Path, seed: int = 0, vocab_size: int = 400) -> Path:
             value = cache_module._write_documents(folder / task / split, iter(rows), config, ["0" * 64])
             splits[split] = {"path": f"{task}/{split}", "fingerprint": manifest.fingerprint(value), **value["totals"]}
         entries.append({"task": task, "rate": rate, "splits": splits})
-    request = {"name": "mixed", "rates": rates, "seed": seed, "splits": ["train", "heldout"], "vocabulary": tokenizer.fingerprint}
+    request = {"name": name, "rates": rates, "seed": seed, "splits": ["train", "heldout"], "vocabulary": tokenizer.fingerprint}
     cache_module._write_mixture(folder, request, entries, ["0" * 64])
     return folder
 

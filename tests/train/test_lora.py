@@ -13,7 +13,7 @@ from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.train.checkpoints import load_model
-from ja_llm.train.lora import Adapted, Lora
+from ja_llm.train.lora import Adapted, Lora, weights_of
 from ja_llm.train.memory import needed_bytes
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.settings import name_of
@@ -44,6 +44,9 @@ def test_the_merged_model_is_what_the_adapted_one_computes(changes):
     whole = Decoder(config).apply({"params": merged}, tokens, tokens)
     np.testing.assert_allclose(own, whole, rtol=2e-4, atol=2e-5)
     assert not np.allclose(own, Decoder(config).apply({"params": base}, tokens, tokens), atol=1e-3)
+    outer = weights_of(Adapted(Decoder(config), base, EVERYTHING), adapters)
+    np.testing.assert_allclose(outer["logits_dense"]["kernel"], merged["logits_dense"]["kernel"], rtol=1e-5, atol=1e-6)
+    assert weights_of(Decoder(config), base) is base
     # One kernel by hand: alpha / rank = 2.
     names = {name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(adapters)}
     a, b = names["logits_dense/kernel_a"], names["logits_dense/kernel_b"]

@@ -1,0 +1,63 @@
+"""A run of two stages, 90 to 10 and then an anneal whose rate goes to zero, goes on before and behind the switch alike."""
+
+import json
+
+import pytest
+
+from ja_llm.cli import main
+from ja_llm.train.checkpoints import load_model
+
+
+@pytest.fixture(scope="module")
+def anneal_cache(make_cache, tmp_path_factory, cache_dir):
+    """A mixture of other documents with the first one's vocabulary."""
+    folder = tmp_path_factory.mktemp("anneal") / "tokens"
+    return make_cache(folder, seed=5, name="anneal", rates={"web_ja": 0.5, "web_en": 0.5}, vocab=cache_dir / "vocab")
+
+
+@pytest.fixture
+def train(training, anneal_cache, tmp_path):
+    """train(folder, steps) trains the first `steps` of 16, the last 6 of them from the second stage."""
+
+    def run(name, steps, *more):
+        macros = {
+            "ANNEAL_CACHE_DIR": str(anneal_cache),
+            "ANNEAL_FROM": 10,
+            "ANNEAL_STEPS": 6,
+            "CHECKPOINT_PERIOD": 4,
+            "WARMUP_STEPS": 2,
+        }
+        command = [
+            word.replace("runs/pretrain.gin", "runs/two_stages.gin")
+            for word in training.command(tmp_path / name, 16, **macros)[3:]
+        ]
+        return main([*command, f"--gin_bindings=main.train.total_steps = {steps}", *more])
+
+    return run
+
+
+def lines(directory):
+    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["learning_rate"]) for line in found if "loss" in line]
+
+
+def test_it_goes_on_across_the_switch(train, tmp_path, capsys):
+    assert train("whole", 16) == 0
+    assert "data: web_en" in capsys.readouterr().out
+    whole = lines(tmp_path / "whole")
+    assert len(whole) == 16
+    assert [rate for _, _, rate in whole[10:]] == pytest.approx([1e-4 * (1 - i / 6) for i in range(6)], rel=1e-5)
+    for stop in (6, 12):  # goes on before the switch, and behind it
+        for steps in (stop, 16):
+            assert train(f"stop{stop}", steps) == 0
+        assert lines(tmp_path / f"stop{stop}") == whole
+    stages = json.loads((tmp_path / "whole/run.json").read_text())["data_schedule"]["stages"]
+    assert [stage["from_step"] for stage in stages] == [0, 10]
+    assert load_model(tmp_path / "whole").step == 16
+
+
+def test_a_past_stage_can_not_be_moved(train, tmp_path, capsys):
+    assert train("run", 12) == 0
+    capsys.readouterr()
+    assert train("run", 16, "--gin.ANNEAL_FROM=11") == 2
+    assert "differ from what this run has read" in capsys.readouterr().err
