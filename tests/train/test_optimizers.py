@@ -65,11 +65,11 @@ def named(tree):
 def directions(optimizer, params, steps=3):
     """The directions that an optimizer gives for gradients that everybody gets alike."""
     transformation = optimizer.transformation(param_axes(CONFIG)) if hasattr(optimizer, "transformation") else optimizer
-    state = transformation.init(params)
+    state, update = transformation.init(params), jax.jit(transformation.update)
     found = []
     for i in range(steps):
         grads = jax.tree.map(lambda p, i=i: jnp.sin(40 * p + i), params)
-        updates, state = transformation.update(grads, state, params)
+        updates, state = update(grads, state, params)
         found.append(named(updates))
     return found
 
