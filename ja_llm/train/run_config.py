@@ -20,7 +20,7 @@ class RunConfig:
       mesh: devices per mesh axis; an absent axis has 1.
       dcn_mesh: parts with a slow network between them per mesh axis (`sharding.make_mesh`); `mesh` is then of one part.
       rules: logical axis rules.
-      step: microbatches, coefficients, groups of parameters, average, spikes.
+      step: microbatches, loss and its coefficients, groups of parameters, average, spikes.
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       keep_period: checkpoints whose step is a multiple of it stay for good; None: none do.

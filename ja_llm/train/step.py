@@ -16,7 +16,7 @@ from ja_llm.models.decoder import head_kernel
 from ja_llm.models.experts import BALANCE, row_balance
 from ja_llm.train.groups import Group, factors
 from ja_llm.train.learning_rates import Schedule
-from ja_llm.train.lora import Adapted, Lora
+from ja_llm.train.lora import Adapted, Lora, weights_of
 from ja_llm.train.settings import name_of
 from ja_llm.train.spikes import SpikeDetector
 
@@ -66,7 +66,7 @@ def loss_sums(
     else:
         out = apply()
     if loss == "linear":
-        cap, head = config.logits_softcap, head_kernel(config, params)
+        cap, head = config.logits_softcap, head_kernel(config, weights_of(module, params))
         found = linear_cross_entropy(out, head, targets, weights, z_loss=z_loss, softcap=cap, padding_rows=config.padding_ids)
         total, z_sum, weight = found[:3]
     else:
