@@ -174,7 +174,7 @@ def _write_values(file: BinaryIO, group: Plan, values: Iterator[tuple[str, np.nd
     for item, (tensor, value) in zip(group, values, strict=False):
         if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
             raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
-        file.write(memoryview(value.reshape(-1).view(np.uint8)))
+        file.write(value.reshape(-1).view(np.uint8).data)
 
 
 def _size(item: tuple[str, np.dtype, tuple[int, ...]]) -> int:
