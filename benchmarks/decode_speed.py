@@ -8,7 +8,6 @@ in turns within one process; what they write is compared. Reported: the median o
 """
 
 import argparse
-import dataclasses
 import os
 import platform
 import statistics
@@ -22,7 +21,7 @@ import numpy as np
 
 from benchmarks.step_speed import decoder
 from ja_llm.evaluation.generation import Generator
-from ja_llm.files import write_json
+from ja_llm.files import read_json, write_json
 from ja_llm.interop import hf_config
 from ja_llm.manifest import software
 from ja_llm.models.config import DecoderConfig
@@ -92,6 +91,8 @@ def measure(config: DecoderConfig, batch: int, prompt: int, new: int, repeats: i
             seconds[name].append(time.perf_counter() - began)
     speeds = {name: batch * new / statistics.median(values) for name, values in seconds.items()}
     return {
+        "settings": {"prompt": prompt, "new": new, "repeats": repeats},
+        "load_average": os.getloadavg()[0],  # above the number of processors, others were computing too
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "same_tokens": same,
         "first_call_seconds": compiled,
@@ -106,27 +107,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("prompt", 32), ("new", 64), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--only", choices=SHAPES, help="one shape; the others stay in the result file as they are")
     args = parser.parse_args()
-    results: dict[str, Any] = {}
-    for name, config in SHAPES.items():
+    results: dict[str, Any] = read_json(RESULTS)["results"] if args.only and RESULTS.exists() else {}
+    for name in [args.only] if args.only else SHAPES:
         for batch in (1, 8):
-            found = measure(dataclasses.replace(config), batch, args.prompt, args.new, args.repeats)
+            found = measure(SHAPES[name], batch, args.prompt, args.new, args.repeats)
             results[f"{name}, batch {batch}"] = found
             speeds = ", ".join(f"{who} {speed:.1f}" for who, speed in found["tokens_per_second"].items())
-            print(
-                f"{name}, batch {batch}: {speeds} tokens/s, ratio {found['ratio']:.2f}, same tokens {found['same_tokens']}",
-                flush=True,
-            )
-    machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg(), "device": str(jax.devices()[0])}
-    write_json(
-        RESULTS,
-        {
-            "settings": vars(args),
-            "machine": machine,
-            "software": software("jax", "jaxlib", "flax", "torch", "transformers"),
-            "results": results,
-        },
-    )
+            print(f"{name}, batch {batch}: {speeds} tokens/s, ratio {found['ratio']:.2f}, same tokens {found['same_tokens']}")
+            write(results)
+
+
+def write(results: dict[str, Any]) -> None:
+    """The result file, after each measurement."""
+    machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "device": str(jax.devices()[0])}
+    packages = software("jax", "jaxlib", "flax", "torch", "transformers")
+    write_json(RESULTS, {"machine": machine, "software": packages, "results": results})
 
 
 if __name__ == "__main__":
