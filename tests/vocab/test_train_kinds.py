@@ -135,6 +135,13 @@ def test_joint_pieces_are_each_languages_own_once(joint, japanese, english, code
     assert len(tokenizer.encode(japanese)) < 0.75 * len(japanese)
 
 
+def test_a_japanese_word_that_begins_every_line_stays_without_the_space_mark(tmp_path):
+    lines = [f"港湾局{end}" for end in ("です", "から", "まで", "には")] * 9
+    tokenizer = train_joint([Part("ja", ["\n".join(lines)], 40, 8, True)], tmp_path, align=1)
+    names = [p.piece for p in tokenizer.proto.pieces if p.type == NORMAL]
+    assert any(name.startswith("港湾局") for name in names) and not any(name.startswith(WORD_START) for name in names)
+
+
 def test_joint_scores_are_one_distribution_and_a_fixed_point_nearly(joint, japanese, english, code):
     """EM's own statement: after its step the probabilities are the expected counts; a further step must not lower the likelihood."""
     from ja_llm.vocab.unigram import reestimate
