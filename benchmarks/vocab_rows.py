@@ -7,7 +7,7 @@
 - `prepare` (optional) imports both bases, expands the small one and writes its tokens; the others do it where it is not done.
 - `smollm2`: SmolLM2-135M-Instruct (4 bits in the file) with the 8,000 pieces of `benchmarks.vocab_expansion`, untrained: the first
   characters of held-out Japanese documents, and the interval of the difference over documents.
-- `tiny`: the embedded base of 2.7M parameters with 4,000 pieces, 200 steps of 8 x 128 tokens of swallow_ja90_en10. Both of a pair
+- `tiny`: the embedded base of 2.7M parameters with 4,000 pieces, 200 steps of 4 x 128 tokens of swallow_ja90_en10. Both of a pair
   have the same pieces, batches in the same order and schedule; only the new rows differ. The seed decides the order and the
   random rows. The interval of the differences over seeds is Student's. Seeds of further calls join those in the file.
 
@@ -42,7 +42,7 @@ from ja_llm.vocab.train import iter_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "vocab_rows.json"
-STEPS, BATCH, LENGTH, PEAK = 200, 8, 128, 2e-3
+STEPS, BATCH, LENGTH, PEAK = 200, 4, 128, 2e-3
 STUDENT = {
     2: 12.706,
     3: 4.303,
@@ -190,8 +190,8 @@ def main() -> None:
         "--vocabulary", type=Path, default=Path("build/vocab_expansion/smollm2"), help="of benchmarks.vocab_expansion"
     )
     parser.add_argument("--out", type=Path, default=Path("build/vocab_rows"))
-    parser.add_argument("--count", type=int, default=32, help="documents, for smollm2")
-    parser.add_argument("--characters", type=int, default=300, help="of each document, for smollm2")
+    parser.add_argument("--count", type=int, default=30, help="documents, for smollm2")
+    parser.add_argument("--characters", type=int, default=160, help="of each document, for smollm2")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
