@@ -102,22 +102,20 @@ def vocab_expansion(value: dict[str, Any]) -> str:
 def vocab_rows(value: dict[str, Any]) -> str:
     """Rows by mean against random ones, before and after training."""
     lines = ["| base | rows | bits per byte of Japanese |", "|---|---|---|"]
-    smol = value["smollm2"]
-    lines.append(
-        f"| SmolLM2-135M-Instruct (4 bits), untrained | (base, without new pieces) | {interval(smol['base'], 'bits_per_byte')} |"
-    )
-    for name in ("mean", "random"):
-        lines.append(f"| | {name} | {interval(smol[name], 'bits_per_byte')} |")
-    lines.append(f"| | mean − random | {difference(smol['mean_minus_random'])} |")
-    tiny = value["tiny"]
-    for step in ("step_0", f"step_{tiny['steps']}"):
-        for name in ("mean", "random"):
-            middle = sum(pair[name][step] for pair in tiny["pairs"].values()) / len(tiny["pairs"])
-            lines.append(f"| 2.7M base, {step.replace('_', ' ')}, {len(tiny['pairs'])} seeds | {name} | {middle:.3f} |")
-        lines.append(f"| | mean − random | {difference(tiny['mean_minus_random'][step])} |")
-    steps, tokens = tiny["steps"], tiny["steps"] * tiny["batch"] * tiny["length"]
-    note = f"{steps} steps are {tokens:,} tokens. Intervals are of 95 %: over documents for SmolLM2, Student's over seeds (pairs) for the 2.7M base."
-    return "\n".join(lines) + "\n\n" + note
+    if smol := value.get("smollm2"):
+        label = "SmolLM2-135M-Instruct (4 bits), untrained"
+        lines.append(f"| {label} | (base, without new pieces) | {interval(smol['base'], 'bits_per_byte')} |")
+        lines += [f"| | {name} | {interval(smol[name], 'bits_per_byte')} |" for name in ("mean", "random")]
+        lines.append(f"| | mean − random | {difference(smol['mean_minus_random'])} |")
+    if tiny := value.get("tiny"):
+        pairs = tiny["pairs"].values()
+        for step in ("step_0", f"step_{tiny['steps']}"):
+            for name in ("mean", "random"):
+                middle = sum(pair[name][step] for pair in pairs) / len(pairs)
+                lines.append(f"| 2.7M base, {step.replace('_', ' ')}, {len(pairs)} seeds | {name} | {middle:.3f} |")
+            lines.append(f"| | mean − random | {difference(tiny['mean_minus_random'][step])} |")
+        lines += ["", f"{tiny['steps']} steps are {tiny['steps'] * tiny['batch'] * tiny['length']:,} tokens."]
+    return "\n".join([*lines, "", "Intervals are of 95 %: over documents for SmolLM2, Student's over pairs for the 2.7M base."])
 
 
 def difference(found: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from benchmarks.readme_tables import RESULTS, ROOT, replace, tables
 from ja_llm.files import read_json
 
 
-@pytest.mark.parametrize("name", tables())
+@pytest.mark.parametrize("name", [name for name in tables() if (RESULTS / f"{name}.json").exists()])
 def test_the_tables_are_what_the_result_files_make(name):
     page, make = tables()[name]
     text = (ROOT / page).read_text(encoding="utf-8")
