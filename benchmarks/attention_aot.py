@@ -96,6 +96,8 @@ def main() -> int:
             found = {"ok": False, "error": str(error)[:500]}
         rows.append({"tpu": name, "device": device.device_kind, **what, **found})
         print(rows[-1], flush=True)
+        if args.only is None:  # line by line: a compiler that dies takes nothing along
+            write_json(args.output, {"software": software("jax", "jaxlib", "libtpu"), "results": rows})
 
     for name, topology in TOPOLOGIES.items():
         if args.only not in (None, name) or (found := devices(topology)) is None:
@@ -109,8 +111,6 @@ def main() -> int:
         shapes = [((1, n, e), "bfloat16"), ((e, v), "bfloat16"), ((1, n), "int32"), ((1, n), "float32")]
         if args.only is None:
             run(name, found[0], loss_step, shapes, what="loss", **LOSS)
-    if args.only is None:
-        write_json(args.output, {"software": software("jax", "jaxlib", "libtpu"), "results": rows})
     return 0 if rows and all(row["ok"] for row in rows) else 1
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import gin
 
-from ja_llm.attention.registry import names as attention_names
 from ja_llm.errors import JaLlmError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "minimal", "attention", "full")
-ATTENTIONS = attention_names()
+# As `ja_llm.attention.registry.names`, which would bring JAX along.
+ATTENTIONS = ("default", "xla", "reference", "tpu", "triton", "cudnn", "splash", "tokamax")
 # Names of the modules in `ja_llm.models.families`; config.json's model_type is the same word.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma", "gemma2", "gpt_bigcode", "mixtral")
 CHOICES = {

@@ -9,7 +9,7 @@ import pytest
 
 from ja_llm.attention import api, attention, for_pairs, interpreted
 from ja_llm.attention.flash import SAVED_NAMES
-from ja_llm.attention.registry import IMPLEMENTATIONS
+from ja_llm.attention.registry import names
 from ja_llm.errors import UsageError
 from tests.attention.exact import distance, exact, packed, visible
 
@@ -150,7 +150,12 @@ def test_adapters_refuse_what_they_do_not_compute(monkeypatch):
     refused("'cudnn' is adapted without log-sum-exp", implementation="cudnn", return_lse=True)
     refused("'cudnn' has no soft-cap", implementation="cudnn", softcap=3.0)
     refused("'tokamax' needs the package tokamax", implementation="tokamax")
-    assert set(IMPLEMENTATIONS) == {"xla", "reference", "tpu", "triton", "cudnn", "splash", "tokamax"}
+
+
+def test_a_configuration_takes_every_name():
+    from ja_llm.models.config import ATTENTIONS
+
+    assert names() == ATTENTIONS
 
 
 def test_splash_of_jax_computes_the_same_in_its_interpreter(monkeypatch):
