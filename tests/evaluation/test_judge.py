@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import judge as judge_module
 from ja_llm.evaluation import mt_bench
@@ -272,3 +273,42 @@ def test_a_local_model_is_a_judge_too(byte_tokenizer, monkeypatch):
     assert local.name == "ja@7" and local.ask("q") == "[[6]]"
     with pytest.raises(Unanswered, match="answers nothing"):
         local.ask("q")
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ([], "mt_bench_ja: this task needs one judge"),
+        (["--judge_url", "http://127.0.0.1:1/v1", "--judge_checkpoint", "x"], "needs one judge"),
+        (["--judge_url", "http://127.0.0.1:1/v1"], "needs the name of its model"),
+        (["--judge_url", "nowhere", "--judge_model", "j"], "no address of a judge"),
+        (["--judge_url", "http://127.0.0.1:1/v1", "--judge_model", "j", "--judge_key_file", "none"], "judge's key can't be read"),
+        (
+            ["--judge_url", "http://127.0.0.1:1/v1", "--judge_model", "j", "--chat", "CHAT"],
+            "no object of assistant, between, stop, user",
+        ),
+        (["--judge_url", "http://127.0.0.1:1/v1", "--judge_model", "j"], "this model directory does not exist"),
+    ],
+)
+def test_wrong_calls_end_in_a_sentence_before_a_model_is_loaded(tmp_path, capsys, flags, sentence):
+    (tmp_path / "chat.json").write_text('{"user": "no place for the text"}')
+    flags = [str(tmp_path / "chat.json") if flag == "CHAT" else flag for flag in flags]
+    command = [
+        "eval",
+        "--checkpoint",
+        str(tmp_path / "none"),
+        "--task",
+        "mt_bench_ja",
+        "--data",
+        str(RAW),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*command, *flags]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_share_of_a_process_is_written_i_of_n(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "--checkpoint", "x", "--process", "half"])
+    assert "write it as 0/2 and 1/2" in capsys.readouterr().err
