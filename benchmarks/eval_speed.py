@@ -1,9 +1,9 @@
 """Likelihood tasks through lm-evaluation-harness: our adapter against its own backend for transformers, same model, requests and batches.
 
-python -m benchmarks.eval_speed
+python -m benchmarks.eval_speed [--questions 6] [--repeats 3]
 
 A Llama of SmolLM2-135M's shape with random weights. Two loads: "shared", five-shot questions whose choices are words, sentences and letters,
-all behind the same shots; "nothing shared", texts that begin differently. Both backends run alternately in one process, `REPEATS` times after
+all behind the same shots; "nothing shared", texts that begin differently. Both backends run alternately in one process, `--repeats` times after
 one call that compiles and warms up; the ratio is of medians. Both must give the same likelihoods, or nothing is written.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from ja_llm.files import write_json
 from ja_llm.manifest import software
 
-BATCH, REPEATS, QUESTIONS, SHOTS = 8, 3, 6, 5
+BATCH, SHOTS = 8, 5
 OUT = Path(__file__).resolve().parent / "results" / "eval_speed.json"
 WORDS = [
     "river",
@@ -46,13 +46,13 @@ def text(draw: random.Random, words: int) -> str:
     return " ".join(draw.choice(WORDS) for _ in range(words)).capitalize() + "."
 
 
-def requests() -> dict[str, list[tuple[str, str]]]:
-    """Load -> (context, continuation) of each request."""
+def requests(questions: int) -> dict[str, list[tuple[str, str]]]:
+    """Load -> (context, continuation) of each request; so many questions with choices of words, and with letters."""
     draw = random.Random(0)
     question = lambda: f"Question: {text(draw, 24)} What follows?\nAnswer:"  # noqa: E731
     shots = "".join(f"{question()} {text(draw, 8)}\n\n" for _ in range(SHOTS))
     shared = []
-    for number in range(2 * QUESTIONS):
+    for number in range(2 * questions):
         context = shots + question()
         choices = [f" {letter}" for letter in "ABCD"] if number % 2 else [f" {text(draw, 6)}" for _ in range(4)]
         shared += [(context, choice) for choice in choices]
@@ -129,13 +129,19 @@ def measure(model: Any, load: list[tuple[str, str]]) -> tuple[float, list[float]
 
 def main() -> None:
     """Measure and write the result file."""
+    import argparse
     import logging
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         peer, ours = models(Path(folder))
-        for name, load in requests().items():
+        for name, load in requests(args.questions).items():
             lengths = [len(ours.tok_encode(a + b)) for a, b in load]
             before = ours.scorer.computed
             cold, ours_nats = measure(ours, load)
@@ -145,7 +151,7 @@ def main() -> None:
             if worst > 1e-2:
                 raise SystemExit(f"{name}: the two differ by {worst} nats; nothing is written.")
             times: dict[str, list[float]] = {"ours": [], "peer": []}
-            for _ in range(REPEATS):
+            for _ in range(args.repeats):
                 for who, model in (("peer", peer), ("ours", ours)):
                     # A new prefix cache each time: what the call before computed must not count.
                     ours.scorer.forget()
@@ -167,7 +173,7 @@ def main() -> None:
         "schema": "ja_llm.benchmark.eval_speed/1",
         "model": "Llama of SmolLM2-135M's shape, random float32 weights",
         "batch_size": BATCH,
-        "repeats": REPEATS,
+        "repeats": args.repeats,
         "shots": SHOTS,
         "loads": result,
         "software": software("jax", "jaxlib", "torch", "transformers", "lm-eval"),
