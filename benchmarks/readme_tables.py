@@ -240,22 +240,22 @@ def attention_tiles(value: dict[str, Any]) -> str:
 
 def attention_aot(value: dict[str, Any]) -> str:
     """What the TPU's compiler says of kernels and loss."""
-    versions = value["software"]
+    versions, rows = value["software"], value["results"]
     lines = [
-        f"Compiled ahead of time, jax {versions['jax']}, libtpu {versions.get('libtpu', '?')} (`python -m benchmarks.attention_aot`): forward and both backward kernels, "
-        "8 query heads on 2, bfloat16; seconds of tracing and compiling, MiB beside arguments and results.",
+        f"Compiled ahead of time, jax {versions['jax']}, libtpu {versions.get('libtpu', '?')} (`python -m benchmarks.attention_aot`): forward and both "
+        "backward kernels, 8 query heads on 2, bfloat16; MiB beside arguments and results.",
         "",
-        "| TPU | length | head dimension | compiles | seconds | MiB |",
-        "|---|---|---|---|---|---|",
+        "| TPU | length | head dimension | compiles | MiB |",
+        "|---|---|---|---|---|",
     ]
-    for row in (r for r in value["results"] if r["what"] == "attention"):
-        cells = f"yes | {row['seconds']:.1f} | {row['temp_bytes'] / 2**20:.0f}" if row["ok"] else f"no: {row['error'][:80]} | |"
+    for row in (r for r in rows if r["what"] == "attention"):
+        cells = f"yes | {row['temp_bytes'] / 2**20:.0f}" if row["ok"] else f"no: {row['error'][:80]} | "
         lines.append(f"| {row['device']} | {row['length']} | {row['width']} | {cells} |")
-    losses = [r for r in value["results"] if r["what"] == "loss" and r["ok"]]
-    for row in losses:
+    for row in (r for r in rows if r["what"] == "loss" and r["ok"]):
+        size = f"{row['tokens']} tokens x {row['embed']} x {row['vocab']}"
         lines += [
             "",
-            f"The loss of {row['tokens']} tokens x {row['embed']} x {row['vocab']} in bfloat16 on {row['device']}: {row['temp_bytes'] / 1e9:.2f} GB beside arguments and gradients.",
+            f"The loss of {size} in bfloat16 on {row['device']}: {row['temp_bytes'] / 1e9:.2f} GB beside arguments and gradients.",
         ]
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ import gin
 from ja_llm.errors import JaLlmError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
-REMAT_POLICIES = ("none", "minimal", "attention", "full")
+REMAT_POLICIES = ("none", "minimal", "full", "attention")
 # As `ja_llm.attention.registry.names`, which would bring JAX along.
 ATTENTIONS = ("default", "xla", "reference", "tpu", "triton", "cudnn", "splash", "tokamax")
 # Names of the modules in `ja_llm.models.families`; config.json's model_type is the same word.
