@@ -32,8 +32,8 @@ def main() -> None:
 
 
 def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
-    """Result file -> page, and what makes the table."""
-    return {
+    """Result file -> page, and what makes the table; of files that are there: what was not measured has no table."""
+    known = {
         "debian_docs": ("README.md", debian_docs),
         "quickstart": ("docs/quickstart.md", quickstart),
         "quickstart_rate": ("docs/quickstart.md", quickstart_rate),
@@ -45,6 +45,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "attention_aot": ("docs/attention.md", attention_aot),
         "linear_cross_entropy": ("docs/attention.md", linear_cross_entropy),
     }
+    return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
 
 
 def replace(text: str, name: str, table: str) -> str:

@@ -17,21 +17,23 @@ def test_every_length_and_width_compiles_for_every_generation(tmp_path):
     command = [sys.executable, "-m", "benchmarks.attention_aot", "--output", str(output)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    check(json.loads(output.read_text()))
-
-
-def test_the_stored_result_names_what_has_to_compile():
-    check(json.loads(RESULTS.read_text()))
-
-
-def check(found):
-    kernels = {
-        (r["tpu"], r["length"], r["width"])
-        for r in found["results"]
-        if r["what"] == "attention" and r["ok"] and r["kernels"] == 3
-    }
+    found = json.loads(output.read_text())["results"]
+    check(found)
+    kernels = {(r["tpu"], r["length"], r["width"]) for r in found if r["what"] == "attention"}
     assert kernels >= {(t, s, d) for t in ("v5e", "v5p", "v6e") for s in (4096, 8192, 32768) for d in (64, 128)}
-    assert {t for t, *_ in kernels} <= set(TOPOLOGIES)
-    # Beside arguments and gradients: no float32 logits of 17 GB, and less than 2.5 GB of anything.
-    losses = {r["tpu"]: r["temp_bytes"] for r in found["results"] if r["what"] == "loss" and r["ok"]}
-    assert losses.keys() >= {"v5p", "v6e"} and max(losses.values()) <= 2.5e9
+    assert {r["tpu"] for r in found if r["what"] == "loss"} >= {"v5p", "v6e"}
+
+
+def test_what_is_stored_compiled():
+    check(json.loads(RESULTS.read_text())["results"])
+
+
+def check(rows):
+    """All three kernels; for the loss less than 2.5 GB beside arguments and gradients, where logits in float32 alone are 17 GB."""
+    assert rows
+    for row in rows:
+        assert row["ok"] and row["tpu"] in TOPOLOGIES, row
+        if row["what"] == "attention":
+            assert row["kernels"] == 3 and row["group"] == 4
+        else:
+            assert row["temp_bytes"] <= 2.5e9
