@@ -37,7 +37,7 @@ def make_store(folder: Path, tokens: int) -> Path:
     for task, rate in rates.items():
         sizes = (rng.lognormal(6.5, 1.0, int(tokens * rate / 1090)).astype(int) + 3).tolist()
         rows = ((f"{i:032x}", rng.integers(3, 32000, n).astype(np.int32), "") for i, n in enumerate(sizes))
-        value = cache._write_documents(folder / task / "train", rows, {"task": task}, ["0" * 64])
+        value = cache._write_documents(folder / task / "train", rows, {"task": task, "split": "train", "seed": 0}, ["0" * 64])
         part = {"path": f"{task}/train", "fingerprint": manifest.fingerprint(value), **value["totals"]}
         entries.append({"task": task, "rate": rate, "splits": {"train": part}})
     request = {"name": "bench", "rates": rates, "seed": 0, "splits": ["train"], "vocabulary": "0" * 64}

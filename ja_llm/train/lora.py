@@ -98,9 +98,9 @@ class Lora:
 
         return jax.tree_util.tree_map_with_path(one, abstract, axes)
 
-    def merged(self, base: Any, adapters: Any) -> Any:
-        """The model with the products added, in `base`'s dtype; of one process arrays of the host, one after the other, so
-        that a second model never stands on the device.
+    def merged(self, base: Any, adapters: Any, on_host: bool = False) -> Any:
+        """The model with the products added, in `base`'s dtype; `on_host`: as NumPy arrays, made one after the other, so that a second
+        model never stands on the device.
         """
         scaled = self.scaled(adapters)
 
@@ -108,7 +108,7 @@ class Lora:
             name = name_of(path)
             a, b = _get(scaled, f"{name}_a"), _get(scaled, f"{name}_b")
             whole = value if a is None else _merge(value, a, b)
-            return np.asarray(whole) if jax.process_count() == 1 else whole
+            return np.asarray(whole) if on_host else whole
 
         return jax.tree_util.tree_map_with_path(one, base)
 

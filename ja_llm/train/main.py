@@ -119,7 +119,7 @@ def train(
       peak_tflops: of one device, for MFU, where the table in `ja_llm.train.flops` does not know it.
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
       eval_steps: further steps to evaluate at.
-      eval_documents: held-out documents per task in those evaluations.
+      eval_documents: held-out documents per task in those evaluations; 0 for no evaluation.
       stages: other mixtures from later steps on, e.g. (@anneal/stages.Stage(),); may be added while a run goes on.
       packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
       max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
@@ -219,7 +219,7 @@ def train(
         return None
     if jax.process_index() == 0 and not progress.quiet():
         print(f"data: {_shares(batches, total_steps)}", flush=True)
-    evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents)
+    evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
     if eval_tasks:
         from ja_llm.evaluation.in_loop import task_evaluators
 

@@ -51,10 +51,11 @@ class StatePlan(NamedTuple):
         """(parameters, optimizer state) that a checkpoint holds."""
         if self.lora is None:
             return state.params, state.optimizer
-        return self.weights(state, frozen), {**state.optimizer, ADAPTERS: state.params}
+        merged = self.lora.merged(frozen[0], state.params, on_host=jax.process_count() == 1)
+        return merged, {**state.optimizer, ADAPTERS: state.params}
 
     def weights(self, state: TrainState, frozen: tuple[Any, ...]) -> Any:
-        """The whole model's parameters: what is evaluated and exported."""
+        """The whole model's parameters, on the devices: what is evaluated."""
         return state.params if self.lora is None else self.lora.merged(frozen[0], state.params)
 
 
