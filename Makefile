@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
 REAL ?= build/real
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
 .PHONY: run test test-slow test-real lint bench bench-attention sweep-attention lock clean
@@ -11,8 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requi
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
 
+# Two workers; tests/conftest.py says what stays together.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # Minutes to an hour of two cores: twenty kills, four processes.
 test-slow: $(VENV)/.dev
