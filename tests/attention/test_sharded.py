@@ -60,24 +60,6 @@ plain = jax.value_and_grad(lambda *x: (attention(*x, segment_ids=ids) * dout).su
 with sharding.use(sharding.make_mesh({"context": 4}, jax.devices())):
     spread = jax.tree.map(np.asarray, ordered(q, k, v, dout, order))
 print(json.dumps([float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*map(jax.tree.leaves, (spread, plain)))]))
-
-# A whole decoder: scan over layers, remat by name, shard_map and the hand-written derivatives inside each other.
-from ja_llm.attention import xla
-from ja_llm.models.config import DecoderConfig
-from ja_llm.models.decoder import Decoder, init_params
-from ja_llm.train.step import accumulate
-xla._SHORT = 16  # longer rows go by tiles
-config = DecoderConfig(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=16, max_length=L, remat_policy="attention")
-start = np.maximum.accumulate(np.where(np.diff(ids, axis=1, prepend=-1) != 0, np.arange(L), 0), axis=1)
-arrays = (targets, targets, ids, np.arange(L) - start, (ids > 0).astype(np.float32))
-batch = dict(zip([f"decoder_{n}" for n in ("input_tokens", "target_tokens", "segment_ids", "positions", "loss_weights")], arrays))
-params = init_params(config, jax.random.key(0))
-def grads():
-    return jax.tree.map(np.asarray, jax.jit(lambda p: accumulate(Decoder(config), p, batch, 1e-3, 1))(params))
-alone = grads()
-with sharding.use(sharding.make_mesh({"fsdp": 2, "context": 2}, jax.devices())):
-    spread = grads()
-print(json.dumps([float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*map(jax.tree.leaves, (spread, alone)))]))
 """
 
 
@@ -87,7 +69,7 @@ def test_four_devices_equal_one():
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [len(line) for line in lines[:5]] == [7, 7, 7, 7, 4] and len(lines) == 6 and max(map(max, lines)) <= 2e-6, lines
+    assert [len(line) for line in lines] == [7, 7, 7, 7, 4] and max(map(max, lines)) <= 1e-6, lines
 
 
 def test_balanced_order_gives_each_part_as_much_to_do():
