@@ -1,6 +1,7 @@
 """What a person types: help with an example for every verb, one sentence for every mistake, the promised exit codes."""
 
 import argparse
+import importlib.util
 import shlex
 import subprocess
 import sys
@@ -33,7 +34,9 @@ def test_every_verb_has_an_example_that_its_own_parser_takes(verb):
 def test_a_device_that_is_not_there_gets_one_sentence():
     command = [sys.executable, "-m", "ja_llm", "generate", "--checkpoint", "nowhere", "--prompt", "a", "--device", "tpu"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.startswith("ja-llm: ") and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    *noise, said = result.stderr.splitlines()  # libtpu, where it is installed, has its own words before ours
+    assert said.startswith("ja-llm: ") and (not noise or importlib.util.find_spec("libtpu")), result.stderr
     assert "--device tpu: JAX finds no such device here" in result.stderr or "nowhere" in result.stderr
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError
-from ja_llm.models.config import DecoderConfig
+from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
 from ja_llm.train import memory
 from ja_llm.train.digests import _of_devices, _of_host, digests
 from ja_llm.train.goodput import Goodput
@@ -243,14 +243,16 @@ def test_out_of_memory_names_the_cheapest_change_that_fits():
 
     def compile_step(model, options):
         tried.append((model.remat_policy, options.microbatches))
-        return Compiled({"none": 800, "minimal": 400, "full": 200}[model.remat_policy] // options.microbatches)
+        return Compiled({"none": 800, "minimal": 400, "attention": 300, "full": 200}[model.remat_policy] // options.microbatches)
 
     def said(limit):
         return str(memory.explain(compile_step, MODEL, StepOptions(), 4, limit, 800))
 
     assert "remat_policy = 'minimal' would fit" in said(500)
     assert tried == [("minimal", 1)]
+    assert "remat_policy = 'attention' would fit" in said(300)
     assert "remat_policy = 'full' would fit" in said(200)
+    assert set(memory._LADDER) == set(REMAT_POLICIES)
     assert "remat_policy = 'full' and MICROBATCHES = 2 would fit" in said(100)
     assert "remat_policy = 'full' and MICROBATCHES = 4 would fit" in said(50)
     assert "at least 3 times as many devices" in said(20)

@@ -10,8 +10,8 @@ import pytest
 from ja_llm.errors import JaLlmError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
-from ja_llm.train import checkpoints as module
-from ja_llm.train.checkpoints import Checkpoints, unreadable
+from ja_llm.train.checkpoint_errors import unreadable
+from ja_llm.train.checkpoints import Checkpoints
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.step import init_optimizer
 
@@ -158,4 +158,4 @@ def test_the_cause_of_an_error_counts(tmp_path):
     except ValueError as error:
         assert "Input/output error" in str(unreadable(tmp_path, error))
     assert "is damaged" in str(unreadable(tmp_path, FileNotFoundError(2, "No such file or directory")))
-    assert module.unreadable(tmp_path, ValueError("NOT_FOUND: d/1 [os_error_code='2']")).args[0].count("remove it") == 1
+    assert unreadable(tmp_path, ValueError("NOT_FOUND: d/1 [os_error_code='2']")).args[0].count("remove it") == 1
