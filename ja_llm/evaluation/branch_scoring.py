@@ -144,8 +144,8 @@ class ContinuationScorer:
         for stems in self._batches(list(branching), len):
             grown = self._functions.extend(self._params, cache, *self._padded(stems))
             for turn in range(max(len(branching[stem]) for stem in stems)):
-                leaves = [branching[stem][turn] if turn < len(branching[stem]) else None for stem in stems]
-                yield from self._score(leaves, grown)
+                grown_from: list[Any] = [branching[stem][turn] if turn < len(branching[stem]) else None for stem in stems]
+                yield from self._score(grown_from, grown)
 
     def _batches(self, items: list[Any], size: Any) -> Iterator[list[Any]]:
         """Batches of items of one padded length, short ones first."""

@@ -235,10 +235,10 @@ class Generator:
         """
         width = self._bucket(prompts[0])
         tokens = np.zeros((self._batch_size, width), np.int32)
-        sizes = np.ones(self._batch_size, np.int32)
+        sizes: Any = np.ones(self._batch_size, np.int32)
         done = np.arange(self._batch_size) >= len(prompts)  # rows beside the prompts are computed and not read
         penalised = sampling.repetition_penalty != 1
-        seen = np.zeros((self._batch_size, self._tokenizer.vocab_size if penalised else 0), bool)
+        seen: Any = np.zeros((self._batch_size, self._tokenizer.vocab_size if penalised else 0), bool)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)], sizes[row] = prompt, len(prompt)
             if penalised:

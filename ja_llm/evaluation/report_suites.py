@@ -59,9 +59,10 @@ def _mean(results: Mapping[str, dict[str, Any]], names: Sequence[str]) -> Dot | 
     values = [dot.value for dot in dots if dot]
     errors = [results[name].get(f"{results[name]['about']['headline']}_standard_error") for name in names]
     middle = sum(values) / len(values)
-    if not all(isinstance(e, int | float) for e in errors):
+    known = [e for e in errors if isinstance(e, int | float)]
+    if len(known) < len(errors):
         return Dot("", middle)
-    half = 1.96 * sum(e * e for e in errors) ** 0.5 / len(errors)
+    half = 1.96 * sum(e * e for e in known) ** 0.5 / len(known)
     return Dot("", middle, middle - half, middle + half)
 
 

@@ -18,7 +18,7 @@ def whole_examples() -> Any:
     """A feature converter that leaves examples as the task makes them: no padding, so that no id is taken for it."""
     from ja_llm.data.registry import import_seqio
 
-    seqio = import_seqio()
+    seqio: Any = import_seqio()
 
     class WholeExamples(seqio.PassThroughFeatureConverter):
         TASK_FEATURES = {name: seqio.FeatureConverter.FeatureSpec(dtype=None) for name in ("inputs", "targets")}

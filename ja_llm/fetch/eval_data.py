@@ -375,9 +375,9 @@ def _members(archive: Path, pattern: re.Pattern) -> Iterator[tuple[str, Any]]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and (found := pattern.fullmatch(member.name)) and _inside(found[1]):
-                file = tar.extractfile(member)
-                assert file is not None
-                yield found[1], file
+                plain = tar.extractfile(member)
+                assert plain is not None
+                yield found[1], plain
 
 
 def _inside(path: str) -> bool:

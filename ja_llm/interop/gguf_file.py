@@ -139,7 +139,7 @@ class GGUFFile:
         kind = GGMLQuantizationType(info.kind)
         plain = {"F32": np.float32, "F16": np.float16, "F64": np.float64}.get(kind.name)
         item = np.dtype(plain or np.uint8)
-        data = np.memmap(self.path, item, "r", info.offset, (info.size // item.itemsize,))
+        data: Any = np.memmap(self.path, item, "r", info.offset, (info.size // item.itemsize,))
         shape, rows = info.shape, info.shape
         if plain is None:
             block, size = _block_sizes()[0][info.kind]

@@ -166,8 +166,8 @@ def _on_device(
         array = jnp.pad(array, ((0, number * slab - tokens), *((0, 0),) * (array.ndim - 1)))
         return array.reshape(number, slab, *array.shape[1:])
 
-    def one(dw: Any, part: tuple) -> tuple:
-        losses, g = _slab(settings, over_ids, start, head, *part, gradient=gradient)
+    def one(dw: Any, part: Any) -> Any:
+        losses, g = _slab(settings, over_ids, start, head, *part, gradient)
         if g is None:
             return dw, losses
         dx = jax.lax.dot_general(g, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
