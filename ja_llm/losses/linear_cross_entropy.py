@@ -167,7 +167,7 @@ def _on_device(
         return array.reshape(number, slab, *array.shape[1:])
 
     def one(dw: Any, part: Any) -> Any:
-        losses, g = _slab(settings, over_ids, start, head, *part, gradient)
+        losses, g = _slab(settings, over_ids, start, head, part[0], part[1], part[2], gradient)
         if g is None:
             return dw, losses
         dx = jax.lax.dot_general(g, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
