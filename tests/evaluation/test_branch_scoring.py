@@ -128,6 +128,8 @@ def test_greedy_texts_equal_transformers(case, share):
     assert not share or cache.computed == 64
 
 
+ONE_FAMILY = pytest.mark.parametrize("case", ["Llama"], indirect=True)
+
 # What goes wrong in prefix caches and padding -> how it is put into the code.
 FAULTS = {
     "a token of the prefix is missing": ("prefix", lambda tokens: tokens[:-1]),
@@ -139,10 +141,9 @@ FAULTS = {
 }
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_error_is_seen(case, theirs, monkeypatch, fault):
-    if not isinstance(case[0], transformers.LlamaForCausalLM):
-        pytest.skip("one family is enough")
     where, change = FAULTS[fault]
     if where == "prefix":
         plain = PrefixCache.rows
@@ -173,9 +174,8 @@ def test_a_planted_error_is_seen(case, theirs, monkeypatch, fault):
     assert max(abs(s.nats - nats) for s, (nats, _) in zip(scores, theirs, strict=True)) > 1e-2
 
 
+@ONE_FAMILY
 def test_results_do_not_depend_on_what_was_scored_before(case):
-    if not isinstance(case[0], transformers.LlamaForCausalLM):
-        pytest.skip("one family is enough")
     fresh = ContinuationScorer(case[1], 8)
     used = ContinuationScorer(case[1], 8)
     used(rows(seed=4))
@@ -192,9 +192,8 @@ def test_blocks_and_buckets():
     assert all(size <= 1.5 * n for n, size in enumerate(sizes, 1) if n > 128)
 
 
+@ONE_FAMILY
 def test_rows_that_do_not_fit_are_refused(case):
-    if not isinstance(case[0], transformers.LlamaForCausalLM):
-        pytest.skip("one family is enough")
     scorer = ContinuationScorer(case[1], 2)
     with pytest.raises(UsageError, match="row 1 has no context token"):
         scorer([([1], [2]), ([], [2])])
