@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ def test_missing_segmenters_are_a_sentence(monkeypatch):
     with pytest.raises(JaLlmError, match="ja-mecab.*eval-ja"):
         monkeypatch.setattr("builtins.__import__", _no_mecab(__import__))
         metrics.bleu("ja-mecab").item({"reference": "塔"}, "塔")
+    sys.modules.pop("sacrebleu.tokenizers.tokenizer_ja_mecab", None)  # imported without MeCab, it would stay so for other tests
     with pytest.raises(UsageError, match="there is no such segmenter"):
         segmenters.segmenter("spaces")
     with pytest.raises(UsageError, match="no tokenizer"):
