@@ -11,7 +11,6 @@ is run again with one changed threshold repeats only what the threshold touches.
 
 import argparse
 import contextlib
-import fcntl
 import glob
 import os
 import shutil
@@ -28,7 +27,7 @@ from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samp
 from ja_llm import manifest
 from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, os_error_sentence, read_json, sha256_file, sha256_json, write_json
+from ja_llm.files import atomic_directory, lock_file, os_error_sentence, read_json, sha256_file, sha256_json, write_json
 
 JOB = "corpus"
 _SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in this process; workers only help with much more
@@ -245,14 +244,11 @@ def _locked(output: Path) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
         if not ours:
             write_json(work / "job.json", {"job": JOB})
-        lock = open(work / "lock", "w")  # noqa: SIM115 - held open for the whole job
     except OSError as error:
         raise os_error_sentence(error, output) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JaLlmError(f"{output}: another corpus job is writing here; wait for it, or choose another folder.") from None
+    with lock_file(
+        work / "lock", JaLlmError(f"{output}: another corpus job is writing here; wait for it, or choose another folder.")
+    ):
         yield work
 
 

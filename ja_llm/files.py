@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +43,35 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def lock_file(path: str | os.PathLike, taken: JaLlmError, wait: float = 3.0) -> BinaryIO:
+    """Lock a file for this process; the lock ends when what comes back is closed, or with the process.
+
+    Args:
+      path: created, with its folder, if it is not there.
+      taken: raised if another process holds the lock and goes on holding it.
+      wait: seconds for which a held lock is asked for again. A process that is killed while it starts a child leaves its lock with that
+        child until the child has become another program.
+
+    Raises:
+      JaLlmError: `taken`, or the file can't be made or locked.
+    """
+    import fcntl  # not on Windows, where the rest of this file works
+
+    path, end = Path(path), time.monotonic() + wait
+    with _as_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    file.close()
+                    raise taken from None
+                time.sleep(0.05)
 
 
 def shown(path: str | os.PathLike) -> str:

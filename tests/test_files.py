@@ -3,11 +3,23 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ja_llm.errors import JaLlmError
-from ja_llm.files import atomic_directory, atomic_write, canonical_json, read_json, sha256_file, sha256_json, write_json
+from ja_llm.files import (
+    atomic_directory,
+    atomic_write,
+    canonical_json,
+    lock_file,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
@@ -66,3 +78,28 @@ def test_what_is_no_json_is_one_sentence(tmp_path, content):
         read_json(tmp_path / "x.json", "manifest")
     with pytest.raises(JaLlmError, match="this manifest does not exist"):
         read_json(tmp_path / "y.json", "manifest")
+
+
+def test_a_lock_that_is_let_go_in_time_is_taken_and_one_that_is_held_is_not(tmp_path):
+    """As where a killed process leaves its lock for a moment to a child that it had just started."""
+    path = tmp_path / "new" / "lock"
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(1)"
+    path.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(JaLlmError, match="^taken$"):
+            lock_file(path, JaLlmError("taken"), wait=0.1)
+        begin = time.monotonic()
+        held = lock_file(path, JaLlmError("taken"), wait=30)
+        assert time.monotonic() - begin < 25
+    with pytest.raises(JaLlmError, match="^taken$"):
+        lock_file(path, JaLlmError("taken"), wait=0.1)
+    held.close()
+    lock_file(path, JaLlmError("taken"), wait=0).close()
+
+
+def test_a_lock_in_a_folder_that_cannot_be_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaLlmError, match="file") as told:
+        lock_file(tmp_path / "file" / "lock", JaLlmError("taken"))
+    assert "taken" not in str(told.value)

@@ -8,7 +8,6 @@ OUT/.state/                          one entry a finished package: what a killed
 """
 
 import contextlib
-import fcntl
 import shutil
 import threading
 from collections import Counter
@@ -23,7 +22,7 @@ from ja_llm.fetch.download import warn
 from ja_llm.fetch.mirror import DEFAULT_MIRROR
 from ja_llm.fetch.packages import Package, select
 from ja_llm.fetch.source import BACKENDS, Source
-from ja_llm.files import os_error_sentence, read_json, sha256_file, write_json
+from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_file, write_json
 from ja_llm.progress import Progress
 
 SCHEMA = "ja_llm.fetch/1"
@@ -102,14 +101,8 @@ def _messages(out: Path, name: str) -> Path:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep a second run out of the folder; the lock ends with the process."""
-    with _disk_errors(out):
-        (out / ".state").mkdir(parents=True, exist_ok=True)
-        file = open(out / ".state" / "lock", "a")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JaLlmError(f"{out}: another fetch is writing to this folder; wait for it or choose another --out.") from None
+    taken = JaLlmError(f"{out}: another fetch is writing to this folder; wait for it or choose another --out.")
+    with lock_file(out / ".state" / "lock", taken):
         yield
 
 

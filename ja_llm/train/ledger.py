@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import UsageError
-from ja_llm.files import read_json, sha256_json, write_json, write_text
+from ja_llm.files import lock_file, read_json, sha256_json, write_json, write_text
 from ja_llm.manifest import software
 
 SCHEMA = "ja_llm.run/1"
@@ -52,17 +52,8 @@ def lock_run(directory: Path) -> Any:
     Raises:
       UsageError: another process trains in this folder.
     """
-    import fcntl
-
-    directory.mkdir(parents=True, exist_ok=True)
-    file = open(directory / ".lock", "a")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UsageError(
-            f"{directory}: another process trains in this folder; wait for it, or choose another MODEL_DIR."
-        ) from None
-    return file
+    taken = UsageError(f"{directory}: another process trains in this folder; wait for it, or choose another MODEL_DIR.")
+    return lock_file(directory / ".lock", taken)
 
 
 _CALL = ("code", "software", "mesh")  # what may differ between two calls of one run

@@ -183,7 +183,8 @@ def test_seqio_is_refused_where_it_would_lose_id_0_and_served_where_not(root):
     numbers[[1, 2]] = numbers[[2, 1]]  # another vocabulary, so that seqio gets another task
     silent = type("Silent", (Bytes,), {"zero_is_real": False})
     assert weights_of_zeros(silent(numbers)) > 50  # this is what would be lost
-    unused = silent(np.roll(np.arange(SIZE), 1))
+    numbers = np.roll(np.arange(SIZE), 1)
+    unused = silent(np.append(numbers[:-2], numbers[:-3:-1]))  # BOS and EOS swapped: `plain` has a task of the unswapped ones
     assert unused.encode("\x01") == [0] and weights_of_zeros(unused) == 0
 
 
