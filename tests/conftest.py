@@ -2,18 +2,44 @@
 
 A file's tests stay together, so that what its fixtures build is built once. Tests that simulate several devices keep every core busy and
 can abort in XLA's rendezvous when two of them meet; they stay together too, with the rest of tests/train, whose runs they compare with.
+
+Most of the suite's time would be XLA's optimization of programs that run once, so JAX is asked to leave it out, here and in the processes
+that tests start; JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs the suite on what users run.
 """
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 _TESTS = Path(__file__).parent
-_ONE_AT_A_TIME = ("train", "interop/test_sharded.py", "test_sharding.py")
+_ONE_AT_A_TIME = ("train", "interop/test_sharded.py", "attention/test_sharded.py", "test_sharding.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own, which reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         file = item.path.relative_to(_TESTS).as_posix()
         group = "devices" if file.startswith(_ONE_AT_A_TIME) else file
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture
+def optimized():
+    """XLA as users run it, for comparisons whose tolerance is that of its sums."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """A worker would keep every program of every module: gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

@@ -21,6 +21,8 @@ transformers = pytest.importorskip("transformers")
 
 from ja_llm.evaluation.lm_eval_adapter import JaLlm  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 COLOURS = ("red", "blue", "green", "grey", "white")
 ROWS = [
     {
