@@ -14,7 +14,7 @@ run: $(VENV)/.run
 
 # Two workers; tests/conftest.py says what stays together.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Minutes to an hour of two cores: twenty kills, four processes.
 test-slow: $(VENV)/.dev

@@ -9,22 +9,25 @@ that tests start; JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs the suite on what users 
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-_TESTS = Path(__file__).parent
 _ONE_AT_A_TIME = ("train", "interop/test_sharded.py", "attention/test_sharded.py", "test_sharding.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own, which reads the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        file = item.path.relative_to(_TESTS).as_posix()
-        group = "devices" if file.startswith(_ONE_AT_A_TIME) else file
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files to a worker; `--dist loadgroup` would do it by marks, but pytest 9.2 does not see pytest-xdist 3.8's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0].removeprefix("tests/")
+            return "devices" if file.startswith(_ONE_AT_A_TIME) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
