@@ -135,7 +135,7 @@ def _certify(group) -> None:
         from ja_llm.vocab.certify import format_certificate
         from ja_llm.vocab.surgery import certify_models
 
-        report = certify_models(args.old, args.new, args.documents)
+        report = certify_models(args.old, args.new, args.documents, rebuild=args.rebuild)
         print(format_certificate(report))
         if args.out:
             from ja_llm.files import atomic_write, write_json
@@ -156,6 +156,11 @@ def _certify(group) -> None:
     parser.add_argument("--old", type=path, required=True, metavar="DIR")
     parser.add_argument("--new", type=path, required=True, metavar="DIR")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set for sample texts")
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="learn the pieces again from the same documents and compare, so that no score or merge rests on the ledger's word",
+    )
     parser.add_argument("--out", type=path, metavar="DIR", help="folder for certificate.json and certificate.html")
 
 

@@ -77,7 +77,7 @@ def expand_model(
     def texts() -> Iterator[str]:
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
 
-    expansion = kind_of(base).expand(texts(), new_pieces, segments)
+    expansion = kind_of(base).expand(texts(), new_pieces, **({} if segments is None else {"segments": segments}))
     expansion.tokenizer.chat_template = base.chat_template
     padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
     counts = {}
@@ -121,8 +121,12 @@ def certify_models(
     documents_root: str | os.PathLike,
     sample_chars: int = 300_000,
     seed: int = 0,
+    rebuild: bool = False,
 ) -> dict[str, Any]:
-    """Certify an expanded model directory against its base, with nothing taken from its maker's word but how the rows were made.
+    """Certify an expanded model directory against its base.
+
+    Taken from its maker's word are the rule for rows, and the fingerprint that the ledger recorded for the new vocabulary. With
+    `rebuild` the pieces are learnt again and compared, so that no score or merge rests on that word.
 
     Args:
       old_path: model directory of the base, or `DIR@STEP`.
@@ -130,9 +134,11 @@ def certify_models(
       documents_root: document set for sample texts.
       sample_chars: characters of each language.
       seed: of the sample.
+      rebuild: expand the base again, from the same documents with the ledger's settings; takes as long as it did.
 
     Raises:
       JaLlmError: a model is damaged, or its vocabulary does not fit its tables.
+      UsageError: to `rebuild`, the model is not as `vocab expand` wrote it, or the document set is another one.
     """
     from ja_llm.train.checkpoints import load_model
 
@@ -146,7 +152,29 @@ def certify_models(
     rules = {name: RowRule.from_json(rule) for name, rule in told.items()}
     padding = new.config.padding_ids
     sources = kind_of(before).sources(after) if type(before) is type(after) else []
-    return certify(before, after, sources, old_params, new_params, samples, rules=rules, padding=padding)
+    identity = new.ledger.get("identity", {})
+    known = {"recorded": identity["vocabulary"]} if "vocabulary" in identity else {}
+    known |= {"rebuilt": rebuilt_fingerprint(new.directory, new.ledger, before, documents_root)} if rebuild else {}
+    return certify(before, after, sources, old_params, new_params, samples, rules=rules, padding=padding, fingerprints=known)
+
+
+def rebuilt_fingerprint(directory: Path, ledger: Mapping[str, Any], base: Tokenizer, documents_root: str | os.PathLike) -> str:
+    """Fingerprint of the vocabulary that the ledger's settings give once more.
+
+    Raises:
+      UsageError: the ledger is none of `vocab expand`, or the document set is not the one that it names.
+    """
+    identity = ledger.get("identity", {})
+    if ledger.get("job") != "vocab expand":
+        raise UsageError(
+            f"{directory}: this model was not written by `vocab expand`, so its pieces can't be learnt again; give the one that was."
+        )
+    if identity["documents"] != manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS)):
+        raise UsageError(
+            f"{documents_root}: the pieces of {directory} were learnt on another document set, {identity['documents'][:12]}; give that one."
+        )
+    texts = iter_texts(documents_root, identity["lang"], "train", identity["limit_chars"], identity["seed"])
+    return kind_of(base).expand(texts, **identity["expansion"]).tokenizer.fingerprint
 
 
 def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) -> Tokenizer:

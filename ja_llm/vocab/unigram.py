@@ -10,6 +10,7 @@ M step: p(x) = c(x) / sum c over the pieces that are free, none below a floor, w
 their sum; so the likelihood of the text never falls.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +27,6 @@ from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, UNIGRAM, SentencePieceT
 from ja_llm.vocab.train import train_model
 
 _UNKNOWN_PENALTY = 10.0  # SentencePiece: a character that no piece covers costs 10 more than the rarest piece
-_MASS = 1e-5  # how far the new pieces' probabilities may be from the sum 1, as float32 scores
 
 
 @gin.configurable
@@ -224,10 +224,18 @@ def _append(base: SentencePieceTokenizer, scores: Mapping[str, float]) -> Senten
 
 
 def wrong_scores(base: SentencePieceTokenizer, added: Iterable[Any]) -> list[str]:
-    """What is wrong with the scores of new pieces: above the base's lowest, and probabilities with the sum 1."""
+    """What is wrong with the scores of new pieces, as far as it can be seen without the text that they were estimated on.
+
+    They are above the base's lowest, fall from id to id, and are probabilities with the sum 1: to what rounding the scores to
+    float32 can move it, sum p * |score| * 2^-24, and twice that for the sum itself. A rare piece's own probability is below that.
+    """
     lowest = min(p.score for p in base.proto.pieces if p.type == NORMAL)
     pieces = list(added)
     out = [p.piece for p in pieces if not lowest < p.score < 0.0 + (len(pieces) == 1)]
     wrong = [f"scores of new pieces are not between the base's lowest and 0: {out[:20]}"] if out else []
+    risen = [b.piece for a, b in itertools.pairwise(pieces) if not b.score <= a.score]
+    if risen:
+        wrong.append(f"new pieces stand behind less likely ones: {risen[:20]}")
     mass = math.fsum(math.exp(p.score) for p in pieces) if pieces else 1.0
-    return wrong if abs(mass - 1.0) <= _MASS else [*wrong, f"the probabilities of the new pieces have the sum {mass}, not 1"]
+    noise = 2 * math.fsum(math.exp(p.score) * abs(p.score) * 2.0**-24 for p in pieces)
+    return wrong if abs(mass - 1.0) <= noise else [*wrong, f"the probabilities of the new pieces have the sum {mass}, not 1"]

@@ -113,6 +113,19 @@ def test_the_certificate_passes_and_one_wrong_score_or_row_fails_it(unigram, gro
         proto.pieces[index].score += by
         broken = SentencePieceTokenizer(proto.SerializeToString())
         assert any(f.startswith("pieces:") for f in certify(unigram, broken, *case[2:])["failures"]), index
+    made = {"recorded": grown.tokenizer.fingerprint}
+    assert certify(*case, fingerprints=made)["failures"] == []
+    for change in (lambda p: p[-1], lambda p: min(p[unigram.vocab_size :], key=lambda piece: piece.score)):
+        proto = grown.tokenizer.proto
+        change(proto.pieces).score += 1e-6  # the rarest: its whole probability is less than rounding moves the sum
+        broken = SentencePieceTokenizer(proto.SerializeToString())
+        assert broken.fingerprint != grown.tokenizer.fingerprint
+        failed = certify(unigram, broken, *case[2:], fingerprints=made)["failures"]
+        assert any(f.startswith("recorded: the fingerprint is") for f in failed)
+    proto = grown.tokenizer.proto
+    proto.pieces[-1].score, proto.pieces[-30].score = proto.pieces[-30].score, proto.pieces[-1].score
+    broken = SentencePieceTokenizer(proto.SerializeToString())
+    assert "stand behind less likely ones" in " ".join(certify(unigram, broken, *case[2:])["failures"])
     wrong = copy.deepcopy(new)
     wrong["token_embedder"]["embedding"][-3, 1] += 1e-5
     assert "not the mean" in " ".join(certify(*case[:4], wrong, case[5])["failures"])
