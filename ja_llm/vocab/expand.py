@@ -23,7 +23,7 @@ import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import Progress
-from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import BPE, NORMAL, SentencePieceTokenizer, load_processor, parse_proto
 from ja_llm.vocab.train import train_model
@@ -67,7 +67,9 @@ def expand_sentencepiece(
 
     Raises:
       JaLlmError: the base is no BPE model or its scores leave no room; the texts hold no Japanese.
+      UsageError: a number is below 1.
     """
+    check_counts(new_pieces=new_pieces, align=align, max_piece_length=max_piece_length, min_count=min_count)
     check_base(base, BPE, "BPE")
     runs = count_runs(texts, segments)
     if not runs:
@@ -88,7 +90,14 @@ def expand_sentencepiece(
         "max_piece_length": max_piece_length,
         "min_count": min_count,
     }
-    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
+    left_out = [*unreachable, *special_pieces(base, trained)]
+    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, left_out)
+
+
+def special_pieces(base: SentencePieceTokenizer, trained: Iterable[str]) -> list[str]:
+    """Trained pieces that the base has as control or user-defined ones, so that they can't be added."""
+    special = {p.piece for p in base.proto.pieces if p.type != NORMAL}
+    return sorted(special & set(trained))
 
 
 def check_base(base: SentencePieceTokenizer, model_type: int, named: str) -> None:

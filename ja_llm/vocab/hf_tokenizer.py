@@ -85,7 +85,7 @@ class HFTokenizer(Tokenizer):
     @functools.cached_property
     def zero_is_real(self) -> bool:
         special = {token["id"] for token in self.model_json.get("added_tokens") or [] if token.get("special")}
-        return 0 in (self._bos_id, self._eos_id) or 0 not in special
+        return 0 in (self._bos_id, self._eos_id, self._unk_id) or 0 not in special
 
     @property
     def model_text(self) -> str:

@@ -174,7 +174,8 @@ class ByteLevelBPE(Kind):
         return clauses
 
     def touched(self, text: str) -> bool:
-        return bool(TOUCHED.search(text))
+        # What the base's normaliser makes of the text counts: NFC turns U+2329 and U+232A into Japanese brackets.
+        return bool(TOUCHED.search(text) or TOUCHED.search(self._model.normalised(text)))
 
     def changes(self, new: HFTokenizer) -> list[str]:
         """Old ids, merges, added tokens and rules as they were; new pieces and merges behind them, in Japanese only."""

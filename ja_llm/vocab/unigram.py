@@ -20,8 +20,8 @@ import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import track
-from ja_llm.vocab.expand import added_sources, check_base, choose, piece_sources
-from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.expand import added_sources, check_base, choose, piece_sources, special_pieces
+from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, UNIGRAM, SentencePieceTokenizer, parse_proto
 from ja_llm.vocab.train import train_model
@@ -54,14 +54,17 @@ def expand_unigram(
 
     Raises:
       JaLlmError: the base is no unigram model or rewrites characters; the texts hold no Japanese, or too little for `align`.
+      UsageError: a number is below 1.
     """
+    check_counts(new_pieces=new_pieces, align=align, max_piece_length=max_piece_length, min_count=min_count, epochs=epochs)
     check_base(base, UNIGRAM, "unigram")
     words = count_runs(texts, segments)
     if not words:
         raise nothing_to_learn()
     old = {p.piece: p.score for p in base.proto.pieces if p.type == NORMAL}
     found = _train(words, len({c for word in words for c in word}) + 2 * new_pieces + 3, max_piece_length)
-    scores = _normalised({piece: score for piece, score in found.items() if piece not in old and is_japanese(piece)})
+    known = {p.piece for p in base.proto.pieces}
+    scores = normalised({piece: score for piece, score in found.items() if piece not in known and is_japanese(piece)})
     if not scores:
         raise JaLlmError("the texts hold no Japanese piece that this vocabulary lacks; give other text or leave it as it is.")
     scores, counts, _ = reestimate(words, scores, old, epochs, _floor(old))
@@ -75,7 +78,7 @@ def expand_unigram(
     ranked = [p for p in sorted(scores, key=lambda p: (-saved[p], len(p), p)) if saved[p] >= min_count]
 
     def grown(pieces: Sequence[str]) -> SentencePieceTokenizer:
-        chosen, _, _ = reestimate(words, _normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
+        chosen, _, _ = reestimate(words, normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
         return _append(base, dict(sorted(chosen.items(), key=lambda item: (-item[1], item[0]))))
 
     tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
@@ -87,7 +90,8 @@ def expand_unigram(
         "min_count": min_count,
         "epochs": epochs,
     }
-    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
+    left_out = [*unreachable, *special_pieces(base, found)]
+    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, left_out)
 
 
 def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
@@ -106,7 +110,8 @@ def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
     return {p.piece: p.score for p in parse_proto(model).pieces if p.type == NORMAL}
 
 
-def _normalised(scores: Mapping[str, float]) -> dict[str, float]:
+def normalised(scores: Mapping[str, float]) -> dict[str, float]:
+    """Log-probabilities with the sum of probabilities 1, in the same proportions."""
     total = _log_sum(list(scores.values()))
     return {piece: score - total for piece, score in scores.items()}
 

@@ -148,12 +148,20 @@ def test_joint_scores_are_one_distribution_and_a_fixed_point_nearly(joint, japan
 
     _, tokenizer = joint
     scores = {p.piece: p.score for p in tokenizer.proto.pieces if p.type == NORMAL}
-    assert math.isclose(math.fsum(map(math.exp, scores.values())), 1.0, abs_tol=0.01)  # but for the few left out for the size
+    assert math.isclose(math.fsum(map(math.exp, scores.values())), 1.0, abs_tol=1e-6)
     lines = [line for text in (japanese, english, code) for line in text.split("\n") if line]
     stretches = count_stretches(lines, scores)
     _, _, likelihoods = reestimate(stretches, scores, {}, 3)
     assert likelihoods == sorted(likelihoods)
     assert likelihoods[-1] - likelihoods[0] < 0.01 * abs(likelihoods[0])
+
+
+def test_joint_scores_stay_a_distribution_however_many_pieces_are_left_out_for_the_size(tmp_path, japanese, english):
+    parts = [Part("ja", [japanese], 420, 8, True, "word"), Part("en", [english], 300)]
+    tokenizer = train_joint(parts, tmp_path, align=128)
+    scores = [p.score for p in tokenizer.proto.pieces if p.type == NORMAL]
+    assert tokenizer.vocab_size % 128 == 0
+    assert math.isclose(math.fsum(map(math.exp, scores)), 1.0, abs_tol=1e-6)
 
 
 def test_no_piece_crosses_the_end_of_a_stretch_and_stretches_are_the_text():
@@ -201,5 +209,8 @@ def test_texts_in_another_language_than_they_say_are_refused(english, japanese, 
     with pytest.raises(JaLlmError, match="kanji but only 0 kana, as Chinese does"):
         count_runs([chinese])
     assert count_runs([chinese, japanese * 3])  # Japanese with quotations
+    with pytest.raises(JaLlmError, match="kanji but only 0 kana, as Chinese does"):
+        list(checked(iter([chinese]), "ja"))
+    assert list(checked(iter([chinese, japanese * 3]), "ja")) and list(checked(iter([chinese]), "zh"))
     with pytest.raises(UsageError, match="no type of vocabulary 'wordpiece'"):
         train_on_documents(document_set, tmp_path / "x", model_type="wordpiece")
