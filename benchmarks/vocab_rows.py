@@ -109,7 +109,7 @@ def tiny_base(documents: Path, out: Path) -> tuple[LoadedModel, Any, list[list[i
     if not (out / "tiny/model.json").exists():
         import_hf(embedded_base(), out / "tiny")
     if not (out / "tiny_expanded/model.json").exists():
-        expand_model(out / "tiny", documents, out / "tiny_expanded", new_pieces=4000)
+        expand_model(out / "tiny", documents, out / "tiny_expanded", new_pieces=4000, pad_to=1)
     cache("swallow_ja90_en10", out / "tiny_expanded/vocab", documents, out / "tiny_tokens")
     from ja_llm.vocab.kinds import kind_of
 

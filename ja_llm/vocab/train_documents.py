@@ -84,6 +84,8 @@ def train_on_documents(
             "vocabulary": tokenizer.fingerprint,
             "software": manifest.software("sentencepiece", "tokenizers"),
         }
+        if bound := [line for line in gin.config_str().splitlines() if line and not line.startswith("#")]:
+            note["gin"] = bound  # what the trainers took from it
         write_json(temporary / NOTE, note)
     return tokenizer
 

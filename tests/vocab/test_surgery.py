@@ -36,7 +36,7 @@ def model(tmp_path_factory, base, params_of):
 @pytest.fixture(scope="module")
 def expanded(model, document_set):
     out = model.parent / "expanded"
-    return out, expand_model(model, document_set, out, new_pieces=200)
+    return out, expand_model(model, document_set, out, new_pieces=200, pad_to=1)
 
 
 def test_the_new_model_directory_holds_everything(expanded, model, document_set):
@@ -65,6 +65,27 @@ def test_the_model_and_its_certificate_appear_together_or_not_at_all(model, docu
     assert not any(tmp_path.iterdir())
 
 
+def test_optimizer_state_stays_behind(model, document_set, tmp_path):
+    """A run's checkpoint has moments of the old tables' shapes, which fit no new one."""
+    import jax
+    import optax
+
+    from ja_llm.train.checkpoints import Checkpoints
+
+    loaded = load_model(model)
+    save_model(
+        tmp_path / "run", config=loaded.config, params=loaded.params, tokenizer=loaded.tokenizer, ledger=loaded.ledger, step=3
+    )
+    checkpoints = Checkpoints(tmp_path / "run", asynchronous=False)
+    params = jax.tree.map(jax.numpy.asarray, loaded.params)
+    checkpoints.save(5, params, optax.adam(1e-3).init(params))
+    checkpoints.close()
+    assert any((tmp_path / "run/checkpoints/5").glob("optimizer*"))
+    assert expand_model(tmp_path / "run", document_set, tmp_path / "out", new_pieces=40)["passed"]
+    assert load_model(tmp_path / "out").ledger["parents"][0]["step"] == 5
+    assert not any(path.name.startswith("optimizer") for path in (tmp_path / "out").rglob("*"))
+
+
 def test_only_the_train_split_is_learnt_from(expanded):
     from ja_llm.vocab.base import load_tokenizer
 
@@ -81,7 +102,7 @@ def test_logits_over_old_ids_are_what_they_were(expanded, model, forward):
 
 
 def test_a_second_run_gives_the_same_and_says_where_it_is(expanded, model, document_set, tmp_path, capsys):
-    again = expand_model(model, document_set, tmp_path / "again", new_pieces=200)
+    again = expand_model(model, document_set, tmp_path / "again", new_pieces=200, pad_to=1)
     assert again == expanded[1]
     told = capsys.readouterr().err.splitlines()
     for line in (
@@ -175,19 +196,28 @@ def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, 
         tokenizer=vocab,
         ledger={"job": "import", "identity_hash": "a"},
     )
-    certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160, pad_to=128)
+    certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160)
     assert certificate["passed"]
     gain = certificate["checks"]["tokens_per_japanese_character"]
     assert gain["after"] < gain["before"]
-    assert load_model(tmp_path / "out").config.vocab_size % 128 == 0
+    assert load_model(tmp_path / "out").config.vocab_size % 128 == 0  # the default too
     assert certify_models(tmp_path / "base", tmp_path / "out", document_set)["passed"]
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set, base, tmp_path):
     loaded = load_model(model)
-    short = {"token_embedder": {"embedding": np.zeros((639, 16), np.float32)}}
+
+    def rows(count):
+        return {"token_embedder": {"embedding": np.zeros((count, 16), np.float32)}}
+
     with pytest.raises(JaLlmError, match="640 pieces but the embedding has 639 rows"):
-        surgery.check_fit(tmp_path, base, short)
+        surgery.check_fit(loaded, rows(639))
+    assert surgery.check_fit(loaded, rows(640 + 1024)) is loaded.tokenizer
+    with pytest.raises(JaLlmError, match="1665 rows for the 640 pieces.*looks like another model's.*--spare_rows 1025"):
+        surgery.check_fit(loaded, rows(640 + 1025))
+    assert surgery.check_fit(loaded, rows(640 + 1025), 1025)
+    masked = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, vocab_size=640 + 4000, padding_ids=4000))
+    assert surgery.check_fit(masked, rows(640 + 4000))  # what the model says that it masks is no other vocabulary's
 
     save_model(tmp_path / "other", config=loaded.config, params=loaded.params, tokenizer=base, ledger={})
     description = read_json(tmp_path / "other/model.json")
