@@ -10,10 +10,22 @@ from ja_llm.files import read_json
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.japanese import JAPANESE, Runs, count_runs, is_japanese
 from ja_llm.vocab.sentencepiece_tokenizer import BYTE, NORMAL, WORD_START
-from ja_llm.vocab.train import sample_by_source, train_sentencepiece
+from ja_llm.vocab.train import sample, sample_by_source, train_sentencepiece
 from ja_llm.vocab.train_byte_level import train_byte_level
 from ja_llm.vocab.train_documents import checked, train_on_documents
 from ja_llm.vocab.train_joint import Part, count_stretches, train_joint
+
+
+class Text(str):
+    """Counts how many of its kind are held."""
+
+    alive = 0
+
+    def __init__(self, _):
+        Text.alive += 1
+
+    def __del__(self):
+        Text.alive -= 1
 
 
 def test_byte_level_merges_are_the_most_frequent_pairs_in_order(tmp_path):
@@ -34,6 +46,27 @@ def test_byte_level_spells_anything_keeps_0_for_padding_and_repeats(tmp_path, en
         ids = two.encode(text)
         assert two.decode(ids) == text and not {0, 1, 2, 3} & set(ids)
     assert all(len(piece) <= 16 for piece in one.model_json["model"]["vocab"] if not piece.startswith("<|"))
+
+
+def test_byte_level_reads_its_texts_once_and_holds_none(tmp_path, english, japanese, code):
+    """Where the text has too few pieces, the first of them are what the trainer gives when it is asked for so many."""
+
+    most, Text.alive = 0, 0
+
+    def texts():
+        nonlocal most
+        for n in range(2000):
+            most = max(most, Text.alive)
+            yield Text(f"{(english, japanese, code)[n % 3]} {n // 3}")
+
+    whole = train_byte_level(texts(), tmp_path / "a", vocab_size=20000, align=64)
+    assert most < 20  # what one text on its way takes, not all
+    assert whole.vocab_size % 64 == 0 and 1000 < whole.vocab_size < 20000
+    asked = train_byte_level(texts(), tmp_path / "b", vocab_size=whole.vocab_size)
+    assert asked.model_text == whole.model_text
+    with pytest.raises(JaLlmError, match="in another language than they say"):
+        train_byte_level(checked(iter([english * 2]), "ja"), tmp_path / "c", vocab_size=300)
+    assert train_byte_level(["ab ab"], tmp_path / "d", vocab_size=5000, align=128).vocab_size == 259  # bytes are never left out
 
 
 def test_byte_level_has_a_multiple_of_eight_where_the_text_has_no_more(tmp_path):
@@ -64,6 +97,17 @@ def test_sources_have_their_shares_as_far_as_the_scarcest_goes():
     taken = list(sample_by_source(reversed(entries), {"a": 1, "b": 1}, 400, 0))
     assert [sum(text[0] == source for text in taken) for source in "abc"] == [20, 20, 0]
     assert taken == list(sample_by_source(entries, {"b": 2, "a": 2}, 400, 0))
+    most, Text.alive = 0, 0
+
+    def stream():
+        nonlocal most
+        for source, key, text in entries:
+            most = max(most, Text.alive)
+            yield source, key, Text(text)
+
+    found = list(sample_by_source(stream(), {"a": 1}, 100, 0))
+    assert found == list(sample((entry[1:] for entry in entries[:100]), 100, 0)) and len(found) == 10
+    assert most <= 12  # other sources are not held, and of this one no more than is asked for
     with pytest.raises(UsageError, match="no text of the source 'd'; the sources here are a, b, c"):
         list(sample_by_source(entries, {"d": 1}, None, 0))
     with pytest.raises(UsageError, match="above 0"):
