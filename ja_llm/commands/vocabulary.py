@@ -54,6 +54,7 @@ def _train(group) -> None:
         asked = sum(size.values()) if isinstance(size, dict) else size
         if tokenizer.vocab_size < asked:
             print(_fewer(asked, "and some stand in several languages" if several else ""))
+        _say_if_not_exportable(args.out)
 
     parser = add_verb(
         group,
@@ -95,6 +96,15 @@ def _gin_flags(parser, examples: str) -> None:
 
 def _fewer(asked: int, why: str = "") -> str:
     return f"fewer than the {asked} that were asked for: the text has no more{', ' if why else ''}{why}, or the number was rounded down"
+
+
+def _say_if_not_exportable(folder: str | Path) -> None:
+    """Before any training rests on the vocabulary."""
+    from ja_llm.vocab.base import load_tokenizer
+    from ja_llm.vocab.export import not_exportable
+
+    if reason := not_exportable(load_tokenizer(folder)):
+        print(f"note for `ja-llm export`: {reason}")
 
 
 def _segments(parser, text: str) -> None:
@@ -140,6 +150,7 @@ def _expand(group) -> None:
         print(format_certificate(certificate))
         if certificate["checks"]["pieces"]["added"] < args.pieces:
             print(_fewer(args.pieces))
+        _say_if_not_exportable(Path(args.out) / "vocab")
 
     parser = add_verb(
         group,

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class HFTokenizer(Tokenizer):
             if "Unknown tokenizer version" in str(error):
                 raise JaLlmError(
                     f"this tokenizer.json is of a newer format ({str(error)[:60]}); update the tokenizers library"
+                ) from error
+            if part := re.search(r"untagged enum (?:Py)?(\w+?)(?:Untagged|Wrapper)\b", str(error)):
+                raise JaLlmError(
+                    f"the {part[1]} of this tokenizer.json is of a kind that is not known here, as one of a newer format is; update the "
+                    "tokenizers library"
                 ) from error
             raise JaLlmError(f"this is no tokenizer.json ({str(error)[:200]})") from error
         self._tokenizer.no_truncation()

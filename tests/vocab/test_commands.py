@@ -7,6 +7,7 @@ import pytest
 from ja_llm.cli import main
 from ja_llm.files import read_json
 from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.sentencepiece_tokenizer import USER_DEFINED, SentencePieceTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,23 @@ def test_every_verb_to_its_end(folder, document_set, capsys):
     assert "a vocabulary that was trimmed" in page and "out \u2192 small" in page and "logits equal" in page
     told = run("rollback", "--model", "DIR/out", "--base", "DIR/base", "--out", "DIR/back")
     assert "of the base" in told and load_tokenizer(folder / "back/vocab").vocab_size == 640
+
+
+def test_what_no_export_can_write_is_said_before_any_training(folder, document_set, params_of, base, capsys):
+    from ja_llm.models.config import DecoderConfig
+    from ja_llm.train.checkpoints import save_model
+
+    assert vocab("train", folder, document_set, "--size", "640", "--lang", "ja", "--type", "unigram", "--out", "DIR/uni") == 0
+    assert "note for" not in capsys.readouterr().out
+    proto = base.proto
+    proto.pieces.add(piece="<go>", score=0.0, type=USER_DEFINED)
+    own = SentencePieceTokenizer(proto.SerializeToString())
+    config = DecoderConfig(
+        vocab_size=own.vocab_size, embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8, max_length=32
+    )
+    save_model(folder / "own", config=config, params=params_of(config), tokenizer=own, ledger={})
+    assert vocab("expand", folder, document_set, "--model", "DIR/own", "--pieces", "40", "--out", "DIR/own_out") == 0
+    assert "note for `ja-llm export`: this vocabulary can't be written" in capsys.readouterr().out
 
 
 def test_what_gin_binds_decides_a_trained_vocabulary_and_is_noted(folder, document_set, capsys):
