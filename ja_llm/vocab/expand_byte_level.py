@@ -61,7 +61,15 @@ def expand_byte_level(
       JaLlmError: the base is no byte-level BPE that can be expanded; the texts hold no Japanese, or too little for `align`.
       UsageError: a number is below 1.
     """
-    check_counts(new_pieces=new_pieces, align=align, max_piece_length=max_piece_length, min_count=min_count)
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+        "space_in_front": space_in_front,
+    }
+    check_counts(config)
     model = ByteLevelModel(base)
     words = count_words(model, texts, segments, space_in_front)
     if not words:
@@ -77,14 +85,6 @@ def expand_byte_level(
         if not dead:
             break
         banned |= {to_bytes(piece) or b"" for piece in dead}
-    config = {
-        "new_pieces": new_pieces,
-        "align": align,
-        "segments": segments,
-        "max_piece_length": max_piece_length,
-        "min_count": min_count,
-        "space_in_front": space_in_front,
-    }
     sources = [model.spell(piece) for piece in pieces]
     left_out = sorted(piece.decode("utf-8", "replace") for piece in banned)
     return Expansion(tokenizer, sources, base.vocab_size, config, left_out)

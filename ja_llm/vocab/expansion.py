@@ -1,16 +1,17 @@
 """What an expansion of any kind of tokenizer gives."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ja_llm.errors import UsageError
 from ja_llm.vocab.base import Tokenizer
 
 
-def check_counts(**values: int) -> None:
-    """Raise UsageError, naming the first of these values that is below 1."""
-    for name, value in values.items():
-        if value < 1:
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Raise UsageError, naming the first whole number of an expansion's settings that is below 1."""
+    for name, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise UsageError(f"{name} is {value}; give a whole number from 1.")
 
 

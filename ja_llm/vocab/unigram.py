@@ -20,7 +20,7 @@ import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import track
-from ja_llm.vocab.expand import added_sources, check_base, choose, piece_sources, special_pieces
+from ja_llm.vocab.expand import check_base, expansion_by, piece_sources
 from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, UNIGRAM, SentencePieceTokenizer, parse_proto
@@ -56,7 +56,15 @@ def expand_unigram(
       JaLlmError: the base is no unigram model or rewrites characters; the texts hold no Japanese, or too little for `align`.
       UsageError: a number is below 1.
     """
-    check_counts(new_pieces=new_pieces, align=align, max_piece_length=max_piece_length, min_count=min_count, epochs=epochs)
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+        "epochs": epochs,
+    }
+    check_counts(config)
     check_base(base, UNIGRAM, "unigram")
     words = count_runs(texts, segments)
     if not words:
@@ -81,17 +89,7 @@ def expand_unigram(
         chosen, _, _ = reestimate(words, normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
         return _append(base, dict(sorted(chosen.items(), key=lambda item: (-item[1], item[0]))))
 
-    tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
-    config = {
-        "new_pieces": new_pieces,
-        "align": align,
-        "segments": segments,
-        "max_piece_length": max_piece_length,
-        "min_count": min_count,
-        "epochs": epochs,
-    }
-    left_out = [*unreachable, *special_pieces(base, found)]
-    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, left_out)
+    return expansion_by(base, ranked, found, grown, config)
 
 
 def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
