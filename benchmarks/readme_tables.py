@@ -97,7 +97,8 @@ def vocab_expansion(value: dict[str, Any]) -> str:
             f"| {label} | {size:,} → {size + pieces['added']:,} | {same:,} of {total:,} | {pieces['added'] - pieces['dead']:,} of {pieces['added']:,} "
             f"| {tokens['before']:.3f} → {tokens['after']:.3f} (−{tokens['saved']:.1%}) | {max(found['row_errors'].values()):.1e} |"
         )
-    return "\n".join(lines)
+    note = "SmolLM2's embedding has 4 bits in its file. The tables of the base like Llama 2's are random ones of width 64: they prove how rows are made."
+    return "\n".join([*lines, "", note])
 
 
 def vocab_rows(value: dict[str, Any]) -> str:

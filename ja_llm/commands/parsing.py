@@ -48,6 +48,16 @@ def device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def spare_rows_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --spare_rows."""
+    parser.add_argument(
+        "--spare_rows",
+        type=int,
+        metavar="N",
+        help="take up to N table rows without an id for padding (default: 1024); more are refused as another model's vocabulary",
+    )
+
+
 def set_device(device: str) -> None:
     """Choose JAX's platform before anything is computed, and quiet the libraries' step-by-step logs.
 

@@ -1,7 +1,13 @@
 """`ja-llm vocab`: train, expand, trim and certify vocabularies."""
 
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 from ja_llm.command_line import path
-from ja_llm.commands.parsing import add_group, add_verb, set_device
+from ja_llm.commands.parsing import add_group, add_verb, set_device, spare_rows_flag
 
 
 def vocab(verbs) -> None:
@@ -14,21 +20,41 @@ def vocab(verbs) -> None:
     _sweep(group)
 
 
+@contextlib.contextmanager
+def _bound(args, rest) -> Iterator[None]:
+    """What the verb's gin flags bind, for the length of the block; import what they name before it."""
+    from ja_llm.gin_utils import parsed, split_gin_flags
+
+    rest, bindings = split_gin_flags(rest)
+    if rest:
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    with parsed(args.gin_file, [*args.gin_bindings, *bindings], args.gin_search_paths):
+        yield
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Flags that were given; for the others the function's own value holds, or one bound by gin."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _train(group) -> None:
     def train(args, rest):
+        from ja_llm.errors import UsageError
         from ja_llm.vocab.train_documents import train_on_documents
 
+        size, several = _size(args.size), "=" in args.size
+        if several and args.lang:
+            raise UsageError(f"--lang {args.lang}: --size {args.size} names the languages itself; leave --lang out.")
         shares = {name: float(share) for name, share in _pairs("--source", args.source or [], "wiki=1").items()}
-        tokenizer = train_on_documents(
-            args.documents,
-            args.out,
-            lang=args.lang,
-            vocab_size=_size(args.size),
-            model_type=args.type or ("unigram" if "=" in args.size else "bpe"),
-            shares=shares or None,
-            segments=args.segments,
-        )
+        options = _given(lang=args.lang, shares=shares or None, segments=args.segments)
+        options |= _given(model_type=args.type or ("unigram" if several else None))
+        with _bound(args, rest):
+            tokenizer = train_on_documents(args.documents, args.out, vocab_size=size, **options)
         print(f"{args.out}: {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint[:12]}")
+        asked = sum(size.values()) if isinstance(size, dict) else size
+        if tokenizer.vocab_size < asked:
+            print(_fewer(asked, "and some stand in several languages" if several else ""))
+        _say_if_not_exportable(args.out)
 
     parser = add_verb(
         group,
@@ -37,9 +63,10 @@ def _train(group) -> None:
         "Train a vocabulary on a document set.",
         "ja-llm vocab train --documents data/corpus --lang en --size 4000 --out data/vocab_en\n"
         "  ja-llm vocab train --documents data/corpus --size ja=30000,en=20000 --segments morpheme --out data/vocab",
+        takes_rest=True,
     )
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set")
-    parser.add_argument("--lang", default="en")
+    parser.add_argument("--lang", help="of the documents (default: en); not with --size LANG=N")
     parser.add_argument(
         "--size",
         required=True,
@@ -57,6 +84,27 @@ def _train(group) -> None:
     )
     _segments(parser, "no piece crosses Japanese words found in this way (default: script changes; for several languages word)")
     parser.add_argument("--out", type=path, required=True)
+    _gin_flags(parser, "train_sentencepiece.character_coverage=0.9999, train_joint.epochs=4, train_byte_level.min_count=3")
+
+
+def _gin_flags(parser, examples: str) -> None:
+    from ja_llm.gin_utils import add_gin_flags
+
+    add_gin_flags(parser)
+    parser.epilog += f"\nOther values by gin, as --gin.NAME=VALUE:\n  {examples}"
+
+
+def _fewer(asked: int, why: str = "") -> str:
+    return f"fewer than the {asked} that were asked for: the text has no more{', ' if why else ''}{why}, or the number was rounded down"
+
+
+def _say_if_not_exportable(folder: str | Path) -> None:
+    """Before any training rests on the vocabulary."""
+    from ja_llm.vocab.base import load_tokenizer
+    from ja_llm.vocab.export import not_exportable
+
+    if reason := not_exportable(load_tokenizer(folder)):
+        print(f"note for `ja-llm export`: {reason}")
 
 
 def _segments(parser, text: str) -> None:
@@ -67,11 +115,13 @@ def _size(value: str) -> int | dict[str, int]:
     from ja_llm.errors import UsageError
 
     try:
-        if "=" not in value:
-            return int(value)
-        return {lang: int(size) for lang, size in _pairs("--size", value.split(","), "ja=30000").items()}
+        named = _pairs("--size", value.split(","), "ja=30000") if "=" in value else {"": value}
+        sizes = {lang: int(size) for lang, size in named.items()}
     except ValueError:
-        raise UsageError(f"--size {value}: give a whole number, or one for each language as in ja=30000,en=20000.") from None
+        sizes = {"": 0}
+    if min(sizes.values()) < 1:
+        raise UsageError(f"--size {value}: give a whole number from 1, or one for each language as in ja=30000,en=20000.")
+    return sizes if "=" in value else sizes[""]
 
 
 def _pairs(flag: str, values: list[str], example: str) -> dict[str, str]:
@@ -81,7 +131,7 @@ def _pairs(flag: str, values: list[str], example: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for value in values:
         name, equals, number = value.partition("=")
-        if not name or not equals or name in pairs or not number.replace(".", "", 1).isdigit():
+        if not name or not equals or name in pairs or not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", number):
             raise UsageError(f"{flag} {value}: give each name once with a number, such as {example}.")
         pairs[name] = number
     return pairs
@@ -93,18 +143,14 @@ def _expand(group) -> None:
         from ja_llm.vocab.certify import format_certificate
         from ja_llm.vocab.surgery import expand_model
 
-        certificate = expand_model(
-            args.model,
-            args.documents,
-            args.out,
-            new_pieces=args.pieces,
-            lang=args.lang,
-            pad_to=args.pad_to,
-            embedding_init=args.init,
-            head_init=args.head_init,
-            segments=args.segments,
-        )
+        options = _given(lang=args.lang, pad_to=args.pad_to, embedding_init=args.init, head_init=args.head_init)
+        options |= _given(segments=args.segments, spare_rows=args.spare_rows)
+        with _bound(args, rest):
+            certificate = expand_model(args.model, args.documents, args.out, new_pieces=args.pieces, **options)
         print(format_certificate(certificate))
+        if certificate["checks"]["pieces"]["added"] < args.pieces:
+            print(_fewer(args.pieces))
+        _say_if_not_exportable(Path(args.out) / "vocab")
 
     parser = add_verb(
         group,
@@ -112,21 +158,29 @@ def _expand(group) -> None:
         expand,
         "Add Japanese pieces to a model (SentencePiece or byte-level BPE); writes a certificate.",
         "ja-llm vocab expand --model models/base --documents data/corpus --pieces 4000 --out models/expanded",
+        takes_rest=True,
     )
     parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, or DIR@STEP")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set; its train split is used")
-    parser.add_argument("--lang", default="ja")
+    parser.add_argument("--lang", help="language of the documents to learn pieces from (default: ja)")
     parser.add_argument("--pieces", type=int, required=True, help="how many pieces to add")
     _pad_to(parser)
+    spare_rows_flag(parser)
     rules = ("mean", "frequency", "nearest", "random")
-    parser.add_argument("--init", choices=rules, default="mean", help="new rows from the old pieces' rows (default: their mean)")
+    parser.add_argument("--init", choices=rules, help="new rows from the old pieces' rows (default: their mean)")
     parser.add_argument("--head_init", choices=rules, help="the same for a head of its own (default: as --init)")
     _segments(parser, "new pieces cross no Japanese word found in this way; morpheme needs ja_llm[eval-ja] (default: word)")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
+    _gin_flags(
+        parser,
+        "expand_byte_level.align=8, expand_sentencepiece.min_count=5, expand_unigram.epochs=8, expand_model.limit_chars=10000000",
+    )
 
 
 def _pad_to(parser) -> None:
-    parser.add_argument("--pad_to", type=int, default=1, metavar="N", help="pad the tables to a multiple of N, e.g. 128")
+    parser.add_argument(
+        "--pad_to", type=int, metavar="N", help="pad the tables with masked rows of zeros to a multiple of N (default: 128)"
+    )
 
 
 def _certify(group) -> None:
@@ -135,15 +189,16 @@ def _certify(group) -> None:
         from ja_llm.vocab.certify import format_certificate
         from ja_llm.vocab.surgery import certify_models
 
-        report = certify_models(args.old, args.new, args.documents)
+        options = _given(spare_rows=args.spare_rows)
+        report = certify_models(args.old, args.new, args.documents, rebuild=args.rebuild, **options)
         print(format_certificate(report))
         if args.out:
             from ja_llm.files import atomic_write, write_json
             from ja_llm.vocab.certificate_page import PAGE, page
 
-            write_json(args.out / "certificate.json", report)
-            with atomic_write(args.out / PAGE) as file:
-                file.write(page(report, f"{args.old.name} \u2192 {args.new.name}").encode("utf-8"))
+            write_json(Path(args.out) / "certificate.json", report)
+            with atomic_write(Path(args.out) / PAGE) as file:
+                file.write(page(report, f"{Path(args.old).name} \u2192 {Path(args.new).name}").encode("utf-8"))
         return 0 if report["passed"] else 1
 
     parser = add_verb(
@@ -156,6 +211,12 @@ def _certify(group) -> None:
     parser.add_argument("--old", type=path, required=True, metavar="DIR")
     parser.add_argument("--new", type=path, required=True, metavar="DIR")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set for sample texts")
+    spare_rows_flag(parser)
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="learn the pieces again from the same documents and compare, so that no score or merge rests on the ledger's word",
+    )
     parser.add_argument("--out", type=path, metavar="DIR", help="folder for certificate.json and certificate.html")
 
 
@@ -165,9 +226,9 @@ def _trim(group) -> None:
         from ja_llm.vocab.certify import format_certificate
         from ja_llm.vocab.trim_model import trim_model
 
-        certificate = trim_model(
-            args.model, args.documents, args.out, min_count=args.min_count, keep_file=args.keep, pad_to=args.pad_to
-        )
+        options = _given(min_count=args.min_count, keep_file=args.keep, pad_to=args.pad_to, spare_rows=args.spare_rows)
+        with _bound(args, rest):
+            certificate = trim_model(args.model, args.documents, args.out, **options)
         print(format_certificate(certificate))
 
     parser = add_verb(
@@ -176,13 +237,16 @@ def _trim(group) -> None:
         trim,
         "Drop the pieces that a document set does not use; what is kept is spelt and scored as before.",
         "ja-llm vocab trim --model models/base --documents data/corpus --min_count 2 --out models/small",
+        takes_rest=True,
     )
     parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory, or DIR@STEP")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set whose pieces are kept")
-    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="keep pieces that stand there N times")
+    parser.add_argument("--min_count", type=int, metavar="N", help="keep pieces that stand there N times (default: 1)")
     parser.add_argument("--keep", type=path, metavar="FILE", help="JSON list of ids to keep, in place of counting")
     _pad_to(parser)
+    spare_rows_flag(parser)
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
+    _gin_flags(parser, "trim_model.limit_chars=10000000")
 
 
 def _rollback(group) -> None:
@@ -216,8 +280,11 @@ def _sweep(group) -> None:
             sizes = [int(size) for size in args.sizes.split(",")]
         except ValueError:
             raise UsageError(f"--sizes {args.sizes}: give whole numbers with commas between them, e.g. 2000,4000.") from None
-        result = sweep_model(args.model, args.documents, sizes, lang=args.lang, share=args.share, pad_to=args.pad_to)
-        write_sweep(result, args.out, sweep_plot(result))
+        set_device("cpu")
+        options = _given(lang=args.lang, share=args.share, other_lang=args.other_lang, pad_to=args.pad_to)
+        with _bound(args, rest):
+            result = sweep_model(args.model, args.documents, sizes, **options)
+        write_sweep(result, Path(args.out), sweep_plot(result))
         print(format_sweep(result))
 
     parser = add_verb(
@@ -226,14 +293,17 @@ def _sweep(group) -> None:
         sweep,
         "Say what each number of new pieces would save in tokens and cost in tables, as FLOPs per byte.",
         "ja-llm vocab sweep --model models/base --documents data/corpus --sizes 1000,2000,4000 --out sweep",
+        takes_rest=True,
     )
     parser.add_argument("--model", type=path, required=True, metavar="DIR", help="model directory")
     parser.add_argument("--documents", type=path, required=True, metavar="DIR", help="document set")
     parser.add_argument("--sizes", required=True, metavar="N,N,...", help="numbers of pieces to add")
-    parser.add_argument("--lang", default="ja")
-    parser.add_argument("--share", type=float, default=0.9, help="share of --lang in the training mixture's bytes (default 0.9)")
+    parser.add_argument("--lang", help="language to add pieces for (default: ja)")
+    parser.add_argument("--share", type=float, help="share of --lang in the training mixture's bytes (default: 0.9)")
+    parser.add_argument("--other_lang", metavar="LANG", help="language of the rest; not needed with --share 1 (default: en)")
     _pad_to(parser)
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for sweep.json and sweep.svg")
+    _gin_flags(parser, "sweep_model.tolerance=0.01, expand_byte_level.min_count=5")
 
 
 def sweep_plot(result) -> str:

@@ -6,7 +6,7 @@ packing would cut a token off for each, so they are never used, and a task whose
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,20 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     def _encode(self, s: str) -> list[int]:
         return self.tokenizer.encode(s)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids up to the first EOS; where BOS is EOS (GPT-2), one that opens the document does not end it."""
+        ids = ids.numpy().tolist() if isinstance(ids, tf.Tensor) else list(ids)
+        return super().decode(ids[1:] if self.bos_id == self.eos_id and ids[:1] == [self.bos_id] else ids)
+
+    def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        """`decode` of int [n] as a string scalar, of [batch, n] as string [batch]."""
+        if self.bos_id == self.eos_id:
+            first, rest = ids[..., :1], ids[..., 1:]
+            ids = tf.where(
+                first == self.bos_id, tf.concat([rest, tf.fill(tf.shape(first), tf.cast(self.pad_id, ids.dtype))], -1), ids
+            )
+        return super().decode_tf(ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode([int(i) for i in ids])

@@ -32,7 +32,7 @@ from ja_llm.progress import track
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
-from ja_llm.vocab.initialise import map_tables
+from ja_llm.vocab.initialise import SPARE_ROWS, check_rows, map_tables
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
 _THREADS = 2
@@ -40,7 +40,13 @@ CHAT_TEMPLATE = "chat_template.jinja"
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "float32", try_texts: bool = False) -> dict[str, Any]:
+def import_hf(
+    src_dir: str | Path,
+    out_dir: str | Path,
+    param_dtype: str = "float32",
+    try_texts: bool = False,
+    spare_rows: int = SPARE_ROWS,
+) -> dict[str, Any]:
     """Hugging Face folder to model directory.
 
     Args:
@@ -48,6 +54,7 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
       out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
       param_dtype: of the stored parameters.
       try_texts: measure bits per byte of two short texts at the end.
+      spare_rows: how many rows of the embedding may have no id (`ja_llm.vocab.initialise.check_rows`).
 
     Returns:
       What was done, see `format_summary`.
@@ -60,7 +67,7 @@ def import_hf(src_dir: str | Path, out_dir: str | Path, param_dtype: str = "floa
     source, out = Path(src_dir), Path(out_dir).absolute()
     check_dtype(param_dtype)
     refuse_foreign(out)
-    config, folder, tokenizer = open_hf(source, param_dtype)
+    config, folder, tokenizer = open_hf(source, param_dtype, spare_rows)
     files = [file_entry(path) for path in [source / "config.json", *folder.files]]
     earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
     parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
@@ -118,12 +125,15 @@ def finish_import(
     return summary
 
 
-def open_hf(source: Path, param_dtype: str = "float32") -> tuple[DecoderConfig, TensorFolder, Tokenizer]:
+def open_hf(
+    source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS
+) -> tuple[DecoderConfig, TensorFolder, Tokenizer]:
     """A Hugging Face folder, all but the numbers read and checked; `read_params` reads these.
 
     Args:
       source: as `src_dir` of `import_hf`.
       param_dtype: of our parameters.
+      spare_rows: as `ja_llm.vocab.initialise.check_rows` takes it.
 
     Raises:
       UsageError: as `import_hf`.
@@ -136,17 +146,8 @@ def open_hf(source: Path, param_dtype: str = "float32") -> tuple[DecoderConfig, 
     folder = TensorFolder(source)
     check_names(folder, config, source)
     tokenizer = load_tokenizer(source)
-    check_rows(tokenizer, config, source)
+    check_rows(source, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
     return config, folder, tokenizer
-
-
-def check_rows(tokenizer: Tokenizer, config: DecoderConfig, source: Path) -> None:
-    """Raise JaLlmError where the tokenizer has more ids than the table rows; fewer are common, and told at the end."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise JaLlmError(
-            f"{source}: its tokenizer has {tokenizer.vocab_size} ids, its embedding table {config.vocab_size} rows; "
-            "put the tokenizer there that the model was made with."
-        )
 
 
 def export_hf(

@@ -5,13 +5,18 @@ from typing import Any
 
 from ja_llm.errors import UsageError
 from ja_llm.interop.gguf import open_gguf
-from ja_llm.interop.hf import check_dtype, check_names, check_rows, finish_import, import_hf
+from ja_llm.interop.hf import check_dtype, check_names, finish_import, import_hf
 from ja_llm.manifest import file_entry
 from ja_llm.train.checkpoints import refuse_foreign
+from ja_llm.vocab.initialise import SPARE_ROWS, check_rows
 
 
 def import_checkpoint(
-    source: str | Path, out_dir: str | Path, param_dtype: str = "float32", try_texts: bool = False
+    source: str | Path,
+    out_dir: str | Path,
+    param_dtype: str = "float32",
+    try_texts: bool = False,
+    spare_rows: int = SPARE_ROWS,
 ) -> dict[str, Any]:
     """A Hugging Face folder, a GGUF file, or a folder with one GGUF file and no config.json.
 
@@ -20,6 +25,7 @@ def import_checkpoint(
       out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
       param_dtype: of the stored parameters.
       try_texts: measure bits per byte of two short texts at the end.
+      spare_rows: how many rows of the embedding may have no id (`ja_llm.vocab.initialise.check_rows`).
 
     Returns:
       What was done, see `hf.format_summary`.
@@ -34,11 +40,17 @@ def import_checkpoint(
             raise UsageError(f"{source}: there are {len(found)} GGUF files here; name the one that you want, such as {found[0]}.")
         source = found[0]
     if source.is_file() or source.suffix == ".gguf":
-        return import_gguf(source, out_dir, param_dtype, try_texts)
-    return import_hf(source, out_dir, param_dtype, try_texts)
+        return import_gguf(source, out_dir, param_dtype, try_texts, spare_rows)
+    return import_hf(source, out_dir, param_dtype, try_texts, spare_rows)
 
 
-def import_gguf(path: str | Path, out_dir: str | Path, param_dtype: str = "float32", try_texts: bool = False) -> dict[str, Any]:
+def import_gguf(
+    path: str | Path,
+    out_dir: str | Path,
+    param_dtype: str = "float32",
+    try_texts: bool = False,
+    spare_rows: int = SPARE_ROWS,
+) -> dict[str, Any]:
     """GGUF file of the llama architecture to model directory: dequantised, published names and layouts.
 
     Args:
@@ -46,6 +58,7 @@ def import_gguf(path: str | Path, out_dir: str | Path, param_dtype: str = "float
       out_dir: as `import_checkpoint`.
       param_dtype: of the stored parameters.
       try_texts: as `import_checkpoint`.
+      spare_rows: as `import_checkpoint`.
 
     Returns:
       What was done, see `hf.format_summary`; "kinds" says how many tensors were of which type.
@@ -60,7 +73,7 @@ def import_gguf(path: str | Path, out_dir: str | Path, param_dtype: str = "float
     refuse_foreign(out)
     config, tensors, tokenizer, file = open_gguf(source, param_dtype)
     check_names(tensors, config, source)
-    check_rows(tokenizer, config, source)
+    check_rows(source, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
     carried = {
         "licence": str(file.metadata.get("general.license", "")),
         "generation": {},

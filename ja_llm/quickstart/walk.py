@@ -165,7 +165,7 @@ class Walk:
 
         c = self.config
         certificate = self.out / "models/expanded/certificate.json"
-        documents = ["--documents", self._name("corpus"), "--pieces", str(c.new_pieces)]
+        documents = ["--documents", self._name("corpus"), "--pieces", str(c.new_pieces), "--pad_to", "1"]
         command = ["vocab", "expand", "--model", self._name("models/base"), *documents, "--out", self._name("models/expanded")]
         why = "Japanese falls into bytes here; add Japanese pieces, each begins as the mean of its bytes"
         with self._stage("vocab expand", why, command) as outcome:
@@ -178,6 +178,7 @@ class Walk:
                     self.out / "models/expanded",
                     new_pieces=c.new_pieces,
                     lang="ja",
+                    pad_to=1,
                 )
             )
             tokens = value["checks"]["tokens_per_japanese_character"]

@@ -174,9 +174,11 @@ class ByteLevelModel:
 
     def words(self, text: str) -> list[str]:
         """What the pre-tokenizer makes of a text, each word as characters for bytes; no merge crosses a word's end."""
-        if self._whole.normalizer is not None:
-            text = self._whole.normalizer.normalize_str(text)
-        return [word for word, _ in self._whole.pre_tokenizer.pre_tokenize_str(text)]
+        return [word for word, _ in self._whole.pre_tokenizer.pre_tokenize_str(self.normalised(text))]
+
+    def normalised(self, text: str) -> str:
+        """The text as the model's normaliser rewrites it."""
+        return text if self._whole.normalizer is None else self._whole.normalizer.normalize_str(text)
 
     def append(self, pieces: Sequence[bytes], merges: Sequence[tuple[bytes, bytes]]) -> HFTokenizer:
         """The tokenizer with further pieces, whose ids follow its last one, and further merges, which rank below its own.

@@ -19,17 +19,18 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; } th { font-weight
 """
 
 
-def page(certificate: Mapping[str, Any], title: str) -> str:
-    """A certificate (`ja_llm.vocab.certify.certify`) as HTML.
+def page(certificate: Mapping[str, Any], title: str, of: str = "a vocabulary expansion") -> str:
+    """A certificate (`ja_llm.vocab.certify.certify`, `ja_llm.vocab.trim_model`) as HTML.
 
     Args:
       certificate: as it was returned or read from certificate.json; parts that an older one lacks are left out.
       title: heading, e.g. the names of both models.
+      of: what was done.
     """
     passed = "passed" if certificate["passed"] else "FAILED"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">Certificate of a vocabulary expansion: <span class="{passed}">{passed}</span></p>',
+        f'<p class="verdict">Certificate of {escape(of)}: <span class="{passed}">{passed}</span></p>',
         _failures(certificate["failures"]),
         _vocabularies(certificate),
         _domains(certificate.get("domains", {})),

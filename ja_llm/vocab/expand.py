@@ -16,14 +16,14 @@ add the rest. Made exact here:
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import Progress
-from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import BPE, NORMAL, SentencePieceTokenizer, load_processor, parse_proto
 from ja_llm.vocab.train import train_model
@@ -67,7 +67,16 @@ def expand_sentencepiece(
 
     Raises:
       JaLlmError: the base is no BPE model or its scores leave no room; the texts hold no Japanese.
+      UsageError: a number is below 1.
     """
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+    }
+    check_counts(config)
     check_base(base, BPE, "BPE")
     runs = count_runs(texts, segments)
     if not runs:
@@ -80,15 +89,28 @@ def expand_sentencepiece(
     def grown(pieces: Sequence[str]) -> SentencePieceTokenizer:
         return _append(base, sorted(pieces, key=lambda p: (len(p) > 1, -trained.get(p, -math.inf), p)))
 
-    tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
-    config = {
-        "new_pieces": new_pieces,
-        "align": align,
-        "segments": segments,
-        "max_piece_length": max_piece_length,
-        "min_count": min_count,
-    }
-    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
+    return expansion_by(base, ranked, trained, grown, config)
+
+
+def expansion_by(
+    base: SentencePieceTokenizer,
+    ranked: Sequence[str],
+    trained: Iterable[str],
+    grown: Callable[[Sequence[str]], SentencePieceTokenizer],
+    config: Mapping[str, Any],
+) -> Expansion:
+    """The expansion by the best pieces that can be reached.
+
+    Args:
+      base: the tokenizer to expand.
+      ranked: as `choose` takes it.
+      trained: all pieces that were learnt; those that the base has as control or user-defined ones are told as left out.
+      grown: as `choose` takes it.
+      config: the settings, with `new_pieces` and `align`.
+    """
+    tokenizer, unreachable = choose(base, ranked, config["new_pieces"], config["align"], grown)
+    special = {p.piece for p in base.proto.pieces if p.type != NORMAL} & set(trained)
+    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, dict(config), [*unreachable, *sorted(special)])
 
 
 def check_base(base: SentencePieceTokenizer, model_type: int, named: str) -> None:

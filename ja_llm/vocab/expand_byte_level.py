@@ -23,7 +23,7 @@ import gin
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import Progress, track
 from ja_llm.vocab.byte_level import TOUCHED, ByteLevelModel, completions, only_japanese, parts, to_bytes
-from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.hf_tokenizer import HFTokenizer
 from ja_llm.vocab.japanese import Language, Runs, nothing_to_learn
 
@@ -59,7 +59,17 @@ def expand_byte_level(
 
     Raises:
       JaLlmError: the base is no byte-level BPE that can be expanded; the texts hold no Japanese, or too little for `align`.
+      UsageError: a number is below 1.
     """
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+        "space_in_front": space_in_front,
+    }
+    check_counts(config)
     model = ByteLevelModel(base)
     words = count_words(model, texts, segments, space_in_front)
     if not words:
@@ -75,14 +85,6 @@ def expand_byte_level(
         if not dead:
             break
         banned |= {to_bytes(piece) or b"" for piece in dead}
-    config = {
-        "new_pieces": new_pieces,
-        "align": align,
-        "segments": segments,
-        "max_piece_length": max_piece_length,
-        "min_count": min_count,
-        "space_in_front": space_in_front,
-    }
     sources = [model.spell(piece) for piece in pieces]
     left_out = sorted(piece.decode("utf-8", "replace") for piece in banned)
     return Expansion(tokenizer, sources, base.vocab_size, config, left_out)
@@ -297,8 +299,8 @@ def dead_byte_pieces(tokenizer: HFTokenizer, first: int) -> list[str]:
     """Pieces from id `first` on that no text is spelt with, as tokenizer.json writes them.
 
     Merges must make each from its own bytes (a word that is looked up whole, as Llama 3 does, is no proof). A whole piece must
-    then come out in running text: its surface at the beginning, and behind a newline, Japanese and a space. One that ends inside
-    a character must come out with some end to it, unless a merge goes on from it: then it is a step.
+    then come out somewhere in running text: its surface at the beginning, or behind a newline, Japanese or a space. One that ends
+    inside a character must come out with some end to it, unless a merge goes on from it: then it is a step.
     """
     model = ByteLevelModel(tokenizer)
     steps = {part for merge in model.merges for part in merge}
@@ -313,7 +315,7 @@ def dead_byte_pieces(tokenizer: HFTokenizer, first: int) -> list[str]:
 
 
 def witness(tokenizer: HFTokenizer, index: int) -> str | None:
-    """A text in whose ids `index` stands; None where none was found."""
+    """The first text found in whose ids `index` stands, of those that `dead_byte_pieces` names; None where none was found."""
     cut = parts(to_bytes(tokenizer.id_to_piece(index)) or b"")
     if cut is None or cut.head:
         return None

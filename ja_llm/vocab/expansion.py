@@ -1,9 +1,18 @@
 """What an expansion of any kind of tokenizer gives."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from ja_llm.errors import UsageError
 from ja_llm.vocab.base import Tokenizer
+
+
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Raise UsageError, naming the first whole number of an expansion's settings that is below 1."""
+    for name, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise UsageError(f"{name} is {value}; give a whole number from 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +24,7 @@ class Expansion:
       sources: sources[i] = ids that the base gives for the surface of new piece number i (id base size + i).
       base_size: number of ids of the base.
       config: the values that decided the pieces (arguments of the function that expanded).
-      unreachable: trained pieces that were left out because nothing would be spelt with them.
+      unreachable: trained pieces that were left out because nothing would be spelt with them, or the base has them as special ones.
     """
 
     tokenizer: Tokenizer

@@ -1,12 +1,13 @@
-"""SentencePiece BPE model -> the files that `transformers.AutoTokenizer` loads, with equal ids.
+"""SentencePiece model -> the files that `transformers.AutoTokenizer` loads, with equal ids.
 
 The translation, and why each part is what it is:
 
 - normaliser: prepend "▁", then replace every space by "▁". SentencePiece does so to the whole text whatever it begins
   with. `Metaspace(prepend_scheme="first")` would not do: it adds no mark to a text that begins with a space.
 - no pre-tokenizer: pieces may cross any boundary that the vocabulary crosses.
-- merges: SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost on ties. So
+- merges of a BPE: SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost on ties. So
   every split of a piece into two pieces is a merge, ranked by the score of the whole.
+- a unigram's pieces and scores: see `ja_llm.vocab.export_unigram`.
 - byte fallback: a character that is no piece becomes its UTF-8 bytes, which never merge.
 - the class written is PreTrainedTokenizerFast: it takes tokenizer.json as it is, while LlamaTokenizer would rebuild
   normaliser and pre-tokenizer in its own way.
@@ -21,12 +22,14 @@ from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, canonical_json, write_json
-from ja_llm.vocab.base import HF_FILE
+from ja_llm.vocab.base import HF_FILE, Tokenizer
+from ja_llm.vocab.export_unigram import equally_likely, unigram_model
 from ja_llm.vocab.sentencepiece_tokenizer import (
     BPE,
     BYTE,
     CONTROL,
     NORMAL,
+    UNIGRAM,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -39,9 +42,9 @@ def export_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
     """Write tokenizer.json, tokenizer_config.json, tokenizer.model and special_ids.json into `directory`.
 
     Raises:
-      JaLlmError: the model has something that a tokenizer.json can't say with equal ids (a unigram model, a normaliser
-        other than identity, user-defined pieces, equal scores, a piece with a character that is no piece), or the
-        self-check finds a text with other ids.
+      JaLlmError: the model has something that a tokenizer.json can't say with equal ids (a normaliser other than
+        identity, user-defined pieces, equal scores, a piece with a character that is no piece), or the self-check finds a text
+        with other ids.
     """
     value = tokenizer_json(tokenizer)
     _self_check(tokenizer, canonical_json(value))
@@ -59,15 +62,29 @@ def export_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
     write_json(directory / "tokenizer_config.json", config)
 
 
+def not_exportable(tokenizer: Tokenizer) -> str | None:
+    """The sentence that an export of this tokenizer would end in, as far as it can be told without the self-check; None where it has none."""
+    try:
+        if isinstance(tokenizer, SentencePieceTokenizer):
+            tokenizer_json(tokenizer)
+    except JaLlmError as error:
+        return str(error)
+    return None
+
+
 def _named_ids(tokenizer: SentencePieceTokenizer) -> dict[str, int]:
     named = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
     return named if tokenizer.unk_id is None else named | {"unk": tokenizer.unk_id}
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json for a SentencePiece BPE model."""
+    """The content of tokenizer.json for a SentencePiece BPE or unigram model."""
     proto = tokenizer.proto
     _refuse_unsupported(proto)
+    if proto.trainer_spec.model_type == BPE:
+        model, pre_tokenizer = _bpe_model(tokenizer), None
+    else:
+        model, pre_tokenizer = unigram_model(proto, tokenizer.unk_id, _refuse)
     prefix = proto.normalizer_spec.add_dummy_prefix
     bos = tokenizer.id_to_piece(tokenizer.bos_id)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": WORD_START}
@@ -96,7 +113,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": WORD_START}, replace]}
         if prefix
         else replace,
-        "pre_tokenizer": None,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -112,18 +129,23 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
             "type": "Sequence",
             "decoders": decoder + ([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
         },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": tokenizer.id_to_piece(tokenizer.unk_id) if tokenizer.unk_id is not None else None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": proto.trainer_spec.byte_fallback,
-            "ignore_merges": False,
-            "vocab": {p.piece: i for i, p in enumerate(proto.pieces)},
-            "merges": merges(proto),
-        },
+        "model": model,
+    }
+
+
+def _bpe_model(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
+    proto = tokenizer.proto
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": tokenizer.id_to_piece(tokenizer.unk_id) if tokenizer.unk_id is not None else None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": proto.trainer_spec.byte_fallback,
+        "ignore_merges": False,
+        "vocab": {p.piece: i for i, p in enumerate(proto.pieces)},
+        "merges": merges(proto),
     }
 
 
@@ -141,28 +163,30 @@ def merges(proto: Any) -> list[list[str]]:
     return [[left, right] for _, _, left, right in sorted(ranked)]
 
 
-def _refuse_unsupported(proto: Any) -> None:
-    def refuse(reason: str) -> None:
-        raise JaLlmError(
-            f"this vocabulary can't be written as tokenizer.json with equal ids, {reason}; "
-            "distribute its tokenizer.model instead and load that with the sentencepiece library."
-        )
+def _refuse(reason: str) -> None:
+    raise JaLlmError(
+        f"this vocabulary can't be written as tokenizer.json with equal ids, {reason}; "
+        "distribute its tokenizer.model instead and load that with the sentencepiece library."
+    )
 
-    rules = proto.normalizer_spec
-    if proto.trainer_spec.model_type != BPE:
-        refuse("it is no BPE model")
+
+def _refuse_unsupported(proto: Any) -> None:
+    refuse, rules = _refuse, proto.normalizer_spec
+    if proto.trainer_spec.model_type not in (BPE, UNIGRAM):
+        refuse("it is neither a BPE nor a unigram model")
     if rules.precompiled_charsmap or rules.remove_extra_whitespaces or not rules.escape_whitespaces:
         refuse(f"its normaliser ({rules.name or 'unnamed'}) changes more than spaces")
     if proto.denormalizer_spec.precompiled_charsmap:
         refuse("it rewrites text when it decodes")
     if proto.trainer_spec.treat_whitespace_as_suffix:
         refuse("it puts the mark of a space after the word")
-    odd = [p.piece for p in proto.pieces if p.type in (USER_DEFINED, UNUSED)]
+    bpe = proto.trainer_spec.model_type == BPE
+    odd = [p.piece for p in proto.pieces if p.type == UNUSED or (bpe and p.type == USER_DEFINED)]
     if odd:
         refuse(f"it has user-defined or unused pieces such as {odd[0]!r}")
     normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
     scores: dict[float, str] = {}
-    for piece, score in normal.items():
+    for piece, score in normal.items() if bpe else ():
         if len(piece) > 1 and scores.setdefault(score, piece) != piece:
             refuse(f"the pieces {scores[score]!r} and {piece!r} have the same score")
         missing = [c for c in piece if c not in normal]
@@ -184,7 +208,8 @@ def _self_check(tokenizer: SentencePieceTokenizer, text: str) -> None:
     for sample, ours, theirs in zip(
         samples, tokenizer.encode_batch(samples), other.encode_batch(samples, add_special_tokens=False), strict=True
     ):
-        if ours != theirs.ids:
+        rounded = proto.trainer_spec.model_type == UNIGRAM and equally_likely(proto, ours, theirs.ids)
+        if ours != theirs.ids and not rounded:
             raise JaLlmError(
                 f"the exported tokenizer.json would give other ids for {sample!r}: {theirs.ids[:20]} instead of {ours[:20]}; "
                 "distribute the tokenizer.model of this vocabulary instead."

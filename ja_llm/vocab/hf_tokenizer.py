@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class HFTokenizer(Tokenizer):
             if "Unknown tokenizer version" in str(error):
                 raise JaLlmError(
                     f"this tokenizer.json is of a newer format ({str(error)[:60]}); update the tokenizers library"
+                ) from error
+            if part := re.search(r"untagged enum (?:Py)?(\w+?)(?:Untagged|Wrapper)\b", str(error)):
+                raise JaLlmError(
+                    f"the {part[1]} of this tokenizer.json is of a kind that is not known here, as one of a newer format is; update the "
+                    "tokenizers library"
                 ) from error
             raise JaLlmError(f"this is no tokenizer.json ({str(error)[:200]})") from error
         self._tokenizer.no_truncation()
@@ -85,7 +91,7 @@ class HFTokenizer(Tokenizer):
     @functools.cached_property
     def zero_is_real(self) -> bool:
         special = {token["id"] for token in self.model_json.get("added_tokens") or [] if token.get("special")}
-        return 0 in (self._bos_id, self._eos_id) or 0 not in special
+        return 0 in (self._bos_id, self._eos_id, self._unk_id) or 0 not in special
 
     @property
     def model_text(self) -> str:

@@ -21,6 +21,7 @@ from ja_llm.progress import track
 EMBEDDING = ("token_embedder", "embedding")
 HEAD = ("logits_dense", "kernel")
 METHODS = ("mean", "frequency", "nearest", "random")
+SPARE_ROWS = 1024
 _BLOCK = 256  # new rows compared with the whole table at once
 
 
@@ -146,6 +147,28 @@ _MAKERS: dict[str, Callable[[np.ndarray, Sequence[Sequence[int]], RowRule, int],
     "nearest": _nearest,
     "random": _random,
 }
+
+
+def check_rows(where: Any, table: str, rows: int, ids: int, spare_rows: int = SPARE_ROWS) -> None:
+    """Raise JaLlmError unless a vocabulary table belongs to a tokenizer: a row for each id, and no more behind them than padding has.
+
+    Args:
+      where: the model, for the sentence.
+      table: "embedding" or "head".
+      rows: how many the table has, without those that the model itself says are padding.
+      ids: how many the tokenizer has.
+      spare_rows: how many more rows are taken for padding. Published tables have up to a few hundred (Qwen2.5-7B: 399).
+    """
+    if rows < ids:
+        raise JaLlmError(
+            f"{where}: the vocabulary has {ids} pieces but the {table} has {rows} rows; "
+            "use the vocabulary that this model was trained with."
+        )
+    if rows - ids > spare_rows:
+        raise JaLlmError(
+            f"{where}: the {table} has {rows} rows for the {ids} pieces of the vocabulary, so it looks like another model's; use the "
+            f"vocabulary that this model was trained with, or say --spare_rows {rows - ids} if the rows behind it are padding."
+        )
 
 
 def padding_for(vocab_size: int, pad_to: int) -> int:

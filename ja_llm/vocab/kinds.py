@@ -1,6 +1,7 @@
 """What differs between kinds of tokenizers when a vocabulary is expanded and certified, behind one interface."""
 
 import abc
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,8 +21,14 @@ class Kind(abc.ABC):
     """One kind of tokenizer, for a given base."""
 
     @abc.abstractmethod
-    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
-        """Add Japanese pieces; other values, and `segments` where it is None, by gin bindings of the function for this kind."""
+    def expand(self, texts: Iterable[str], new_pieces: int, **values: Any) -> Expansion:
+        """Add Japanese pieces.
+
+        Args:
+          texts: Japanese training texts.
+          new_pieces: how many, at most.
+          **values: further arguments of the function for this kind; what is not given is its own value, or bound by gin.
+        """
 
     @abc.abstractmethod
     def sources(self, new: Any) -> list[list[int]]:
@@ -64,10 +71,6 @@ def kind_of(base: Tokenizer) -> Kind:
         "this vocabulary is neither BPE nor unigram of SentencePiece, nor byte-level BPE, and only these can be expanded; choose "
         "another base model."
     )
-
-
-def _given(segments: str | None) -> dict[str, Any]:
-    return {} if segments is None else {"segments": segments}
 
 
 class SentencePieceKind(Kind):
@@ -123,8 +126,8 @@ class SentencePieceKind(Kind):
 class SentencePieceBPE(SentencePieceKind):
     """SentencePiece BPE: `ja_llm.vocab.expand`."""
 
-    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
-        return expand.expand_sentencepiece(self.base, texts, new_pieces=new_pieces, **_given(segments))
+    def expand(self, texts: Iterable[str], new_pieces: int, **values: Any) -> Expansion:
+        return expand.expand_sentencepiece(self.base, texts, new_pieces=new_pieces, **values)
 
     def _wrong_scores(self, added: Sequence[Any]) -> list[str]:
         scores = expand.expected_scores(self.base, len(added))
@@ -135,8 +138,8 @@ class SentencePieceBPE(SentencePieceKind):
 class SentencePieceUnigram(SentencePieceKind):
     """SentencePiece unigram: `ja_llm.vocab.unigram`."""
 
-    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
-        return unigram.expand_unigram(self.base, texts, new_pieces=new_pieces, **_given(segments))
+    def expand(self, texts: Iterable[str], new_pieces: int, **values: Any) -> Expansion:
+        return unigram.expand_unigram(self.base, texts, new_pieces=new_pieces, **values)
 
     def _wrong_scores(self, added: Sequence[Any]) -> list[str]:
         return unigram.wrong_scores(self.base, added)
@@ -148,8 +151,8 @@ class ByteLevelBPE(Kind):
     def __init__(self, base: HFTokenizer):
         self.base, self._model = base, ByteLevelModel(base)
 
-    def expand(self, texts: Iterable[str], new_pieces: int, segments: str | None = None) -> Expansion:
-        return expand_byte_level.expand_byte_level(self.base, texts, new_pieces=new_pieces, **_given(segments))
+    def expand(self, texts: Iterable[str], new_pieces: int, **values: Any) -> Expansion:
+        return expand_byte_level.expand_byte_level(self.base, texts, new_pieces=new_pieces, **values)
 
     def sources(self, new: HFTokenizer) -> list[list[int]]:
         added = (new.id_to_piece(i) for i in range(self.base.vocab_size, new.vocab_size))
@@ -171,7 +174,8 @@ class ByteLevelBPE(Kind):
         return clauses
 
     def touched(self, text: str) -> bool:
-        return bool(TOUCHED.search(text))
+        # What the base's normaliser makes of the text counts: NFC turns U+2329 and U+232A into Japanese brackets.
+        return bool(TOUCHED.search(text) or TOUCHED.search(self._model.normalised(text)))
 
     def changes(self, new: HFTokenizer) -> list[str]:
         """Old ids, merges, added tokens and rules as they were; new pieces and merges behind them, in Japanese only."""
@@ -205,4 +209,9 @@ class ByteLevelBPE(Kind):
             wrong.append(f"new merges that make no new or Japanese piece: {bad[:LISTED]}")
         if len(set(merges)) < len(merges):
             wrong.append("a merge stands twice")
+        # A piece has its id from the first merge that makes it, so ids tell the order of these merges.
+        made = dict.fromkeys("".join(m) for m in merges[old:])
+        order = [piece for piece in made if vocab.get(piece, -1) >= self.base.vocab_size]
+        if late := [a for a, b in itertools.pairwise(order) if vocab[a] > vocab[b]]:
+            wrong.append(f"new merges stand in another order than the pieces that they make: {late[:LISTED]}")
         return wrong

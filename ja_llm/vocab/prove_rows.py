@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ja_llm.progress import track
 from ja_llm.vocab.initialise import RowRule
 
 _LISTED = 20
+_BLOCK = 256  # new rows compared with the whole table at once
 _COSINE = 1e-5  # float32's noise in a cosine over thousands of numbers
 
 
@@ -73,14 +75,16 @@ def _prove_nearest(table: np.ndarray, rows: np.ndarray, sources: Sequence, rule:
     norms = np.linalg.norm(table.astype(np.float64), axis=1)
     wide = table.astype(np.float32)
     worst, wrong = 0.0, []
-    for i, ids in enumerate(sources):
-        mean = np.mean([table[j].astype(np.float64) for j in ids], axis=0)
-        cosines = (wide @ mean.astype(np.float32)) / np.maximum(norms, 1e-30)
-        row = rows[i].astype(np.float64)
-        behind = (cosines.max() - row @ mean / max(float(np.linalg.norm(row)), 1e-30)) / max(float(np.linalg.norm(mean)), 1e-30)
-        worst = max(worst, float(behind))
-        if np.ascontiguousarray(rows[i]).tobytes() not in old or not behind <= _COSINE:
-            wrong.append(i)
+    for start in track(range(0, len(sources), _BLOCK), "prove nearest rows", "block", -(-len(sources) // _BLOCK)):
+        block = sources[start : start + _BLOCK]
+        means = np.stack([np.mean([table[j].astype(np.float64) for j in ids], axis=0) for ids in block])
+        best = ((means.astype(np.float32) @ wide.T) / np.maximum(norms, 1e-30)).max(axis=1)
+        for i, (mean, largest) in enumerate(zip(means, best, strict=True), start):
+            row = rows[i].astype(np.float64)
+            behind = (largest - row @ mean / max(float(np.linalg.norm(row)), 1e-30)) / max(float(np.linalg.norm(mean)), 1e-30)
+            worst = max(worst, float(behind))
+            if np.ascontiguousarray(rows[i]).tobytes() not in old or not behind <= _COSINE:
+                wrong.append(i)
     return worst, wrong, {"of": "cosine"}
 
 

@@ -4,20 +4,23 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 import numpy as np
 
 from ja_llm import manifest
-from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.errors import UsageError
 from ja_llm.files import read_json
 from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.certificate_page import PAGE, page
 from ja_llm.vocab.certify import certify, require
-from ja_llm.vocab.initialise import RowRule, count_sources, expand_params, padding_for, tables
+from ja_llm.vocab.initialise import SPARE_ROWS, RowRule, check_rows, count_sources, expand_params, padding_for, tables
 from ja_llm.vocab.kinds import kind_of
 from ja_llm.vocab.train import iter_texts
+
+if TYPE_CHECKING:
+    from ja_llm.train.checkpoints import LoadedModel
 
 CERTIFICATE = "certificate.json"
 
@@ -32,10 +35,11 @@ def expand_model(
     limit_chars: int = 100_000_000,
     sample_chars: int = 300_000,
     seed: int = 0,
-    pad_to: int = 1,
+    pad_to: int = 128,
     embedding_init: str = "mean",
     head_init: str | None = None,
     segments: str | None = None,
+    spare_rows: int = SPARE_ROWS,
 ) -> dict[str, Any]:
     """Expand a model's vocabulary and write the expanded model with its certificate.
 
@@ -56,6 +60,7 @@ def expand_model(
       embedding_init: rule for the new rows of the embedding: "mean", "frequency", "nearest" or "random" (`RowRule`).
       head_init: rule for an untied head; that of the embedding when None.
       segments: what new pieces may not cross, see `ja_llm.vocab.japanese.Runs`; the function's own value when None.
+      spare_rows: how many rows of the base without an id are taken for padding, and dropped (`check_fit`).
 
     Returns:
       the certificate, also written to `out_dir/certificate.json`, and as a page to `certificate.html`.
@@ -72,12 +77,12 @@ def expand_model(
     documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
     model = load_model(Path(model_path))
     params = as_numpy(model.params)
-    base = check_fit(model.directory, model.tokenizer, params)
+    base = check_fit(model, params, spare_rows)
 
     def texts() -> Iterator[str]:
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
 
-    expansion = kind_of(base).expand(texts(), new_pieces, segments)
+    expansion = kind_of(base).expand(texts(), new_pieces, **({} if segments is None else {"segments": segments}))
     expansion.tokenizer.chat_template = base.chat_template
     padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
     counts = {}
@@ -121,8 +126,13 @@ def certify_models(
     documents_root: str | os.PathLike,
     sample_chars: int = 300_000,
     seed: int = 0,
+    rebuild: bool = False,
+    spare_rows: int = SPARE_ROWS,
 ) -> dict[str, Any]:
-    """Certify an expanded model directory against its base, with nothing taken from its maker's word but how the rows were made.
+    """Certify an expanded model directory against its base.
+
+    Taken from its maker's word are the rule for rows, and the fingerprint that the ledger recorded for the new vocabulary. With
+    `rebuild` the pieces are learnt again and compared, so that no score or merge rests on that word.
 
     Args:
       old_path: model directory of the base, or `DIR@STEP`.
@@ -130,38 +140,64 @@ def certify_models(
       documents_root: document set for sample texts.
       sample_chars: characters of each language.
       seed: of the sample.
+      rebuild: expand the base again, from the same documents with the ledger's settings; takes as long as it did.
+      spare_rows: how many rows without an id are taken for padding (`check_fit`).
 
     Raises:
       JaLlmError: a model is damaged, or its vocabulary does not fit its tables.
+      UsageError: to `rebuild`, the model is not as `vocab expand` wrote it, or the document set is another one.
     """
     from ja_llm.train.checkpoints import load_model
 
     old, new = load_model(Path(old_path)), load_model(Path(new_path))
     old_params, new_params = as_numpy(old.params), as_numpy(new.params)
-    before = check_fit(old.directory, old.tokenizer, old_params)
-    after = check_fit(new.directory, new.tokenizer, new_params)
+    before, after = check_fit(old, old_params, spare_rows), check_fit(new, new_params, spare_rows)
     samples = sample_texts(documents_root, sample_chars, seed)
     note = new.directory / CERTIFICATE
     told = read_json(note, "certificate").get("rows", {}) if note.exists() else {}
     rules = {name: RowRule.from_json(rule) for name, rule in told.items()}
     padding = new.config.padding_ids
     sources = kind_of(before).sources(after) if type(before) is type(after) else []
-    return certify(before, after, sources, old_params, new_params, samples, rules=rules, padding=padding)
+    identity = new.ledger.get("identity", {})
+    known = {"recorded": identity["vocabulary"]} if "vocabulary" in identity else {}
+    known |= {"rebuilt": rebuilt_fingerprint(new.directory, new.ledger, before, documents_root)} if rebuild else {}
+    return certify(before, after, sources, old_params, new_params, samples, rules=rules, padding=padding, fingerprints=known)
 
 
-def check_fit(directory: Path, tokenizer: Tokenizer, params: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer, if the vocabulary tables have a row for each of its ids; rows behind them pad the tables.
+def rebuilt_fingerprint(directory: Path, ledger: Mapping[str, Any], base: Tokenizer, documents_root: str | os.PathLike) -> str:
+    """Fingerprint of the vocabulary that the ledger's settings give once more.
 
     Raises:
-      JaLlmError: they have fewer; the sentence names both sizes.
+      UsageError: the ledger is none of `vocab expand`, or the document set is not the one that it names.
+    """
+    identity = ledger.get("identity", {})
+    if ledger.get("job") != "vocab expand":
+        raise UsageError(
+            f"{directory}: this model was not written by `vocab expand`, so its pieces can't be learnt again; give the one that was."
+        )
+    if identity["documents"] != manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS)):
+        raise UsageError(
+            f"{documents_root}: the pieces of {directory} were learnt on another document set, {identity['documents'][:12]}; give that one."
+        )
+    texts = iter_texts(documents_root, identity["lang"], "train", identity["limit_chars"], identity["seed"])
+    return kind_of(base).expand(texts, **identity["expansion"]).tokenizer.fingerprint
+
+
+def check_fit(model: "LoadedModel", params: Mapping[str, Any], spare_rows: int = SPARE_ROWS) -> Tokenizer:
+    """The model's tokenizer, if its vocabulary tables have a row for each id and about no more.
+
+    Args:
+      model: whose tokenizer, and padding that is masked.
+      params: its parameters as numpy arrays.
+      spare_rows: how many further rows are taken for padding, which published models have without a word.
+
+    Raises:
+      JaLlmError: they have fewer, or more; the sentence names both sizes.
     """
     for name, table in tables(params).items():
-        if table.shape[0] < tokenizer.vocab_size:
-            raise JaLlmError(
-                f"{directory}: the vocabulary has {tokenizer.vocab_size} pieces but the {name} has {table.shape[0]} rows; "
-                "use the vocabulary that this model was trained with."
-            )
-    return tokenizer
+        rows = table.shape[0] - model.config.padding_ids
+        check_rows(model.directory, name, rows, model.tokenizer.vocab_size, spare_rows)
+    return model.tokenizer
 
 
 def sample_texts(documents_root: str | os.PathLike, limit_chars: int, seed: int) -> dict[str, list[str]]:

@@ -1,13 +1,9 @@
 """How many pieces to add: what each size saves in tokens and costs in tables, as FLOPs per byte of text.
 
-A larger vocabulary spells a byte in fewer tokens, and makes each token dearer by the rows of the head. Per token, with N
-parameters outside the tables, d the width, V the ids, L layers, and C tokens of context (Kaplan et al. 2020, arXiv:2001.08361,
-table 1; attention counted causal, for the mean position):
-
-    forward  = 2 (N + V d) + 4 L C/2 (heads x head width)         the lookup of an embedding row is free
-    training = 3 forward                                          backward is twice the forward
-
-Decoding is the forward pass of one token at a time with a cache. All are multiplied by tokens per byte on held-out text.
+A larger vocabulary spells a byte in fewer tokens, and makes each token dearer by the rows of the head. The FLOPs of a token are those
+of MFU (`ja_llm.train.flops`: causal attention at the mean position of a row, windows, the experts that a token goes through); the
+lookup of an embedding row is free. Training is three times the forward pass; decoding is the forward pass of one token at a time with
+a cache. All are multiplied by tokens per byte on held-out text.
 """
 
 import dataclasses
@@ -52,7 +48,7 @@ def sweep_model(
       sizes: numbers of pieces to add.
       lang: language to add pieces for.
       share: share of this language in the bytes of the training mixture; the rest is `other_lang`.
-      other_lang: the language to keep.
+      other_lang: the language to keep; not looked at where the share is 1.
       pad_to: tables are padded to a multiple of this, which costs too.
       limit_chars: characters to learn pieces on.
       sample_chars: characters of each language that the figures are measured on.
@@ -74,7 +70,8 @@ def sweep_model(
     if not directory.exists():
         raise UsageError(f"{directory}: this model directory does not exist.")
     config, base = read_model_files(directory)
-    samples = {name: _sample(documents_root, name, sample_chars, seed) for name in (lang, other_lang)}
+    names = (lang,) if share == 1 else (lang, other_lang)
+    samples = {name: _sample(documents_root, name, sample_chars, seed) for name in names}
     kind = kind_of(base)
     rows = [_row(config, base, base.vocab_size, samples, lang, share, pad_to)]
     for size in sorted(set(sizes)):
@@ -113,7 +110,7 @@ def _row(
     tokens = {name: tokens_per_byte(tokenizer, texts) for name, texts in samples.items()}
     other = next((name for name in tokens if name != lang), lang)
     mixed = share * tokens[lang] + (1 - share) * tokens[other]
-    forward = flops_per_token(grown)
+    forward = forward_flops(grown)
     parameters = size * config.embed_dim * (1 if config.tie_embeddings else 2)
     return {
         "added": tokenizer.vocab_size - base_size,
@@ -138,12 +135,11 @@ def tokens_per_byte(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     return sum(map(len, tokenizer.encode_batch(texts))) / size
 
 
-def flops_per_token(config: DecoderConfig) -> float:
+def forward_flops(config: DecoderConfig) -> float:
     """Forward FLOPs of a token at the mean position of a row of `max_length` tokens, trained or decoded."""
-    heads = config.num_heads * config.head_dim
-    attention = config.embed_dim * (2 * heads + 2 * config.num_kv_heads * config.head_dim)
-    outside = config.num_layers * (attention + 3 * config.embed_dim * config.mlp_dim)
-    return 2.0 * (outside + config.vocab_size * config.embed_dim) + 4.0 * config.num_layers * config.max_length / 2 * heads
+    from ja_llm.train.flops import flops_per_token
+
+    return flops_per_token(config, config.max_length) / 3
 
 
 def recommend(rows: Sequence[dict[str, Any]], tolerance: float) -> dict[str, Any]:

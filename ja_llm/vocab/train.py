@@ -3,8 +3,10 @@
 import hashlib
 import heapq
 import io
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,27 +88,48 @@ def iter_texts(
         yield from sample(((f"{document.id}", document.text) for document in read), limit_chars, seed)
 
 
-def sample(keyed: Iterable[tuple[str, str]], limit_chars: int, seed: int) -> Iterator[str]:
-    """Random sample of (key, text) pairs of just `limit_chars` characters or more, holding no more than it in memory.
+class Sample:
+    """Random sample of the texts that go by: just `limit` characters or more, and no more held in memory.
 
-    Texts come in the order of a hash of seed and key, so equal keys and texts give an equal sample in any order of input.
+    The ones with the smallest hashes of seed and key, so equal keys and texts give an equal sample in any order.
     """
-    kept: list[tuple[int, str]] = []  # heap; negated hashes, so that the largest hash is on top and leaves first
-    total = 0
+
+    def __init__(self, limit: float, seed: int):
+        self._kept: list[tuple[int, str]] = []  # heap; negated hashes, so that the largest hash is on top and leaves first
+        self._held, self._limit, self._seed = 0, limit, seed
+
+    def add(self, key: str, text: str) -> None:
+        """Offer a text."""
+        digest = hashlib.blake2b(f"{self._seed}:{key}".encode(), digest_size=8).digest()
+        heapq.heappush(self._kept, (-int.from_bytes(digest, "big"), text))
+        self._held += len(text)
+        self.shrink(self._limit)
+
+    def shrink(self, limit: float) -> None:
+        """Leave what a sample of so many characters would be."""
+        while self._kept and self._held - len(self._kept[0][1]) >= limit:
+            self._held -= len(heapq.heappop(self._kept)[1])
+
+    def texts(self) -> Iterator[str]:
+        """The sample in the order of the hashes."""
+        for _, text in sorted(self._kept, reverse=True):
+            yield text
+
+
+def sample(keyed: Iterable[tuple[str, str]], limit_chars: int, seed: int) -> Iterator[str]:
+    """`Sample` of (key, text) pairs."""
+    kept = Sample(limit_chars, seed)
     for key, text in keyed:
-        digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-        heapq.heappush(kept, (-int.from_bytes(digest, "big"), text))
-        total += len(text)
-        while kept and total - len(kept[0][1]) >= limit_chars:
-            total -= len(heapq.heappop(kept)[1])
-    for _, text in sorted(kept, reverse=True):
-        yield text
+        kept.add(key, text)
+    yield from kept.texts()
 
 
 def sample_by_source(
     entries: Iterable[tuple[str, str, str]], shares: Mapping[str, float], limit_chars: int | None, seed: int
 ) -> Iterator[str]:
-    """Random sample of (source, key, text) in which each source has its share of the characters; holds their texts in memory.
+    """Random sample of (source, key, text) in which each source has its share of the characters.
+
+    Of each of these sources no more is held in memory than `limit_chars` allows it; all of it where that is None.
 
     Raises:
       UsageError: a source has no text, or a share is not above 0.
@@ -115,18 +138,25 @@ def sample_by_source(
         raise UsageError(
             f"the shares of sources {dict(shares)} must be numbers above 0, such as wiki=1 and web=3; give such ones."
         )
-    groups: dict[str, list[tuple[str, str]]] = {}
+    whole = sum(shares.values())
+
+    def part(total: float, source: str) -> int:
+        return max(1, round(total * shares[source] / whole))
+
+    kept = {source: Sample(math.inf if limit_chars is None else part(limit_chars, source), seed) for source in shares}
+    sizes: Counter[str] = Counter()
     for source, key, text in entries:
-        groups.setdefault(source, []).append((key, text))
-    sizes = {source: sum(len(text) for _, text in group) for source, group in groups.items()}
-    if missing := [source for source in shares if not sizes.get(source)]:
+        sizes[source] += len(text)
+        if source in kept:
+            kept[source].add(key, text)
+    if missing := [source for source in shares if not sizes[source]]:
         there = ", ".join(sorted(source for source, size in sizes.items() if size)) or "none"
         raise UsageError(f"there is no text of the source {missing[0]!r}; the sources here are {there}.")
-    whole = sum(shares.values())
     scarcest = min(sizes[source] * whole / share for source, share in shares.items())
     total = scarcest if limit_chars is None else min(limit_chars, scarcest)
-    for source, share in sorted(shares.items()):
-        yield from sample(groups[source], max(1, round(total * share / whole)), seed)
+    for source in sorted(shares):
+        kept[source].shrink(part(total, source))
+        yield from kept[source].texts()
 
 
 def lines_of(texts: Iterable[str]) -> Iterator[str]:

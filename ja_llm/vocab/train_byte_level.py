@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import gin
 
@@ -30,7 +31,7 @@ def train_byte_level(
     no text is spelt with, so that software which takes 0 for padding loses nothing; BOS is 1, EOS 2, further special tokens follow.
 
     Args:
-      texts: training texts; the trainer holds their words and counts in memory, not the texts.
+      texts: training texts, read once; the trainer holds their words and counts in memory, not the texts.
       out_dir: the tokenizer's folder.
       vocab_size: number of pieces, of which 259 are special tokens and bytes. Fewer come back where the text has no more.
       special_tokens: further ones, e.g. those of a chat template.
@@ -50,18 +51,30 @@ def train_byte_level(
         raise JaLlmError(
             f"{vocab_size} pieces are asked for, but 256 bytes and {len(special)} special tokens are always there; ask for more."
         )
-    kept = [text for text in texts if text.strip()]
-    if not kept:
-        raise JaLlmError("there is no text to train a vocabulary on; check the language and split of the document set.")
-    model = _train(kept, vocab_size, special, max_piece_length, min_count)
-    found = model.vocab_size
-    if found < vocab_size and found % align:
-        model = _train(kept, found - found % align, special, max_piece_length, min_count)
+    value = _train(texts, vocab_size, special, max_piece_length, min_count)
+    found = len(value["model"]["vocab"])
+    if found < vocab_size:
+        value = _first(value, max(found - found % align, 256 + len(special)))
+    model = HFTokenizer(json.dumps(value, ensure_ascii=False), bos_id=1, eos_id=2)
     model.save(out_dir)
     return model
 
 
-def _train(texts: list[str], vocab_size: int, special: tuple[str, ...], longest: int | None, min_count: int) -> HFTokenizer:
+def _first(value: dict[str, Any], size: int) -> dict[str, Any]:
+    """The first pieces of a trained tokenizer.json, which are what training for so many would have given.
+
+    Merges are learnt one after the other, and the last that training for `size` pieces learns is the one that makes the last of them.
+    """
+    model = value["model"]
+    made = {a + b: n for n, (a, b) in reversed(list(enumerate(model["merges"])))}
+    vocab = {piece: i for piece, i in model["vocab"].items() if i < size}
+    last = max((made[piece] for piece in vocab if piece in made), default=-1)
+    return {**value, "model": {**model, "vocab": vocab, "merges": model["merges"][: last + 1]}}
+
+
+def _train(
+    texts: Iterable[str], vocab_size: int, special: tuple[str, ...], longest: int | None, min_count: int
+) -> dict[str, Any]:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -78,11 +91,27 @@ def _train(texts: list[str], vocab_size: int, special: tuple[str, ...], longest:
         max_token_length=longest,
         show_progress=False,
     )
-    model.train_from_iterator(_chunks(texts), trainer)
-    return HFTokenizer(json.dumps(json.loads(model.to_str()), ensure_ascii=False), bos_id=1, eos_id=2)
+    empty, failed = True, None
 
+    def chunks() -> Iterator[str]:
+        nonlocal empty, failed
+        try:
+            for text in track(texts, "read by the trainer, which then trains in silence", "text"):
+                empty = empty and not text.strip()
+                for start in range(0, len(text) if text.strip() else 0, _CHUNK):
+                    yield text[start : start + _CHUNK].encode("utf-8", "replace").decode("utf-8")
+        except Exception as error:
+            failed = error
+            raise
 
-def _chunks(texts: list[str]) -> Iterator[str]:
-    for text in track(texts, "read by the trainer, which then trains in silence", "text"):
-        for start in range(0, len(text), _CHUNK):
-            yield text[start : start + _CHUNK].encode("utf-8", "replace").decode("utf-8")
+    try:
+        model.train_from_iterator(chunks(), trainer)
+    except Exception:
+        if failed is not None:  # the library may hand it on as another one
+            raise failed from None
+        raise
+    if failed is not None:
+        raise failed
+    if empty:
+        raise JaLlmError("there is no text to train a vocabulary on; check the language and split of the document set.")
+    return json.loads(model.to_str())

@@ -11,7 +11,7 @@ from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, write_json
 from ja_llm.vocab.base import Tokenizer
-from ja_llm.vocab.japanese import JAPANESE
+from ja_llm.vocab.japanese import JAPANESE, Language
 from ja_llm.vocab.train import iter_texts, train_sentencepiece
 from ja_llm.vocab.train_byte_level import train_byte_level
 from ja_llm.vocab.train_joint import Part, train_joint
@@ -84,6 +84,8 @@ def train_on_documents(
             "vocabulary": tokenizer.fingerprint,
             "software": manifest.software("sentencepiece", "tokenizers"),
         }
+        if bound := [line for line in gin.config_str().splitlines() if line and not line.startswith("#")]:
+            note["gin"] = bound  # what the trainers took from it
         write_json(temporary / NOTE, note)
     return tokenizer
 
@@ -105,13 +107,15 @@ def _part(lang: str, size: int, texts: Iterator[str], segments: str | None) -> P
 
 
 def checked(texts: Iterator[str], lang: str) -> Iterator[str]:
-    """The same texts; at their end an error if they are Japanese where English is said, or the other way round.
+    """The same texts; at their end an error if they are Japanese where English is said, or the other way round, or Chinese as "ja".
 
     Raises:
-      JaLlmError: the share of Japanese characters is impossible for `lang` (only "ja" and "en" are judged).
+      JaLlmError: the share of Japanese characters is impossible for `lang`, or that of kana for Japanese (only "ja" and "en" are
+        judged).
     """
     characters = japanese = 0
-    for text in texts:
+    language = Language()
+    for text in language.watch(texts) if lang == "ja" else texts:
         characters += len(text)
         japanese += len(JAPANESE.findall(text))
         yield text
@@ -121,3 +125,4 @@ def checked(texts: Iterator[str], lang: str) -> Iterator[str]:
             f"{share:.0%} of the characters of the {lang} documents are Japanese, so they are in another language than they say; "
             "check the document set."
         )
+    language.check()

@@ -31,7 +31,7 @@ from ja_llm.vocab.sentencepiece_tokenizer import (
     parse_proto,
 )
 from ja_llm.vocab.train import MARKED, lines_of, marked_lines, sample, train_model
-from ja_llm.vocab.unigram import reestimate
+from ja_llm.vocab.unigram import normalised, reestimate
 
 _MAX_STRETCH = 200  # characters; longer ones are cut
 
@@ -79,7 +79,8 @@ def train_joint(
       limit_chars: characters of each language to train on, sampled by line.
       estimate_chars: characters of each language for EM, sampled from those.
       character_coverage: as `train_sentencepiece` takes it, for each language.
-      align: the number of pieces is a multiple of this, by leaving out the rarest of two characters and more.
+      align: the number of pieces is a multiple of this, by leaving out the rarest of two characters and more; the others share
+        their probability, so that the sum stays 1.
       seed: of the samples.
 
     Raises:
@@ -98,13 +99,12 @@ def train_joint(
             if piece not in leading:
                 scores.setdefault(piece, score)
         samples.extend(sample(((str(i), line) for i, line in enumerate(lines)), estimate_chars, seed))
-    total = math.log(math.fsum(map(math.exp, scores.values())))
     stretches = count_stretches(samples, scores)
-    scores, _, _ = reestimate(stretches, {piece: score - total for piece, score in scores.items()}, {}, epochs)
+    scores, _, _ = reestimate(stretches, normalised(scores), {}, epochs)
     ranked = sorted(scores, key=lambda piece: (-scores[piece], piece))
     surplus = (len(leading) + len(ranked)) % align
     dropped = set([piece for piece in reversed(ranked) if len(piece) > 1][:surplus])
-    model = _model({piece: scores[piece] for piece in ranked if piece not in dropped}, special_tokens)
+    model = _model(normalised({piece: scores[piece] for piece in ranked if piece not in dropped}), special_tokens)
     model.save(out_dir)
     return model
 

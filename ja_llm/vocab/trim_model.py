@@ -15,8 +15,9 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json
 from ja_llm.models.config import ARCHITECTURE_FIELDS
 from ja_llm.vocab.base import Tokenizer
+from ja_llm.vocab.certificate_page import PAGE, page
 from ja_llm.vocab.certify import Report, require, summary
-from ja_llm.vocab.initialise import map_tables, padding_for, tables
+from ja_llm.vocab.initialise import SPARE_ROWS, map_tables, padding_for, tables
 from ja_llm.vocab.surgery import CERTIFICATE, as_numpy, check_fit, sample_texts
 from ja_llm.vocab.train import iter_texts
 from ja_llm.vocab.trim import trim_tokenizer
@@ -32,10 +33,11 @@ def trim_model(
     out_dir: str | os.PathLike,
     min_count: int = 1,
     keep_file: str | os.PathLike | None = None,
-    pad_to: int = 1,
+    pad_to: int = 128,
     limit_chars: int = 100_000_000,
     sample_chars: int = 100_000,
     seed: int = 0,
+    spare_rows: int = SPARE_ROWS,
 ) -> dict[str, Any]:
     """Drop the pieces that a document set does not use, and write the smaller model with its certificate.
 
@@ -49,9 +51,10 @@ def trim_model(
       limit_chars: characters of each language to count.
       sample_chars: characters of each language for the certificate.
       seed: of the samples.
+      spare_rows: how many rows of the model without an id are taken for padding, and dropped (`check_fit`).
 
     Returns:
-      the certificate, also written to `out_dir/certificate.json`.
+      the certificate, also written to `out_dir/certificate.json`, and as a page to `certificate.html`.
 
     Raises:
       JaLlmError: the model's vocabulary does not fit its tables or can't be trimmed, or the result fails its certificate.
@@ -64,7 +67,7 @@ def trim_model(
     documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
     model = load_model(Path(model_path))
     params = as_numpy(model.params)
-    old = check_fit(model.directory, model.tokenizer, params)
+    old = check_fit(model, params, spare_rows)
     keep = _listed(keep_file) if keep_file else used_ids(old, documents_root, min_count, limit_chars, seed)
     trimmed = trim_tokenizer(old, keep)
     trimmed.tokenizer.chat_template = old.chat_template
@@ -93,7 +96,11 @@ def trim_model(
         params=new_params,
         tokenizer=trimmed.tokenizer,
         ledger=new_ledger("vocab trim", identity, [parent_entry(model.directory, model.step, model.ledger)]),
-        notes={CERTIFICATE: certificate, KEPT: trimmed.kept},
+        notes={
+            CERTIFICATE: certificate,
+            KEPT: trimmed.kept,
+            PAGE: page(certificate, f"{model.directory.name} \u2192 {Path(out_dir).name}", "a vocabulary that was trimmed"),
+        },
     )
     return certificate
 

@@ -10,6 +10,7 @@ M step: p(x) = c(x) / sum c over the pieces that are free, none below a floor, w
 their sum; so the likelihood of the text never falls.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,14 +20,13 @@ import gin
 
 from ja_llm.errors import JaLlmError
 from ja_llm.progress import track
-from ja_llm.vocab.expand import added_sources, check_base, choose, piece_sources
-from ja_llm.vocab.expansion import Expansion
+from ja_llm.vocab.expand import check_base, expansion_by, piece_sources
+from ja_llm.vocab.expansion import Expansion, check_counts
 from ja_llm.vocab.japanese import count_runs, is_japanese, nothing_to_learn
 from ja_llm.vocab.sentencepiece_tokenizer import NORMAL, UNIGRAM, SentencePieceTokenizer, parse_proto
 from ja_llm.vocab.train import train_model
 
 _UNKNOWN_PENALTY = 10.0  # SentencePiece: a character that no piece covers costs 10 more than the rarest piece
-_MASS = 1e-5  # how far the new pieces' probabilities may be from the sum 1, as float32 scores
 
 
 @gin.configurable
@@ -54,14 +54,25 @@ def expand_unigram(
 
     Raises:
       JaLlmError: the base is no unigram model or rewrites characters; the texts hold no Japanese, or too little for `align`.
+      UsageError: a number is below 1.
     """
+    config = {
+        "new_pieces": new_pieces,
+        "align": align,
+        "segments": segments,
+        "max_piece_length": max_piece_length,
+        "min_count": min_count,
+        "epochs": epochs,
+    }
+    check_counts(config)
     check_base(base, UNIGRAM, "unigram")
     words = count_runs(texts, segments)
     if not words:
         raise nothing_to_learn()
     old = {p.piece: p.score for p in base.proto.pieces if p.type == NORMAL}
     found = _train(words, len({c for word in words for c in word}) + 2 * new_pieces + 3, max_piece_length)
-    scores = _normalised({piece: score for piece, score in found.items() if piece not in old and is_japanese(piece)})
+    known = {p.piece for p in base.proto.pieces}
+    scores = normalised({piece: score for piece, score in found.items() if piece not in known and is_japanese(piece)})
     if not scores:
         raise JaLlmError("the texts hold no Japanese piece that this vocabulary lacks; give other text or leave it as it is.")
     scores, counts, _ = reestimate(words, scores, old, epochs, _floor(old))
@@ -75,19 +86,10 @@ def expand_unigram(
     ranked = [p for p in sorted(scores, key=lambda p: (-saved[p], len(p), p)) if saved[p] >= min_count]
 
     def grown(pieces: Sequence[str]) -> SentencePieceTokenizer:
-        chosen, _, _ = reestimate(words, _normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
+        chosen, _, _ = reestimate(words, normalised({piece: scores[piece] for piece in pieces}), old, epochs, _floor(old))
         return _append(base, dict(sorted(chosen.items(), key=lambda item: (-item[1], item[0]))))
 
-    tokenizer, unreachable = choose(base, ranked, new_pieces, align, grown)
-    config = {
-        "new_pieces": new_pieces,
-        "align": align,
-        "segments": segments,
-        "max_piece_length": max_piece_length,
-        "min_count": min_count,
-        "epochs": epochs,
-    }
-    return Expansion(tokenizer, added_sources(base, tokenizer), base.vocab_size, config, unreachable)
+    return expansion_by(base, ranked, found, grown, config)
 
 
 def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
@@ -106,7 +108,8 @@ def _train(words: Counter[str], size: int, longest: int) -> dict[str, float]:
     return {p.piece: p.score for p in parse_proto(model).pieces if p.type == NORMAL}
 
 
-def _normalised(scores: Mapping[str, float]) -> dict[str, float]:
+def normalised(scores: Mapping[str, float]) -> dict[str, float]:
+    """Log-probabilities with the sum of probabilities 1, in the same proportions."""
     total = _log_sum(list(scores.values()))
     return {piece: score - total for piece, score in scores.items()}
 
@@ -224,10 +227,18 @@ def _append(base: SentencePieceTokenizer, scores: Mapping[str, float]) -> Senten
 
 
 def wrong_scores(base: SentencePieceTokenizer, added: Iterable[Any]) -> list[str]:
-    """What is wrong with the scores of new pieces: above the base's lowest, and probabilities with the sum 1."""
+    """What is wrong with the scores of new pieces, as far as it can be seen without the text that they were estimated on.
+
+    They are above the base's lowest, fall from id to id, and are probabilities with the sum 1: to what rounding the scores to
+    float32 can move it, sum p * |score| * 2^-24, and twice that for the sum itself. A rare piece's own probability is below that.
+    """
     lowest = min(p.score for p in base.proto.pieces if p.type == NORMAL)
     pieces = list(added)
     out = [p.piece for p in pieces if not lowest < p.score < 0.0 + (len(pieces) == 1)]
     wrong = [f"scores of new pieces are not between the base's lowest and 0: {out[:20]}"] if out else []
+    risen = [b.piece for a, b in itertools.pairwise(pieces) if not b.score <= a.score]
+    if risen:
+        wrong.append(f"new pieces stand behind less likely ones: {risen[:20]}")
     mass = math.fsum(math.exp(p.score) for p in pieces) if pieces else 1.0
-    return wrong if abs(mass - 1.0) <= _MASS else [*wrong, f"the probabilities of the new pieces have the sum {mass}, not 1"]
+    noise = 2 * math.fsum(math.exp(p.score) * abs(p.score) * 2.0**-24 for p in pieces)
+    return wrong if abs(mass - 1.0) <= noise else [*wrong, f"the probabilities of the new pieces have the sum {mass}, not 1"]

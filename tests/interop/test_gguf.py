@@ -306,7 +306,7 @@ SPOILT = {
     "a left-over tensor": ({"more": [("blk.0.attn_sinks.weight", (4,))]}, "blk.0.attn_sinks.weight is unknown to the llama"),
     "another shape": ({"sizes": {"feed_forward_length": 512}}, r"\(256, 256\), config.json asks for \(512, 256\)"),
     "no table": ({"leave": ["token_embd.weight"]}, "token_embd.weight is missing"),
-    "a small table": ({"vocab": 300}, "340 ids, its embedding table 300 rows"),
+    "a small table": ({"vocab": 300}, "340 pieces but the embedding has 300 rows"),
 }
 
 

@@ -255,7 +255,7 @@ SPOILT = {
                 ),
             ),
         ),
-        "340 ids, its embedding table 300 rows",
+        "340 pieces but the embedding has 300 rows",
     ),
 }
 

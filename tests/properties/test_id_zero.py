@@ -208,3 +208,11 @@ def test_whether_0_is_real_is_read_from_the_model(tmp_path):
     assert own.with_model(
         {**value, "added_tokens": value["added_tokens"][1:]}
     ).zero_is_real  # an ordinary piece, as Llama 3's "!"
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5}
+    special = [
+        {**token, "id": i, "content": content}
+        for i, content, token in zip(range(3), list(words)[:3], value["added_tokens"], strict=True)
+    ]
+    bpe = {"type": "BPE", "unk_token": "<unk>", "vocab": words, "merges": [["a", "b"]]}
+    unknown = own.with_model({**value, "model": bpe, "added_tokens": special, "pre_tokenizer": None, "decoder": None})
+    assert unknown.document_ids("abzab") == [1, 5, 0, 5, 2] and unknown.zero_is_real  # a special token, and the unknown piece

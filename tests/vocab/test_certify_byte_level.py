@@ -10,6 +10,7 @@ from ja_llm.vocab.byte_level import to_characters
 from ja_llm.vocab.certify import certify
 from ja_llm.vocab.expand_byte_level import expand_byte_level
 from ja_llm.vocab.initialise import expand_params
+from ja_llm.vocab.kinds import kind_of
 
 
 @pytest.fixture(scope="module", params=["smollm2", "llama3"])
@@ -74,6 +75,24 @@ def test_a_changed_old_merge_a_lost_new_merge_and_a_foreign_piece_fail(case):
     assert "are never used" in failures(with_json(case, lose))
     assert "other than Japanese characters" in failures(with_json(case, rename))
     assert "added_tokens changed" in failures(with_json(case, move_special))
+
+
+def test_new_merges_in_another_order_fail(case):
+    """Any two that make a piece of their own; which of two neighbours without one comes first only the fingerprint tells."""
+    old, vocab = len(case[0].model_json["model"]["merges"]), case[0].model_json["model"]["vocab"]
+    own = [n for n, m in enumerate(case[1].model_json["model"]["merges"]) if n >= old and "".join(m) not in vocab]
+    draw = np.random.default_rng(0)
+    for a, b in (draw.choice(own, 2, replace=False) for _ in range(10)):
+
+        def swap(value, a=a, b=b):
+            merges = value["model"]["merges"]
+            merges[a], merges[b] = merges[b], merges[a]
+
+        broken = with_json(case, swap)
+        assert "in another order than the pieces" in " | ".join(kind_of(case[0]).changes(broken[1])), (a, b)
+    assert "pieces: new merges stand in another order" in failures(broken)
+    assert "recorded: the fingerprint is" in failures(broken, fingerprints={"recorded": case[1].fingerprint})
+    assert "recorded" not in failures(case, fingerprints={"recorded": case[1].fingerprint})
 
 
 def test_a_merge_that_cuts_english_otherwise_fails(case):

@@ -9,11 +9,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.vocab.expand import derivation, expand_sentencepiece
+from ja_llm.vocab.expand_byte_level import expand_byte_level
 from ja_llm.vocab.japanese import JAPANESE, count_runs, is_japanese
 from ja_llm.vocab.sentencepiece_tokenizer import CONTROL, NORMAL, USER_DEFINED, SentencePieceTokenizer, parse_proto
 from ja_llm.vocab.train import train_sentencepiece
+from ja_llm.vocab.unigram import expand_unigram
 
 
 def with_pieces(base: SentencePieceTokenizer, *pieces: str) -> SentencePieceTokenizer:
@@ -148,6 +150,16 @@ def test_unknown_segments_no_japanese_and_too_little_text_are_refused(base, engl
         expand_sentencepiece(base, ["日本"], new_pieces=100)
 
 
+@pytest.mark.parametrize("name", ["new_pieces", "align", "max_piece_length", "min_count"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "byte_level"])
+def test_numbers_below_one_are_refused(byte_level, base, kind, name):
+    """A byte-level BPE took -1 new pieces for no limit at all."""
+    tokenizer = byte_level(["a b"], vocab_size=260) if kind == "byte_level" else base
+    expand = {"bpe": expand_sentencepiece, "unigram": expand_unigram, "byte_level": expand_byte_level}[kind]
+    with pytest.raises(UsageError, match=f"^{name} is -1; give a whole number from 1"):
+        expand(tokenizer, ["日本語です"], **{name: -1})
+
+
 def test_other_models_are_refused(english, base, tmp_path):
     unigram = train_sentencepiece([english], tmp_path, vocab_size=360, model_type="unigram")
     with pytest.raises(JaLlmError, match="no SentencePiece BPE"):
@@ -166,6 +178,7 @@ def test_a_piece_that_is_a_special_token_already_is_left_out(base, japanese):
     special = SentencePieceTokenizer(proto.SerializeToString())
     grown = expand_sentencepiece(special, [japanese * 3], new_pieces=400)
     assert not {"設定", "ファイル"} & set(grown.pieces)
+    assert {"ファイル", "設定"} <= set(grown.unreachable)  # and told
     names = [grown.tokenizer.id_to_piece(i) for i in range(grown.tokenizer.vocab_size)]
     assert len(set(names)) == len(names)
 

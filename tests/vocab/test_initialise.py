@@ -106,6 +106,21 @@ def test_nearest_is_the_brute_force_cosine_neighbour():
         best = max(range(40), key=lambda i: table[i] @ mean / (np.linalg.norm(table[i]) * np.linalg.norm(mean)))
         assert np.array_equal(row, table[best])
     assert np.array_equal(new_rows(table, [[7]], RowRule("nearest"))[0], table[7])
+    for spoilt in (None, 299):  # beyond the first block of rows that are proven together
+        if spoilt:
+            rows[spoilt] = table[np.flatnonzero((table != rows[spoilt]).any(1))[0]]
+        told = []
+        prove_rows(
+            lambda *entry, told=told, **figures: told.append((entry, figures)),
+            "embedding",
+            table,
+            rows,
+            sources,
+            RowRule("nearest"),
+            0,
+        )
+        ((_, passed, reason), figures) = told[0]
+        assert passed == (spoilt is None) and figures["wrong"] == (spoilt is not None) and (not spoilt or "[299]" in reason)
 
 
 def test_random_rows_have_the_tables_spread_a_seed_and_a_stream():

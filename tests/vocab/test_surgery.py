@@ -1,6 +1,7 @@
 """A whole model expanded: files, ledger, certificate, determinism, refusals; logits of old ids stay."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
+from ja_llm.train.checkpoints import load_model, save_model
 from ja_llm.vocab import surgery
 from ja_llm.vocab.initialise import expand_params
+from ja_llm.vocab.kinds import kind_of
+from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
 from ja_llm.vocab.surgery import certify_models, expand_model, sample_texts
 
 HELDOUT = "評価用の文章です。"
@@ -19,7 +23,6 @@ SECRET = "鰯鯖鰯鯖鰯鯖鰯鯖"  # stands in the held-out split only
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, base, params_of):
     from ja_llm.models.config import DecoderConfig
-    from ja_llm.train.checkpoints import save_model
 
     config = DecoderConfig(
         vocab_size=base.vocab_size, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=64
@@ -33,12 +36,10 @@ def model(tmp_path_factory, base, params_of):
 @pytest.fixture(scope="module")
 def expanded(model, document_set):
     out = model.parent / "expanded"
-    return out, expand_model(model, document_set, out, new_pieces=200)
+    return out, expand_model(model, document_set, out, new_pieces=200, pad_to=1)
 
 
 def test_the_new_model_directory_holds_everything(expanded, model, document_set):
-    from ja_llm.train.checkpoints import load_model
-
     out, certificate = expanded
     assert certificate["passed"]
     assert read_json(out / "certificate.json") == certificate
@@ -64,6 +65,27 @@ def test_the_model_and_its_certificate_appear_together_or_not_at_all(model, docu
     assert not any(tmp_path.iterdir())
 
 
+def test_optimizer_state_stays_behind(model, document_set, tmp_path):
+    """A run's checkpoint has moments of the old tables' shapes, which fit no new one."""
+    import jax
+    import optax
+
+    from ja_llm.train.checkpoints import Checkpoints
+
+    loaded = load_model(model)
+    save_model(
+        tmp_path / "run", config=loaded.config, params=loaded.params, tokenizer=loaded.tokenizer, ledger=loaded.ledger, step=3
+    )
+    checkpoints = Checkpoints(tmp_path / "run", asynchronous=False)
+    params = jax.tree.map(jax.numpy.asarray, loaded.params)
+    checkpoints.save(5, params, optax.adam(1e-3).init(params))
+    checkpoints.close()
+    assert any((tmp_path / "run/checkpoints/5").glob("optimizer*"))
+    assert expand_model(tmp_path / "run", document_set, tmp_path / "out", new_pieces=40)["passed"]
+    assert load_model(tmp_path / "out").ledger["parents"][0]["step"] == 5
+    assert not any(path.name.startswith("optimizer") for path in (tmp_path / "out").rglob("*"))
+
+
 def test_only_the_train_split_is_learnt_from(expanded):
     from ja_llm.vocab.base import load_tokenizer
 
@@ -72,8 +94,6 @@ def test_only_the_train_split_is_learnt_from(expanded):
 
 
 def test_logits_over_old_ids_are_what_they_were(expanded, model, forward):
-    from ja_llm.train.checkpoints import load_model
-
     old, new = load_model(model), load_model(expanded[0])
     ids = np.array([[1, *old.tokenizer.encode("The harbour master keeps a notebook.")]], np.int32)
     before, after = forward(old.config, old.params, ids), forward(new.config, new.params, ids)
@@ -82,9 +102,7 @@ def test_logits_over_old_ids_are_what_they_were(expanded, model, forward):
 
 
 def test_a_second_run_gives_the_same_and_says_where_it_is(expanded, model, document_set, tmp_path, capsys):
-    from ja_llm.train.checkpoints import load_model
-
-    again = expand_model(model, document_set, tmp_path / "again", new_pieces=200)
+    again = expand_model(model, document_set, tmp_path / "again", new_pieces=200, pad_to=1)
     assert again == expanded[1]
     told = capsys.readouterr().err.splitlines()
     for line in (
@@ -109,6 +127,30 @@ def test_a_model_that_is_no_expansion_of_the_base_fails(expanded, model, documen
     report = certify_models(model, model, document_set)
     assert report["passed"]  # nothing added, nothing changed
     assert not certify_models(expanded[0], model, document_set)["passed"]
+
+
+def test_a_vocabulary_that_was_changed_with_its_note_fails_by_the_ledger_and_by_learning_it_again(
+    expanded, model, document_set, tmp_path
+):
+    """Two new pieces change places, and so do their rows: a sound expansion, but not the one that was made."""
+    report = certify_models(model, expanded[0], document_set, rebuild=True)
+    assert report["passed"] and report["checks"]["recorded"]["passed"] and report["checks"]["rebuilt"]["passed"]
+    shutil.copytree(expanded[0], tmp_path / "out")
+    loaded = load_model(expanded[0])
+    proto = loaded.tokenizer.proto
+    pieces = proto.pieces
+    pieces[-1].piece, pieces[-2].piece = pieces[-2].piece, pieces[-1].piece
+    other = SentencePieceTokenizer(proto.SerializeToString())
+    sources = kind_of(model_base := load_model(model).tokenizer).sources(other)
+    params = expand_params(surgery.as_numpy(load_model(model).params), sources, base_size=model_base.vocab_size)
+    save_model(tmp_path / "out", config=loaded.config, params=params, tokenizer=other, ledger=loaded.ledger)
+    report = certify_models(model, tmp_path / "out", document_set, rebuild=True)
+    assert [failure.split(":")[0] for failure in report["failures"]] == ["recorded", "rebuilt"]
+    with pytest.raises(UsageError, match="not written by `vocab expand`"):
+        certify_models(model, model, document_set, rebuild=True)
+    ledger = {**loaded.ledger, "identity": {**loaded.ledger["identity"], "documents": "0" * 64}}
+    with pytest.raises(UsageError, match="learnt on another document set, 000000000000"):
+        surgery.rebuilt_fingerprint(tmp_path, ledger, model_base, document_set)
 
 
 def test_a_model_that_fails_its_certificate_is_not_written(model, document_set, tmp_path, monkeypatch):
@@ -139,7 +181,6 @@ def test_rows_by_another_rule_are_certified_as_such(model, document_set, tmp_pat
 @pytest.mark.parametrize("family", ["smollm2", "llama3", "qwen", "unigram"])
 def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, code, params_of, document_set, tmp_path):
     from ja_llm.models.config import DecoderConfig
-    from ja_llm.train.checkpoints import load_model, save_model
     from ja_llm.vocab.train import train_sentencepiece
 
     if family == "unigram":
@@ -155,21 +196,28 @@ def test_other_kinds_of_vocabulary_go_the_same_way(byte_level, family, english, 
         tokenizer=vocab,
         ledger={"job": "import", "identity_hash": "a"},
     )
-    certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160, pad_to=128)
+    certificate = expand_model(tmp_path / "base", document_set, tmp_path / "out", new_pieces=160)
     assert certificate["passed"]
     gain = certificate["checks"]["tokens_per_japanese_character"]
     assert gain["after"] < gain["before"]
-    assert load_model(tmp_path / "out").config.vocab_size % 128 == 0
+    assert load_model(tmp_path / "out").config.vocab_size % 128 == 0  # the default too
     assert certify_models(tmp_path / "base", tmp_path / "out", document_set)["passed"]
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set, base, tmp_path):
-    from ja_llm.train.checkpoints import load_model, save_model
-
     loaded = load_model(model)
-    short = {"token_embedder": {"embedding": np.zeros((639, 16), np.float32)}}
+
+    def rows(count):
+        return {"token_embedder": {"embedding": np.zeros((count, 16), np.float32)}}
+
     with pytest.raises(JaLlmError, match="640 pieces but the embedding has 639 rows"):
-        surgery.check_fit(tmp_path, base, short)
+        surgery.check_fit(loaded, rows(639))
+    assert surgery.check_fit(loaded, rows(640 + 1024)) is loaded.tokenizer
+    with pytest.raises(JaLlmError, match="1665 rows for the 640 pieces.*looks like another model's.*--spare_rows 1025"):
+        surgery.check_fit(loaded, rows(640 + 1025))
+    assert surgery.check_fit(loaded, rows(640 + 1025), 1025)
+    masked = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, vocab_size=640 + 4000, padding_ids=4000))
+    assert surgery.check_fit(masked, rows(640 + 4000))  # what the model says that it masks is no other vocabulary's
 
     save_model(tmp_path / "other", config=loaded.config, params=loaded.params, tokenizer=base, ledger={})
     description = read_json(tmp_path / "other/model.json")

@@ -239,6 +239,17 @@ def test_a_sentencepiece_model_of_a_newer_format_is_refused(base, tmp_path, fiel
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [("pre_tokenizer", "PreTokenizer"), ("normalizer", "Normalizer"), ("decoder", "Decoder"), ("model", "Model")],
+)
+def test_a_tokenizer_json_with_a_part_of_a_newer_format_is_refused(byte_level, tmp_path, field, named):
+    value = {**byte_level.model_json, field: {"type": "Unheard", "vocab": {}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(JaLlmError, match=f"tokenizer.json: the {named} .*newer format.*update the tokenizers library"):
+        load_tokenizer(tmp_path)
+
+
 def test_duplicate_and_empty_pieces_are_refused(base, byte_level):
     for name in (base.id_to_piece(400), ""):
         proto = base.proto

@@ -10,10 +10,22 @@ from ja_llm.files import read_json
 from ja_llm.vocab.base import load_tokenizer
 from ja_llm.vocab.japanese import JAPANESE, Runs, count_runs, is_japanese
 from ja_llm.vocab.sentencepiece_tokenizer import BYTE, NORMAL, WORD_START
-from ja_llm.vocab.train import sample_by_source, train_sentencepiece
+from ja_llm.vocab.train import sample, sample_by_source, train_sentencepiece
 from ja_llm.vocab.train_byte_level import train_byte_level
 from ja_llm.vocab.train_documents import checked, train_on_documents
 from ja_llm.vocab.train_joint import Part, count_stretches, train_joint
+
+
+class Text(str):
+    """Counts how many of its kind are held."""
+
+    alive = 0
+
+    def __init__(self, _):
+        Text.alive += 1
+
+    def __del__(self):
+        Text.alive -= 1
 
 
 def test_byte_level_merges_are_the_most_frequent_pairs_in_order(tmp_path):
@@ -34,6 +46,27 @@ def test_byte_level_spells_anything_keeps_0_for_padding_and_repeats(tmp_path, en
         ids = two.encode(text)
         assert two.decode(ids) == text and not {0, 1, 2, 3} & set(ids)
     assert all(len(piece) <= 16 for piece in one.model_json["model"]["vocab"] if not piece.startswith("<|"))
+
+
+def test_byte_level_reads_its_texts_once_and_holds_none(tmp_path, english, japanese, code):
+    """Where the text has too few pieces, the first of them are what the trainer gives when it is asked for so many."""
+
+    most, Text.alive = 0, 0
+
+    def texts():
+        nonlocal most
+        for n in range(2000):
+            most = max(most, Text.alive)
+            yield Text(f"{(english, japanese, code)[n % 3]} {n // 3}")
+
+    whole = train_byte_level(texts(), tmp_path / "a", vocab_size=20000, align=64)
+    assert most < 20  # what one text on its way takes, not all
+    assert whole.vocab_size % 64 == 0 and 1000 < whole.vocab_size < 20000
+    asked = train_byte_level(texts(), tmp_path / "b", vocab_size=whole.vocab_size)
+    assert asked.model_text == whole.model_text
+    with pytest.raises(JaLlmError, match="in another language than they say"):
+        train_byte_level(checked(iter([english * 2]), "ja"), tmp_path / "c", vocab_size=300)
+    assert train_byte_level(["ab ab"], tmp_path / "d", vocab_size=5000, align=128).vocab_size == 259  # bytes are never left out
 
 
 def test_byte_level_has_a_multiple_of_eight_where_the_text_has_no_more(tmp_path):
@@ -64,6 +97,17 @@ def test_sources_have_their_shares_as_far_as_the_scarcest_goes():
     taken = list(sample_by_source(reversed(entries), {"a": 1, "b": 1}, 400, 0))
     assert [sum(text[0] == source for text in taken) for source in "abc"] == [20, 20, 0]
     assert taken == list(sample_by_source(entries, {"b": 2, "a": 2}, 400, 0))
+    most, Text.alive = 0, 0
+
+    def stream():
+        nonlocal most
+        for source, key, text in entries:
+            most = max(most, Text.alive)
+            yield source, key, Text(text)
+
+    found = list(sample_by_source(stream(), {"a": 1}, 100, 0))
+    assert found == list(sample((entry[1:] for entry in entries[:100]), 100, 0)) and len(found) == 10
+    assert most <= 12  # other sources are not held, and of this one no more than is asked for
     with pytest.raises(UsageError, match="no text of the source 'd'; the sources here are a, b, c"):
         list(sample_by_source(entries, {"d": 1}, None, 0))
     with pytest.raises(UsageError, match="above 0"):
@@ -148,12 +192,20 @@ def test_joint_scores_are_one_distribution_and_a_fixed_point_nearly(joint, japan
 
     _, tokenizer = joint
     scores = {p.piece: p.score for p in tokenizer.proto.pieces if p.type == NORMAL}
-    assert math.isclose(math.fsum(map(math.exp, scores.values())), 1.0, abs_tol=0.01)  # but for the few left out for the size
+    assert math.isclose(math.fsum(map(math.exp, scores.values())), 1.0, abs_tol=1e-6)
     lines = [line for text in (japanese, english, code) for line in text.split("\n") if line]
     stretches = count_stretches(lines, scores)
     _, _, likelihoods = reestimate(stretches, scores, {}, 3)
     assert likelihoods == sorted(likelihoods)
     assert likelihoods[-1] - likelihoods[0] < 0.01 * abs(likelihoods[0])
+
+
+def test_joint_scores_stay_a_distribution_however_many_pieces_are_left_out_for_the_size(tmp_path, japanese, english):
+    parts = [Part("ja", [japanese], 420, 8, True, "word"), Part("en", [english], 300)]
+    tokenizer = train_joint(parts, tmp_path, align=128)
+    scores = [p.score for p in tokenizer.proto.pieces if p.type == NORMAL]
+    assert tokenizer.vocab_size % 128 == 0
+    assert math.isclose(math.fsum(map(math.exp, scores)), 1.0, abs_tol=1e-6)
 
 
 def test_no_piece_crosses_the_end_of_a_stretch_and_stretches_are_the_text():
@@ -201,5 +253,8 @@ def test_texts_in_another_language_than_they_say_are_refused(english, japanese, 
     with pytest.raises(JaLlmError, match="kanji but only 0 kana, as Chinese does"):
         count_runs([chinese])
     assert count_runs([chinese, japanese * 3])  # Japanese with quotations
+    with pytest.raises(JaLlmError, match="kanji but only 0 kana, as Chinese does"):
+        list(checked(iter([chinese]), "ja"))
+    assert list(checked(iter([chinese, japanese * 3]), "ja")) and list(checked(iter([chinese]), "zh"))
     with pytest.raises(UsageError, match="no type of vocabulary 'wordpiece'"):
         train_on_documents(document_set, tmp_path / "x", model_type="wordpiece")

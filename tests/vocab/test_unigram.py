@@ -13,7 +13,7 @@ from ja_llm.errors import JaLlmError
 from ja_llm.vocab.certify import certify
 from ja_llm.vocab.initialise import expand_params
 from ja_llm.vocab.japanese import JAPANESE
-from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+from ja_llm.vocab.sentencepiece_tokenizer import CONTROL, SentencePieceTokenizer
 from ja_llm.vocab.train import train_sentencepiece
 from ja_llm.vocab.unigram import expand_unigram, expected_counts, reestimate
 
@@ -113,9 +113,30 @@ def test_the_certificate_passes_and_one_wrong_score_or_row_fails_it(unigram, gro
         proto.pieces[index].score += by
         broken = SentencePieceTokenizer(proto.SerializeToString())
         assert any(f.startswith("pieces:") for f in certify(unigram, broken, *case[2:])["failures"]), index
+    made = {"recorded": grown.tokenizer.fingerprint}
+    assert certify(*case, fingerprints=made)["failures"] == []
+    for change in (lambda p: p[-1], lambda p: min(p[unigram.vocab_size :], key=lambda piece: piece.score)):
+        proto = grown.tokenizer.proto
+        change(proto.pieces).score += 1e-6  # the rarest: its whole probability is less than rounding moves the sum
+        broken = SentencePieceTokenizer(proto.SerializeToString())
+        assert broken.fingerprint != grown.tokenizer.fingerprint
+        failed = certify(unigram, broken, *case[2:], fingerprints=made)["failures"]
+        assert any(f.startswith("recorded: the fingerprint is") for f in failed)
+    proto = grown.tokenizer.proto
+    proto.pieces[-1].score, proto.pieces[-30].score = proto.pieces[-30].score, proto.pieces[-1].score
+    broken = SentencePieceTokenizer(proto.SerializeToString())
+    assert "stand behind less likely ones" in " ".join(certify(unigram, broken, *case[2:])["failures"])
     wrong = copy.deepcopy(new)
     wrong["token_embedder"]["embedding"][-3, 1] += 1e-5
     assert "not the mean" in " ".join(certify(*case[:4], wrong, case[5])["failures"])
+
+
+def test_a_piece_that_is_a_special_token_already_is_left_out_and_told(unigram, grown, japanese):
+    assert "ファイル" in grown.pieces
+    proto = unigram.proto
+    proto.pieces.add(piece="ファイル", score=0.0, type=CONTROL)
+    without = expand_unigram(SentencePieceTokenizer(proto.SerializeToString()), [japanese], new_pieces=160)
+    assert "ファイル" not in without.pieces and without.unreachable == ["ファイル"]
 
 
 def test_other_models_and_other_texts_are_refused(base, unigram, english):
