@@ -24,6 +24,7 @@ class Implementation:
       platforms: where it runs ("cpu", "gpu", "tpu"); empty: everywhere.
       pairs: takes queries and keys in any order (a cache, a prefix), not only ordered packed rows.
       most_width: largest head dimension; None: any.
+      own: written here, not an adapter.
       tiled: a backend of `flash`, which `interpreted` lets run anywhere.
       refuses: why it can't do a call, as the end of a sentence; None: it can.
     """
@@ -32,6 +33,7 @@ class Implementation:
     platforms: tuple[str, ...] = ()
     pairs: bool = False
     most_width: int | None = None
+    own: bool = True
     tiled: bool = False
     refuses: Callable[[Call], str | None] = lambda call: None
 
@@ -55,6 +57,7 @@ def _adapter(name: str) -> dict[str, Any]:
         return importlib.import_module("ja_llm.attention.adapters")
 
     return {
+        "own": False,
         "compute": lambda call: getattr(module(), name)(call),
         "refuses": lambda call: module().refuses(name, call),
     }

@@ -23,7 +23,7 @@ from ja_llm.errors import InputError
 
 def compute(call: Call, name: str, backend: Any) -> Result:
     """The call by a backend of `flash`, over the mesh in use."""
-    sizes = block_sizes.sizes(name, call.q.shape[-1])
+    sizes = block_sizes.sizes(name, call.q.shape[-1], dtype=call.q.dtype)
     local = functools.partial(flash.attention, backend=backend, scale=call.scale, softcap=call.softcap, sizes=sizes)
     return over_mesh(local, call.q, call.k, call.v, call.spans(), None if call.order is None else call.places())
 

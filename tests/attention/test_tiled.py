@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from ja_llm.attention import flash, interpreted
 from ja_llm.attention.spans import packed_spans
-from tests.attention.exact import distance, exact, packed, visible
+from tests.attention.exact import NAMES, distance, exact, packed, two_rows, visible
 
 BACKENDS = ("tpu", "triton", "blocks")
 T = flash.Tiles
 SMALL = flash.BlockSizes(T(16, 16, 32), T(32, 16, 16), T(16, 32, 32))
-NAMES = ("out", "lse", "dq", "dk", "dv")
 
 
 def compute(backend, q, k, v, segments, window, dout, dlse, *, softcap=None, sizes=SMALL, causal=True):
@@ -51,11 +50,6 @@ def arrays(length, heads, kv_heads, width, dtype=np.float32, batch=2, seed=0):
     k, v = (rng.normal(size=(batch, length, kv_heads, width)).astype(np.float32) for _ in range(2))
     dlse = rng.normal(size=(batch, length, heads)).astype(np.float32)
     return [jnp.asarray(x, dtype) for x in (q, k, v, dout)] + [jnp.asarray(dlse)]
-
-
-def two_rows(length):
-    """One-token documents, a document across tiles, padding; and a row that one document fills."""
-    return np.stack([packed([1, 1, length // 3, length // 2], length)[0], packed([length], length)[0]])
 
 
 EVERYTHING = 1 << 20  # a window
