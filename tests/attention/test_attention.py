@@ -111,6 +111,12 @@ def test_without_ids_the_index_decides_and_without_causal_nothing_is_hidden():
     np.testing.assert_allclose(attention(q, k, v), by_loop(q, k, v, ones, ones, index, index), atol=2e-6)
     whole = by_loop(q, k, v, ones, ones, index * 0, index * 0)
     np.testing.assert_allclose(attention(q, k, v, causal=False), whole, atol=2e-6)
+    q, k, v = qkv(1, 600, 2, 2, 4)  # above 512: in tiles
+    segments = packed([100, 450], 600)[0][None]
+    found, reference = (
+        attention(q, k, v, causal=False, segment_ids=segments, implementation=name) for name in ("xla", "reference")
+    )
+    np.testing.assert_allclose(found, reference, atol=2e-6)
 
 
 def test_bfloat16_inputs_have_float32_softmax():

@@ -67,6 +67,16 @@ def test_float32_equals_float64(backend, length, width, softcap, window):
         assert distance(ours[name], theirs[name]) <= 2e-6, name
 
 
+@pytest.mark.parametrize(("backend", "width"), [("tpu", 256), ("triton", 96), ("blocks", 256)])
+def test_without_causal_every_token_of_a_document_is_seen_in_float16(backend, width):
+    q, k, v, dout, dlse = arrays(41, 2, 1, width, jnp.float16)
+    segments = two_rows(41)
+    ours = compiled(backend, causal=False)(q, k, v, segments, EVERYTHING, dout, dlse)
+    theirs = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), visible(segments, False), np.asarray(dout, np.float64), dlse)
+    for name in NAMES:
+        assert distance(ours[name], theirs[name]) <= 1.5e-3, name
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bfloat16_is_no_worse_than_products_of_bfloat16_have_to_be(backend):
     q, k, v, dout, dlse = arrays(70, 4, 2, 64, jnp.bfloat16)
