@@ -20,10 +20,10 @@ from ja_llm.attention.registry import platform
 from ja_llm.errors import InputError
 
 # float32 logits of a slab on one device, by platform. At 131k ids and width 4096 each slab reads and writes 4 GB for the gradient of the
-# head beside its products (3 * 2 * 2048 * 4096 * 131k = 6.6 TFLOP in 2048 tokens), so that product does 2 FLOPs a byte for every 8 tokens'
-# worth: 512 where a slab is 2048 tokens. A TPU v6e needs about as many to be kept busy (918 TFLOP/s, 1.6 TB/s), and smaller slabs save a TPU
-# nothing, as XLA lays a slab's logits where the result will stand (benchmarks/results/attention_aot.json). A Hopper GPU needs 150 to 200,
-# so there half a slab costs little and leaves the memory that the compiler may not share.
+# head beside its products (3 * 2 * 2048 * 4096 * 131k = 6.6 TFLOP in 2048 tokens), so that product does a FLOP a byte for every 4
+# tokens: 512 where a slab is 2048 tokens. A TPU v6e needs about as many to be kept busy (918 TFLOP/s, 1.6 TB/s), and smaller slabs save a
+# TPU nothing, as XLA lays a slab's logits where the result will stand (benchmarks/results/attention_aot.json). A Hopper GPU needs 150 to
+# 200, so there half a slab costs little and leaves the memory that the compiler may not share.
 SLAB_BYTES = {"gpu": 2**29}
 _SLAB_BYTES = 2**30  # elsewhere
 _LEAST_SLAB = 128

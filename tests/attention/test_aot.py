@@ -79,14 +79,16 @@ def test_what_is_stored_compiled():
 
 
 def check(rows):
-    """Every generation, length and width, all three kernels; for the loss less than 2.5 GB beside arguments and gradients, where logits in
-    float32 alone are 17 GB."""
+    """Every generation, length and width, all three kernels, memory that grows with the length; for the loss less than 2.5 GB beside
+    arguments and gradients, where logits in float32 alone are 17 GB. For TPU7x XLA lays both gradients out twice (1.34 GB more, at any slab)."""
     assert all(row["ok"] for row in rows), rows
     kernels = [row for row in rows if row["what"] == "attention"]
     assert {(r["tpu"], r["length"], r["width"]) for r in kernels} >= {
         (t, s, d) for t in GENERATIONS for s in (4096, 8192, 32768) for d in (64, 128)
     }
     assert all(r["kernels"] == 3 and r["group"] == 4 for r in kernels)
+    assert all(r["temp_bytes"] <= 3 * r["argument_bytes"] for r in kernels)
     losses = [row for row in rows if row["what"] == "loss"]
     assert {r["tpu"] for r in losses} == set(GENERATIONS)
-    assert all(r["temp_bytes"] <= 2.5e9 and LOSS.items() <= r.items() for r in losses)
+    assert all(LOSS.items() <= r.items() for r in losses)
+    assert all(r["temp_bytes"] <= (2.5e9 + r["output_bytes"] if r["tpu"] == "tpu7x" else 2.5e9) for r in losses)
