@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 OUT ?= quickstart
 REAL ?= build/real
 JOBS ?= 2
+# A further extra of pyproject.toml beside the test tools: cuda or tpu, for JAX's plugin.
+EXTRAS ?=
+COMMA := ,
+DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
 .PHONY: run test test-slow test-real lint bench bench-attention sweep-attention lock clean
@@ -13,31 +17,33 @@ run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
 
 # Two workers; tests/conftest.py says what stays together.
-test: $(VENV)/.dev
+test: $(DEV)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Minutes to an hour of two cores: twenty kills, four processes.
-test-slow: $(VENV)/.dev
+test-slow: $(DEV)
 	@$(BIN)/python -m pytest -m slow
 
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
-test-real: $(VENV)/.dev
+test-real: $(DEV)
 	@$(BIN)/python -m benchmarks.debian_docs --repeat --out $(REAL)
 	@$(BIN)/python -m pytest -m real
 
-lint: $(VENV)/.dev
+lint: $(DEV)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.dev
+bench: $(DEV)
 	@$(BIN)/python -m benchmarks.step_speed
 	@$(BIN)/python -m benchmarks.readme_tables
 
 # Implementations x shapes on the device that is there. On a new kind of device `make sweep-attention` first: it checks the numbers,
-# measures tile lengths, writes them into ja_llm/attention/block_sizes.json, and ends in the same table.
-bench-attention: $(VENV)/.dev
+# measures tile lengths, writes them into ja_llm/attention/block_sizes.json, and ends in the same table. In a fresh clone on a GPU
+# `make sweep-attention EXTRAS=cuda`, on a TPU EXTRAS=tpu.
+bench-attention: $(DEV)
 	@$(BIN)/python -m benchmarks.attention
 
-sweep-attention: $(VENV)/.dev
+sweep-attention: $(DEV)
+	@$(BIN)/python -m pytest -m gpu tests/attention/test_native.py
 	@$(BIN)/python -m benchmarks.attention --quick --repeats 2
 	@$(BIN)/python -m benchmarks.attention_sweep
 	@$(BIN)/python -m benchmarks.attention
@@ -58,10 +64,10 @@ $(VENV)/.run: pyproject.toml requirements.lock | $(BIN)/python
 	@$(PIP) -e '.[data,beam,eval]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
+$(DEV): pyproject.toml requirements.lock | $(BIN)/python
 	@echo "setting up $(VENV) with the test tools, three to six minutes once"
-	@$(PIP) -e '.[dev]'
-	@touch $@ $(VENV)/.run
+	@$(PIP) -e '.[$(subst $() ,$(),dev $(addprefix $(COMMA),$(EXTRAS)))]'
+	@touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:
 	rm -rf $(VENV) build

@@ -1,13 +1,16 @@
 """Attention on whatever device is there: implementations x shapes, with the share of tiles visited and the roofline beside it.
 
     make bench-attention                       # or: python -m benchmarks.attention [--repeats 20] [--only NAME] [--quick]
+    make bench-attention EXTRAS=cuda           # in a fresh clone on a GPU; EXTRAS=tpu on a TPU
 
 Rows are dense (one document) or packed (lognormal lengths, sigma 1.2, a given mean; seeded). Before anything is timed each
-implementation's output and gradients are compared with the float32 reference; one that is wrong, or can't run here, says so in its line.
+implementation's output and gradients, of 512 queries all over a row, are compared with the float32 reference. One of ours that is wrong by
+more than `LIMITS`, or fails on a platform of its own, makes the command fail; what another one can't do stands in its line.
 All implementations run in turns on inputs that rotate, so that neither a cache nor another load favours one. Reported: median
 milliseconds of the forward pass and of forward with backward; TFLOP/s of the pairs that are visible (4 D FLOPs a pair forward,
-10 D more backward, of each query head); the roofline: those FLOPs at the speed of this device's own large matrix product, or the arrays'
-bytes at the speed of its own copy, whichever takes longer, as a share of the measured time.
+10 D more backward, of each query head), the backward pass as the difference of the two; bytes beside arguments and results; the
+roofline: those FLOPs at the speed of this device's own large matrix product, or the arrays' bytes at the speed of its own copy, whichever
+takes longer, as a share of the measured time. On a GPU what was aimed at (`goals`) is printed and stored with what came out.
 """
 
 import argparse
@@ -37,7 +40,11 @@ from ja_llm.manifest import software
 
 RESULTS = Path(__file__).resolve().parent / "results" / "attention.json"
 PEERS = ("jax.nn xla", "torch sdpa")  # with the packed documents' mask as an array
+OWN = tuple(name for name, entry in IMPLEMENTATIONS.items() if entry.own)
+# Largest relative L2 distance of (output, each gradient) to the float32 reference: what rounding leaves of bfloat16 products.
+LIMITS = {"float32": (1e-5, 1e-5), "bfloat16": (4e-3, 6e-3)}
 _INPUTS = 3  # that rotate
+_CHECKED = 512  # queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,19 +194,26 @@ def candidates(shape: Shape, ids: np.ndarray, only: str | None) -> dict[str, Cal
     return {name: make for name, make in found.items() if only is None or only == name}
 
 
-def error_of(step: Step, shape: Shape, ids: np.ndarray) -> float:
-    """Largest relative L2 distance of output and gradients to the float32 reference, on one row cut to 2048 tokens' worth of documents."""
+def errors_of(step: Step, shape: Shape, ids: np.ndarray) -> tuple[float, float]:
+    """Relative L2 distances to the float32 reference: of the output, and the largest of the three gradients.
+
+    Of the last row. Only some queries, spread over it, get a gradient: what the reference has to compute for these (its scores are
+    [heads, queries, length]) is all that arrives at q, k and v.
+    """
     arrays = inputs(shape, 99)
-    ours_all = step(*arrays)
-    cut = min(shape.length, 2048)
-    # What comes later has no influence on the first tokens' outputs; gradients of k and v need whole documents, so those stay out.
-    wide = [jnp.asarray(x[:1, :cut], jnp.float32) for x in arrays]
-    exact = attention(*wide[:3], segment_ids=ids[:1, :cut], implementation="reference")
-    errors = [_distance(np.asarray(ours_all[0], np.float32)[:1, :cut], exact)]
-    if cut == shape.length:
-        _, vjp = jax.vjp(lambda *x: attention(*x, segment_ids=ids[:1], implementation="reference"), *wide[:3])
-        errors += [_distance(np.asarray(a, np.float32)[:1], b) for a, b in zip(ours_all[1:], vjp(wide[3]), strict=True)]
-    return max(errors)
+    picked = np.sort(np.random.default_rng(1).choice(shape.length, min(_CHECKED, shape.length), replace=False))
+    here = np.zeros((shape.length, 1, 1), bool)
+    here[picked] = True
+    arrays[3] = jnp.where(here, arrays[3], 0)
+    ours_all = [np.asarray(x[-1:], np.float32) for x in step(*arrays)]
+    q, k, v, dout = (jnp.asarray(x[-1:], jnp.float32) for x in arrays)
+    place, row = np.arange(shape.length)[None], ids[-1:]
+    pairs = {"segment_ids": (row[:, picked], row), "positions": (place[:, picked], place)}
+    exact, vjp = jax.vjp(lambda *x: attention(*x, **pairs, implementation="reference"), q[:, picked], k, v)
+    dq, dk, dv = vjp(dout[:, picked])
+    dq = jnp.zeros_like(q).at[:, picked].set(dq)
+    gradients = [_distance(a, b) for a, b in zip(ours_all[1:], (dq, dk, dv), strict=True)]
+    return _distance(ours_all[0][:, picked], exact), max(gradients)
 
 
 def _distance(a: Any, b: Any) -> float:
@@ -207,34 +221,59 @@ def _distance(a: Any, b: Any) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def visited_by(name: str, shape: Shape, ids: np.ndarray) -> dict[str, float] | None:
+    """Tiles that an implementation computes, forward and backward, as shares of a causal row's; None where that is not known."""
+    if name == "splash" or (name == "cudnn" and shape.mean is None):
+        return {"forward": 1.0, "backward": 1.0}
+    if name in ("reference", *PEERS):  # the whole square under a mask
+        square = 2 * shape.length / (shape.length + 1)
+        return {"forward": square, "backward": square}
+    if name not in OWN:
+        return None
+    sizes = block_sizes.sizes(name, shape.width, dtype=shape.dtype)
+    forward, dq, dkv = (visited(ids, tiles.queries, tiles.keys)["share"] for tiles in sizes)
+    return {"forward": forward, "backward": (dq + dkv) / 2}
+
+
+def compiled(step: Step, arguments: list[jax.Array]) -> tuple[Step, int | None]:
+    """(the compiled program, bytes that it needs beside arguments and results); a function that is not JAX's as it is."""
+    if not hasattr(step, "lower"):
+        return step, None
+    made = step.lower(*arguments).compile()
+    memory = made.memory_analysis()
+    return made, None if memory is None else int(memory.temp_size_in_bytes)
+
+
+def prepared(line: dict[str, Any], make: Any, shape: Shape, ids: np.ndarray, given: list[jax.Array]) -> tuple[Step, Step] | None:
+    """Compile and check one implementation; its errors and bytes, or why it can't, go into its line."""
+    try:
+        forward, both = make()
+        (forward, _), (both, line["temp_bytes"]) = compiled(forward, given), compiled(both, given)
+        line["error"], line["error_gradients"] = errors_of(both, shape, ids)
+        jax.block_until_ready(forward(*given))
+    except UsageError as error:
+        line["cannot"] = str(error)
+    except Exception as error:  # a kernel that fails is a line of the table, not the end of it
+        line["cannot"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        line["failed"] = True
+    else:
+        return forward, both
+    return None
+
+
 def measure(shape: Shape, repeats: int, only: str | None) -> list[dict[str, Any]]:
     """A line for each implementation."""
     ids = segment_ids(shape)
-    tile = block_sizes.sizes(
-        "xla" if jax_platform() == "cpu" else {"gpu": "triton", "tpu": "tpu"}[jax_platform()], shape.width
-    ).forward
-    share = visited(ids, tile.queries, tile.keys)
-    pairs = share["exact"] * shape.batch * shape.length * (shape.length + 1) / 2
+    visible = visited(ids, shape.length, shape.length)["exact"]
+    pairs = visible * shape.batch * shape.length * (shape.length + 1) / 2
     sets = [inputs(shape, seed) for seed in range(_INPUTS)]
     steps: dict[str, tuple[Step, Step]] = {}
     lines: dict[str, dict[str, Any]] = {}
     for name, make in candidates(shape, ids, only).items():
-        lines[name] = {
-            "shape": str(shape),
-            **dataclasses.asdict(shape),
-            "implementation": name,
-            "tiles_visited": share["share"],
-            "pairs_visible": share["exact"],
-        }
-        try:
-            made = make()
-            lines[name]["error"] = error_of(made[1], shape, ids)
-            jax.block_until_ready(made[0](*sets[0]))
-            steps[name] = made
-        except UsageError as error:
-            lines[name]["cannot"] = str(error)
-        except Exception as error:  # a foreign kernel that fails is a line of the table, not the end of it
-            lines[name]["cannot"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        lines[name] = {"shape": str(shape), **dataclasses.asdict(shape), "implementation": name, "pairs_visible": visible}
+        lines[name]["tiles_visited"] = visited_by(name, shape, ids)
+        if (steps_of := prepared(lines[name], make, shape, ids, sets[0])) is not None:
+            steps[name] = steps_of
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in steps}
     for repeat in range(repeats):
         for name, pair in steps.items():
@@ -250,19 +289,67 @@ def measure(shape: Shape, repeats: int, only: str | None) -> list[dict[str, Any]
                 "share_of_roofline": least / median,
                 "seconds": measured[kind],
             }
+        backward = lines[name]["both"]["median_ms"] - lines[name]["forward"]["median_ms"]
+        lines[name]["backward_tflops"] = 10 * shape.width * shape.heads * pairs / max(backward, 1e-9) / 1e9
     return list(lines.values())
+
+
+def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the GPU kernel was to reach on a Hopper GPU (D 128, bfloat16, 16k tokens), and what it does; without a cuDNN line, no ratio."""
+
+    def found(name: str, length: int, dense: bool) -> dict[str, Any] | None:
+        fitting = (
+            r for r in rows if r["implementation"] == name and "both" in r and r["width"] == 128 and r["dtype"] == "bfloat16"
+        )
+        return next((r for r in fitting if r["length"] == length and (r["mean"] is None) == dense), None)
+
+    def verdict(goal: str, least: float, value: float | None) -> dict[str, Any]:
+        return {"goal": goal, "least": least, "value": value, "met": value is not None and value >= least}
+
+    def faster(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> float | None:
+        return None if ours is None or theirs is None else theirs["both"]["median_ms"] / ours["both"]["median_ms"]
+
+    dense, packed, long = found("triton", 8192, True), found("triton", 8192, False), found("triton", 32768, False)
+    return [
+        verdict("dense forward, TFLOP/s", 340, dense and dense["forward"]["tflops_visible"]),
+        verdict("dense backward, TFLOP/s", 310, dense and dense["backward_tflops"]),
+        verdict("packed 8k, times dense-causal cuDNN", 2.2, faster(packed, found("cudnn", 8192, True))),
+        verdict("packed 8k, times cuDNN's packed mode", 0.9, faster(packed, found("cudnn", 8192, False))),
+        verdict("packed 32k, times dense-causal cuDNN", 5, faster(long, found("cudnn", 32768, True))),
+    ]
+
+
+def faults(rows: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with implementations of ours: numbers, or that one fails on a platform of its own."""
+    sentences = []
+    for row in (r for r in rows if r["implementation"] in OWN):
+        name, entry = row["implementation"], IMPLEMENTATIONS[row["implementation"]]
+        if "cannot" in row:
+            if row.get("failed") or not entry.platforms or jax_platform() in entry.platforms:
+                sentences.append(f"{row['shape']}: {name} does not run: {row['cannot']}")
+            continue
+        for part, error, limit in zip(
+            ("output", "gradients"), (row["error"], row["error_gradients"]), LIMITS[row["dtype"]], strict=True
+        ):
+            if not error <= limit:
+                sentences.append(f"{row['shape']}: {name}'s {part} is off by {error:.1e}, more than {limit:.0e}")
+    return sentences
 
 
 def line_of(row: dict[str, Any]) -> str:
     """One line of the printed table."""
-    head = f"{row['shape']:46} {row['implementation']:11} visited {row['tiles_visited']:6.1%} visible {row['pairs_visible']:6.1%}"
+    tiles = row["tiles_visited"]
+    shares = "visited      ?" if tiles is None else f"visited {tiles['forward']:4.0%}/{tiles['backward']:4.0%}"
+    head = f"{row['shape']:46} {row['implementation']:11} {shares} visible {row['pairs_visible']:6.1%}"
     if "cannot" in row:
         return f"{head}  {row['cannot']}"
     parts = [
         f"{label} {row[label]['median_ms']:9.2f} ms {row[label]['tflops_visible']:8.3f} TFLOP/s {row[label]['share_of_roofline']:5.1%} of roofline"
         for label in ("forward", "both")
     ]
-    return f"{head}  {'  '.join(parts)}  error {row['error']:.1e}"
+    memory = "" if row["temp_bytes"] is None else f"  {row['temp_bytes'] / 2**20:.0f} MiB"
+    errors = f"error {row['error']:.1e} gradients {row['error_gradients']:.1e}"
+    return f"{head}  {'  '.join(parts)}  backward {row['backward_tflops']:.3f} TFLOP/s{memory}  {errors}"
 
 
 def machine() -> dict[str, Any]:
@@ -277,6 +364,22 @@ def machine() -> dict[str, Any]:
     return found
 
 
+def check_device() -> None:
+    """Refuse to measure the CPU of a machine whose accelerator JAX does not see.
+
+    Raises:
+      UsageError: there is one, JAX's platform is the CPU, and nobody asked for that.
+    """
+    if jax_platform() != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return
+    for extra, devices in {"cuda": ("/dev/nvidia0",), "tpu": ("/dev/accel0", "/dev/vfio/0")}.items():
+        if device := next((d for d in devices if Path(d).exists()), None):
+            raise UsageError(
+                f"this machine has {device}, but its JAX computes on the CPU only; run make again with EXTRAS={extra} "
+                "(or set JAX_PLATFORMS=cpu to measure the CPU)."
+            )
+
+
 def main() -> int:
     """Measure every shape, print the table, write the device's entry of the results file; 1 if an implementation of ours is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -284,11 +387,20 @@ def main() -> int:
     parser.add_argument("--only", help="one implementation; prints, writes nothing")
     parser.add_argument("--quick", action="store_true", help="one size; prints, writes nothing")
     args = parser.parse_args()
+    try:
+        check_device()
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     rows = []
     for shape in shapes(args.quick):
         for row in measure(shape, args.repeats, args.only):
             rows.append(row)
             print(line_of(row), flush=True)
+    reached = goals(rows) if jax_platform() == "gpu" and not args.only and not args.quick else []
+    for goal in reached:
+        value = "not measured" if goal["value"] is None else f"{goal['value']:.2f}"
+        print(f"goal {goal['goal']} >= {goal['least']}: {value}, {'met' if goal['met'] else 'NOT met'}")
     if not args.only and not args.quick:
         product, copy = ceiling(rows[0]["dtype"])
         entry = {
@@ -297,11 +409,12 @@ def main() -> int:
             "ceiling": {"product_flops": product, "copy_bytes": copy},
             "repeats": args.repeats,
             "results": rows,
+            "goals": reached,
         }
         write_json(RESULTS, (read_json(RESULTS) if RESULTS.exists() else {}) | {device_kind(): entry})
-    wrong = [row for row in rows if row.get("error", 0.0) > 2e-2 and row["implementation"] in ("xla", "tpu", "triton")]
-    for row in wrong:
-        print(f"{row['shape']}: {row['implementation']} is wrong by {row['error']:.1e}", file=sys.stderr)
+    wrong = faults(rows)
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
     return 1 if wrong else 0
 
 

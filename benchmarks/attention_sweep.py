@@ -2,12 +2,14 @@
 
     python -m benchmarks.attention_sweep [--implementation triton|tpu|xla] [--widths 64 128] [--repeats 20] [--dry_run]
 
-On a new device this and `make bench-attention` after it are all there is to do. The three kernels (forward, gradient of q, gradients
-of k and v) are timed apart, each over its own candidates, on packed rows (mean 1,000 tokens) and on dense ones; the sum decides.
-A candidate that does not compile, does not fit or gives other numbers is left out and counted.
+On a new device `make sweep-attention` (with EXTRAS=cuda or tpu in a fresh clone) does this and what belongs before and after it. The three
+kernels (forward, gradient of q, gradients of k and v) are timed apart, each over its own candidates, on packed rows (mean 1,000 tokens) and
+on dense ones; the sum decides. A candidate that does not compile, does not fit, or gives other numbers than the plain loop of `blocks` in
+float32 is left out and counted.
 """
 
 import argparse
+import importlib
 import itertools
 import statistics
 import sys
@@ -17,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.attention import Shape, inputs, machine, seconds, segment_ids
-from ja_llm.attention import block_sizes, flash
+from benchmarks.attention import LIMITS, Shape, check_device, inputs, machine, seconds, segment_ids
+from ja_llm.attention import block_sizes, blocks, flash
 from ja_llm.attention.registry import DEFAULTS, device_kind
 from ja_llm.attention.registry import platform as jax_platform
 from ja_llm.attention.spans import packed_spans
+from ja_llm.errors import UsageError
 from ja_llm.files import read_json, write_json
 from ja_llm.manifest import software
 
@@ -51,10 +54,38 @@ def kernel_step(kernel: str, plan: flash.Plan, ids: np.ndarray) -> Any:
     return jax.jit(step)
 
 
+def arguments_of(case: Shape, seed: int = 1) -> list[Any]:
+    """q, k, v, dout, and for each query the lse (log-2 units) and delta of a softmax, which the backward kernels read."""
+    q, k, v, dout = inputs(case, seed)
+    # A random query's scores over n keys have a log-sum-exp of about ln n + 1/2; what it is exactly does not matter for time.
+    rows = jnp.full((case.batch, case.heads, case.length), (np.log(case.length) + 0.5) * flash.LOG2E, jnp.float32)
+    return [q, k, v, dout, rows, jnp.zeros_like(rows)]
+
+
+def exact(kernel: str, case: Shape) -> list[np.ndarray]:
+    """What a kernel has to give, by the loop in plain JAX, in float32, with its own tiles."""
+    tiles = block_sizes.sizes("xla", case.width)
+    plan = flash.Plan(blocks, case.width**-0.5, None, tiles)
+    given = [x.astype(jnp.float32) for x in arguments_of(case)]
+    return [np.asarray(x, np.float32) for x in jax.tree.leaves(kernel_step(kernel, plan, segment_ids(case))(*given))]
+
+
+def time_of(kernel: str, plan: flash.Plan, case: Shape, expected: list[np.ndarray], repeats: int) -> float:
+    """Median seconds of one kernel on one case.
+
+    Raises:
+      ValueError: one of its results is not `expected`.
+    """
+    step, given = kernel_step(kernel, plan, segment_ids(case)), arguments_of(case)
+    for number, (ours, theirs) in enumerate(zip(jax.tree.leaves(step(*given)), expected, strict=True)):
+        distance = np.linalg.norm(np.asarray(ours, np.float32) - theirs) / np.linalg.norm(theirs)
+        if not distance <= LIMITS[case.dtype][1]:
+            raise ValueError(f"result {number} is off by {distance:.1e}")
+    return statistics.median(seconds(step, given) for _ in range(repeats))
+
+
 def sweep(implementation: str, width: int, repeats: int) -> dict[str, Any]:
     """The best tiles of each kernel, and every figure."""
-    import importlib
-
     backend = importlib.import_module(f"ja_llm.attention.{'blocks' if implementation == 'xla' else implementation}")
     cpu = jax_platform() == "cpu"
     length, heads, kv_heads, dtype = (2048, 4, 2, "float32") if cpu else (8192, 16, 4, "bfloat16")
@@ -62,29 +93,17 @@ def sweep(implementation: str, width: int, repeats: int) -> dict[str, Any]:
     best, figures = {}, {}
     for kernel in KERNELS:
         times: dict[flash.Tiles, float] = {}
-        dropped, expected = 0, [None] * len(cases)
+        dropped, expected = 0, [exact(kernel, case) for case in cases]
         for tiles in candidates(implementation, kernel):
             plan = flash.Plan(backend, width**-0.5, None, flash.BlockSizes(tiles, tiles, tiles))
             try:
-                total = 0.0
-                for i, case in enumerate(cases):
-                    q, k, v, dout = inputs(case, 1)
-                    rows = jnp.full((case.batch, heads, length), 5.0, jnp.float32)
-                    step, arguments = kernel_step(kernel, plan, segment_ids(case)), [q, k, v, dout, rows, rows * 0]
-                    first = np.asarray(jax.tree.leaves(step(*arguments))[0], np.float32)
-                    if expected[i] is None:
-                        expected[i] = first  # type: ignore[call-overload]
-                    elif np.linalg.norm(first - expected[i]) > 2e-2 * np.linalg.norm(expected[i]):  # type: ignore[arg-type]
-                        raise ValueError("other numbers than the first candidate's")
-                    total += statistics.median(seconds(step, arguments) for _ in range(repeats))
-                times[tiles] = total
-            except Exception as error:  # does not compile, or does not fit
+                total = sum(time_of(kernel, plan, case, right, repeats) for case, right in zip(cases, expected, strict=True))
+            except Exception as error:  # does not compile, does not fit, or is wrong
                 dropped += 1
-                print(
-                    f"{kernel} {tuple(tiles)}: left out ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})",
-                    file=sys.stderr,
-                )
+                why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                print(f"{kernel} {tuple(tiles)}: left out ({why})", file=sys.stderr)
                 continue
+            times[tiles] = total
             print(f"{implementation} D{width} {kernel:8} {tuple(tiles)}: {total * 1e3:.2f} ms", flush=True)
         if not times:
             raise SystemExit(f"{implementation}: no candidate of {kernel} runs on {device_kind()}")
@@ -93,7 +112,7 @@ def sweep(implementation: str, width: int, repeats: int) -> dict[str, Any]:
     return {"sizes": block_sizes.to_json(flash.BlockSizes(**best)), "figures": figures}
 
 
-def main() -> None:
+def main() -> int:
     """Sweep, print, extend the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--implementation", choices=("triton", "tpu", "xla"), default=DEFAULTS.get(jax_platform(), "xla"))
@@ -101,6 +120,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--dry_run", action="store_true", help="measure and print, change nothing")
     args = parser.parse_args()
+    try:
+        check_device()
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     table = read_json(block_sizes.TABLE)
     entry = table.setdefault(args.implementation, {}).setdefault(device_kind(), {})
     for width in args.widths:
@@ -109,7 +133,9 @@ def main() -> None:
         print(f"{args.implementation} on {device_kind()}, head dimension {width}: {entry[str(width)]['sizes']}")
     if not args.dry_run:
         write_json(block_sizes.TABLE, table)
+        print(f"written: {block_sizes.TABLE}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

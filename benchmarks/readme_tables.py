@@ -217,16 +217,24 @@ def attention(value: dict[str, Any]) -> str:
             "a causal row's tiles; visible: of its pairs. TFLOP/s count visible pairs only."
         )
         lines = [
-            "| shape | implementation | visited / visible | forward ms | with backward ms | TFLOP/s | of the roofline | error |",
-            "|---|---|---|---|---|---|---|---|",
+            "| shape | implementation | visited forward / backward / visible | forward ms | with backward ms | TFLOP/s | of the roofline | MiB | error, gradients |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in (r for r in entry["results"] if "both" in r):
-            both, shares = row["both"], f"{row['tiles_visited']:.0%} / {row['pairs_visible']:.0%}"
+            both, tiles = row["both"], row["tiles_visited"]
+            visited = "?" if tiles is None else f"{tiles['forward']:.0%} / {tiles['backward']:.0%}"
+            shares = f"{visited} / {row['pairs_visible']:.0%}"
+            memory = "?" if row["temp_bytes"] is None else f"{row['temp_bytes'] / 2**20:.0f}"
             lines.append(
                 f"| {row['shape']} | {row['implementation']} | {shares} | {row['forward']['median_ms']:.1f} | {both['median_ms']:.1f} | "
-                f"{both['tflops_visible']:.3f} | {both['share_of_roofline']:.0%} | {row['error']:.0e} |"
+                f"{both['tflops_visible']:.3f} | {both['share_of_roofline']:.0%} | {memory} | {row['error']:.0e}, {row['error_gradients']:.0e} |"
             )
         parts.append("\n".join(lines))
+        for goal in entry.get("goals", []):
+            value = "not measured" if goal["value"] is None else f"{goal['value']:.2f}"
+            parts.append(
+                f"Goal: {goal['goal']}, at least {goal['least']}: {value}, {'reached' if goal['met'] else '**not reached**'}."
+            )
     return "\n\n".join(parts)
 
 
@@ -253,12 +261,11 @@ def attention_aot(value: dict[str, Any]) -> str:
     for row in (r for r in rows if r["what"] == "attention"):
         cells = f"yes | {row['temp_bytes'] / 2**20:.0f}" if row["ok"] else f"no: {row['error'][:80]} | "
         lines.append(f"| {row['device']} | {row['length']} | {row['width']} | {cells} |")
-    for row in (r for r in rows if r["what"] == "loss" and r["ok"]):
-        size = f"{row['tokens']} tokens x {row['embed']} x {row['vocab']}"
-        lines += [
-            "",
-            f"The loss of {size} in bfloat16 on {row['device']}: {row['temp_bytes'] / 1e9:.2f} GB beside arguments and gradients.",
-        ]
+    losses = [r for r in rows if r["what"] == "loss" and r["ok"]]
+    if losses:
+        size = f"{losses[0]['tokens']} tokens x {losses[0]['embed']} x {losses[0]['vocab']}"
+        figures = ", ".join(f"{r['device']} {r['temp_bytes'] / 1e9:.2f} GB" for r in losses)
+        lines += ["", f"The loss of {size} in bfloat16, with its gradients, beside arguments and results: {figures}."]
     return "\n".join(lines)
 
 

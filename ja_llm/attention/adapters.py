@@ -1,14 +1,17 @@
 """Other people's kernels behind attention(): opponents in benchmarks, and a way out where one of ours has a fault.
 
-Each is guarded by version: what an installed release can't do, or lacks, is refused by name. None of them is a dependency.
+Each is guarded: what an installed release can't do, or lacks, is refused by name and version. None of them is a dependency.
 
 cudnn: `jax.nn.dot_product_attention` for rows of one document; packed rows by jax's private cuDNN call with offsets (a release of jax
     may move it).
 splash: jax's own TPU kernel; it compares segment ids in every tile and computes all tiles under the diagonal.
-tokamax: `openxla/tokamax`, whose API is marked as under development.
+tokamax: `openxla/tokamax`, whose API is marked as under development; from 0.0.12, the first one for this jax.
 """
 
+import importlib.metadata
 import importlib.util
+import inspect
+import re
 from typing import Any
 
 import jax
@@ -16,12 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.attention.call import Call, Result
+from ja_llm.errors import InputError
 
 
 def refuses(name: str, call: Call) -> str | None:
     """Why adapter `name` can't do the call, as the end of a sentence; None: it can."""
     if not call.causal:
         return "is adapted for causal attention only"
+    if call.order is not None:
+        return "computes rows as they stand and takes no order"
     if call.want_lse:
         return "is adapted without log-sum-exp (return_lse, sinks)"
     if call.window is not None and (name != "cudnn" or not isinstance(call.window, int)):
@@ -35,26 +41,55 @@ def refuses(name: str, call: Call) -> str | None:
             return f"has no packed mode in jax {jax.__version__} (it is a private function there)"
         if call.segments is not None and isinstance(call.segments[0], jax.core.Tracer):
             return "needs the documents' offsets outside jit in its packed mode"
-    if name == "splash" and call.q.shape[1] % 128:
-        return f"takes lengths that are multiples of 128, not {call.q.shape[1]}"
+    if name == "splash":
+        if importlib.util.find_spec(_SPLASH) is None:
+            return f"is not part of jax {jax.__version__}"
+        if call.q.shape[1] % 128:
+            return f"takes lengths that are multiples of 128, not {call.q.shape[1]}"
     if name == "tokamax":
         if importlib.util.find_spec("tokamax") is None:
             return "needs the package tokamax, which is not installed"
+        version = importlib.metadata.version("tokamax")
+        if tuple(int(n) for n in re.findall(r"\d+", version)[:3]) < _TOKAMAX:
+            return f"needs tokamax {'.'.join(map(str, _TOKAMAX))} or newer, not {version}"
         if call.softcap is not None:
             return "is adapted without soft-cap"
     return None
 
 
+_SPLASH = "jax.experimental.pallas.ops.tpu.splash_attention"
+_TOKAMAX = (0, 0, 12)
+_PACKED_CUDNN = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "mask_type", "qkv_layout", "sliding_window_length"}
+
+
 def _packed_cudnn() -> Any:
+    """jax's private function with documents' offsets, or None where this jax has none with these arguments."""
     try:
         from jax._src.cudnn import fused_attention_stablehlo as module
     except ImportError:
         return None
-    return getattr(module, "dot_product_attention", None)
+    found = getattr(module, "dot_product_attention", None)
+    return found if found is not None and inspect.signature(found).parameters.keys() >= _PACKED_CUDNN else None
 
 
 def cudnn(call: Call) -> Result:
-    """cuDNN's fused attention."""
+    """cuDNN's fused attention.
+
+    Raises:
+      InputError: this machine's JAX has no cuDNN.
+    """
+    try:
+        return _cudnn(call)
+    except RuntimeError as error:
+        if "cudnn" not in str(error).lower():
+            raise
+        raise InputError(
+            f"the attention implementation 'cudnn' can't run here: {str(error).splitlines()[0]} Install JAX's CUDA plugin with its cuDNN, or "
+            "choose xla or reference."
+        ) from error
+
+
+def _cudnn(call: Call) -> Result:
     if call.segments is None:
         window: Any = None if call.window is None else (call.window - 1, 0)
         out = jax.nn.dot_product_attention(

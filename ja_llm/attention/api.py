@@ -1,16 +1,11 @@
 """attention(): what every implementation computes, and which one does."""
 
-import logging
-
 import jax
 import jax.numpy as jnp
 
 from ja_llm.attention import checks
 from ja_llm.attention.call import Call, Ids
 from ja_llm.attention.registry import check_available, chosen
-
-_log = logging.getLogger(__name__)
-_said: set[str] = set()
 
 
 def attention(
@@ -34,7 +29,8 @@ def attention(
     Query i sees key j when both have the same segment id, that id is not 0 (padding), and, with `causal`, the key's position
     is not after the query's and, with `window`, less than that before it. Scores, softmax and sums are float32. A query that
     sees nothing (padding) gives zeros, with zero gradient. What a query does not see has no influence on its output, not even
-    in the last bit. Gradients are the same bits in every run.
+    in the last bit, as long as it is finite: a hidden value has the weight 0, and 0 times NaN is no 0. Gradients are the same bits in
+    every run.
 
     Args:
       q: [B, Lq, H, D] of float32, bfloat16 or float16.
@@ -43,8 +39,8 @@ def attention(
       segment_ids: int [B, L] for queries and keys alike, or a pair ([B, Lq], [B, Lk]); None: one segment, no padding. In one
         array equal ids stand together; which id a document has does not matter.
       positions: int, as `segment_ids`. One array says that the row is packed in order: inside a document each token's position
-        is the one before it plus 1. Implementations use that to skip work. A pair may be in any order (a
-        cache, a prefix that sees itself whole). None: the index in the row.
+        is the one before it plus 1, and where it is not, the next document begins (segment ids may then be left out). Implementations use
+        that to skip work. A pair may be in any order (a cache, a prefix that sees itself whole). None: the index in the row.
       causal: see above.
       window: positions that a query sees, its own counted (Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825); a whole
         number, or an int scalar array where layers of one compiled body differ; None: no bound.
@@ -63,21 +59,21 @@ def attention(
 
     Raises:
       InputError (a ValueError): shapes, dtypes, head dimension, ids or positions do not fit, or the implementation is not known, not
-        on this platform, or can't do what is asked. Values of ids and positions are looked at outside jit only.
+        on this platform, or can't do what is asked. Values of ids and positions are looked at outside jit only; inside, an id that goes
+        back or a position that disagrees with the ids begins a document.
     """
     checks.check_arrays(q, k, v, sinks)
-    checks.check_options(window, softcap, scale)
+    window = checks.checked_window(window)
+    checks.check_number("softcap", softcap)
+    checks.check_number("scale", scale)
     name = chosen(implementation)
-    if implementation is None and name not in _said:
-        _said.add(name)
-        _log.info("attention: the implementation for this platform is %r", name)
     ordered = q.shape[1] == k.shape[1] and not isinstance(positions, tuple) and not isinstance(segment_ids, tuple)
     call = Call(
         q=q,
         k=k,
         v=v,
-        segments=_pair(segment_ids),
-        positions=_pair(positions),
+        segments=checks.checked_pair("segment_ids", segment_ids),
+        positions=checks.checked_pair("positions", positions),
         causal=causal,
         window=window,
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
@@ -87,15 +83,12 @@ def attention(
         order=order,
     )
     checks.check_ids(call)
+    call = call.by_documents()
     out, lse = check_available(name, call).compute(call)
     if sinks is not None:
         assert lse is not None
         out, lse = _with_sinks(out, lse, sinks)
     return (out, lse) if return_lse else out  # type: ignore[return-value]
-
-
-def _pair(ids: Ids) -> tuple[jax.Array, jax.Array] | None:
-    return ids if ids is None or isinstance(ids, tuple) else (ids, ids)
 
 
 def _with_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array) -> tuple[jax.Array, jax.Array]:

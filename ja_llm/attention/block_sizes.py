@@ -1,4 +1,4 @@
-"""Tile lengths by implementation, device kind and head dimension: a table that a sweep on the device extends.
+"""Tile lengths by implementation, device kind and bytes of a head: a table that a sweep on the device extends.
 
 `python -m benchmarks.attention_sweep` measures candidates on the device that is there and writes its entry into
 `block_sizes.json`, with the figures they were chosen by. Where a device has no entry, `_UNMEASURED` serves: sizes by
@@ -9,6 +9,8 @@ import functools
 import json
 from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
 
 from ja_llm.attention.flash import BlockSizes, Tiles
 
@@ -23,27 +25,37 @@ _UNMEASURED: dict[str, BlockSizes] = {
 }
 
 
-def sizes(implementation: str, head_dim: int, kind: str | None = None) -> BlockSizes:
+def sizes(implementation: str, head_dim: int, kind: str | None = None, *, dtype: Any = "bfloat16") -> BlockSizes:
     """Tile lengths for a head dimension on a device kind (the one in use when None).
 
-    The measured entry of the nearest head dimension from above (else the largest) is taken.
+    The measured entry of the nearest head dimension from above is taken, else tiles that are shorter than the largest one's. Both are for
+    two bytes an element; float32 takes the fast memory of a head dimension twice as large, and so that one's tiles.
     """
     from ja_llm.attention.registry import device_kind
 
+    width = head_dim * jnp.dtype(dtype).itemsize // 2
     measured = _table().get(implementation, {}).get(device_kind() if kind is None else kind, {})
     if not measured:
-        return _narrower(implementation, head_dim)
-    width = min((int(w) for w in measured if int(w) >= head_dim), default=max(int(w) for w in measured))
-    return from_json(measured[str(width)]["sizes"])
+        return _shorter(implementation, _UNMEASURED[implementation], width, 128)
+    largest = max(int(w) for w in measured)
+    found = from_json(measured[str(min((int(w) for w in measured if int(w) >= width), default=largest))]["sizes"])
+    return _shorter(implementation, found, width, largest)
 
 
-def _narrower(implementation: str, head_dim: int) -> BlockSizes:
-    """Beyond a head dimension of 128 a tile of the same length would not fit."""
-    found = _UNMEASURED[implementation]
-    if head_dim <= 128 or implementation == "xla":
+def _shorter(implementation: str, found: BlockSizes, width: int, fits: int) -> BlockSizes:
+    """Beyond the head dimension that fits, a tile of the same length would not: half of it for twice that."""
+    if implementation == "xla":
         return found
-    keys = 1 if implementation == "tpu" else 2
-    return BlockSizes(*(t._replace(queries=t.queries // 2, keys=t.keys // keys, stream=t.stream // 2) for t in found))
+    while width > fits:
+        found = BlockSizes(*(_halved(t, implementation) for t in found))
+        fits *= 2
+    return found
+
+
+def _halved(t: Tiles, implementation: str) -> Tiles:
+    if implementation == "tpu":  # keys stream through
+        return t._replace(queries=max(t.queries // 2, 128), stream=t.stream // 2)
+    return t._replace(queries=max(t.queries // 2, 16), keys=max(t.keys // 2, 16))
 
 
 def to_json(value: BlockSizes) -> dict[str, Any]:

@@ -4,7 +4,6 @@ This is what the implementation `xla` does with long rows: memory is that of one
 computed, forward or backward. Rows are computed one after the other, because each has its own bounds.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -39,16 +38,9 @@ def _piece(x: jax.Array, number: Any, tile: int, axis: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, number * tile, tile, axis)
 
 
-def _dot(plan: Plan, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _each(entry: jax.Array, carry: Any, body: Any) -> Any:
-    """Carry body(tile, carry, masked) over the tiles that a table's entry names."""
-    for part, masked in enumerate((True, False, True)):
-        carry = jax.lax.fori_loop(entry[part], entry[part + 1], functools.partial(body, masked=masked), carry)
-    return carry
 
 
 def _column(x: jax.Array) -> jax.Array:
@@ -72,14 +64,14 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
             def body(j: Any, carry: Any, masked: bool) -> Any:
                 summed, largest, total = carry
                 keys, values = (_piece(x, j, tile.keys, 1) for x in (k, v))
-                s = tiles.scores(_dot(plan, "gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
+                s = tiles.scores(_dot("gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
                 mask = tiles.allowed(first, last, j * tile.keys, (tile.queries, tile.keys), KEYS) if masked else None
                 p, factor, largest, total = tiles.accumulate(s, mask, largest, total, KEYS)
-                return summed * factor + _dot(plan, "gnqk,gkd->gnqd", p.astype(values.dtype), values), largest, total
+                return summed * factor + _dot("gnqk,gkd->gnqd", p.astype(values.dtype), values), largest, total
 
             column = jnp.zeros((*queries.shape[:3], 1), jnp.float32)
             start = (jnp.zeros(queries.shape, jnp.float32), column + tiles.HIDDEN, column)
-            out, lse = tiles.finish(*_each(entries[number], start, body))
+            out, lse = tiles.finish(*tiles.each(entries[number], start, body))
             return out.astype(q.dtype), lse[..., 0]
 
         return jax.lax.map(of_tile, jnp.arange(length // tile.queries))
@@ -110,13 +102,13 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
 
             def body(j: Any, summed: Any, masked: bool) -> Any:
                 keys, values = (_piece(x, j, tile.keys, 1) for x in (k, v))
-                s = tiles.scores(_dot(plan, "gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
+                s = tiles.scores(_dot("gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
                 mask = tiles.allowed(first, last, j * tile.keys, (tile.queries, tile.keys), KEYS) if masked else None
-                dweights = _dot(plan, "gnqd,gkd->gnqk", do, values)
+                dweights = _dot("gnqd,gkd->gnqk", do, values)
                 _, ds = tiles.gradients(s, mask, normaliser, dweights, minus, plan.softcap)
-                return summed + _dot(plan, "gnqk,gkd->gnqd", ds.astype(keys.dtype), keys)
+                return summed + _dot("gnqk,gkd->gnqd", ds.astype(keys.dtype), keys)
 
-            summed = _each(entries[number], jnp.zeros(queries.shape, jnp.float32), body)
+            summed = tiles.each(entries[number], jnp.zeros(queries.shape, jnp.float32), body)
             return (summed * plan.scale).astype(q.dtype)
 
         return jax.lax.map(of_tile, jnp.arange(entries.shape[0]))
@@ -142,16 +134,16 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
                 queries, do = (_piece(x, i, tile.queries, 2) for x in (q, dout))
                 normaliser, minus = (_column(_piece(x, i, tile.queries, 2)) for x in (lse, delta))
                 first, last = (_column(_piece(x, i, tile.queries, 0)) for x in span)
-                s = tiles.scores(_dot(plan, "gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
+                s = tiles.scores(_dot("gnqd,gkd->gnqk", queries, keys), plan.scale, plan.softcap)
                 shape = (tile.queries, tile.keys)
                 mask = tiles.allowed(first, last, number * tile.keys, shape, KEYS) if masked else None
-                dweights = _dot(plan, "gnqd,gkd->gnqk", do, values)
+                dweights = _dot("gnqd,gkd->gnqk", do, values)
                 p, ds = tiles.gradients(s, mask, normaliser, dweights, minus, plan.softcap)
-                of_k = _dot(plan, "gnqk,gnqd->gkd", ds.astype(queries.dtype), queries)
-                return sums[0] + of_k, sums[1] + _dot(plan, "gnqk,gnqd->gkd", p.astype(do.dtype), do)
+                of_k = _dot("gnqk,gnqd->gkd", ds.astype(queries.dtype), queries)
+                return sums[0] + of_k, sums[1] + _dot("gnqk,gnqd->gkd", p.astype(do.dtype), do)
 
             zero = jnp.zeros(keys.shape, jnp.float32)
-            sum_k, sum_v = _each(entries[number], (zero, zero), body)
+            sum_k, sum_v = tiles.each(entries[number], (zero, zero), body)
             return (sum_k * plan.scale).astype(k.dtype), sum_v.astype(v.dtype)
 
         return jax.lax.map(of_tile, jnp.arange(entries.shape[0]))

@@ -1,11 +1,13 @@
 """What an implementation is given: one call of attention(), checked and completed."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ja_llm.attention.spans import Spans, packed_spans
+from ja_llm.attention.spans import Spans, documents, packed_spans
 
 Ids = jax.Array | tuple[jax.Array, jax.Array] | None
 Pair = tuple[jax.Array, jax.Array] | None
@@ -44,6 +46,33 @@ class Call:
     ordered: bool
     want_lse: bool
     order: jax.Array | None = None
+
+    def by_documents(self) -> "Call":
+        """The call with segment ids that no two documents of a row share, from ids and positions; ordered rows only.
+
+        So every implementation reads the same from ids that go back and from positions that restart, also under jit, where nobody can
+        look at them.
+        """
+        ids: Any
+        given = [pair[0] for pair in (self.segments, self.positions) if pair is not None]
+        if not self.ordered or not given:
+            return self
+        if self.order is None and not any(isinstance(x, jax.core.Tracer) for x in given):
+            if self.segments is not None:
+                return self  # `checks.check_ids` has looked at them, and cuDNN's packed mode wants them as they are
+            begins = np.diff(np.asarray(given[0]), axis=1) != 1
+            ids = np.broadcast_to(1 + np.pad(begins, ((0, 0), (1, 0))).cumsum(axis=1, dtype=np.int32), self.q.shape[:2])
+            return dataclasses.replace(self, segments=(ids, ids))
+        segments, positions = (
+            None if pair is None else jnp.broadcast_to(pair[0], self.q.shape[:2]) for pair in (self.segments, self.positions)
+        )
+        if self.order is not None:
+            places = self.places()
+            segments, positions = (None if x is None else jnp.take_along_axis(x, places, axis=1) for x in (segments, positions))
+        ids = documents(segments, positions)
+        if self.order is not None:
+            ids = jnp.take_along_axis(ids, self.order, axis=1)
+        return dataclasses.replace(self, segments=(ids, ids))
 
     def spans(self) -> Spans:
         """What each query sees, in places of the packed row; of ordered rows only."""

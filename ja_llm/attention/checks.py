@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.attention.call import Call
+from ja_llm.attention.spans import NOTHING
 from ja_llm.errors import InputError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -18,6 +19,9 @@ def check_arrays(q: Any, k: Any, v: Any, sinks: Any = None) -> None:
     Raises:
       InputError: they do not fit together.
     """
+    for name, array in (("q", q), ("k", k), ("v", v), ("sinks", sinks)):
+        if not _is_array(array) and not (name == "sinks" and array is None):
+            raise InputError(f"attention's {name} is a {type(array).__name__}; give an array.")
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
         raise InputError(f"attention shapes do not fit: {shapes}; q is [B, Lq, H, D], k and v are [B, Lk, KV, D].")
@@ -38,24 +42,59 @@ def check_arrays(q: Any, k: Any, v: Any, sinks: Any = None) -> None:
         )
 
 
-def check_options(window: Any, softcap: Any, scale: Any) -> None:
-    """Numbers that stand for themselves.
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def checked_pair(name: str, ids: Any) -> Any:
+    """Ids or positions as (for queries, for keys), or None.
 
     Raises:
-      InputError: one is out of range.
+      InputError: they are no array and no pair of arrays.
     """
-    if isinstance(window, int) and window < 1:
-        raise InputError(f"the attention window is {window}; a query sees at least itself, so give 1 or more.")
-    for name, value in (("softcap", softcap), ("scale", scale)):
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"the attention {name} is {value!r}; give a positive number.")
+    if ids is None:
+        return None
+    pair = ids if isinstance(ids, tuple) else (ids, ids)
+    if len(pair) != 2 or not all(_is_array(x) for x in pair):
+        given = f"a tuple of {len(pair)}" if isinstance(ids, tuple) else f"a {type(ids).__name__}"
+        raise InputError(f"{name} are {given}; give one array, or a pair of arrays (for queries, for keys).")
+    return pair
+
+
+def checked_window(window: Any) -> Any:
+    """None, an int, or a scalar array of integers that a program reads.
+
+    Raises:
+      InputError: it is no whole number, or below 1.
+    """
+    if window is None:
+        return None
+    scalar = _is_array(window) and window.ndim == 0 and jnp.issubdtype(window.dtype, jnp.integer)
+    if type(window) is not int and not scalar:
+        given = f"{window.dtype} {list(window.shape)}" if _is_array(window) else repr(window)
+        raise InputError(f"the attention window is {given}; give a whole number, an integer scalar array, or None.")
+    if isinstance(window, jax.core.Tracer):
+        return window
+    if int(window) < 1:
+        raise InputError(f"the attention window is {int(window)}; a query sees at least itself, so give 1 or more.")
+    return window if isinstance(window, jax.Array) else min(int(window), NOTHING)  # beyond any row, within int32
+
+
+def check_number(name: str, value: Any) -> None:
+    """A positive number, or None.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if value is not None and (isinstance(value, bool | str) or not 0 < value < float("inf")):
+        raise InputError(f"the attention {name} is {value!r}; give a positive number.")
 
 
 def check_ids(call: Call) -> None:
     """Shapes of segment ids and positions, and outside jit also their values.
 
     Raises:
-      InputError: a shape does not fit; in ordered rows an id comes back, or positions do not rise by one inside a document.
+      InputError: a shape does not fit; in ordered rows an id comes back, or positions do not rise by one where the ids stay the same.
     """
     rows = call.q.shape[0]
     for name, pair in (("segment_ids", call.segments), ("positions", call.positions)):
@@ -94,10 +133,10 @@ def _check_rows(segments: Any, positions: Any) -> None:
                     f"segment_ids go back to {back} in row {row}, after another document; a document's tokens stand together, so "
                     "give each its own id (or pairs of ids and positions for rows in another order)."
                 )
-    if positions is None:
+    if positions is None or ids is None:
         return
     places = np.asarray(positions)
-    ids = np.ones_like(places) if ids is None else np.broadcast_to(ids, np.broadcast_shapes(ids.shape, places.shape))
+    ids = np.broadcast_to(ids, np.broadcast_shapes(ids.shape, places.shape))
     places = np.broadcast_to(places, ids.shape)
     inside = (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] != 0)
     wrong = np.argwhere(inside & (np.diff(places, axis=1) != 1))

@@ -8,7 +8,7 @@ every run (FlashAttention-2, arXiv 2307.08691, section 3.2, adds dq atomically).
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -135,12 +135,12 @@ def attention(
     Any lengths: rows are filled up to whole tiles with queries that see nothing and keys that nobody sees.
     """
     sizes = _fit(sizes, q.shape[1], k.shape[1], backend.least_tile)
-    of_queries = max(t.queries for t in sizes)
-    of_keys = max(t.keys for t in sizes)
     q_length, k_length, width = q.shape[1], k.shape[1], q.shape[3]
     wide = backend.width(width) - width
-    q = _padded(q, -q_length % of_queries, wide)
-    k, v = (_padded(x, -k_length % of_keys, wide) for x in (k, v))
+    of_queries = filled(q_length, max(t.queries for t in sizes), [(sizes.dkv.queries, sizes.dkv.stream)])
+    of_keys = filled(k_length, max(t.keys for t in sizes), [(t.keys, t.stream) for t in (sizes.forward, sizes.dq)])
+    q = _padded(q, of_queries - q_length, wide)
+    k, v = (_padded(x, of_keys - k_length, wide) for x in (k, v))
     plan = Plan(backend, scale, softcap, sizes, interpreting())
     out, lse = _flash(plan, q, k, v, pad_spans(spans, q.shape[1]))
     return out[:, :q_length, :, :width], jnp.swapaxes(lse, 1, 2)[:, :q_length]
@@ -159,6 +159,22 @@ def _fit(sizes: BlockSizes, q_length: int, k_length: int, least: int) -> BlockSi
         return tile
 
     return BlockSizes(*(t._replace(queries=fit(t.queries, q_length), keys=fit(t.keys, k_length)) for t in sizes))
+
+
+def filled(length: int, tile: int, streams: Sequence[tuple[int, int]]) -> int:
+    """The length that a row is filled up to: whole tiles, and such a number of them that each stream goes in long pieces.
+
+    17 tiles would go one by one; 18 go in pieces of 6.
+
+    Args:
+      length: of the row.
+      tile: the longest one on this side.
+      streams: (tile, stream) of the kernels that stream this side.
+    """
+    rows = -(-length // tile) * tile
+    while any(2 * chunk(rows, t, stream) < min(stream, rows) for t, stream in streams):
+        rows += tile
+    return rows
 
 
 def chunk(length: int, tile: int, stream: int) -> int:

@@ -6,6 +6,7 @@ A further one is a module with `compute(call) -> (out, lse or None)`, or a backe
 import dataclasses
 import functools
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 
 from ja_llm.attention.call import Call, Result
 from ja_llm.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Implementation:
       platforms: where it runs ("cpu", "gpu", "tpu"); empty: everywhere.
       pairs: takes queries and keys in any order (a cache, a prefix), not only ordered packed rows.
       most_width: largest head dimension; None: any.
+      own: written here, not an adapter.
       tiled: a backend of `flash`, which `interpreted` lets run anywhere.
       refuses: why it can't do a call, as the end of a sentence; None: it can.
     """
@@ -32,6 +36,7 @@ class Implementation:
     platforms: tuple[str, ...] = ()
     pairs: bool = False
     most_width: int | None = None
+    own: bool = True
     tiled: bool = False
     refuses: Callable[[Call], str | None] = lambda call: None
 
@@ -55,6 +60,7 @@ def _adapter(name: str) -> dict[str, Any]:
         return importlib.import_module("ja_llm.attention.adapters")
 
     return {
+        "own": False,
         "compute": lambda call: getattr(module(), name)(call),
         "refuses": lambda call: module().refuses(name, call),
     }
@@ -67,7 +73,8 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "triton": Implementation(_tiled("triton"), ("gpu",), most_width=256, tiled=True),
     "cudnn": Implementation(**_adapter("cudnn"), platforms=("gpu",), most_width=256),
     "splash": Implementation(**_adapter("splash"), platforms=("tpu",), most_width=256),
-    "tokamax": Implementation(**_adapter("tokamax"), platforms=("gpu", "tpu"), most_width=256),
+    # Not on TPUs: there it has no bounds of keys (k_start, k_end) for each query.
+    "tokamax": Implementation(**_adapter("tokamax"), platforms=("gpu",), most_width=256),
 }
 # Places that are kept for what does not exist yet.
 MISSING = {
@@ -90,13 +97,14 @@ def device_kind() -> str:
 
 
 def chosen(name: str | None) -> str:
-    """The name itself, or the platform's default for None.
+    """The name itself, or for None the platform's default, which is said once in the log.
 
     Raises:
       InputError: no implementation has this name.
     """
     if name is None:
-        return DEFAULTS.get(platform(), "xla")
+        name = DEFAULTS.get(platform(), "xla")
+        _say_once(f"attention: the implementation for this platform is {name!r}")
     if name not in IMPLEMENTATIONS:
         why = f" ({MISSING[name]})" if name in MISSING else ""
         raise InputError(f"there is no attention implementation {name!r}{why}; choose one of {', '.join(IMPLEMENTATIONS)}.")
@@ -107,10 +115,24 @@ def for_pairs(name: str | None) -> str:
     """Who computes a model's calls with a cache or a whole prefix when its `attention` is `name`.
 
     Those calls read a cache once for a few queries, which no tiled kernel makes faster; where the named implementation takes
-    only packed rows, "xla" computes them.
+    only packed rows, "xla" computes them, which is said once in the log.
     """
     name = chosen(name)
-    return name if IMPLEMENTATIONS[name].pairs else "xla"
+    if IMPLEMENTATIONS[name].pairs:
+        return name
+    _say_once(
+        f"attention: {name!r} takes packed rows only; calls with a cache or a prefix that sees itself whole are computed by 'xla'"
+    )
+    return "xla"
+
+
+_said: set[str] = set()
+
+
+def _say_once(sentence: str) -> None:
+    if sentence not in _said:
+        _said.add(sentence)
+        _log.info(sentence)
 
 
 def check_available(name: str, call: Call) -> Implementation:

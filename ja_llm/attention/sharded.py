@@ -18,12 +18,11 @@ from ja_llm import sharding
 from ja_llm.attention import block_sizes, flash
 from ja_llm.attention.call import Call, Result
 from ja_llm.attention.spans import Spans
-from ja_llm.errors import InputError
 
 
 def compute(call: Call, name: str, backend: Any) -> Result:
     """The call by a backend of `flash`, over the mesh in use."""
-    sizes = block_sizes.sizes(name, call.q.shape[-1])
+    sizes = block_sizes.sizes(name, call.q.shape[-1], dtype=call.q.dtype)
     local = functools.partial(flash.attention, backend=backend, scale=call.scale, softcap=call.softcap, sizes=sizes)
     return over_mesh(local, call.q, call.k, call.v, call.spans(), None if call.order is None else call.places())
 
@@ -33,10 +32,8 @@ def over_mesh(
 ) -> tuple[jax.Array, jax.Array]:
     """local(q, k, v, spans) -> (out, lse [B, Lq, H]) on each device's part; directly where there is no mesh.
 
-    With `places` (int [B, L]) the rows are in another order, and keys and values are put back into the packed row's.
-
-    Raises:
-      InputError: the query heads are spread so that a device's heads would share no whole number of key-value heads.
+    With `places` (int [B, L]) the rows are in another order, and keys and values are put back into the packed row's. Where a device's
+    query heads would share no whole number of key-value heads, these are repeated, one for each query head.
     """
     of_q = sharding.fitted_spec(("batch", "length", "heads", None), q.shape)
     of_k = sharding.fitted_spec(("batch", "length", "kv_heads", None), k.shape)
@@ -44,6 +41,9 @@ def over_mesh(
         return local(q, *_in_order(k, v, places), spans)
     mesh = jax.sharding.get_abstract_mesh()
     pick = _own_key_heads(mesh, of_q[2], of_k[2], q.shape[2], k.shape[2])
+    if pick is None:
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+        of_k, pick = of_q, lambda x: x
 
     def part(q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, places: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         if of_k[1] is not None:
@@ -68,16 +68,13 @@ def _in_order(k: jax.Array, v: jax.Array, places: jax.Array | None) -> tuple[jax
 
 
 def _own_key_heads(mesh: Any, of_heads: Any, of_kv_heads: Any, heads: int, kv_heads: int) -> Any:
-    """What a device takes of the key-value heads that it holds: all, unless only the query heads are spread."""
+    """What a device takes of the key-value heads that it holds: all, unless only the query heads are spread; None: no whole number."""
     if of_heads == of_kv_heads or of_heads is None:
         return lambda x: x
     axes = of_heads if isinstance(of_heads, tuple) else (of_heads,)
     own, group = heads // math.prod(mesh.shape[axis] for axis in axes), heads // kv_heads
     if own % group and group % own:
-        raise InputError(
-            f"{heads} query heads with {kv_heads} key-value heads can't be spread over {heads // own} devices: {own} heads a device "
-            f"share no whole number of them; make the mesh's axis for heads a divisor or a multiple of {kv_heads}."
-        )
+        return None
 
     def pick(x: jax.Array) -> jax.Array:
         first = jax.lax.axis_index(axes) * own // group

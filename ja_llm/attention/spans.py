@@ -23,6 +23,25 @@ class Spans(NamedTuple):
     last: jax.Array
 
 
+def documents(segment_ids: jax.Array | None, positions: jax.Array | None) -> jax.Array:
+    """Int32 [B, L]: another number for each document of a row in order, 0 for padding.
+
+    A document begins where the segment id changes or the position is not the one before it plus 1.
+
+    Args:
+      segment_ids: int [B, L], 0 for padding; None: no padding.
+      positions: int [B, L]; None: they begin no document. One of the two is needed.
+    """
+    begins = None if positions is None else positions[:, 1:] != positions[:, :-1] + 1
+    if segment_ids is not None:
+        changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+        begins = changes if begins is None else begins | changes
+    assert begins is not None
+    begins = jnp.pad(begins, ((0, 0), (1, 0)))
+    number = 1 + jax.lax.cummax(jnp.where(begins, jnp.arange(begins.shape[1], dtype=jnp.int32), 0), axis=1)
+    return number if segment_ids is None else jnp.where(segment_ids != 0, number, 0)
+
+
 def packed_spans(
     segment_ids: jax.Array | None, batch: int, length: int, causal: bool, window: int | jax.Array | None = None
 ) -> Spans:

@@ -6,7 +6,9 @@ statistics are float32. Online softmax: Milakov and Gimelshein 2018 (arXiv 1805.
 FlashAttention (arXiv 2205.14135, algorithm 4), with delta = rowsum(out * dout).
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,14 @@ import jax.numpy as jnp
 LOG2E = math.log2(math.e)
 # Finite, so that differences of two are no NaN; what it stands for is set to an exact 0 by the mask.
 HIDDEN = -1e30
+
+
+def each(bounds: Any, carry: Any, body: Any) -> Any:
+    """Carry body(tile, carry, masked) over the tiles lo, full_lo, full_hi, hi of a table's entry."""
+    lo, full_lo, full_hi, hi = (bounds[i] for i in range(4))
+    for begin, end, masked in ((lo, full_lo, True), (full_lo, full_hi, False), (full_hi, hi, True)):
+        carry = jax.lax.fori_loop(begin, end, functools.partial(body, masked=masked), carry)
+    return carry
 
 
 def scores(products: jax.Array, scale: float, softcap: float | None) -> jax.Array:

@@ -31,14 +31,6 @@ def _compiler_params(tile: Tiles) -> Any:
     return plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)
 
 
-def _each(table: Any, carry: Any, body: Any) -> Any:
-    """Carry body(tile, carry, masked) over the tiles that a table's entry names."""
-    bounds = [table[i] for i in range(4)]
-    for lo, hi, masked in zip(bounds, bounds[1:], (True, False, True), strict=False):
-        carry = jax.lax.fori_loop(lo, hi, functools.partial(body, masked=masked), carry)
-    return carry
-
-
 def _forward_kernel(table, first, last, q, k, v, out, lse, *, plan: Plan) -> None:
     """q, out [bq, D]; k, v [Lk, D]; first, last, lse [bq]."""
     tile = plan.sizes.forward
@@ -54,7 +46,7 @@ def _forward_kernel(table, first, last, q, k, v, out, lse, *, plan: Plan) -> Non
 
     column = (tile.queries, 1)
     start = (jnp.zeros(q.shape, jnp.float32), jnp.full(column, tiles.HIDDEN, jnp.float32), jnp.zeros(column, jnp.float32))
-    result, normaliser = tiles.finish(*_each(table, start, body))
+    result, normaliser = tiles.finish(*tiles.each(table, start, body))
     out[...], lse[...] = result.astype(out.dtype), normaliser[:, 0]
 
 
@@ -101,7 +93,7 @@ def _dq_kernel(table, first, last, q, dout, lse, delta, k, v, dq, *, plan: Plan)
         _, ds = tiles.gradients(s, mask, normaliser, dweights, minus, plan.softcap)
         return summed + plan.dot(ds.astype(keys.dtype), keys, (1, 0))
 
-    summed = _each(table, jnp.zeros(q.shape, jnp.float32), body)
+    summed = tiles.each(table, jnp.zeros(q.shape, jnp.float32), body)
     dq[...] = (summed * plan.scale).astype(dq.dtype)
 
 
@@ -140,7 +132,7 @@ def _dkv_kernel(table, first, last, q, dout, lse, delta, k, v, dk, dv, *, plan: 
             p, ds = tiles.gradients(s, mask, lse[head, rows][None], dweights, delta[head, rows][None], plan.softcap)
             return sum_k + plan.dot(ds.astype(queries.dtype), queries, (1, 0)), sum_v + plan.dot(p.astype(do.dtype), do, (1, 0))
 
-        return _each(table, carry, body)
+        return tiles.each(table, carry, body)
 
     zero = jnp.zeros(k.shape, jnp.float32)
     sum_k, sum_v = jax.lax.fori_loop(0, group, of_head, (zero, zero))

@@ -4,10 +4,11 @@ ordered rows up to 512: queries in chunks of 64, each with the keys up to its ow
 backward pass. Longer ordered rows: tiles in a loop (`blocks`), without those outside the document. Rows in any order (a cache,
 a prefix): queries in chunks, each with all keys, recomputed in the backward pass.
 
-Memory: scores of one chunk, [B, H, chunk, keys] float32, or of one tile.
+Memory: scores of one chunk, [B, H, chunk, keys] float32 (at most `_CHUNK_BYTES`, by shorter chunks), or of one tile.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -23,6 +24,7 @@ Piece = Callable[[jax.Array, jax.Array, jax.Array, Pair, Pair], Part]
 _SHORT = 512  # rows up to this length keep their softmax for the backward pass, in chunks of
 _SHORT_CHUNK = 64
 _LONG_CHUNK = 512
+_CHUNK_BYTES = 2**29
 
 
 def compute(call: Call) -> Result:
@@ -82,14 +84,16 @@ def _cut(pair: Pair, rows: slice, columns: slice) -> Pair:
 def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair, positions: Pair) -> Part:
     """Chunks of queries one after the other in one compiled body, each with all keys."""
     length = q.shape[3]
-    chunks = -(-length // _LONG_CHUNK)
+    bytes_of_query = 4 * math.prod(q.shape[:3]) * k.shape[2]
+    chunk = max(1, min(_LONG_CHUNK, 1 << max(_CHUNK_BYTES // bytes_of_query, 1).bit_length() - 1))
+    chunks = -(-length // chunk)
 
     def split(x: jax.Array, axis: int) -> jax.Array:
         """Chunks in front; the filling of the last one is cut off at the end."""
         fill = [(0, 0)] * x.ndim
-        fill[axis] = (0, chunks * _LONG_CHUNK - length)
+        fill[axis] = (0, chunks * chunk - length)
         x = jnp.pad(x, fill)
-        x = x.reshape(*x.shape[:axis], chunks, _LONG_CHUNK, *x.shape[axis + 1 :])
+        x = x.reshape(*x.shape[:axis], chunks, chunk, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis, 0)
 
     @jax.checkpoint
@@ -105,7 +109,7 @@ def _loop(piece: Piece, q: jax.Array, k: jax.Array, v: jax.Array, segments: Pair
 
     def join(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, 3)
-        return x.reshape(*x.shape[:3], chunks * _LONG_CHUNK, *x.shape[5:])[:, :, :, :length]
+        return x.reshape(*x.shape[:3], chunks * chunk, *x.shape[5:])[:, :, :, :length]
 
     ids = [None if pair is None else split(pair[0], 1) for pair in (segments, positions)]
     return tuple(join(x) for x in jax.lax.map(one, (split(q, 3), *ids)))
@@ -126,7 +130,8 @@ def _piece(
     """Queries [B, KV, N, n, D] (scaled) over keys [B, KV, m, D]: [B, KV, N, n, D], and [B, KV, N, n] if the lse is wanted."""
     batch, groups, share, rows, width = q.shape
     keys = k.shape[2]
-    scores = jnp.einsum("bgqd,bgkd->bgqk", q.reshape(batch, groups, share * rows, width), k, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, precision="highest" if q.dtype == jnp.float32 else None)
+    scores = product("bgqd,bgkd->bgqk", q.reshape(batch, groups, share * rows, width), k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, share, rows, keys)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
@@ -134,7 +139,7 @@ def _piece(
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, tiles.HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bgqk,bgkd->bgqd", weights.reshape(batch, groups, share * rows, keys), v)
+    out = product("bgqk,bgkd->bgqd", weights.reshape(batch, groups, share * rows, keys), v)
     out = out.reshape(batch, groups, share, rows, width)
     lse = jax.nn.logsumexp(scores, axis=-1) if want_lse else None
     if mask is not None and (segments is not None or window is not None):

@@ -113,7 +113,7 @@ class DecoderConfig:
     param_dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: str = "none"
-    attention: str = "xla"
+    attention: str = "default"
     family: str = "llama"
     rope_scaling: str = _variant("none")
     rope_factor: float = _variant(8.0)

@@ -30,6 +30,7 @@ from flax import linen as nn
 from flax.core import unfreeze
 from flax.linen import partitioning
 
+from ja_llm.attention.balance import order_over_mesh
 from ja_llm.attention.flash import SAVED_NAMES
 from ja_llm.errors import UsageError
 from ja_llm.models.adapters import LORA
@@ -37,7 +38,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.experts import BALANCE, Experts
 from ja_llm.models.layers import MLP, Embed, Head, Norm, PositionEmbed
 from ja_llm.models.rope import rotation
-from ja_llm.models.self_attention import Attention, CacheSlots, Context
+from ja_llm.models.self_attention import Attention, CacheSlots, Context, implementation
 from ja_llm.sharding import constrain
 
 # Finite, so that the difference of two is no NaN; its exponential is 0 in every dtype beside any logit.
@@ -166,6 +167,7 @@ class Decoder(nn.Module):
         """What the head reads: [B, L, embed] of the configuration's dtype; arguments as in `__call__`."""
         c = self.config
         seen: Any
+        order = None
         tokens = constrain(tokens, ("batch", "length"))
         if decode:
             real = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids != 0
@@ -174,14 +176,18 @@ class Decoder(nn.Module):
             index = jnp.where(real, slots, 0)
             context = Context(self._rotation(index), (real.astype(jnp.int32), filled), seen, slots)
         else:
+            if causal_attention is None:
+                order = order_over_mesh(implementation(c), segment_ids, *tokens.shape, c.sliding_window)
             index = jnp.arange(tokens.shape[1])[None] if positions is None else positions
-            seen = positions
+            if order is not None:
+                tokens, index, segment_ids = (_taken(x, order) for x in (tokens, index, segment_ids))
+            seen = None if positions is None else index
             if causal_attention is not None:
                 if c.sliding_window is not None:
                     raise UsageError("decoder_causal_attention is given to a model with a sliding window; leave it out.")
                 # A key of the prefix counts as one before everything in its document.
                 seen = (jnp.broadcast_to(index, tokens.shape), jnp.where(causal_attention != 0, -1, index))
-            context = Context(self._rotation(index), segment_ids, seen, None)
+            context = Context(self._rotation(index), segment_ids, seen, None, order)
         x = self.token_embedder(tokens)
         if c.scale_embeddings:
             x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
@@ -194,7 +200,10 @@ class Decoder(nn.Module):
         else:
             for i, layer in enumerate(self.layers):
                 x, _ = layer(x, context, None if windows is None else windows[i])
-        return self.decoder_norm(x)
+        x = self.decoder_norm(x)
+        if order is not None:
+            x = constrain(jnp.take_along_axis(x, jnp.argsort(order, axis=1)[..., None], axis=1), ("batch", "length", "embed"))
+        return x
 
     def _rotation(self, index: jax.Array) -> tuple[jax.Array, jax.Array] | None:
         return rotation(index, self.config) if self.config.positions == "rope" else None
@@ -208,6 +217,11 @@ class Decoder(nn.Module):
             ids = self.config.vocab_size - self.config.padding_ids
             logits = jnp.where(jnp.arange(self.config.vocab_size) < ids, logits, PADDING_LOGIT)
         return constrain(logits, ("batch", "length", "vocab"))
+
+
+def _taken(x: jax.Array | None, order: jax.Array) -> jax.Array | None:
+    """An array [B or 1, L] in another order."""
+    return None if x is None else jnp.take_along_axis(jnp.broadcast_to(x, order.shape), order, axis=1)
 
 
 def head_kernel(config: DecoderConfig, params: Any) -> jax.Array:

@@ -21,18 +21,26 @@ class Context(NamedTuple):
       segment_ids: int32 [B, L], a pair (queries, keys), or None.
       positions: int32 [B, L], a pair (queries, keys), or None for indices.
       slots: int32 [B, L] cache slot that each token's keys and values go to (beyond the cache for padding); None: no cache.
+      order: int32 [B, L] place of each token in its packed row, where rows are in another order (`ja_llm.attention.balance`); None: as
+        they stand.
     """
 
     rotation: tuple[jax.Array, jax.Array] | None
     segment_ids: Any
     positions: Any
     slots: jax.Array | None
+    order: jax.Array | None = None
 
     @property
     def real(self) -> jax.Array | None:
         """Bool [B, L], False for padding; None: there is none."""
         ids = self.segment_ids[0] if isinstance(self.segment_ids, tuple) else self.segment_ids
         return None if ids is None else ids != 0
+
+
+def implementation(config: DecoderConfig) -> str | None:
+    """As `ja_llm.attention.attention` takes it: None for the platform's own."""
+    return None if config.attention == "default" else config.attention
 
 
 class Attention(nn.Module):
@@ -55,7 +63,7 @@ class Attention(nn.Module):
         q = constrain(q, ("batch", "length", "heads", "kv"))
         if context.slots is not None:
             k, v = self._through_cache(k, v, context.slots)
-        name = None if c.attention == "default" else c.attention
+        name = implementation(c)
         out: Any = attention(
             q,
             k,
@@ -68,6 +76,7 @@ class Attention(nn.Module):
             softcap=c.attention_softcap,
             # A cache, or a prefix that sees itself whole, is no packed row in order.
             implementation=for_pairs(name) if isinstance(context.positions, tuple) else name,
+            order=context.order,
         )
         kernel, bias = (c.num_heads, c.head_dim, c.embed_dim), c.attention_bias == "qkvo"
         return Linear(c, kernel, ("heads", "kv", "embed"), output_std(c), contract=2, bias=bias, name="out")(out)

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+NAMES = ("out", "lse", "dq", "dk", "dv")
+
 
 def packed(lengths: list[int], row: int) -> tuple[np.ndarray, np.ndarray]:
     """Segment ids and positions of documents that stand in a row one after the other; padding behind."""
@@ -13,6 +15,11 @@ def packed(lengths: list[int], row: int) -> tuple[np.ndarray, np.ndarray]:
         segments[start : start + length], positions[start : start + length] = number, np.arange(length)
         start += length
     return segments, positions
+
+
+def two_rows(length: int) -> np.ndarray:
+    """Segment ids: one-token documents, a document across tiles, padding; and a row that one document fills."""
+    return np.stack([packed([1, 1, length // 3, length // 2], length)[0], packed([length], length)[0]])
 
 
 def visible(segments: np.ndarray, causal: bool = True, window: int | None = None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """attention(): log-sum-exp and sinks, who is chosen where, what remat keeps, and every refusal."""
 
+import dataclasses
 import logging
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ja_llm.attention import api, attention, for_pairs, interpreted
+from ja_llm.attention import attention, for_pairs, interpreted, registry
 from ja_llm.attention.flash import SAVED_NAMES
 from ja_llm.attention.registry import names
 from ja_llm.errors import UsageError
@@ -48,14 +49,24 @@ def test_without_a_visible_key_the_lse_is_minus_infinity():
     assert lse.shape == (1, 48, 4) and np.isneginf(lse).all() and not np.any(out)
 
 
-def test_the_platforms_own_implementation_is_said_once(caplog):
+def test_who_computes_is_said_once(caplog):
     q, k, v, *_ = arrays()
-    api._said.clear()
-    with caplog.at_level(logging.INFO, logger="ja_llm.attention.api"):
+    registry._said.clear()
+    with caplog.at_level(logging.INFO, logger="ja_llm.attention.registry"):
         ours = attention(q, k, v)
         attention(q, k, v)
         np.testing.assert_array_equal(ours, attention(q, k, v, implementation="xla"))
-    assert [r.getMessage() for r in caplog.records] == ["attention: the implementation for this platform is 'xla'"]
+        assert [for_pairs("tpu"), for_pairs("tpu"), for_pairs("xla")] == ["xla"] * 3
+    first, second = (r.getMessage() for r in caplog.records)
+    assert first == "attention: the implementation for this platform is 'xla'"
+    assert second.startswith("attention: 'tpu' takes packed rows only; calls with a cache") and second.endswith("by 'xla'")
+
+
+def test_a_model_and_a_call_have_the_platforms_default():
+    from ja_llm.models.config import DecoderConfig
+
+    (field,) = (f for f in dataclasses.fields(DecoderConfig) if f.name == "attention")
+    assert field.default == "default"
 
 
 @pytest.mark.parametrize(("kind", "platform", "name"), [("TPU v5", "tpu", "tpu"), ("NVIDIA H200", "gpu", "triton")])
@@ -98,7 +109,7 @@ def test_remat_by_name_keeps_what_the_backward_pass_reads():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("width", [64, 80, 128])
+@pytest.mark.parametrize("width", [64, 80, 96, 128, 256])
 def test_triton_kernels_lower_for_cuda_without_a_gpu(width, dtype):
     """Lowering ends in Triton's own IR inside the module; compiling that to a binary needs a GPU."""
     from jax.sharding import AbstractDevice, AbstractMesh
@@ -127,7 +138,16 @@ def test_what_does_not_fit_is_refused():
     refused("dimension of 0", q=q[:, :0])
     refused("dtypes are int32.*float32, bfloat16, float16", q=q.astype(np.int32), k=k.astype(np.int32), v=v.astype(np.int32))
     refused("dtypes are float32, bfloat16", k=jnp.asarray(k, jnp.bfloat16))
-    refused("window is 0; .*1 or more", window=0)
+    for zero in (0, np.int64(0), np.zeros((), np.int32), jnp.zeros((), jnp.int32)):
+        refused("window is 0; .*1 or more", window=zero)
+    for wrong in (3.5, True, "4", np.ones(2, np.int32), np.float32(3)):
+        refused("the attention window is .*; give a whole number", window=wrong)
+    np.testing.assert_array_equal(attention(q, k, v, window=2**31), attention(q, k, v))
+    refused("attention's q is a list; give an array", q=q.tolist())
+    refused("attention's sinks is a list", sinks=[1.0] * 4)
+    refused("segment_ids are a list; give one array, or a pair", segment_ids=[[1] * 48])
+    refused("segment_ids are a tuple of 1; give one array, or a pair", segment_ids=(np.ones((1, 48), np.int32),))
+    refused("softcap is '2'; give a positive", softcap="2")
     refused("softcap is -2.0; give a positive", softcap=-2.0)
     refused(r"sinks are float32 \(2,\); .*4 query heads", sinks=np.zeros(2, np.float32))
     refused(r"segment_ids are int\d+ \(1, 47\); integers \[1, 48\]", segment_ids=np.ones((1, 47), np.int32))
@@ -136,12 +156,33 @@ def test_what_does_not_fit_is_refused():
 
 def test_ids_that_go_back_and_positions_that_disagree_are_refused():
     refused("segment_ids go back to 1 in row 0", segment_ids=np.repeat([1, 2, 1, 0], 12)[None])
-    refused("positions disagree.*row 0 they go from 4 to 0", positions=np.tile(np.arange(5), 10)[None, :48])
     ids = np.repeat([1, 2], 24)[None]
     refused("positions disagree.*from 0 to 2", segment_ids=ids, positions=np.tile(np.arange(24) * 2, 2)[None])
     q, k, v, *_ = arrays()
     cut = np.concatenate([np.arange(7, 31), np.arange(24)])[None]  # a document that goes on from the row before
     attention(q, k, v, segment_ids=ids, positions=cut)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference", "blocks"])
+def test_documents_begin_where_positions_or_ids_say_also_under_jit(implementation, monkeypatch):
+    if implementation == "blocks":  # what "xla" does with long rows
+        monkeypatch.setattr("ja_llm.attention.xla._SHORT", 0)
+        implementation = "xla"
+    q, k, v, *_ = arrays()
+    f = jax.jit(lambda ids, places: attention(q, k, v, segment_ids=ids, positions=places, implementation=implementation))
+    segments, places = (x[None] for x in packed([5, 20, 23], 48))
+    right = f(segments, None)
+    alone = attention(*(x[:, 5:25] for x in (q, k, v)), implementation="reference")
+    np.testing.assert_allclose(right[:, 5:25], alone, atol=2e-6)
+    outside = attention(q, k, v, positions=places, implementation=implementation)
+    back = f(np.where(segments == 3, 1, segments), None)  # ids that go back
+    for found in (
+        outside,
+        back,
+        f(None, places),
+        f(np.ones_like(segments), places),
+    ):  # the last: positions that disagree with ids
+        np.testing.assert_allclose(found, right, atol=1e-6)
 
 
 def test_an_implementation_that_this_platform_lacks_is_refused_by_name():
@@ -150,6 +191,7 @@ def test_an_implementation_that_this_platform_lacks_is_refused_by_name():
     refused("no attention implementation 'mosaic_gpu' .it is not written.*choose one of xla", implementation="mosaic_gpu")
     for name in ("cudnn", "splash", "tokamax"):
         refused(f"{name!r} runs on", implementation=name)
+    assert registry.IMPLEMENTATIONS["tokamax"].platforms == ("gpu",), "no k_start on TPUs"
     pair = (np.arange(48)[None], np.arange(48)[None])
     with interpreted():
         refused("'tpu' takes packed rows in order.*choose xla or reference", implementation="tpu", positions=pair)
@@ -163,6 +205,47 @@ def test_adapters_refuse_what_they_do_not_compute(monkeypatch):
     refused("'cudnn' is adapted without log-sum-exp", implementation="cudnn", return_lse=True)
     refused("'cudnn' has no soft-cap", implementation="cudnn", softcap=3.0)
     refused("'tokamax' needs the package tokamax", implementation="tokamax")
+    q, k, v, *_ = (jnp.asarray(x, jnp.bfloat16) for x in arrays())
+    half = {"q": q, "k": k, "v": v, "implementation": "cudnn"}
+    refused("'cudnn' can't run here: .*cuDNN.*choose xla or reference", **half)
+    order = np.arange(48, dtype=np.int32)[None]
+    for name in ("cudnn", "tokamax"):
+        refused(f"{name!r} computes rows as they stand and takes no order", **half | {"implementation": name, "order": order})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused("'tokamax' needs the package", implementation="tokamax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.9")
+    refused("'tokamax' needs tokamax 0.0.12 or newer, not 0.0.9", implementation="tokamax")
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.dot_product_attention", lambda q, k, v: q)
+    refused("'cudnn' has no packed mode in jax", **half | {"segment_ids": np.ones((1, 48), np.int32)})
+
+
+def test_float32_products_are_not_rounded_on_an_accelerator():
+    """Seen in the programs of both ways of `xla`: the default precision of float32 is bfloat16's on TPUs, TF32's on GPUs."""
+    for length in (64, 600):
+        shape = [jax.ShapeDtypeStruct((1, length, heads, 8), jnp.float32) for heads in (2, 1, 1)]
+        f = jax.grad(lambda *x: attention(*x, implementation="xla").sum(), (0, 1, 2))
+        products = [line for line in jax.jit(f).lower(*shape).as_text().splitlines() if "stablehlo.dot_general" in line]
+        assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def extra_bytes(length, kv_length=None):
+    shape = [jax.ShapeDtypeStruct((1, n, heads, 16), jnp.float32) for n, heads in ((length, 2), *[(kv_length or length, 1)] * 2)]
+    ids = tuple(jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (length, kv_length or length)) if kv_length else None
+
+    def total(q, k, v, ids):
+        return attention(q, k, v, positions=ids, implementation="xla").sum()
+
+    made = jax.jit(jax.grad(total, (0, 1, 2))).lower(*shape, ids).compile()
+    return made.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch):
+    few, many = extra_bytes(1024), extra_bytes(4096)
+    assert many <= 4.2 * few and many < 4096 * 4096 * 4
+    # Rows in any order have all keys in a chunk, whose length then shrinks.
+    monkeypatch.setattr("ja_llm.attention.xla._CHUNK_BYTES", 2**20)
+    assert extra_bytes(1024, 8192) < 8 * 2**20 < 2 * 512 * 8192 * 4
 
 
 def test_a_configuration_takes_every_name():

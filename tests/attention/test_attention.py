@@ -7,16 +7,7 @@ import pytest
 
 from ja_llm.attention import attention
 from ja_llm.errors import UsageError
-
-
-def packed(lengths: list[int], row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Segment ids and positions of documents that stand in a row one after the other; padding behind."""
-    segments, positions = np.zeros(row, np.int32), np.zeros(row, np.int32)
-    start = 0
-    for number, length in enumerate(lengths, 1):
-        segments[start : start + length], positions[start : start + length] = number, np.arange(length)
-        start += length
-    return segments, positions
+from tests.attention.exact import packed, two_rows
 
 
 def qkv(batch: int, q_length: int, heads: int, kv_heads: int, width: int, k_length: int | None = None) -> list[np.ndarray]:
@@ -40,17 +31,16 @@ def by_loop(q, k, v, q_segments, k_segments, q_positions, k_positions) -> np.nda
     return out
 
 
-def two_rows(length: int) -> tuple[np.ndarray, np.ndarray]:
-    """One-token documents, a document across chunk borders, padding; and a row that one document fills."""
-    a, b = packed([1, 1, length // 3, length // 2], length), packed([length], length)
-    return np.stack([a[0], b[0]]), np.stack([a[1], b[1]])
+def rows_and_positions(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """`two_rows`, and each token's place in its document."""
+    return two_rows(length), np.stack([packed(lengths, length)[1] for lengths in ([1, 1, length // 3, length // 2], [length])])
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
 @pytest.mark.parametrize(("length", "heads", "kv_heads", "width"), [(37, 6, 2, 10), (130, 2, 1, 8), (64, 2, 2, 4)])
 def test_equals_the_definition(implementation, length, heads, kv_heads, width):
     q, k, v = qkv(2, length, heads, kv_heads, width)
-    segments, positions = two_rows(length)
+    segments, positions = rows_and_positions(length)
     f = jax.jit(lambda *x: attention(*x[:3], segment_ids=x[3], positions=x[4], implementation=implementation))
     ours = f(q, k, v, segments, positions)
     np.testing.assert_allclose(ours, by_loop(q, k, v, segments, segments, positions, positions), atol=2e-6)
@@ -69,7 +59,7 @@ def gradients(implementation: str, q, k, v, **ids):
 @pytest.mark.parametrize(("length", "ordered"), [(100, True), (100, False), (600, True), (600, False)])
 def test_gradients_of_both_implementations_agree(length, ordered):
     q, k, v = qkv(2, length, 4, 2, 8)
-    segments, positions = two_rows(length)
+    segments, positions = rows_and_positions(length)
     ids = {"segment_ids": segments, "positions": positions if ordered else (positions, positions)}
     value, grads = gradients("xla", q, k, v, **ids)
     expected, expected_grads = gradients("reference", q, k, v, **ids)
@@ -121,6 +111,12 @@ def test_without_ids_the_index_decides_and_without_causal_nothing_is_hidden():
     np.testing.assert_allclose(attention(q, k, v), by_loop(q, k, v, ones, ones, index, index), atol=2e-6)
     whole = by_loop(q, k, v, ones, ones, index * 0, index * 0)
     np.testing.assert_allclose(attention(q, k, v, causal=False), whole, atol=2e-6)
+    q, k, v = qkv(1, 600, 2, 2, 4)  # above 512: in tiles
+    segments = packed([100, 450], 600)[0][None]
+    found, reference = (
+        attention(q, k, v, causal=False, segment_ids=segments, implementation=name) for name in ("xla", "reference")
+    )
+    np.testing.assert_allclose(found, reference, atol=2e-6)
 
 
 def test_bfloat16_inputs_have_float32_softmax():
@@ -157,7 +153,7 @@ def windowed(window: int, q, k, v, segments, positions, softcap: float | None = 
 def test_a_window_and_a_soft_cap_equal_the_definition(implementation, length, window, softcap):
     """Windows below, at and above a chunk of 64; as a number (work is skipped) and as an array (it is not)."""
     q, k, v = qkv(2, length, 4, 2, 8)
-    segments, positions = two_rows(length)
+    segments, positions = rows_and_positions(length)
     expected = windowed(window, q, k, v, segments, positions, softcap)
     for given in (window, jnp.asarray(window)):
         ids = {"segment_ids": segments, "positions": positions, "window": given, "softcap": softcap}
@@ -167,7 +163,7 @@ def test_a_window_and_a_soft_cap_equal_the_definition(implementation, length, wi
 @pytest.mark.parametrize("length", [100, 600])
 def test_gradients_with_a_window_and_a_soft_cap_agree(length):
     q, k, v = qkv(1, length, 2, 1, 8)
-    segments, positions = (x[:1] for x in two_rows(length))
+    segments, positions = (x[:1] for x in rows_and_positions(length))
     ids = {"segment_ids": segments, "positions": positions, "window": 33, "softcap": 2.0}
     (_, grads), (_, expected) = (gradients(name, q, k, v, **ids) for name in ("xla", "reference"))
     for ours, theirs in zip(grads, expected, strict=True):

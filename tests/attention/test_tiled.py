@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from ja_llm.attention import flash, interpreted
 from ja_llm.attention.spans import packed_spans
-from tests.attention.exact import distance, exact, packed, visible
+from tests.attention.exact import NAMES, distance, exact, packed, two_rows, visible
 
 BACKENDS = ("tpu", "triton", "blocks")
 T = flash.Tiles
 SMALL = flash.BlockSizes(T(16, 16, 32), T(32, 16, 16), T(16, 32, 32))
-NAMES = ("out", "lse", "dq", "dk", "dv")
 
 
 def compute(backend, q, k, v, segments, window, dout, dlse, *, softcap=None, sizes=SMALL, causal=True):
@@ -53,11 +52,6 @@ def arrays(length, heads, kv_heads, width, dtype=np.float32, batch=2, seed=0):
     return [jnp.asarray(x, dtype) for x in (q, k, v, dout)] + [jnp.asarray(dlse)]
 
 
-def two_rows(length):
-    """One-token documents, a document across tiles, padding; and a row that one document fills."""
-    return np.stack([packed([1, 1, length // 3, length // 2], length)[0], packed([length], length)[0]])
-
-
 EVERYTHING = 1 << 20  # a window
 
 
@@ -71,6 +65,16 @@ def test_float32_equals_float64(backend, length, width, softcap, window):
     for name in NAMES:
         assert np.abs(ours[name] - theirs[name]).max() <= 2e-5 * max(1, np.abs(theirs[name]).max()), name
         assert distance(ours[name], theirs[name]) <= 2e-6, name
+
+
+@pytest.mark.parametrize(("backend", "width"), [("tpu", 256), ("triton", 96), ("blocks", 256)])
+def test_without_causal_every_token_of_a_document_is_seen_in_float16(backend, width):
+    q, k, v, dout, dlse = arrays(41, 2, 1, width, jnp.float16)
+    segments = two_rows(41)
+    ours = compiled(backend, causal=False)(q, k, v, segments, EVERYTHING, dout, dlse)
+    theirs = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), visible(segments, False), np.asarray(dout, np.float64), dlse)
+    for name in NAMES:
+        assert distance(ours[name], theirs[name]) <= 1.5e-3, name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

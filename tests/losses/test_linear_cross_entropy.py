@@ -73,13 +73,36 @@ def test_it_is_cross_entropy_of_the_logits(case):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_a_token_of_weight_zero_has_no_influence_even_where_it_is_not_finite(case):
+@pytest.mark.parametrize("stands_there", [1e30, np.inf, np.nan])
+def test_a_token_of_weight_zero_has_no_influence_even_where_it_is_not_finite(case, stands_there):
     x, w, targets, weights = case
     bad, beyond = x.copy(), targets.copy()
-    bad[weights == 0], beyond[weights == 0] = 1e30, 10**6
-    f = jax.value_and_grad(lambda x, t: linear_cross_entropy(x, w, t, weights, slab=8).loss_sum)
-    (clean, gradient), (value, changed) = f(x, targets), f(bad, beyond)
-    assert float(value) == float(clean) and np.array_equal(gradient, changed) and not np.any(gradient[weights == 0])
+    bad[weights == 0], beyond[weights == 0] = stands_there, 10**6
+    f = jax.value_and_grad(lambda x, w, t: linear_cross_entropy(x, w, t, weights, slab=8, z_loss=1e-3).loss_sum, (0, 1))
+    (clean, gradients), (value, changed) = f(x, w, targets), f(bad, w, beyond)
+    assert float(value) == float(clean) and not np.any(gradients[0][weights == 0])
+    for a, b in zip(gradients, changed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_gradient_through_the_token_losses_is_no_silent_zero(case):
+    x, w, targets, weights = case
+    mean = lambda x: linear_cross_entropy(x, w, targets, weights).loss.mean()  # noqa: E731
+    with pytest.raises(ValueError, match="gradient is asked for through z_loss_sum, loss or lse.*derive loss_sum"):
+        jax.grad(mean)(x)
+    assert np.isnan(jax.jit(jax.grad(mean))(x)).all()
+    both = lambda x: (found := linear_cross_entropy(x, w, targets, weights)).loss_sum + 0 * found.lse.sum()  # noqa: E731
+    assert np.isfinite(jax.jit(jax.grad(both))(x)).all()
+
+
+def test_float32_products_are_not_rounded_on_an_accelerator(case):
+    """Seen in the program: the default precision of float32 products is bfloat16's on TPUs, TF32's on GPUs."""
+    x, w, targets, weights = case
+    f = jax.grad(lambda x, w: linear_cross_entropy(x, w, targets, weights).loss_sum, (0, 1))
+    for dtype, count in (("float32", 3), ("bfloat16", 0)):
+        text = jax.jit(f).lower(*(jnp.asarray(a, dtype) for a in (x, w))).as_text()
+        assert text.count("stablehlo.dot_general") == 3
+        assert sum("precision = [HIGHEST, HIGHEST]" in line for line in text.splitlines() if "dot_general" in line) == count
 
 
 def test_the_mean_loss_of_bfloat16_states_is_right_to_a_hundred_thousandth():
@@ -123,6 +146,10 @@ def test_what_does_not_fit_is_refused(case):
         ({"padding_rows": 50}, "padding_rows is 50 of 50"),
         ({"softcap": -1.0}, "softcap is -1.0.*positive"),
         ({"slab": 0}, "slab is 0 tokens; give 1 or more"),
+        ({"z_loss": -1.0}, "z_loss is -1.0; give 0 or a positive number"),
+        ({"z_loss": float("nan")}, "z_loss is nan"),
+        ({"x": x.tolist()}, "loss's x is a list; give an array"),
+        ({"padding_rows": 40, "weights": np.ones_like(weights)}, "a target is .* where the head has the ids 0 to 9"),
     ]:
         arguments = {"x": x, "w": w, "targets": targets, "weights": weights} | change
         with pytest.raises(ValueError, match=message):

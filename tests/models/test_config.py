@@ -93,7 +93,7 @@ def test_what_other_families_have_is_stored_only_where_it_is_not_llamas():
             "family": "llama",
             "architecture": {**BASE, "rope_theta": 10000.0, "norm_eps": 1e-5, "tie_embeddings": False},
             "storage": {"param_dtype": "float32", "scan_layers": True},
-            "execution": {"dtype": "float32", "remat_policy": "none", "attention": "xla"},
+            "execution": {"dtype": "float32", "remat_policy": "none", "attention": "default"},
         }
     )
     other = DecoderConfig(**BASE, sliding_window=7, attention_bias="qkv")
