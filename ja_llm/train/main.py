@@ -26,6 +26,7 @@ from ja_llm.train import learning_rates
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
+from ja_llm.train.retention import Best
 from ja_llm.train.spikes import SpikeDetector
 from ja_llm.train.step import LOSSES, StepOptions, TrainState
 
@@ -62,6 +63,7 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     keep_period: int | None = None,
+    keep_best: Best | None = None,
     export_period: int | None = None,
     max_rollbacks: int = 3,
     rollback_margin: int = 0,
@@ -111,6 +113,7 @@ def train(
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       keep_period: checkpoints whose step is a multiple of it stay for good.
+      keep_best: checkpoints that stay by a metric of their evaluation, e.g. @retention.Best().
       export_period: steps between exports to Hugging Face's format, MODEL_DIR/export/STEP; a multiple of checkpoint_period.
       max_rollbacks: how often the run may go back to its last checkpoint behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that are passed over too.
@@ -205,6 +208,7 @@ def train(
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         keep_period=keep_period,
+        keep_best=keep_best,
         export_period=export_period,
         max_rollbacks=max_rollbacks,
         rollback_margin=rollback_margin,
