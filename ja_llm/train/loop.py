@@ -25,7 +25,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
-from ja_llm.train import memory
+from ja_llm.train import memory, wandb_run
 from ja_llm.train.checkpoint_errors import Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
@@ -115,6 +115,8 @@ def run(
     sharding.check_hosts(mesh)
     if config.keep_best is not None:
         config.keep_best.check(evaluators or (), config.unmeasured_saves())
+    if config.wandb_project is not None:
+        wandb_run.module(config.wandb_project)
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- State: shapes, and how it is spread over the mesh
@@ -157,6 +159,7 @@ def run(
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, directory) as monitors,
+        wandb_run.opened(config.wandb_project if writes else None, directory) as wandb,
         _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
@@ -171,7 +174,7 @@ def run(
                 step_fn = compile_step(model, config.step)
 
             # --- Loop
-            writer = MetricsWriter(directory, start) if writes else None
+            writer = MetricsWriter(directory, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
             try:

@@ -70,6 +70,7 @@ def train(
     step_timeout: float | None = None,
     profile: tuple[int, int] | None = None,
     peak_tflops: float | None = None,
+    wandb_project: str | None = None,
     eval_period: int = 0,
     eval_steps: Sequence[int] = (),
     eval_documents: int = 64,
@@ -120,6 +121,7 @@ def train(
       step_timeout: seconds without a step after which the process says who is silent and ends with code 75; None waits for ever.
       profile: (first step, steps) to write a profile of, into MODEL_DIR/profile.
       peak_tflops: of one device, for MFU, where the table in `ja_llm.train.flops` does not know it.
+      wandb_project: project on Weights & Biases that gets the metrics too (extra `wandb`).
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
       eval_steps: further steps to evaluate at.
       eval_documents: held-out documents per task in those evaluations; 0 for no evaluation.
@@ -215,6 +217,7 @@ def train(
         step_timeout=step_timeout,
         profile=None if profile is None else (profile[0], profile[1]),
         peak_tflops=peak_tflops,
+        wandb_project=wandb_project,
         eval_steps=tuple(eval_steps),
         eval_period=eval_period,
     )

@@ -34,6 +34,7 @@ class RunConfig:
       step_timeout: seconds without a step after which the process ends itself (`ja_llm.train.watchdog`); None waits for ever.
       profile: (first step, steps) to write a profile of; None writes none.
       peak_tflops: of one device, for MFU; None: by the device's name.
+      wandb_project: project on Weights & Biases that gets the metrics too; None: none does.
     """
 
     model_dir: Path
@@ -56,6 +57,7 @@ class RunConfig:
     step_timeout: float | None = None
     profile: tuple[int, int] | None = None
     peak_tflops: float | None = None
+    wandb_project: str | None = None
 
     def evaluates(self, step: int) -> bool:
         """Whether the run is evaluated after `step` steps."""
