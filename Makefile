@@ -50,7 +50,7 @@ sweep-attention: $(DEV)
 
 # Resolve pyproject.toml with all its extras anew (nothing is installed) and write the versions that were found.
 lock: $(BIN)/python
-	@mkdir -p build && $(BIN)/python -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --report build/lock.json '.[dev,tpu,cuda,gcp]'
+	@mkdir -p build && $(BIN)/python -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --report build/lock.json '.[dev,tpu,cuda,gcp,wandb]'
 	@{ head -n 1 requirements.lock; $(BIN)/python -c 'import json; found = [i["metadata"] for i in json.load(open("build/lock.json"))["install"]]; print(*sorted(m["name"].lower().replace("_", "-") + "==" + m["version"].split("+")[0] for m in found if m["name"] != "ja_llm"), sep="\n")'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 

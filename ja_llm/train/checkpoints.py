@@ -2,7 +2,8 @@
 
     DIR/model.json       family, DecoderConfig fields (architecture, storage, execution), vocabulary fingerprint
     DIR/vocab/           the tokenizer's own files
-    DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer` and the `digests` of both
+    DIR/checkpoints/N/   orbax: `params`, and for a training run `optimizer` and the `digests` of both; with `KEEP_BEST` the
+                         evaluation's `metrics`
     DIR/run.json         ledger
 
 Orbax writes a checkpoint under a temporary name and renames it, so a killed save is never taken for a checkpoint.
@@ -27,6 +28,7 @@ from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_j
 from ja_llm.models.config import DecoderConfig
 from ja_llm.train.checkpoint_errors import Damaged, readable, writable
 from ja_llm.train.digests import digests, first_difference
+from ja_llm.train.retention import Best, preservation, superfluous
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 SCHEMA = "ja_llm.model/2"
@@ -122,16 +124,29 @@ class Checkpoints:
       keep: how many of the newest to keep; None keeps all.
       keep_period: keep those whose step is a multiple of it for good.
       asynchronous: write in the background while training goes on.
+      best: keep those that a metric of their evaluation ranks highest.
 
     Attributes:
       directory: the model directory, absolute.
+
+    Raises:
+      UsageError: a number is not one that checkpoints can be kept by.
+      JaLlmError: the folder can't be written.
     """
 
-    def __init__(self, directory: str | Path, keep: int | None = None, asynchronous: bool = True, keep_period: int | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int | None = None,
+        asynchronous: bool = True,
+        keep_period: int | None = None,
+        best: Best | None = None,
+    ):
         self.directory = Path(directory).absolute()
+        self._policy = preservation(keep, keep_period, best)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_period,
+            preservation_policy=self._policy,
+            best_fn=None if best is None else best.value,  # metrics are stored only where there is one
             create=True,
             enable_async_checkpointing=asynchronous,
             cleanup_tmp_directories=True,
@@ -140,15 +155,24 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory / "checkpoints", item_names=("params", "optimizer", "digests"), options=options
             )
+            self._remove_superfluous()
         except OSError as error:
             raise os_error_sentence(error, self.directory) from error
+
+    def _remove_superfluous(self) -> None:
+        """Remove what a process that was killed between a save and the removal of older checkpoints has left."""
+        steps = superfluous(self._policy, {step: self._manager.metrics(step) for step in self.steps()})
+        if jax.process_count() > 1:  # each has seen the same before one removes
+            multihost_utils.sync_global_devices("superfluous checkpoints")
+        for step in steps:
+            self._manager.delete(step)
 
     def steps(self) -> list[int]:
         """Steps that are wholly written, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, params: Any, optimizer: Any) -> None:
-        """Save one checkpoint; `optimizer` is the optimizer's state pytree.
+    def save(self, step: int, params: Any, optimizer: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Save one checkpoint; `optimizer` is the optimizer's state pytree, `metrics` what was measured at this step.
 
         Raises:
           JaLlmError: the disk is full, or it can't be written; what was saved before stays.
@@ -165,6 +189,7 @@ class Checkpoints:
                     optimizer=ocp.args.StandardSave(_named_leaves(optimizer)),
                     digests=ocp.args.JsonSave({"params": digests(params), "optimizer": digests(_named_leaves(optimizer))}),
                 ),
+                metrics=dict(metrics) if metrics else None,
             )
 
     def restore(self, step: int, abstract_params: Any, abstract_optimizer: Any) -> tuple[Any, Any]:

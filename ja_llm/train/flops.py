@@ -69,6 +69,6 @@ def peak_flops(device: Any, tflops: float | None = None) -> float | None:
     return next((value * 1e12 for name, value in PEAK_TFLOPS if kind.startswith(name)), None)
 
 
-def mfu(config: DecoderConfig, length: int, tokens_per_second: float, devices: int, peak: float) -> float:
-    """Share of the devices' peak that the model's FLOPs make up."""
-    return flops_per_token(config, length) * tokens_per_second / (devices * peak)
+def mfu(flops_a_token: float, tokens_per_second: float, devices: int, peak: float) -> float:
+    """Share of the devices' peak (FLOP/s of one) that the model's FLOPs make up."""
+    return flops_a_token * tokens_per_second / (devices * peak)

@@ -25,7 +25,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
-from ja_llm.train import memory
+from ja_llm.train import memory, wandb_run
 from ja_llm.train.checkpoint_errors import Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
@@ -45,6 +45,7 @@ from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.processes import leave_if_lost, stop_on_signals
 from ja_llm.train.reporting import Report
+from ja_llm.train.retention import Best
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
 from ja_llm.train.state import StatePlan, plan_state
@@ -112,6 +113,10 @@ def run(
     mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
     sharding.check_hosts(mesh)
+    if config.keep_best is not None:
+        config.keep_best.check(evaluators or (), config.unmeasured_saves())
+    if config.wandb_project is not None:
+        wandb_run.module(config.wandb_project)
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- State: shapes, and how it is spread over the mesh
@@ -145,7 +150,7 @@ def run(
         )
         return step.lower(plan.abstract, _abstract_batch(data), *frozen_plan).compile()
 
-    checkpoints = Checkpoints(directory, keep=config.keep_checkpoints, keep_period=config.keep_period)
+    checkpoints = Checkpoints(directory, config.keep_checkpoints, keep_period=config.keep_period, best=config.keep_best)
     goodput = Goodput(directory / "goodput.json" if writes else None, begun)
     step_fn: Any = None
     rollbacks = rollbacks_of(directory / "run.json")
@@ -154,6 +159,7 @@ def run(
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, directory) as monitors,
+        wandb_run.opened(config.wandb_project if writes else None, directory) as wandb,
         _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
@@ -168,14 +174,14 @@ def run(
                 step_fn = compile_step(model, config.step)
 
             # --- Loop
-            writer = MetricsWriter(directory, start) if writes else None
+            writer = MetricsWriter(directory, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
             try:
                 with progress, open_stream(start, jax.process_index(), jax.process_count()) as stream:
                     if evaluators and config.eval_period and not start:  # what the curves fall from
                         monitors.phase("evaluation", 0)
-                        _evaluate(0, evaluators, plan.weights(state, frozen), writer)
+                        _evaluate(0, evaluators, plan.weights(state, frozen), writer, config.keep_best)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
@@ -188,13 +194,14 @@ def run(
                         stop = stopping.at(step + 1) and step + 1 < config.total_steps
                         if config.evaluates(step + 1) or config.saves(step + 1) or stop:
                             report.fetch()  # a step that is not finite is never saved
+                        measured: dict[str, float] = {}
                         if evaluators and config.evaluates(step + 1):
                             monitors.phase("evaluation", step + 1)
-                            _evaluate(step + 1, evaluators, plan.weights(state, frozen), writer)
+                            measured = _evaluate(step + 1, evaluators, plan.weights(state, frozen), writer, config.keep_best)
                             report.restart_clock()
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
-                            checkpoints.save(step + 1, *plan.stored(state, frozen))
+                            checkpoints.save(step + 1, *plan.stored(state, frozen), metrics=measured)
                         if exporter and config.exports(step + 1):
                             checkpoints.wait()
                             exporter(step + 1)
@@ -265,10 +272,16 @@ def _initial_params(config: RunConfig, model: DecoderConfig, plan: StatePlan) ->
     return params if plan.lora is None else jax.tree.map(lambda p, like: p.astype(like.dtype), params, plan.model)
 
 
-def _evaluate(step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None) -> None:
+def _evaluate(
+    step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None, best: Best | None
+) -> dict[str, float]:
+    """What the evaluators measure, by its names in metrics.jsonl; refused where `best` ranks by another."""
     results = {f"eval/{name}/{key}": value for name, f in evaluators.items() for key, value in f(params).items()}
+    if best is not None:
+        best.check_measured(results)
     if writer:
         writer.write(step, results)
+    return results
 
 
 def _say(sentence: str) -> None:

@@ -26,6 +26,7 @@ from ja_llm.train import learning_rates
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
+from ja_llm.train.retention import Best
 from ja_llm.train.spikes import SpikeDetector
 from ja_llm.train.step import LOSSES, StepOptions, TrainState
 
@@ -62,12 +63,14 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 2,
     keep_period: int | None = None,
+    keep_best: Best | None = None,
     export_period: int | None = None,
     max_rollbacks: int = 3,
     rollback_margin: int = 0,
     step_timeout: float | None = None,
     profile: tuple[int, int] | None = None,
     peak_tflops: float | None = None,
+    wandb_project: str | None = None,
     eval_period: int = 0,
     eval_steps: Sequence[int] = (),
     eval_documents: int = 64,
@@ -111,12 +114,14 @@ def train(
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: how many newest checkpoints stay.
       keep_period: checkpoints whose step is a multiple of it stay for good.
+      keep_best: checkpoints that stay by a metric of their evaluation, e.g. @retention.Best().
       export_period: steps between exports to Hugging Face's format, MODEL_DIR/export/STEP; a multiple of checkpoint_period.
       max_rollbacks: how often the run may go back to its last checkpoint behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that are passed over too.
       step_timeout: seconds without a step after which the process says who is silent and ends with code 75; None waits for ever.
       profile: (first step, steps) to write a profile of, into MODEL_DIR/profile.
       peak_tflops: of one device, for MFU, where the table in `ja_llm.train.flops` does not know it.
+      wandb_project: project on Weights & Biases that gets the metrics too (extra `wandb`).
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
       eval_steps: further steps to evaluate at.
       eval_documents: held-out documents per task in those evaluations; 0 for no evaluation.
@@ -205,12 +210,14 @@ def train(
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         keep_period=keep_period,
+        keep_best=keep_best,
         export_period=export_period,
         max_rollbacks=max_rollbacks,
         rollback_margin=rollback_margin,
         step_timeout=step_timeout,
         profile=None if profile is None else (profile[0], profile[1]),
         peak_tflops=peak_tflops,
+        wandb_project=wandb_project,
         eval_steps=tuple(eval_steps),
         eval_period=eval_period,
     )

@@ -1,14 +1,17 @@
-"""Where a run's numbers go: `metrics.jsonl` and TensorBoard events. Only process 0 writes."""
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events and, where it is asked for, W&B. Only process 0 writes."""
 
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ja_llm.documents import write_record
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, os_error_sentence
+
+if TYPE_CHECKING:
+    from ja_llm.train.wandb_run import WandbRun
 
 
 class MetricsWriter:
@@ -20,13 +23,14 @@ class MetricsWriter:
     Args:
       directory: the run directory.
       resume_step: the restored step; 0 for a new run.
+      wandb: gets the same scalars; it is not closed with this writer, which is made anew after a rollback.
 
     Raises:
       JaLlmError: the folder can't be written, or a line of an earlier process can't be read.
     """
 
-    def __init__(self, directory: Path, resume_step: int = 0):
-        self._path = directory / "metrics.jsonl"
+    def __init__(self, directory: Path, resume_step: int = 0, wandb: "WandbRun | None" = None):
+        self._path, self._wandb = directory / "metrics.jsonl", wandb
         if self._path.exists():
             # A run that begins anew writes its step 0 (the untrained model's evaluation) again.
             kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step] if resume_step else []
@@ -50,6 +54,8 @@ class MetricsWriter:
             self._board.write(step, values)
         except OSError as error:
             raise os_error_sentence(error, self._path) from error
+        if self._wandb:
+            self._wandb.write(step, values)
 
     def close(self) -> None:
         """Close both; a disk that is full has been told of by `write`."""

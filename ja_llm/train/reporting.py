@@ -27,7 +27,8 @@ class Report:
     def __init__(self, config: RunConfig, model: DecoderConfig, data: Any, writer: MetricsWriter | None, progress: Progress):
         self._config, self._writer, self._progress = config, writer, progress
         self._peak = flops.peak_flops(jax.devices()[0], config.peak_tflops)
-        self._flops = flops.flops_per_token(model, data.length) * data.batch_size * data.length
+        self._flops = flops.flops_per_token(model, data.length)
+        self._tokens = data.batch_size * data.length  # padding is computed, too
         self.pending: tuple[int, Any] | None = None
         self.restart_clock()
 
@@ -54,7 +55,7 @@ class Report:
             raise OffendingStep(step, f"a spike (loss {values['loss']:.3f}, gradient norm {values['gradient_norm']:.3f})")
         values["tokens_per_second"] = values["target_tokens"] / seconds
         if self._peak:
-            values["mfu"] = self._flops / seconds / (jax.device_count() * self._peak)
+            values["mfu"] = flops.mfu(self._flops, self._tokens / seconds, jax.device_count(), self._peak)
         if stats := jax.local_devices()[0].memory_stats():
             values["memory_peak_gib"] = stats.get("peak_bytes_in_use", 0) / 2**30
         if self._writer:

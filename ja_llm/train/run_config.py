@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ja_llm.sharding import DEFAULT_RULES, Rules
+from ja_llm.train.retention import Best
 from ja_llm.train.step import PLAIN, StepOptions
 
 
@@ -24,6 +25,7 @@ class RunConfig:
       checkpoint_period: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest stay.
       keep_period: checkpoints whose step is a multiple of it stay for good; None: none do.
+      keep_best: those that stay by a metric; None: none do.
       export_period: steps between exports; each is a multiple of `checkpoint_period`, the end's is exported too. None exports nothing.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
       eval_steps: further steps to evaluate at, e.g. log-spaced ones at the beginning.
@@ -32,6 +34,7 @@ class RunConfig:
       step_timeout: seconds without a step after which the process ends itself (`ja_llm.train.watchdog`); None waits for ever.
       profile: (first step, steps) to write a profile of; None writes none.
       peak_tflops: of one device, for MFU; None: by the device's name.
+      wandb_project: project on Weights & Biases that gets the metrics too; None: none does.
     """
 
     model_dir: Path
@@ -45,6 +48,7 @@ class RunConfig:
     checkpoint_period: int = 1000
     keep_checkpoints: int = 2
     keep_period: int | None = None
+    keep_best: Best | None = None
     export_period: int | None = None
     eval_period: int = 0
     eval_steps: tuple[int, ...] = ()
@@ -53,6 +57,7 @@ class RunConfig:
     step_timeout: float | None = None
     profile: tuple[int, int] | None = None
     peak_tflops: float | None = None
+    wandb_project: str | None = None
 
     def evaluates(self, step: int) -> bool:
         """Whether the run is evaluated after `step` steps."""
@@ -66,3 +71,9 @@ class RunConfig:
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""
         return step % self.checkpoint_period == 0 or step == self.total_steps
+
+    def unmeasured_saves(self) -> list[int]:
+        """Steps at which the run saves and does not evaluate."""
+        return [
+            step for step in range(self.checkpoint_period, self.total_steps, self.checkpoint_period) if not self.evaluates(step)
+        ]

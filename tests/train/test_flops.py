@@ -1,14 +1,22 @@
 """FLOPs against published figures, and MFU against a published one."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from ja_llm.models.config import DecoderConfig
+from ja_llm.progress import Progress
 from ja_llm.train.flops import flops_per_token, matmul_weights, mfu, peak_flops
+from ja_llm.train.reporting import Report
+from ja_llm.train.run_config import RunConfig
 
 LLAMA_8B = DecoderConfig(
     vocab_size=128256, embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, max_length=8192
+)
+SMALL = DecoderConfig(
+    vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=64
 )
 
 
@@ -22,15 +30,25 @@ def test_llama_3_1_8b_at_8192():
 def test_mfu_of_a_published_run():
     # MaxText, Llama-3.1-8B on v6e-256 at 8k: 7,207 tokens a second a chip are 40.4 % causal, 45.5 % with full attention.
     peak = peak_flops(type("Device", (), {"device_kind": "TPU v6 lite"}))
-    assert mfu(LLAMA_8B, 8192, 7207, 1, peak) == pytest.approx(0.404, abs=0.002)
+    assert mfu(flops_per_token(LLAMA_8B, 8192), 7207, 1, peak) == pytest.approx(0.404, abs=0.002)
     assert peak_flops(type("Device", (), {"device_kind": "NVIDIA H100 80GB HBM3"})) == 989e12
     assert peak_flops(type("Device", (), {"device_kind": "cpu"})) is None and peak_flops(None, 7.0) == 7e12
 
 
+def test_the_logged_mfu_counts_every_position_of_the_step_padding_too(tmp_path):
+    lines = []
+    writer = SimpleNamespace(write=lambda step, values: lines.append(values))
+    data = SimpleNamespace(batch_size=4, length=64)
+    report = Report(RunConfig(tmp_path, 1, peak_tflops=2.0), SMALL, data, writer, Progress("train", 1, "step"))
+    report.pending = (1, {"finite": 1, "loss": 1.0, "target_tokens": 200})
+    report.fetch()
+    seconds = 200 / lines[0]["tokens_per_second"]
+    by_hand = flops_per_token(SMALL, 64) * 4 * 64 / seconds / (jax.device_count() * 2e12)
+    assert lines[0]["mfu"] == pytest.approx(by_hand, rel=1e-9)
+
+
 def test_windows_and_experts_count_what_is_computed():
-    small = DecoderConfig(
-        vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=64
-    )
+    small = SMALL
     window = dataclasses.replace(small, sliding_window=8, window_pattern="LG")
     seen = sum(min(i + 1, 8) for i in range(64)) / 64  # keys that a token of the local layer sees, counted
     expected = flops_per_token(small, 64) - 12 * 16 * (32 - (seen - 0.5))
