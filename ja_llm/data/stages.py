@@ -63,11 +63,9 @@ class StagedBatches:
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
-        begins = [0, *(stage.from_step for stage in stages)]
-        for place, begin in zip([str(cache_dir), *(stage.cache_dir for stage in stages)], begins, strict=True):
+        for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
             local_path(place)
-            read = self._read_until(begin, begins)
-            source = BatchSource(place, length, batch_size, seed, packing=packing, read=read)
+            source = BatchSource(place, length, batch_size, seed, packing=packing)
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)
@@ -87,13 +85,23 @@ class StagedBatches:
             schedule = schedule.with_stage(stage.from_step, source.mixture)
         self.schedule = schedule if stored is None else stored.extended(schedule, from_step)
 
-    def _read_until(self, begin: int, begins: list[int]) -> dict[str, int]:
-        """Rows of each member (by its identity) that the stages before step `begin` read."""
-        read: dict[str, int] = {}
-        for source, start, stop in zip(self.sources, begins, begins[1:], strict=False):
-            for identity, rows in source.rows_read((min(stop, begin) - start) * self.batch_size).items():
-                read[identity] = read.get(identity, 0) + rows
-        return read
+    @property
+    def schedule(self) -> DataSchedule:
+        """The data schedule in force."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: DataSchedule) -> None:
+        """A longer schedule: what it passes over in a stage counts as read for the stages behind."""
+        self._schedule = schedule
+        begins, read = [first for first, _ in schedule.stages], dict[str, int]()
+        for number, source in enumerate(self.sources):
+            if number:
+                source.goes_on_after(read)
+            if number + 1 < len(begins):
+                batches = schedule.batches_before(number, begins[number + 1] - begins[number])
+                for identity, rows in source.rows_read(batches * self.batch_size).items():
+                    read[identity] = read.get(identity, 0) + rows
 
     def at(self, step: int, shard: int, num_shards: int) -> Batch:
         """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""

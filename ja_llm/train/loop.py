@@ -43,7 +43,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import leave_if_lost, stop_on_signals
+from ja_llm.train.processes import leave_if_lost, stop_on_signals, together
 from ja_llm.train.reporting import Report
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -96,7 +96,7 @@ def run(
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
       config_text: the gin configuration, kept in the run directory as config.gin; another one on resume as config.<step>.gin.
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
-      exporter: makes something of the checkpoint of a step (`RunConfig.export_period`).
+      exporter: makes something of the checkpoint of a step (`RunConfig.export_period`), unless it is there already.
       begun: time.time() at which the call began, for goodput; None: now.
 
     Returns:
@@ -111,7 +111,7 @@ def run(
     begun = time.time() if begun is None else begun
     mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
-    sharding.check_hosts(mesh)
+    shard, shards = sharding.host_shard(mesh, config.rules)
     rows = sharding.batch_sharding(mesh, config.rules)
 
     # --- State: shapes, and how it is spread over the mesh
@@ -124,14 +124,15 @@ def run(
         read_description(directory / "model.json")
     ledger = describe_run(config, model, tokenizer, data, optimizer, schedule, identity, dict(mesh.shape))
     writes = jax.process_index() == 0
-    if writes:
-        lock = lock_run(directory)  # noqa: F841 (held until the process ends)
-        done = (model_steps(directory) or [0])[-1]
-        ledger = open_ledger(directory / "run.json", ledger, done, lambda old: same_rates(old, schedule, done))
-        write_model_files(directory, model, tokenizer)
-        write_text(directory / "model-info.txt", model_info(plan, model, mesh, data.length))
-        if config_text:
-            write_config(directory, config_text, done)
+    with together():  # what the first process refuses, all leave with
+        if writes:
+            lock = lock_run(directory)  # noqa: F841 (held until the process ends)
+            done = (model_steps(directory) or [0])[-1]
+            ledger = open_ledger(directory / "run.json", ledger, done, lambda old: same_rates(old, schedule, done))
+            write_model_files(directory, model, tokenizer)
+            write_text(directory / "model-info.txt", model_info(plan, model, mesh, data.length))
+            if config_text:
+                write_config(directory, config_text, done)
 
     # --- Step: compiled once, the state's buffers are reused; with LoRA the frozen model is a further argument
     frozen_plan = () if plan.lora is None else (plan.model,)
@@ -154,7 +155,7 @@ def run(
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, directory) as monitors,
-        _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
+        _in_sentences(goodput, compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
         while True:  # once, and again after each rollback
@@ -163,6 +164,9 @@ def run(
             state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
             del params, moments  # their buffers are given to the first step
             goodput.starts_at(start)
+            for step in checkpoints.steps() if exporter else ():  # one that a kill kept from its export
+                if exporter and config.exports(step):
+                    exporter(step)
             if step_fn is None and start < config.total_steps:
                 goodput.phase("compile")
                 step_fn = compile_step(model, config.step)
@@ -172,7 +176,7 @@ def run(
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
             try:
-                with progress, open_stream(start, jax.process_index(), jax.process_count()) as stream:
+                with progress, open_stream(start, shard, shards) as stream:
                     if evaluators and config.eval_period and not start:  # what the curves fall from
                         monitors.phase("evaluation", 0)
                         _evaluate(0, evaluators, plan.weights(state, frozen), writer)
@@ -205,7 +209,8 @@ def run(
                             )
                 break
             except OffendingStep as offence:
-                goodput.phase("start")
+                monitors.phase("start", step)
+                del state, batch, metrics  # the devices may not hold a second state beside it
                 checkpoints.wait()
                 newest = max(checkpoints.steps(), default=0)
                 data.schedule = roll_back(
@@ -261,8 +266,10 @@ def _initial_params(config: RunConfig, model: DecoderConfig, plan: StatePlan) ->
     layout = jax.tree.map(lambda x: x.sharding, plan.model)
     if not config.initial_checkpoint:
         return jax.jit(lambda k: init_params(model, k), out_shardings=layout)(jax.random.key(config.seed))
-    params = load_model(config.initial_checkpoint, shardings=layout).params
-    return params if plan.lora is None else jax.tree.map(lambda p, like: p.astype(like.dtype), params, plan.model)
+    # Straight into the dtype that it stays in: a frozen model in float32 beside its bfloat16 would not fit where the latter does.
+    return load_model(
+        config.initial_checkpoint, shardings=layout, dtype=None if plan.lora is None else plan.lora.base_dtype
+    ).params
 
 
 def _evaluate(step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None) -> None:
@@ -286,7 +293,9 @@ def _abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @contextlib.contextmanager
-def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int) -> Iterator[None]:
+def _in_sentences(
+    goodput: Goodput, compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int
+) -> Iterator[None]:
     """Turn "out of memory" into the sentence that says what would fit, and a lost process into an exit to restart on."""
     try:
         yield
@@ -294,6 +303,8 @@ def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: S
         if isinstance(error, JaLlmError):
             raise
         if memory.is_out_of_memory(error):
+            if (sentence := memory.elsewhere(goodput.current)) is not None:
+                raise JaLlmError(sentence) from error
             raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
         leave_if_lost(error)
         raise

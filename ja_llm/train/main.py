@@ -329,7 +329,9 @@ def _stored_schedule(ledger: Path, other: str | None) -> Any:
 def _export(model_dir: str, step: int) -> None:
     from ja_llm.interop.hf import export_hf
 
-    export_hf(f"{model_dir}@{step}", Path(model_dir) / "export" / str(step))
+    folder = Path(model_dir) / "export" / str(step)
+    if not folder.exists():
+        export_hf(f"{model_dir}@{step}", folder)
 
 
 def _shares(batches: Any, steps: int) -> str:

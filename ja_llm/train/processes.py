@@ -4,6 +4,8 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 """
 
 import contextlib
+import itertools
+import json
 import os
 import re
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.train.checkpoint_errors import Damaged, first_line
 
 # Exit code that a launcher starts the command again on (EX_TEMPFAIL of sysexits.h): a hung step, a lost process.
 RESTART = 75
@@ -90,6 +93,54 @@ def client() -> Any:
     from jax._src import distributed  # the key-value store has no public name yet
 
     return distributed.global_state.client if jax.process_count() > 1 else None
+
+
+_rounds = itertools.count()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What one process raises inside the block, every process raises behind it, so that none goes on into something that waits for all.
+
+    Each process must come to the block. One process alone needs no agreement.
+
+    Raises:
+      JaLlmError: what the first process (by its number) that failed has raised, of the same kind; what is no sentence of ours is
+        raised as itself where it happened.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if (service := client()) is not None:
+        this = f"ja_llm/together/{next(_rounds)}"
+        service.key_value_set(f"{this}/{jax.process_index()}", _verdict(own))
+        if own is None or isinstance(own, JaLlmError):
+            verdicts = [
+                json.loads(service.blocking_key_value_get(f"{this}/{rank}", _PATIENCE_MS)) for rank in range(jax.process_count())
+            ]
+            failed = next((rank for rank, (kind, _) in enumerate(verdicts) if kind), jax.process_index())
+            if failed != jax.process_index():
+                kind, text = verdicts[failed]
+                own = _KINDS[kind](text)
+    if own is not None:
+        raise own
+
+
+# Reading a checkpoint may take one process much longer than another; who is silent meanwhile is the watchdog's matter.
+_PATIENCE_MS = 6 * 3600 * 1000
+_KINDS: dict[str, type[JaLlmError]] = {kind.__name__: kind for kind in (JaLlmError, UsageError, Damaged)}
+
+
+def _verdict(error: Exception | None) -> str:
+    if error is None:
+        return json.dumps(["", ""])
+    known = next((name for name, kind in reversed(_KINDS.items()) if isinstance(error, kind)), "")
+    rank = jax.process_index()
+    return json.dumps(
+        [known, str(error)] if known else ["JaLlmError", f"process {rank} failed ({first_line(error)}); see what it says."]
+    )
 
 
 class Stopping:

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,3 +74,28 @@ def test_little_padding_at_the_lengths_of_web_pages():
     plan = BestFit(offsets_of(sizes), 4096)
     assert plan.statistics()["padding"] < 0.005
     assert plan.statistics()["documents_cut"] == (sizes - 1 > 4096).sum() < 100
+
+
+def test_processes_that_write_one_plan_at_the_same_time_leave_it_whole(tmp_path, monkeypatch):
+    """All processes of a run open the same cache at once; the second comes while the first is between its two files."""
+    offsets, save, others = offsets_of([5, 9, 3, 12, 7]), np.save, []
+
+    def slow(path, values):
+        save(path, values)
+        if not others:
+            others.append(None)
+            others.append(BestFit(offsets, 8, tmp_path))
+            others.append(os.stat(folder() / "starts.npy").st_ino)
+
+    def folder():
+        (found,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+        return found
+
+    monkeypatch.setattr(np, "save", slow)
+    first = BestFit(offsets, 8, tmp_path)
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder().iterdir()) == ["pieces.npy", "starts.npy"]
+    assert os.stat(folder() / "starts.npy").st_ino == others[2]  # a plan that somebody reads stays
+    assert [path for path in tmp_path.iterdir() if path != folder()] == []
+    for plan in (first, others[1], BestFit(offsets, 8, tmp_path)):
+        assert [plan.spans(row) for row in range(plan.rows)] == [first.spans(row) for row in range(first.rows)]

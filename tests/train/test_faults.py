@@ -13,7 +13,8 @@ import pytest
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError
 from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
-from ja_llm.train import memory
+from ja_llm.train import loop, memory
+from ja_llm.train.checkpoints import Checkpoints
 from ja_llm.train.digests import _of_devices, _of_host, digests
 from ja_llm.train.goodput import Goodput
 from ja_llm.train.learning_rates import WarmupConstant
@@ -97,13 +98,25 @@ class Source:
 def train(tmp_path):
     """train(name, source, steps, ...) runs in tmp_path / name; returns its lines of metrics."""
 
-    def start(name, source, steps=12, spikes=None, **settings):
+    def start(name, source, steps=12, spikes=None, evaluators=None, exporter=None, **settings):
         config = RunConfig(
             tmp_path / name, steps, mesh={"data": 1}, checkpoint_period=4, step=StepOptions(spikes=spikes), **settings
         )
         optimizer, schedule = AdamW(), WarmupConstant(peak=3e-2, warmup_steps=1)
         with jax.default_device(jax.devices()[0]):
-            run(config, MODEL, Letters(), source, source.open, optimizer, schedule, identity={"mixture": "test"})
+            identity = {"mixture": "test"}
+            run(
+                config,
+                MODEL,
+                Letters(),
+                source,
+                source.open,
+                optimizer,
+                schedule,
+                identity=identity,
+                evaluators=evaluators,
+                exporter=exporter,
+            )
         return lines(tmp_path / name)
 
     return start
@@ -130,9 +143,25 @@ def test_a_batch_that_is_not_finite_is_rolled_back_noted_and_replayed(train, tmp
     assert "rollbacks" not in json.loads((tmp_path / "replay/run.json").read_text())
 
 
+def test_a_rollback_holds_one_state_and_is_not_timed(train, tmp_path, monkeypatch):
+    """A second state on the devices would be out of memory at the size that a run is made for, and restoring takes what it takes."""
+    held, phases = [], []
+    restore = Checkpoints.restore
+
+    def look(self, *arguments):
+        held.append(sum(x.shape == (512, 8) for x in jax.live_arrays()))
+        assert phases[-1] == ("start", False)
+        return restore(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "restore", look)
+    monkeypatch.setattr(Watchdog, "sign", lambda self, step, kind, timed=True: phases.append((kind, timed)))
+    train("run", Source({6: "nan"}))
+    assert held == [0]
+
+
 def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
     source = Source({step: "nan" for step in range(5, 99)})
-    with pytest.raises(JaLlmError, match=r"step \d+: the loss or its gradient is not finite after 2 rollbacks.*nan@4"):
+    with pytest.raises(JaLlmError, match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* from step 4 .*nan@4"):
         train("nan", source, max_rollbacks=2)
     assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2
 
@@ -220,6 +249,35 @@ def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
     assert sum(second.shares().values()) == pytest.approx(1)
     path.write_text("{")
     assert Goodput(path, time.time()).total()["lost"] == 0
+
+
+def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeypatch):
+    """What the step would need is found by compiling it with less and less, which says nothing of an evaluation."""
+
+    def full(self, *arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr(loop, "_evaluate", full)
+    with pytest.raises(
+        JaLlmError, match="not enough memory for an evaluation beside the run's own state; bind train.eval_documents"
+    ):
+        train("run", Source(), steps=2, evaluators={"all": None})
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(JaLlmError, match="not enough memory to save a checkpoint"):
+        train("save", Source(), steps=2)
+    monkeypatch.setattr(loop.Report, "fetch", full)
+    with pytest.raises(JaLlmError, match="the step does not fit into the device's memory"):
+        train("step", Source(), steps=2)
+
+
+def test_an_export_that_a_kill_prevented_is_made_up_for(train, tmp_path):
+    """A kill between a save and its export, the last one too, leaves a checkpoint without it."""
+    made = []
+    train("run", Source(), steps=8)
+    train("run", Source(), steps=8, exporter=made.append, export_period=4)  # a finished run
+    assert made == [4, 8]
+    train("run", Source(), steps=12, exporter=made.append, export_period=8)
+    assert made == [4, 8, 8, 12]  # whoever exports passes over what is there
 
 
 class Compiled:

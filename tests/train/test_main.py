@@ -6,7 +6,7 @@ from ja_llm.cli import main
 from ja_llm.errors import UsageError
 from ja_llm.sharding import DEFAULT_RULES
 from ja_llm.train import loop
-from ja_llm.train.main import architecture_of
+from ja_llm.train.main import _export, architecture_of
 from ja_llm.vocab.base import load_tokenizer
 
 
@@ -106,6 +106,15 @@ def test_everything_that_has_a_macro_reaches_the_loop(training, started, cache_d
         run.step.groups[0].rate == 0.5 and run.step.spikes.factor == 6.0 and run.step.ema_decay == 0.99 and run.profile == (3, 2)
     )
     assert "optimizers.Muon.beta" in text and "learning_rates.WarmupStableDecay.decay_steps = 5" in text
+
+
+def test_an_export_that_is_there_is_not_made_again(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr("ja_llm.interop.hf.export_hf", lambda model, folder: made.append((model, folder)))
+    (tmp_path / "export/4").mkdir(parents=True)
+    for step in (4, 8):
+        _export(str(tmp_path), step)
+    assert made == [(f"{tmp_path}@8", tmp_path / "export/8")]
 
 
 def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Several real processes over loopback as one run: equal losses, one asked to stop stops all, one that is silent is named."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -63,6 +64,19 @@ def test_two_processes_one_of_them_asked_to_stop(started, straight, metrics, tmp
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
     history = json.loads((directory / "run.json").read_text())["history"]
     assert [(entry["from_step"], entry["mesh"]["data"]) for entry in history] == [(0, 2), (saved, 1)]
+
+
+@pytest.mark.timeout(1800)
+def test_what_one_process_refuses_or_finds_damaged_all_know(started, straight, metrics, tmp_path):
+    directory = tmp_path / "two"
+    shutil.copytree(straight, directory)
+    processes = started(directory, STEPS, 2, RANDOM_SEED=7)  # only the first process looks at the ledger
+    assert wait(processes) == [2, 2], log(directory, 1)
+    assert all("holds a run with seed = 0, the command says 7" in log(directory, i) for i in range(2))
+    processes = started(directory, STEPS, 2, plants={"damaged": {"process": 1, "step": STEPS}}, EVAL_PERIOD=10)
+    assert wait(processes) == [0, 0], log(directory, 1)
+    assert "the run goes on from step 15" in log(directory, 0)
+    assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
 
 
 @pytest.mark.slow
