@@ -11,7 +11,7 @@ from typing import Any
 
 import gin
 
-from ja_llm.data.batches import Batch, BatchSource
+from ja_llm.data.batches import Batch, BatchIterator, BatchSource, iterate
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path
@@ -107,6 +107,10 @@ class StagedBatches:
         """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
         return self.sources[self.schedule.stage(step)].local(self.schedule.data_step(step), shard, num_shards)
 
+    def open(self, step: int, shard: int, shards: int, stop_step: int | None = None) -> BatchIterator:
+        """One host's rows of the batches of training step `step` and those behind it, read ahead; a context manager."""
+        return iterate(self, step, shard=shard, num_shards=shards, stop_step=stop_step)
+
     def statement(self, steps: int) -> dict[str, dict[str, Any]]:
         """What `steps` training steps read of each source: {task: {tokens, share, epochs, rows}}, all stages together."""
         begins = [first for first, _ in self.schedule.stages]
@@ -120,6 +124,20 @@ class StagedBatches:
                 entry["epochs"] += rows_here * part["share"] / part["rows"]
         total = sum(entry["tokens"] for entry in found.values())
         return {task: {**entry, "share": entry["tokens"] / max(total, 1)} for task, entry in found.items()}
+
+    def check_length(self) -> None:
+        """Refuse rows that a source can't fill even once.
+
+        Raises:
+          UsageError: a source has fewer tokens than a row.
+        """
+        for source in self.sources:
+            for task, part in source.statistics().items():
+                if part["pairs"] < self.length:
+                    raise UsageError(
+                        f"{source.directory}: TASK_FEATURE_LENGTHS asks for rows of {self.length} tokens, but {task} has {part['pairs']} in all; lower "
+                        "it, or give the task more documents."
+                    )
 
     def check_epochs(self, steps: int, caps: float | Mapping[str, float] | None) -> None:
         """Refuse a run that would repeat a source more often than allowed.

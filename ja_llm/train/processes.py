@@ -143,9 +143,22 @@ def _verdict(error: Exception | None) -> str:
     )
 
 
+class Stopped(JaLlmError):
+    """The run was asked to end, and is saved. Code 75 where the machine asked (SIGTERM, maintenance), so that a launcher starts it again; 1
+    where a person did (Ctrl-C).
+    """
+
+    def __init__(self, sentence: str, exit_code: int):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 class Stopping:
     """SIGTERM (preemption, a maintenance notice) and the first Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends
     at once. One process that is asked asks all: they agree on the step.
+
+    Attributes:
+      exit_code: with which to end, see `Stopped`.
     """
 
     # A process that is at step s has had the numbers of step s - 2, so none is more than two steps ahead.
@@ -155,11 +168,14 @@ class Stopping:
         self._asked = threading.Event()
         self._at: int | None = None
         self._client = client()
+        self.exit_code = RESTART
 
     def ask(self, number: int = 0, frame: Any = None) -> None:
         """A signal's handler."""
         if self._asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self._asked.is_set():
+            self.exit_code = 1 if number == signal.SIGINT else RESTART
         self._asked.set()
 
     def at(self, step: int) -> bool:
@@ -169,9 +185,9 @@ class Stopping:
         if self._at is None:
             if self._asked.is_set():
                 with contextlib.suppress(Exception):  # another process was first
-                    self._client.key_value_set(_STOP, str(step + self.AHEAD))
+                    self._client.key_value_set(_STOP, f"{step + self.AHEAD} {self.exit_code}")
             with contextlib.suppress(Exception):  # nobody has asked
-                self._at = int(self._client.key_value_try_get(_STOP))
+                self._at, self.exit_code = map(int, self._client.key_value_try_get(_STOP).split())
         return self._at is not None and step >= self._at
 
 
@@ -215,6 +231,14 @@ class Pulse:
     def close(self) -> None:
         """End the thread."""
         self._ended.set()
+
+    def beats(self) -> dict[int, str | None]:
+        """What each process's pulse said last, by its number; {} where the coordinator does not answer, or in a run of one process."""
+        found: dict[int, str | None] = {}
+        for rank in range(jax.process_count()) if self._client is not None else ():
+            with contextlib.suppress(Exception):  # has not begun yet
+                found[rank] = self._client.key_value_try_get(_pulse(rank))
+        return found
 
     def silent(self) -> str:
         """Who does not answer, or is behind the others, as words for a sentence; takes some periods."""

@@ -33,6 +33,10 @@ class Report:
         self.pending: tuple[int, Any] | None = None
         self.restart_clock()
 
+    def convention(self) -> str | None:
+        """What `mfu` is a share of and how its FLOPs are counted; None where the device's peak is not known, and there is none."""
+        return f"mfu is of {self._peak / 1e12:.4g} TFLOP/s a device; {flops.CONVENTION}." if self._peak else None
+
     def restart_clock(self) -> None:
         """What was done since the last fetch was no step."""
         self._clock = time.monotonic()

@@ -12,6 +12,9 @@ import jax
 
 from ja_llm.train.processes import RESTART, Pulse
 
+# Seconds without a sign of life of another process after which a run of several ends, whatever it is doing.
+SILENCE = 300.0
+
 # Seconds between the sentence and the end in a run of several processes: when one goes, the others' step fails at once, and when process 0
 # goes, which serves their questions, they are aborted; so all speak before any ends, and process 0 ends last.
 _STAYS, _COORDINATOR_STAYS = 10.0, 20.0
@@ -24,18 +27,24 @@ class Watchdog:
     every thread's stack, and one sentence that names the phase, the step and the process that is silent.
 
     Args:
-      timeout: seconds between two signs; None watches nothing. Give several times the slowest step; compilation, saving and
-        evaluation are not timed.
+      timeout: seconds between two signs of a step; None does not time them. Give several times the slowest step.
+      phase_timeout: seconds that anything else (compiling, saving, evaluating, reading a checkpoint) may take; None does not time it.
       end: called with the exit code.
+
+    In a run of several processes each also looks whether the others are alive, in every phase and without any timeout set: one that gives
+    no sign for SILENCE seconds is named, and all end.
     """
 
-    def __init__(self, timeout: float | None, end: Callable[[int], Any] = os._exit):
-        self._timeout, self._end = timeout, end
+    def __init__(self, timeout: float | None, phase_timeout: float | None = None, end: Callable[[int], Any] = os._exit):
+        self._timeout, self._phase_timeout, self._end = timeout, phase_timeout, end
         self._phase, self._step, self._since = "start", 0, time.monotonic()
         self._timed = False
         self._closed = threading.Event()
-        self.pulse = Pulse(period=2.0 if timeout is None else min(2.0, timeout / 10)) if timeout is not None else None
-        if timeout is not None:
+        least = min(t for t in (timeout, phase_timeout, SILENCE) if t is not None)
+        watched = timeout is not None or phase_timeout is not None or jax.process_count() > 1
+        self.pulse = Pulse(period=min(2.0, least / 10)) if watched else None
+        self._look = min(least / 4, 5.0)
+        if watched:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def sign(self, step: int, phase: str, timed: bool = True) -> None:
@@ -45,18 +54,25 @@ class Watchdog:
             self.pulse.step = step
 
     def _watch(self) -> None:
-        assert self._timeout is not None
-        while not self._closed.wait(min(self._timeout / 4, 5.0)):
-            waited = time.monotonic() - self._since
-            if self._timed and waited > self._timeout:
-                self._bark(waited)
+        heard: dict[int, tuple[str | None, float]] = {}  # rank -> what its pulse said last, and since when
+        while not self._closed.wait(self._look):
+            now = time.monotonic()
+            limit = self._timeout if self._timed else self._phase_timeout
+            if limit is not None and now - self._since > limit:
+                self._bark(now - self._since)
                 return
+            for rank, beat in (self.pulse.beats() if self.pulse is not None else {}).items():
+                if rank not in heard or heard[rank][0] != beat:
+                    heard[rank] = beat, now
+                elif now - heard[rank][1] > SILENCE:
+                    self._bark(now - self._since, f"process {rank} (gives no sign of life)")
+                    return
 
-    def _bark(self, waited: float) -> None:
+    def _bark(self, waited: float, silent: str | None = None) -> None:
         stream = sys.__stderr__ or sys.stderr
         faulthandler.dump_traceback(file=stream, all_threads=True)
-        waiting = "a batch of its data" if self._phase == "data" else "its results"
-        who = "" if jax.process_count() == 1 or self.pulse is None else f"; silent is {self.pulse.silent()}"
+        waiting = {"data": "a batch of its data", "step": "its results"}.get(self._phase, f"the end of its phase {self._phase!r}")
+        who = "" if jax.process_count() == 1 or self.pulse is None else f"; silent is {silent or self.pulse.silent()}"
         print(
             f"ja-llm: step {self._step}: process {jax.process_index()} has waited {waited:.0f} s for {waiting}{who}; it ends with "
             f"code {RESTART}, start the same command again (all processes of it) to go on from the last checkpoint.",

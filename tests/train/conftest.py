@@ -124,7 +124,9 @@ class Training:
         flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=300"
         return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
-    def start(self, model_dir: Path, steps: int, count: int = 1, plants: dict | None = None, **macros) -> list[subprocess.Popen]:
+    def start(
+        self, model_dir: Path, steps: int, count: int = 1, devices: int = 1, plants: dict | None = None, **macros
+    ) -> list[subprocess.Popen]:
         """The command in `count` processes that are one run, with faults of planted.py; output goes to files beside the run."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -136,7 +138,7 @@ class Training:
             command = [*self.command(model_dir, steps, **macros), *(flags if count > 1 else [])]
             if plants:
                 command[1:3] = [str(Path(__file__).with_name("planted.py")), json.dumps(plants)]
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment()))
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment(devices)))
             log.close()
         return processes
 

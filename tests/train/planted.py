@@ -1,6 +1,8 @@
 """`ja-llm train` in a process of its own with faults planted in it: `python planted.py PLANTS train ...`, PLANTS as JSON.
 
 {"damaged": {"process": 1, "step": 20}}   that process, and no other, finds the checkpoint of that step damaged
+{"record": {"path": "ids"}}               each batch that is read appends a line: [step, shard, shards, [[task, row], ...]]
+{"slow_save": {"seconds": 0.5}}           so long a save stays under its temporary name
 """
 
 import json
@@ -23,7 +25,36 @@ def damaged(process: int, step: int) -> None:
     checkpoints.read_arrays = find
 
 
-PLANTS = {"damaged": damaged}
+def record(path: str) -> None:
+    from ja_llm.data.stages import StagedBatches
+
+    read = StagedBatches.at
+
+    def at(self, step, shard, shards):
+        source = self.sources[self.schedule.stage(step)]
+        line = json.dumps([step, shard, shards, source._rows(self.schedule.data_step(step), shard, shards)])
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        return read(self, step, shard, shards)
+
+    StagedBatches.at = at
+
+
+def slow_save(seconds: float) -> None:
+    import time
+
+    from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
+
+    finalize = AtomicRenameTemporaryPath.finalize
+
+    async def slowly(self, *arguments, **named):
+        time.sleep(seconds)
+        return await finalize(self, *arguments, **named)
+
+    AtomicRenameTemporaryPath.finalize = slowly
+
+
+PLANTS = {"damaged": damaged, "record": record, "slow_save": slow_save}
 
 if __name__ == "__main__":
     from ja_llm.cli import main

@@ -1,5 +1,11 @@
 """What a checkpoint that can't be written is said to be, whoever writes it and however it learns of it."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -63,3 +69,59 @@ def test_a_runs_checkpoint(tmp_path, monkeypatch, method, error, says):
 def sentence(caught, path, says):
     text = str(caught.value)
     assert text.startswith(path) and says in text and len(text.splitlines()) == 1
+
+
+FILLS = """
+import json, os, shutil, sys
+sys.path.insert(0, sys.argv[1])
+import test_faults as t
+from pathlib import Path
+from ja_llm.errors import JaLlmError
+from ja_llm.train.checkpoints import model_steps
+
+disk, ask, saves = Path(sys.argv[2]), shutil.disk_usage, []
+
+def fill_behind(path):  # the room is there when it is looked at, and gone when the save writes
+    found = ask(path)
+    saves.append(path)
+    if len(saves) == 2:
+        with open(disk / "filler", "wb") as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            except OSError:
+                pass
+    return found
+
+def train():
+    source = t.Source()
+    config = t.RunConfig(disk / "run", 12, mesh={"data": 1}, checkpoint_period=4)
+    t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(peak=3e-2, warmup_steps=1), identity={})
+
+shutil.disk_usage = fill_behind
+try:
+    train()
+    said = "nothing"
+except JaLlmError as error:
+    said = str(error)
+kept = model_steps(disk / "run")
+(disk / "filler").unlink(missing_ok=True)
+train()
+print(json.dumps([said, kept, [line["loss"] for line in t.lines(disk / "run")]]))
+"""
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_save_keeps_what_was_saved_before(tmp_path):
+    """A real one, of 8 MB, in a namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    within = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=8m none "$0" && exec "$@"', str(disk)]
+    if subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a small disk")
+    command = [*within, sys.executable, "-c", FILLS, str(Path(__file__).parent), str(disk)]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=280)
+    assert found.returncode == 0, found.stderr
+    said, kept, losses = json.loads(found.stdout.splitlines()[-1])
+    assert "the disk is full; free some space" in said and str(disk) in said
+    assert kept == [4] and len(losses) == 12
