@@ -8,6 +8,7 @@ from ja_llm.errors import UsageError
 from ja_llm.train.groups import Group
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.lora import Lora
+from ja_llm.train.maintenance import SOURCES
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.settings import is_number, is_whole
 from ja_llm.train.spikes import SpikeDetector
@@ -38,15 +39,17 @@ _NUMBERS = {
     "peak_tflops": ("train.peak_tflops", "a number above 0", lambda x: x > 0, True),
 }
 # Argument -> (how a person binds it, kind, an example, whether None may stand there)
-_OBJECTS = {
+_OBJECTS: dict[str, tuple[str, type, str, bool]] = {
     "optimizer": ("OPTIMIZER", Optimizer, "@optimizers.AdamW()", False),
     "schedule": ("SCHEDULE", Schedule, "@learning_rates.WarmupCosine()", False),
     "spikes": ("SPIKES", SpikeDetector, "@spikes.SpikeDetector()", True),
     "lora": ("LORA", Lora, "@lora.Lora()", True),
 }
-_SEVERAL = {
+# Argument -> (how a person binds it, kind of each entry, an example)
+_SEVERAL: dict[str, tuple[str, type, str]] = {
     "groups": ("GROUPS", Group, "(@low/groups.Group(),)"),
     "stages": ("STAGES", Stage, "(@anneal/stages.Stage(),)"),
+    "accept": ("train.accept", str, "('data',)"),
     "eval_tasks": ("train.eval_tasks", str, "('jcommonsenseqa',)"),
 }
 _MAPPINGS = {"mesh": "MESH", "dcn_mesh": "DCN_MESH", "model_overrides": "MODEL_OVERRIDES"}
@@ -72,8 +75,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"{name} is {_shown(given[key])}; give an object, with brackets, e.g. {example}{', or None' * optional}."
             )
-    for key, (name, kind, example) in _SEVERAL.items():
-        if not _is_sequence(given[key]) or not all(isinstance(value, kind) for value in given[key]):
+    for key, (name, entry, example) in _SEVERAL.items():
+        if not _is_sequence(given[key]) or not all(isinstance(value, entry) for value in given[key]):
             raise UsageError(
                 f"{name} is {_shown(given[key])}; give a tuple, e.g. {example}; the comma makes one of a single entry."
             )
@@ -99,6 +102,9 @@ def _check_others(given: Mapping[str, Any]) -> None:
     limits = caps.values() if isinstance(caps, Mapping) else [] if caps is None else [caps]
     if not all(is_number(limit) and limit > 0 for limit in limits):
         raise UsageError(f"MAX_EPOCHS is {caps!r}; give a number above 0, {{'task': number}}, or None.")
+    source = given["maintenance"]
+    if source is not None and not (isinstance(source, str) and (source in SOURCES or "://" in source)):
+        raise UsageError(f"train.maintenance is {source!r}; give {' or '.join(map(repr, SOURCES))}, a URL, or None.")
     period, every = given["export_period"], given["checkpoint_period"]
     if period is not None and period % every:
         raise UsageError(f"EXPORT_PERIOD is {period}; give a multiple of CHECKPOINT_PERIOD ({every}).")

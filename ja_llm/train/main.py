@@ -162,18 +162,23 @@ def train(
     for path in (cache_dir, model_dir, initial_checkpoint_path):
         local_path(path or "")
     length = task_feature_lengths["targets"]
-    # Other data are read as if they had been the run's from the beginning: what was skipped of the old ones says nothing of them.
-    stored = None if "data" in accept else _stored_schedule(Path(model_dir) / "run.json", data_schedule)
-    batches = StagedBatches(
+    ledger = Path(model_dir) / "run.json"
+    stored = _stored_schedule(ledger, data_schedule)
+    open_batches = functools.partial(
+        StagedBatches,
         cache_dir,
         stages,
         length=length,
         batch_size=batch_size,
         seed=random_seed,
         packing=packing,
-        stored=stored,
         from_step=(model_steps(Path(model_dir)) or [0])[-1],
     )
+    batches = open_batches(stored=None if "data" in accept else stored)
+    if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
+        # Accepted before, or not needed. (Other data are read as if they had been the run's from the beginning: what it passed over of the
+        # old ones says nothing of them.)
+        batches = open_batches(stored=stored)
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
         raise UsageError(
@@ -331,6 +336,11 @@ def _stored_schedule(ledger: Path, other: str | None) -> Any:
     path = ledger if ledger.exists() else Path(other) if other else None
     value = read_json(path, "ledger").get("data_schedule") if path else None
     return DataSchedule.from_json(value) if value else None
+
+
+def _data_of(ledger: Path) -> Any:
+    """Fingerprint of the data that a run is on."""
+    return read_json(ledger, "ledger").get("identity", {}).get("data")
 
 
 def _export(model_dir: str, step: int) -> None:

@@ -1,5 +1,7 @@
 """What the training command makes of gin, without training."""
 
+import json
+
 import pytest
 
 from ja_llm.cli import main
@@ -157,6 +159,8 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
         ({"EMA_DECAY": 2}, "EMA_DECAY is 2; give a number between 0 and 1"),
         ({"MAX_ROLLBACKS": -1}, "MAX_ROLLBACKS is -1"),
         ({"Z_LOSS": "x"}, "Z_LOSS is 'x'; give a number of 0 or more"),
+        ({"train.accept": "data"}, "train.accept is 'data'; give a tuple"),
+        ({"train.maintenance": "gcp"}, "train.maintenance is 'gcp'; give 'gce', a URL, or None"),
         ({"EXPORT_PERIOD": 7}, "EXPORT_PERIOD is 7; give a multiple of CHECKPOINT_PERIOD (5)"),
         ({"TASK_FEATURE_LENGTHS": "{'targets': 60000}"}, "rows of 60000 tokens, but web_"),
     ],
@@ -209,3 +213,19 @@ def test_a_wrong_length_of_the_anneal_is_refused():
         remaining(16, 10, 5)
     with pytest.raises(UsageError, match="there must be one or more"):
         remaining(10, 10)
+
+
+def test_other_data_that_are_accepted_begin_without_what_the_run_passed_over_of_its_own(training, tmp_path, monkeypatch):
+    """And once they are the run's, what is passed over of them stays, whatever the command goes on saying."""
+    found = []
+    monkeypatch.setattr(loop, "run", lambda config, model, tokenizer, batches, *_, **__: found.append(batches))
+
+    def start(data, mixture):
+        schedule = {"stages": [{"from_step": 0, "mixture": mixture}], "skips": [{"stage": 0, "from": 2, "to": 4}]}
+        (tmp_path / "run.json").write_text(json.dumps({"identity": {"data": data}, "data_schedule": schedule}))
+        assert main([*training.command(tmp_path, 20)[3:], "--gin_bindings=main.train.accept = ('data',)"]) == 0
+        return found[-1]
+
+    other = start("0" * 64, "1" * 64)
+    assert other.schedule.skips == ()
+    assert start(other.fingerprint, other.mixture).schedule.skips == ((0, 2, 4),)
