@@ -49,8 +49,8 @@ class Monitors:
     def __enter__(self) -> "Monitors":
         return self
 
-    def __exit__(self, *unused: object) -> None:
-        self._watchdog.close()
+    def __exit__(self, kind: object, *unused: object) -> None:
+        self._watchdog.close(ended=kind is None)
         self._end_trace()
         self._goodput.phase("checkpoint")
         self._goodput.write()

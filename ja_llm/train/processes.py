@@ -206,6 +206,11 @@ def stop_on_signals() -> Iterator[Stopping]:
             signal.signal(number, handler)
 
 
+# What a pulse says of a process that has done its work ("beats step" otherwise), and who is silent where nobody can be asked.
+ENDED = "ended -1"
+COORDINATOR = "process 0 (the coordinator, which does not answer)"
+
+
 class Pulse:
     """Each process's sign of life: a counter in the key-value store, written by a thread every `period` seconds.
 
@@ -228,13 +233,17 @@ class Pulse:
             with contextlib.suppress(Exception):  # who can't be reached is found out by who asks
                 self._client.key_value_set(_pulse(jax.process_index()), f"{self._beats} {self.step}", allow_overwrite=True)
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, ended: bool = False) -> None:
+        """End the thread; `ended`: tell the others that this process has done its work."""
         self._ended.set()
+        if ended and self._client is not None:
+            self._thread.join(timeout=2 * self._period)
+            with contextlib.suppress(Exception):
+                self._client.key_value_set(_pulse(jax.process_index()), ENDED, allow_overwrite=True)
 
-    def beats(self) -> dict[int, str | None]:
+    def beats(self) -> dict[int, str]:
         """What each process's pulse said last, by its number; {} where the coordinator does not answer, or in a run of one process."""
-        found: dict[int, str | None] = {}
+        found: dict[int, str] = {}
         for rank in range(jax.process_count()) if self._client is not None else ():
             with contextlib.suppress(Exception):  # has not begun yet
                 found[rank] = self._client.key_value_try_get(_pulse(rank))
@@ -250,7 +259,7 @@ class Pulse:
         reader.start()
         reader.join(timeout=12 * self._period + 10)
         if reader.is_alive() or not second:
-            return "process 0 (the coordinator, which does not answer)"
+            return COORDINATOR
         still = [rank for rank in range(jax.process_count()) if first.get(rank) == second.get(rank)]
         if still:
             return f"process {', '.join(map(str, still))} (gives no sign of life)"

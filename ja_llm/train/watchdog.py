@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ja_llm.train.processes import RESTART, Pulse
+from ja_llm.train.processes import COORDINATOR, ENDED, RESTART, Pulse
 
 # Seconds without a sign of life of another process after which a run of several ends, whatever it is doing.
 SILENCE = 300.0
@@ -44,8 +44,12 @@ class Watchdog:
         watched = timeout is not None or phase_timeout is not None or jax.process_count() > 1
         self.pulse = Pulse(period=min(2.0, least / 10)) if watched else None
         self._look = min(least / 4, 5.0)
+        self._heard: dict[int, tuple[str, float]] = {}  # rank -> what its pulse said last, and since when
+        self._answered = time.monotonic()
         if watched:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        if jax.process_count() > 1:
+            threading.Thread(target=self._listen, name="listener", daemon=True).start()
 
     def sign(self, step: int, phase: str, timed: bool = True) -> None:
         """The loop is at `step` and begins `phase` ("data", "step"); with `timed` False it may take as long as it likes."""
@@ -54,19 +58,35 @@ class Watchdog:
             self.pulse.step = step
 
     def _watch(self) -> None:
-        heard: dict[int, tuple[str | None, float]] = {}  # rank -> what its pulse said last, and since when
         while not self._closed.wait(self._look):
             now = time.monotonic()
             limit = self._timeout if self._timed else self._phase_timeout
             if limit is not None and now - self._since > limit:
                 self._bark(now - self._since)
                 return
-            for rank, beat in (self.pulse.beats() if self.pulse is not None else {}).items():
-                if rank not in heard or heard[rank][0] != beat:
-                    heard[rank] = beat, now
-                elif now - heard[rank][1] > SILENCE:
-                    self._bark(now - self._since, f"process {rank} (gives no sign of life)")
-                    return
+            if (silent := self._silent(now)) is not None:
+                self._bark(now - self._since, silent)
+                return
+
+    def _listen(self) -> None:
+        """Hear the others' pulses; in a thread of its own, for a question to a coordinator that is stopped never comes back."""
+        assert self.pulse is not None
+        while not self._closed.wait(self._look):
+            beats, now = self.pulse.beats(), time.monotonic()
+            self._answered = now if beats else self._answered
+            for rank, beat in beats.items():
+                if rank not in self._heard or self._heard[rank][0] != beat:
+                    self._heard[rank] = beat, now
+
+    def _silent(self, now: float) -> str | None:
+        """The process that has given no sign of life for too long."""
+        if jax.process_count() == 1:
+            return None
+        if now - self._answered > SILENCE:
+            return COORDINATOR
+        still = (rank for rank, (beat, since) in self._heard.items() if beat != ENDED and now - since > SILENCE)
+        rank = next(still, None)
+        return None if rank is None else f"process {rank} (gives no sign of life)"
 
     def _bark(self, waited: float, silent: str | None = None) -> None:
         stream = sys.__stderr__ or sys.stderr
@@ -83,11 +103,11 @@ class Watchdog:
             time.sleep(_COORDINATOR_STAYS if jax.process_index() == 0 else _STAYS)
         self._end(RESTART)
 
-    def close(self) -> None:
-        """End the watch."""
+    def close(self, ended: bool = False) -> None:
+        """End the watch; `ended`: this process has done all of its work, so that the others shall not miss it."""
         self._closed.set()
         if self.pulse is not None:
-            self.pulse.close()
+            self.pulse.close(ended)
 
     def __enter__(self) -> "Watchdog":
         return self

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import itertools
 import json
 import math
 import os
@@ -253,31 +254,41 @@ def test_a_phase_that_is_no_step_has_its_own_time(capfd):
     assert ended == [75] and "for the end of its phase 'evaluation'" in capfd.readouterr().err
 
 
-def test_a_silent_process_is_named_whatever_the_others_do(capfd, monkeypatch):
-    """It stops while the others evaluate, which nobody times."""
-    monkeypatch.setattr(watchdog, "SILENCE", 0.5)
+@pytest.mark.parametrize(
+    ("beats", "says"),
+    [
+        (lambda n: {0: str(n), 1: "7 3"}, "silent is process 1 (gives no sign of life)"),
+        (
+            lambda n: {0: str(n), 1: str(n)} if n < 3 else time.sleep(3600),
+            "silent is process 0 (the coordinator, which does not answer)",
+        ),
+        (lambda n: {0: str(n), 1: watchdog.ENDED}, None),
+    ],
+    ids=["stopped", "coordinator stopped", "ended"],
+)
+def test_a_silent_process_is_named_whatever_the_others_do(capfd, monkeypatch, beats, says):
+    """It stops while the others evaluate, which nobody times; one that has done its work is not missed."""
+    monkeypatch.setattr(watchdog, "SILENCE", 0.8)
     monkeypatch.setattr(watchdog, "_COORDINATOR_STAYS", 0.0)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    beats = iter(range(1000))
+    count = itertools.count()
 
     class Beating(watchdog.Pulse):
         def __init__(self, period):
-            self.step, self._client = -1, None
+            self.step, self._client, self._ended = -1, None, threading.Event()
 
         def beats(self):
-            return {0: str(next(beats)), 1: "7 3"}
-
-        def close(self):
-            pass
+            return beats(next(count))
 
     monkeypatch.setattr(watchdog, "Pulse", Beating)
     ended = []
     with Watchdog(None, end=ended.append) as dog:
         dog.sign(3, "evaluation", timed=False)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + (30 if says else 2)
         while not ended and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert ended == [75] and "silent is process 1 (gives no sign of life)" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert (ended == [75] and says in said) if says else not ended
 
 
 def test_a_source_that_hangs_in_a_run_ends_the_process_at_its_step(tmp_path):
