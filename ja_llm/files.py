@@ -116,6 +116,37 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def first_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder of this process alone; rename it to `path` if the block succeeds and nobody was first.
+
+    For what several processes may make at the same time, each alike: a `path` that is there is never replaced. What killed processes
+    left is removed after a day.
+    """
+    path = Path(path)
+    with _as_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if left.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(left, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)
+    try:
+        with _as_sentence(path):
+            yield temporary
+            if not path.is_dir():
+                with contextlib.suppress(
+                    OSError
+                ):  # another was first in this moment: a folder that holds something is not replaced
+                    os.rename(temporary, path)
+                if not path.is_dir():
+                    raise OSError(f"{temporary} could not be renamed")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _as_sentence(path: Path) -> Iterator[None]:
     try:
         yield

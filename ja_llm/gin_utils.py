@@ -115,9 +115,25 @@ def _bind(files: list[str], bindings: list[str]) -> None:
         # Not finalised: rooms that are imported later register their configurables then, and a locked gin refuses them.
         gin.parse_config_files_and_bindings(files, bindings, finalize_config=False, skip_unknown=False)
     except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
-        raise UsageError(f"gin configuration ({', '.join([*files, *bindings])}): {_reason(error)}.") from error
+        raise UsageError(f"gin configuration: {_reason(error)}.") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def unbound(error: TypeError) -> UsageError | None:
+    """The sentence for a configurable that was called without all of its arguments; None where `error` is something else."""
+    lacks = re.search(r"No values supplied by Gin or caller for arguments: \[(.*?)\]", str(error))
+    which = re.search(r"In call to configurable '([\w./]+)' \(<(?:class|function) '?([\w.]*)", str(error))
+    if not lacks or not which:
+        return None
+    names = re.findall(r"'(\w+)'", lacks[1])
+    module = which[2].split(".")[-2] if which[2].count(".") else ""
+    target = which[1] if "." in which[1] or not module else f"{module}.{which[1]}"
+    return UsageError(
+        f"{target} has no value for {', '.join(names)}; add "
+        + " ".join(f'--gin_bindings="{target}.{name} = VALUE"' for name in names)
+        + "."
+    )
 
 
 def _reason(error: Exception) -> str:

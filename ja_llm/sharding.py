@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax.linen import partitioning
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental import mesh_utils
@@ -182,17 +183,44 @@ def check_batch(mesh: Mesh, rules: Rules, batch_size: int, length: int, microbat
             raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {split}.")
 
 
-def check_hosts(mesh: Mesh) -> None:
-    """Refuse a mesh whose rows of the batch are shared by several hosts: each host reads its own rows.
+def host_shard(mesh: Any, rules: Rules = DEFAULT_RULES, host: int | None = None) -> tuple[int, int]:
+    """(shard, shards): which part of a batch's rows a host reads, as it holds them by `batch_sharding`.
+
+    Args:
+      mesh: the mesh; its devices know their `process_index`.
+      rules: logical axis rules.
+      host: number of the process; this one when None.
 
     Raises:
-      UsageError: the axes that do not split the batch's rows are larger than a host.
+      UsageError: two hosts hold the same rows, or parts of a row: each host reads whole rows, and no other reads them.
     """
-    if jax.process_count() > 1 and mesh.shape["tensor"] * mesh.shape["context"] > jax.local_device_count():
-        raise UsageError(
-            f"MESH spreads tensor x context over {mesh.shape['tensor'] * mesh.shape['context']} devices, a host has "
-            f"{jax.local_device_count()}; keep these two axes inside a host."
-        )
+    owners = np.array([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    batch, length = partition_spec(("batch", "length"), rules)
+    rows, columns = _blocks(mesh, batch), _blocks(mesh, length)
+    first: dict[int, int] = {}  # first block of rows -> host
+    taken: set[int] = set()
+    for process in sorted(set(owners.flat)):
+        own = {int(block) for block in rows[owners == process]}
+        if own & taken or len(set(columns[owners == process])) != parts(mesh, length):
+            over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
+            said = ", ".join(_as_tuple(batch)) or "no axis"
+            raise UsageError(
+                f"MESH ({over}) gives several hosts parts of the same rows of a batch, but each host reads rows of its own; the rules split "
+                f"rows over {said}: let these axes go across the hosts (MESH, or DCN_MESH), and all others stay inside one."
+            )
+        taken |= own
+        first[min(own)] = process
+    order = [first[block] for block in sorted(first)]
+    return order.index(jax.process_index() if host is None else host), len(order)
+
+
+def _blocks(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> np.ndarray:
+    """int array of the mesh's shape: which part of a dimension with these mesh axes each device holds."""
+    number = np.zeros(mesh.devices.shape, int)
+    for axis in _as_tuple(mesh_axes):
+        place = mesh.axis_names.index(axis)
+        number = number * mesh.shape[axis] + np.indices(mesh.devices.shape)[place]
+    return number
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
@@ -137,3 +139,51 @@ def test_four_devices_give_the_losses_and_parameters_of_one():
     for got in (tensor, fsdp):
         assert got["four"] == pytest.approx(got["one"], rel=1e-6) and got["one"][2] < got["one"][0]
         assert got["parameters"] < 1e-5
+
+
+class Hosts:
+    """As much of a mesh as says which host has which device: hosts take devices in order, as a pod's do."""
+
+    def __init__(self, per_host: int, **sizes: int):
+        self.axis_names = sharding.MESH_AXES
+        self.shape = {name: sizes.get(name, 1) for name in self.axis_names}
+        count = np.prod(list(self.shape.values()))
+        owners = [types.SimpleNamespace(process_index=i // per_host) for i in range(count)]
+        self.devices = np.array(owners, object).reshape(tuple(self.shape.values()))
+
+
+@pytest.mark.parametrize(
+    ("per_host", "sizes"),
+    [
+        (1, {"data": 2}),
+        (1, {"fsdp": 4}),
+        (2, {"data": 2, "expert": 2}),
+        (4, {"data": 2, "tensor": 4}),
+        (2, {"fsdp": 4, "tensor": 2}),
+    ],
+)
+def test_hosts_read_different_rows_and_together_all(per_host, sizes):
+    hosts = Hosts(per_host, **sizes)
+    count = hosts.devices.size // per_host
+    assert [sharding.host_shard(hosts, host=host) for host in range(count)] == [(host, count) for host in range(count)]
+
+
+def test_a_host_reads_the_rows_that_it_holds():
+    hosts = Hosts(1, data=2)
+    hosts.devices = hosts.devices[::-1]  # the second host's device stands first in the mesh
+    assert [sharding.host_shard(hosts, host=host) for host in range(2)] == [(1, 2), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("per_host", "sizes", "rules"),
+    [
+        (1, {"expert": 2}, sharding.DEFAULT_RULES),
+        (1, {"tensor": 2}, sharding.DEFAULT_RULES),
+        (1, {"context": 2}, sharding.DEFAULT_RULES),
+        (1, {"fsdp": 2}, (("batch", "data"), ("embed", "fsdp"))),
+        (2, {"data": 2, "tensor": 4}, sharding.DEFAULT_RULES),
+    ],
+)
+def test_a_mesh_that_gives_two_hosts_the_same_rows_is_refused(per_host, sizes, rules):
+    with pytest.raises(UsageError, match="gives several hosts parts of the same rows"):
+        sharding.host_shard(Hosts(per_host, **sizes), rules, host=0)

@@ -13,6 +13,17 @@ def cache(verbs) -> None:
         for module in args.module:
             _import_module(module)
 
+        from ja_llm.data.seqio_cache import cache_seqio, known
+
+        if (rates := known(args.task)) is not None:
+            if args.documents:
+                raise UsageError(f"--documents: {args.task!r} is seqio's, and reads its own source; leave it out.")
+            print(format_cache(cache_seqio(args.task, rates, args.vocab, args.out, seed=args.seed)))
+            return
+        if not args.documents:
+            raise UsageError(
+                "--documents DIR is needed: the document set that the task reads (only a task of seqio's own has its source itself)."
+            )
         documents = parse_documents(args.documents, args.task)
         print(format_cache(cache(args.task, args.vocab, documents, args.out, seed=args.seed)))
 
@@ -23,20 +34,20 @@ def cache(verbs) -> None:
         "Resolve a task or mixture into token stores; training then needs no TensorFlow.",
         "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens",
     )
-    parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture")
+    parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture, ours or seqio's")
     parser.add_argument(
         "--module",
         action="append",
         default=[],
         metavar="M",
-        help="import this module first: your own add_task and add_mixture (repeat)",
+        help="import this module first: your own add_task and add_mixture, or seqio.TaskRegistry.add and seqio.MixtureRegistry.add (repeat)",
     )
     parser.add_argument("--vocab", type=path, required=True, metavar="DIR", help="folder of a tokenizer")
     parser.add_argument(
         "--documents",
         type=path,
         action="append",
-        required=True,
+        default=[],
         metavar="DIR",
         help="document set; where a mixture reads several, NAME=DIR for each, e.g. --documents web=data/corpus --documents wiki=data/wiki (a DIR without a name serves all others)",
     )

@@ -79,7 +79,7 @@ class BatchSource:
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
-        self._packing, self._already = packing, dict(read or {})
+        self._packing = packing
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
@@ -92,7 +92,11 @@ class BatchSource:
                 "split": split,
             }
         )
-        self._order = self._mixed_rows()
+        self.goes_on_after(read or {})
+
+    def goes_on_after(self, read: Mapping[str, int]) -> None:
+        """Begin each member's order behind the rows that were read of it: {identity of a member: rows}."""
+        self._order = self._mixed_rows(read)
 
     def _open_members(self, entries: list[dict[str, Any]]) -> list[_Member]:
         chosen = [(entry, entry["splits"][self.split]) for entry in entries if self.split in entry["splits"]]
@@ -124,7 +128,7 @@ class BatchSource:
             members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
         return members
 
-    def _mixed_rows(self) -> grain.MapDataset:
+    def _mixed_rows(self, read: Mapping[str, int]) -> grain.MapDataset:
         """The endless order of (member, row in member)."""
         parts = []
         for number, member in enumerate(self._members):
@@ -132,7 +136,7 @@ class BatchSource:
             # Own seeds: with one seed for all, members of equal size would be shuffled alike.
             digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
             rows = rows.shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
-            if done := self._already.get(_identity(member), 0):
+            if done := read.get(_identity(member), 0):
                 rows = rows.slice(slice(done, None))
             parts.append(rows.map(_Tag(number)))
         return grain.MapDataset.mix(parts, weights=self._weights())

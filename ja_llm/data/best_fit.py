@@ -8,7 +8,7 @@ import numpy as np
 
 from ja_llm.data.packing import Span, check_pairs
 from ja_llm.errors import JaLlmError
-from ja_llm.files import atomic_directory, sha256_json
+from ja_llm.files import first_directory, sha256_json
 
 BLOCK_TOKENS = 1 << 20
 
@@ -48,7 +48,7 @@ class BestFit:
         if not path.is_dir():
             starts, pieces = _plan(offsets, self.length, block_tokens)
             try:
-                with atomic_directory(path) as temporary:
+                with first_directory(path) as temporary:
                     np.save(temporary / "starts.npy", starts)
                     np.save(temporary / "pieces.npy", pieces)
             except JaLlmError:  # a cache that may only be read

@@ -41,7 +41,10 @@ class DataSchedule:
     def data_step(self, step: int) -> int:
         """The data step, counted from the start of its stage, that training step `step` reads."""
         stage = self.stage(step)
-        data_step = step - self.stages[stage][0]
+        return self.batches_before(stage, step - self.stages[stage][0])
+
+    def batches_before(self, stage: int, data_step: int) -> int:
+        """How many batches of a stage are read or passed over before the one that its training step `data_step` (from 0) reads."""
         for _, first, stop in sorted(skip for skip in self.skips if skip[0] == stage):
             # Sorted and disjoint: whatever starts at or before the present position pushes it on.
             if first <= data_step:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gin
 
-from ja_llm.data.batches import Batch, BatchSource
+from ja_llm.data.batches import Batch, BatchIterator, BatchSource, iterate
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path
@@ -63,11 +63,9 @@ class StagedBatches:
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
-        begins = [0, *(stage.from_step for stage in stages)]
-        for place, begin in zip([str(cache_dir), *(stage.cache_dir for stage in stages)], begins, strict=True):
+        for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
             local_path(place)
-            read = self._read_until(begin, begins)
-            source = BatchSource(place, length, batch_size, seed, packing=packing, read=read)
+            source = BatchSource(place, length, batch_size, seed, packing=packing)
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)
@@ -87,17 +85,31 @@ class StagedBatches:
             schedule = schedule.with_stage(stage.from_step, source.mixture)
         self.schedule = schedule if stored is None else stored.extended(schedule, from_step)
 
-    def _read_until(self, begin: int, begins: list[int]) -> dict[str, int]:
-        """Rows of each member (by its identity) that the stages before step `begin` read."""
-        read: dict[str, int] = {}
-        for source, start, stop in zip(self.sources, begins, begins[1:], strict=False):
-            for identity, rows in source.rows_read((min(stop, begin) - start) * self.batch_size).items():
-                read[identity] = read.get(identity, 0) + rows
-        return read
+    @property
+    def schedule(self) -> DataSchedule:
+        """The data schedule in force."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: DataSchedule) -> None:
+        """A longer schedule: what it passes over in a stage counts as read for the stages behind."""
+        self._schedule = schedule
+        begins, read = [first for first, _ in schedule.stages], dict[str, int]()
+        for number, source in enumerate(self.sources):
+            if number:
+                source.goes_on_after(read)
+            if number + 1 < len(begins):
+                batches = schedule.batches_before(number, begins[number + 1] - begins[number])
+                for identity, rows in source.rows_read(batches * self.batch_size).items():
+                    read[identity] = read.get(identity, 0) + rows
 
     def at(self, step: int, shard: int, num_shards: int) -> Batch:
         """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
         return self.sources[self.schedule.stage(step)].local(self.schedule.data_step(step), shard, num_shards)
+
+    def open(self, step: int, shard: int, shards: int, stop_step: int | None = None) -> BatchIterator:
+        """One host's rows of the batches of training step `step` and those behind it, read ahead; a context manager."""
+        return iterate(self, step, shard=shard, num_shards=shards, stop_step=stop_step)
 
     def statement(self, steps: int) -> dict[str, dict[str, Any]]:
         """What `steps` training steps read of each source: {task: {tokens, share, epochs, rows}}, all stages together."""
@@ -112,6 +124,20 @@ class StagedBatches:
                 entry["epochs"] += rows_here * part["share"] / part["rows"]
         total = sum(entry["tokens"] for entry in found.values())
         return {task: {**entry, "share": entry["tokens"] / max(total, 1)} for task, entry in found.items()}
+
+    def check_length(self) -> None:
+        """Refuse rows that a source can't fill even once.
+
+        Raises:
+          UsageError: a source has fewer tokens than a row.
+        """
+        for source in self.sources:
+            for task, part in source.statistics().items():
+                if part["pairs"] < self.length:
+                    raise UsageError(
+                        f"{source.directory}: TASK_FEATURE_LENGTHS asks for rows of {self.length} tokens, but {task} has {part['pairs']} in all; lower "
+                        "it, or give the task more documents."
+                    )
 
     def check_epochs(self, steps: int, caps: float | Mapping[str, float] | None) -> None:
         """Refuse a run that would repeat a source more often than allowed.

@@ -198,6 +198,7 @@ class TokenStore:
 
     def __init__(self, path: Path, value: dict[str, Any], arrays: dict[str, Any], in_memory: bool):
         self.path, self.manifest, self.fingerprint = path, value, manifest.fingerprint(value)
+        self._stamp = _stamp(path)
         self._ids, self._bytes = arrays["ids"], arrays["bytes"]
         self.offsets: np.ndarray = self._call(arrays["offsets"].read())
         self._tokens = arrays["tokens"]
@@ -262,10 +263,23 @@ class TokenStore:
         if self.in_memory:
             return [self._tokens[start:stop] for start, stop in ranges]
         futures = [self._tokens[start:stop].read() for start, stop in ranges]
-        values = [self._call(future) for future in futures]
-        for value in values:
-            self._check(value)
+        try:
+            values = [self._call(future) for future in futures]
+            for value in values:
+                self._check(value)
+        except JaLlmError:
+            self._check_unchanged()
+            raise
+        self._check_unchanged()
         return values
+
+    def _check_unchanged(self) -> None:
+        """Offsets are in memory since the store was opened; of another store's tokens, whole as they may be, they would cut nonsense."""
+        if _stamp(self.path) != self._stamp:
+            raise JaLlmError(
+                f"{self.path}: this token store was written again or taken away since it was opened; put the one back that the run began with, or "
+                "begin a new run on this one."
+            )
 
     def document(self, index: int) -> np.ndarray:
         """Document `index`: its BOS ... EOS stream, int32."""
@@ -301,6 +315,15 @@ class TokenStore:
             raise JaLlmError(
                 f"{self.path}: a chunk of this token store is damaged ({_first(error)}); make the cache again."
             ) from error
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a store's manifest is written again; a store is written manifest last, and then renamed into its place."""
+    try:
+        found = os.stat(path / manifest.NAME)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _first(error: Exception) -> str:

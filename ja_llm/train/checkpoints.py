@@ -28,6 +28,7 @@ from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_j
 from ja_llm.models.config import DecoderConfig
 from ja_llm.train.checkpoint_errors import Damaged, readable, writable
 from ja_llm.train.digests import digests, first_difference
+from ja_llm.train.processes import together
 from ja_llm.train.retention import Best, preservation, superfluous
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
@@ -200,15 +201,15 @@ class Checkpoints:
             from the disk, does not fit into memory, or is damaged.
         """
         path = self.directory / "checkpoints" / str(step)
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract_params),
-            optimizer=ocp.args.StandardRestore(_named_leaves(abstract_optimizer)),
-        )
+        wanted = {"params": abstract_params, "optimizer": _named_leaves(abstract_optimizer)}
+        restored = {}
+        with together(), readable(path):  # each process reads its own part: what one of them finds, all must know
+            for item, what in (("params", "model"), ("optimizer", "optimizer")):
+                _check_shapes(stored_tree(path / item), wanted[item], what)
+            for item, tree in wanted.items():
+                restored[item] = read_arrays(path / item, tree)
         with readable(path):
-            _check_shapes(stored_tree(path / "params"), abstract_params, "model")
-            _check_shapes(stored_tree(path / "optimizer"), _named_leaves(abstract_optimizer), "optimizer")
-            restored = self._manager.restore(step, args=args)
-            for item in ("params", "optimizer"):
+            for item in wanted:
                 check_digests(path, item, restored[item])
         return restored["params"], _from_named_leaves(restored["optimizer"], abstract_optimizer)
 
@@ -364,7 +365,11 @@ def model_steps(directory: Path) -> list[int]:
 
 
 def load_model(
-    path: str | Path, step: int | None = None, shardings: Any = None, overrides: Mapping[str, Any] | None = None
+    path: str | Path,
+    step: int | None = None,
+    shardings: Any = None,
+    overrides: Mapping[str, Any] | None = None,
+    dtype: Any = None,
 ) -> LoadedModel:
     """Load a checkpoint's parameters.
 
@@ -374,6 +379,7 @@ def load_model(
       shardings: optional tree of NamedSharding; without it the arrays lie on the first device.
       overrides: execution fields of the DecoderConfig (dtype, remat_policy, attention) that shall differ from what
         model.json has as default.
+      dtype: of the arrays; the model's `param_dtype` when None. Whatever they lie in on disk, only one array at a time is held in that.
 
     Raises:
       UsageError: the model or step does not exist, or `overrides` names another field.
@@ -397,15 +403,51 @@ def load_model(
     sharding = shardings or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = abstract_params(config)
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
-    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, spread)
-    where = directory / "checkpoints" / str(step) / "params"
-    with readable(where.parent):
-        _check_shapes(stored_tree(where), abstract, "model")
-        with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore(where, abstract)
-        check_digests(where.parent, "params", params)
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype, sharding=s), abstract, spread)
+    params = _read_params(directory / "checkpoints" / str(step) / "params", abstract)
     ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
     return LoadedModel(config, params, tokenizer, step, directory, ledger)
+
+
+def _read_params(where: Path, abstract: Any) -> Any:
+    """Parameters as `abstract` says. Digests are of the bits on disk, so they are compared before an array is cast."""
+    with together(), readable(where.parent):
+        stored = stored_tree(where)
+        _check_shapes(stored, abstract, "model")
+        dtypes = {_path(keys): leaf.dtype for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+    if all(leaf.dtype == dtypes[_path(keys)] for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)):
+        with together(), readable(where.parent):
+            params = read_arrays(where, abstract)
+        with readable(where.parent):
+            check_digests(where.parent, "params", params)
+        return params
+
+    def one(keys: Any, like: Any) -> jax.Array:
+        as_stored = jax.ShapeDtypeStruct(like.shape, dtypes[_path(keys)], sharding=like.sharding)
+        with together(), readable(where.parent):
+            tree = read_arrays(where, _nested(_path(keys), as_stored), partial=True)
+        with readable(where.parent):
+            check_digests(where.parent, "params", tree)
+        return jax.tree.leaves(tree)[0].astype(like.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, abstract)
+
+
+def _nested(names: tuple[str, ...], leaf: Any) -> Any:
+    return leaf if not names else {names[0]: _nested(names[1:], leaf)}
+
+
+def read_arrays(item: Path, abstract: Any, partial: bool = False) -> Any:
+    """The arrays of one item (`params` or `optimizer`) of a checkpoint, as `abstract` says; `partial`: it is a part of the item's tree.
+
+    By orbax's handler and not its checkpointer, whose restore ends in a barrier: a process whose own part is damaged never comes to it.
+    """
+    if partial:
+        each = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return ocp.PyTreeCheckpointHandler().restore(
+            epath.Path(item), args=ocp.args.PyTreeRestore(abstract, restore_args=each, partial_restore=True)
+        )
+    return ocp.StandardCheckpointHandler().restore(epath.Path(item), args=ocp.args.StandardRestore(abstract))
 
 
 _OTHER = {

@@ -61,6 +61,11 @@ def flops_per_token(config: DecoderConfig, length: int, causal: bool = True) -> 
     return 6.0 * matmul_weights(config) + attention
 
 
+def adapted_flops_per_token(config: DecoderConfig, length: int, adapters: int) -> float:
+    """`flops_per_token` where only adapters of so many weights learn: a frozen weight has no gradient of its own, so it costs 4 FLOPs."""
+    return flops_per_token(config, length) - 2.0 * matmul_weights(config) + 6.0 * adapters
+
+
 def peak_flops(device: Any, tflops: float | None = None) -> float | None:
     """Peak FLOP/s of one device; `tflops` overrides the table; None where it is not known (a CPU)."""
     if tflops is not None:

@@ -55,6 +55,11 @@ class Goodput:
         if now - self._written > _EVERY:
             self.write()
 
+    @property
+    def current(self) -> str:
+        """The kind that time counts as now."""
+        return self._phase
+
     def total(self) -> dict[str, float]:
         """Seconds by kind over all calls."""
         return {kind: self.seconds[kind] + sum(call["seconds"].get(kind, 0.0) for call in self._calls) for kind in KINDS}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ja_llm.errors import UsageError
-from ja_llm.train.settings import check_patterns, matches, name_of
+from ja_llm.train.settings import check_numbers, check_patterns, matches, name_of
 
 
 @gin.configurable
@@ -28,6 +28,9 @@ class Group:
     rate: float = 1.0
     frozen_steps: int = 0
     first_row: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 def check_groups(groups: Sequence[Group], params: Any, axes: Any) -> None:

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from ja_llm.errors import UsageError
-from ja_llm.train.settings import later
+from ja_llm.train.settings import check_numbers, is_whole, later
 
 
 class Schedule:
     """A frozen dataclass whose fields decide the rate; they stand in the run's ledger."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
         """Learning rate (float32 scalar) of the update that follows `step` finished ones."""
@@ -43,6 +46,7 @@ class WarmupCosine(Schedule):
     start: float = later(0.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.final <= self.peak or not 0 <= self.warmup_steps < self.total_steps or not 0 <= self.start <= self.peak:
             raise UsageError(
                 f"{self} makes no schedule; 0 <= final <= peak, 0 <= start <= peak and 0 <= warmup_steps < total_steps are needed."
@@ -64,6 +68,11 @@ class WarmupConstant(Schedule):
 
     peak: float
     warmup_steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.peak < 0 or self.warmup_steps < 0:
+            raise UsageError(f"{self} makes no schedule; 0 <= peak and 0 <= warmup_steps are needed.")
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
         """See `Schedule`."""
@@ -94,6 +103,7 @@ class WarmupStableDecay(Schedule):
     start: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fits = self.warmup_steps >= 0 and self.decay_steps >= 0 and self.warmup_steps + self.decay_steps <= self.total_steps
         if (
             not fits
@@ -124,6 +134,7 @@ class LinearDecay(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.final <= self.peak or self.total_steps < 1:
             raise UsageError(f"{self} makes no schedule; 0 <= final <= peak and total_steps of 1 or more are needed.")
 
@@ -147,6 +158,12 @@ class Joined(Schedule):
     starts: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for part in self.schedules if isinstance(self.schedules, list | tuple) else [None]:
+            if not isinstance(part, Schedule):
+                raise UsageError(
+                    f"Joined.schedules is {self.schedules!r}; give a tuple of schedules, e.g. (@learning_rates.WarmupCosine(), "
+                    "@learning_rates.LinearDecay())."
+                )
         starts = tuple(self.starts)
         grows = all(a < b for a, b in zip(starts, starts[1:], strict=False))
         if not starts or len(starts) != len(self.schedules) or starts[0] != 0 or not grows:
@@ -184,6 +201,30 @@ def steps(tokens: float, batch_size: int = gin.REQUIRED, lengths: Mapping[str, i
     if tokens <= 0:
         raise UsageError(f"learning_rates.steps.tokens is {tokens}; give a number above 0.")
     return math.ceil(tokens / (batch_size * lengths["targets"]))
+
+
+@gin.configurable
+def remaining(total: int, start: int, steps: int | None = None) -> int:
+    """The steps of a last stage: `total` - `start`, which gin can't subtract.
+
+    Args:
+      total: steps of the whole run.
+      start: the step that the stage begins at.
+      steps: what the caller takes it to be; None takes what it is.
+
+    Raises:
+      UsageError: nothing remains, or not as much as `steps` says: the stage's rate would not end where it shall.
+    """
+    for value in (total, start, *(() if steps is None else (steps,))):
+        if not is_whole(value):
+            raise UsageError(f"{value!r} is no number of steps; TRAIN_STEPS, ANNEAL_FROM and ANNEAL_STEPS are whole numbers.")
+    if total <= start or steps not in (None, total - start):
+        said = "" if steps is None else f" and ANNEAL_STEPS {steps}"
+        raise UsageError(
+            f"TRAIN_STEPS is {total} and ANNEAL_FROM {start}{said}; the anneal has the {total - start} steps behind ANNEAL_FROM, of which there "
+            "must be one or more (leave ANNEAL_STEPS out)."
+        )
+    return total - start
 
 
 def same_rates(described: Any, schedule: Schedule, until: int) -> bool:

@@ -1,7 +1,7 @@
 """The run's ledger, `run.json`: everything that decides its losses. Same ledger, same hardware -> same losses."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,13 @@ _CALL = ("code", "software", "mesh")  # what may differ between two calls of one
 
 
 def open_ledger(
-    path: Path, ledger: dict[str, Any], from_step: int = 0, same_past: Callable[[Any], bool] = lambda _: False
+    path: Path,
+    ledger: dict[str, Any],
+    from_step: int = 0,
+    same_past: Callable[[Any], bool] = lambda _: False,
+    *,
+    accept: Sequence[str] = (),
+    write: bool = True,
 ) -> dict[str, Any]:
     """Write the ledger of a new run, or check that an existing one describes the same run.
 
@@ -70,6 +76,8 @@ def open_ledger(
       from_step: the step that this call goes on from.
       same_past: whether the stored schedule of the learning rate gave the same rates up to `from_step` as this call's: then it may be
         another one from there on (a longer run, an anneal).
+      accept: parts of the identity that may differ all the same; the history says so.
+      write: False only looks.
 
     Returns:
       The ledger in force: the stored one for a resumed run, with this call's code, software, mesh and data schedule. `history` lists them
@@ -81,7 +89,8 @@ def open_ledger(
     call = {key: ledger.get(key) for key in _CALL}
     if not path.exists():
         ledger = {**ledger, "history": [{"from_step": from_step, **call}]}
-        write_json(path, ledger)
+        if write:
+            write_json(path, ledger)
         return ledger
     stored = read_json(path, "ledger")
     if stored.get("schema") != SCHEMA:
@@ -98,21 +107,46 @@ def open_ledger(
         call["schedule"] = new["schedule"]
         stored = {**stored, "identity": new, "identity_hash": ledger["identity_hash"]}
         old = new
+    for name in sorted(set(accept) - old.keys() - new.keys()):
+        raise UsageError(f"train.accept names {name!r}, which no ledger has; its settings are {', '.join(sorted(old))}.")
+    accepted = {name: old.get(name) for name in sorted(set(accept)) if old.get(name) != new.get(name)}
+    if accepted:
+        call["accepted"] = accepted
+        old = {
+            **{name: value for name, value in old.items() if name not in accepted},
+            **{n: new[n] for n in accepted if n in new},
+        }
+        if old == new:
+            stored = {**stored, "identity": new, "identity_hash": ledger["identity_hash"]}
     if old != new:
         name, was, now = first_difference(old, new)
         raise UsageError(
-            f"{path.parent}: this folder holds a run with {name} = {was!r}, the command says {now!r}; "
-            "give the same settings to go on, or another MODEL_DIR for a new run."
+            f"{path.parent}: this folder holds a run with {_told(name, was, now)}; "
+            "give the same settings to go on, or another MODEL_DIR for a new run"
+            f" (train.accept = ({name.split('.')[0]!r},) goes on all the same)."
         )
     history = stored.get("history", [])
-    if not history or "schedule" in call or {key: history[-1].get(key) for key in _CALL} != call:
+    if not history or {"schedule", "accepted"} & call.keys() or {key: history[-1].get(key) for key in _CALL} != call:
         history = [*history, {"from_step": from_step, **call}]
     merged = {**stored, **{key: call[key] for key in _CALL}, "history": history}
     if "data_schedule" in ledger:
         merged["data_schedule"] = ledger["data_schedule"]
-    if merged != read_json(path, "ledger"):
+    if write and merged != read_json(path, "ledger"):
         write_json(path, merged)
     return merged
+
+
+_HASHED = {
+    "data": "other data (the token stores of CACHE_DIR, their rates, PACKING or TASK_FEATURE_LENGTHS have changed)",
+    "vocabulary": "another vocabulary (that of CACHE_DIR has changed)",
+}
+
+
+def _told(name: str, was: Any, now: Any) -> str:
+    """What differs; of a hash, which nobody can read, what it is of and its beginning."""
+    if name in _HASHED:
+        return f"{_HASHED[name]}: {name} {str(was)[:12]} then, {str(now)[:12]} now"
+    return f"{name} = {was!r}, the command says {now!r}"
 
 
 def write_config(directory: Path, text: str, from_step: int = 0) -> None:

@@ -1,18 +1,20 @@
 """The training loop, read from top to bottom: mesh, state, ledger, step, restore, loop.
 
-`main.py` makes its arguments from gin. The loss and the update are `train_step` in `step.py`, which `compile_step` compiles; a save is
-`checkpoints.save`; the data position is the step's number alone: `open_stream(start, ...)`.
+`main.py` makes its arguments from gin. Where things are: the loss is `loss_sums`, called in `train_step` of `step.py`, which `compile_step`
+compiles; the update stands below it there; a save is `checkpoints.save`; the data position is the step's number alone:
+`open_stream(start, ...)` is `StagedBatches.open`, which asks `schedule.data_step`.
 
 A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint: whatever
 was killed goes on from the newest one and gives the same losses.
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
-from ja_llm.train import memory, wandb_run
+from ja_llm.train import maintenance, memory, wandb_run
 from ja_llm.train.checkpoint_errors import Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
@@ -43,7 +45,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import leave_if_lost, stop_on_signals
+from ja_llm.train.processes import Stopped, leave_if_lost, stop_on_signals, together
 from ja_llm.train.reporting import Report
 from ja_llm.train.retention import Best
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
@@ -97,7 +99,7 @@ def run(
       identity: further settings for the ledger (model, optimizer, schedule, seed, batch size and fingerprints are added).
       config_text: the gin configuration, kept in the run directory as config.gin; another one on resume as config.<step>.gin.
       evaluators: name -> function of the parameters that gives metrics; each metric is logged as eval/<name>/<key>.
-      exporter: makes something of the checkpoint of a step (`RunConfig.export_period`).
+      exporter: makes something of the checkpoint of a step (`RunConfig.export_period`), unless it is there already.
       begun: time.time() at which the call began, for goodput; None: now.
 
     Returns:
@@ -108,35 +110,23 @@ def run(
       JaLlmError: the loss is not finite and the run may not go back again; no checkpoint is whole; the disk is full; the step
         does not fit into the device's memory.
     """
-    # --- Mesh
+    # --- Mesh, state and ledger: what does not fit is refused before anything is computed
     begun = time.time() if begun is None else begun
-    mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
-    sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
-    sharding.check_hosts(mesh)
+    prepared = prepare(config, model, tokenizer, data, optimizer, schedule, identity=identity)
+    mesh, rows, plan, transformation, directory = prepared[:5]
     if config.keep_best is not None:
         config.keep_best.check(evaluators or (), config.unmeasured_saves())
     if config.wandb_project is not None:
         wandb_run.module(config.wandb_project)
-    rows = sharding.batch_sharding(mesh, config.rules)
-
-    # --- State: shapes, and how it is spread over the mesh
-    plan, transformation = plan_state(model, optimizer, config.step, mesh, config.rules)
-
-    # --- Ledger: a folder that holds another run is refused before anything is computed
-    directory = Path(config.model_dir).absolute()
-    refuse_foreign(directory)
-    if (directory / "model.json").exists():
-        read_description(directory / "model.json")
-    ledger = describe_run(config, model, tokenizer, data, optimizer, schedule, identity, dict(mesh.shape))
     writes = jax.process_index() == 0
-    if writes:
-        lock = lock_run(directory)  # noqa: F841 (held until the process ends)
-        done = (model_steps(directory) or [0])[-1]
-        ledger = open_ledger(directory / "run.json", ledger, done, lambda old: same_rates(old, schedule, done))
-        write_model_files(directory, model, tokenizer)
-        write_text(directory / "model-info.txt", model_info(plan, model, mesh, data.length))
-        if config_text:
-            write_config(directory, config_text, done)
+    with together():  # what the first process refuses, all leave with
+        if writes:
+            lock = lock_run(directory)  # noqa: F841 (held until the process ends)
+            done = prepared.open_ledger()
+            write_model_files(directory, model, tokenizer)
+            write_text(directory / "model-info.txt", model_info(plan, model, mesh, data.length))
+            if config_text:
+                write_config(directory, config_text, done)
 
     # --- Step: compiled once, the state's buffers are reused; with LoRA the frozen model is a further argument
     frozen_plan = () if plan.lora is None else (plan.model,)
@@ -156,11 +146,12 @@ def run(
     rollbacks = rollbacks_of(directory / "run.json")
     with (
         stop_on_signals() as stopping,
+        maintenance.watched(config.maintenance, stopping.ask),
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, directory) as monitors,
         wandb_run.opened(config.wandb_project if writes else None, directory) as wandb,
-        _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
+        _in_sentences(goodput, compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
         while True:  # once, and again after each rollback
@@ -169,6 +160,9 @@ def run(
             state = TrainState(jax.device_put(jnp.asarray(start, jnp.int32), replicated(mesh)), params, moments)
             del params, moments  # their buffers are given to the first step
             goodput.starts_at(start)
+            for step in checkpoints.steps() if exporter else ():  # one that a kill kept from its export
+                if exporter and config.exports(step):
+                    exporter(step)
             if step_fn is None and start < config.total_steps:
                 goodput.phase("compile")
                 step_fn = compile_step(model, config.step)
@@ -177,8 +171,10 @@ def run(
             writer = MetricsWriter(directory, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
+            if not rollbacks and (sentence := report.convention()):
+                _say(sentence)
             try:
-                with progress, open_stream(start, jax.process_index(), jax.process_count()) as stream:
+                with progress, open_stream(start, *prepared.shard) as stream:
                     if evaluators and config.eval_period and not start:  # what the curves fall from
                         monitors.phase("evaluation", 0)
                         _evaluate(0, evaluators, plan.weights(state, frozen), writer, config.keep_best)
@@ -202,17 +198,21 @@ def run(
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
                             checkpoints.save(step + 1, *plan.stored(state, frozen), metrics=measured)
+                            if writer:
+                                writer.board(step + 1, {f"goodput/{kind}": share for kind, share in goodput.shares().items()})
                         if exporter and config.exports(step + 1):
                             checkpoints.wait()
                             exporter(step + 1)
                         if stop:
                             checkpoints.wait()
-                            raise JaLlmError(
-                                f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there."
+                            raise Stopped(
+                                f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there.",
+                                stopping.exit_code,
                             )
                 break
             except OffendingStep as offence:
-                goodput.phase("start")
+                monitors.phase("start", step)
+                del state, batch, metrics  # the devices may not hold a second state beside it
                 checkpoints.wait()
                 newest = max(checkpoints.steps(), default=0)
                 data.schedule = roll_back(
@@ -233,6 +233,63 @@ def run(
         monitors.phase("checkpoint", config.total_steps)
         checkpoints.wait()
     return state
+
+
+class Prepared(NamedTuple):
+    """A run before anything is computed or written; what does not fit together has been refused.
+
+    Attributes:
+      mesh: the device mesh.
+      rows: sharding of a batch's arrays.
+      plan: shapes of the state, and how it is spread over the mesh.
+      transformation: the optimizer's.
+      directory: the run directory, absolute.
+      shard: (shard, shards): the rows of a batch that this host reads.
+      open_ledger: (write=True) -> steps done; checks the ledger that is there, and with `write` writes it.
+    """
+
+    mesh: Any
+    rows: Any
+    plan: StatePlan
+    transformation: Any
+    directory: Path
+    shard: tuple[int, int]
+    open_ledger: Callable[..., int]
+
+
+def prepare(
+    config: RunConfig,
+    model: DecoderConfig,
+    tokenizer: Tokenizer,
+    data: Data,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    *,
+    identity: dict[str, Any],
+) -> Prepared:
+    """Lay out a run; arguments as of `run`.
+
+    Raises:
+      UsageError: mesh, batch, optimizer, initial checkpoint or folder do not fit.
+    """
+    mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
+    sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
+    shard = sharding.host_shard(mesh, config.rules)
+    plan, transformation = plan_state(model, optimizer, config.step, mesh, config.rules)
+    directory = Path(config.model_dir).absolute()
+    refuse_foreign(directory)
+    if (directory / "model.json").exists():
+        read_description(directory / "model.json")
+    ledger = describe_run(config, model, tokenizer, data, optimizer, schedule, identity, dict(mesh.shape))
+
+    def check_or_write(write: bool = True) -> int:
+        done = (model_steps(directory) or [0])[-1]
+        past = functools.partial(same_rates, schedule=schedule, until=done)
+        open_ledger(directory / "run.json", ledger, done, past, accept=config.accept, write=write)
+        return done
+
+    rows = sharding.batch_sharding(mesh, config.rules)
+    return Prepared(mesh, rows, plan, transformation, directory, shard, check_or_write)
 
 
 def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] | None:
@@ -268,8 +325,10 @@ def _initial_params(config: RunConfig, model: DecoderConfig, plan: StatePlan) ->
     layout = jax.tree.map(lambda x: x.sharding, plan.model)
     if not config.initial_checkpoint:
         return jax.jit(lambda k: init_params(model, k), out_shardings=layout)(jax.random.key(config.seed))
-    params = load_model(config.initial_checkpoint, shardings=layout).params
-    return params if plan.lora is None else jax.tree.map(lambda p, like: p.astype(like.dtype), params, plan.model)
+    # Straight into the dtype that it stays in: a frozen model in float32 beside its bfloat16 would not fit where the latter does.
+    return load_model(
+        config.initial_checkpoint, shardings=layout, dtype=None if plan.lora is None else plan.lora.base_dtype
+    ).params
 
 
 def _evaluate(
@@ -299,7 +358,9 @@ def _abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @contextlib.contextmanager
-def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int) -> Iterator[None]:
+def _in_sentences(
+    goodput: Goodput, compile_step: memory.Compile, model: DecoderConfig, options: StepOptions, rows: int
+) -> Iterator[None]:
     """Turn "out of memory" into the sentence that says what would fit, and a lost process into an exit to restart on."""
     try:
         yield
@@ -307,6 +368,8 @@ def _in_sentences(compile_step: memory.Compile, model: DecoderConfig, options: S
         if isinstance(error, JaLlmError):
             raise
         if memory.is_out_of_memory(error):
+            if (sentence := memory.elsewhere(goodput.current)) is not None:
+                raise JaLlmError(sentence) from error
             raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
         leave_if_lost(error)
         raise

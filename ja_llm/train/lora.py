@@ -17,7 +17,7 @@ import numpy as np
 
 from ja_llm.errors import UsageError
 from ja_llm.models.adapters import LORA, add_product
-from ja_llm.train.settings import check_patterns, matches, name_of
+from ja_llm.train.settings import check_numbers, check_patterns, matches, name_of
 
 # The adapters' name in the optimizer's item of a checkpoint.
 ADAPTERS = "adapters"
@@ -39,6 +39,9 @@ class Lora:
     alpha: float = 32.0
     parameters: tuple[str, ...] = ("*/self_attention/*/kernel", "*/mlp/*/kernel")
     base_dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     @property
     def scale(self) -> float:

@@ -5,6 +5,7 @@ RANDOM_SEED; CACHE_DIR (the output of `ja-llm cache`) is ours.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -23,6 +24,7 @@ from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConf
 from ja_llm.models.decoder import abstract_params
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
+from ja_llm.train.checks import check_settings
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
@@ -68,6 +70,9 @@ def train(
     max_rollbacks: int = 3,
     rollback_margin: int = 0,
     step_timeout: float | None = None,
+    phase_timeout: float | None = None,
+    maintenance: str | None = None,
+    accept: Sequence[str] = (),
     profile: tuple[int, int] | None = None,
     peak_tflops: float | None = None,
     wandb_project: str | None = None,
@@ -119,6 +124,10 @@ def train(
       max_rollbacks: how often the run may go back to its last checkpoint behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that are passed over too.
       step_timeout: seconds without a step after which the process says who is silent and ends with code 75; None waits for ever.
+      phase_timeout: the same for whatever else the loop does: an evaluation, a save, reading a checkpoint, compiling.
+      maintenance: where notices of maintenance come from: "gce" (Compute Engine and Cloud TPU) or a URL that answers alike; the run then saves
+        and ends as at SIGTERM.
+      accept: settings of a run that goes on that may differ from the ledger's, e.g. ("data", "vocabulary"); the ledger notes it.
       profile: (first step, steps) to write a profile of, into MODEL_DIR/profile.
       peak_tflops: of one device, for MFU, where the table in `ja_llm.train.flops` does not know it.
       wandb_project: project on Weights & Biases that gets the metrics too (extra `wandb`).
@@ -141,43 +150,46 @@ def train(
       UsageError: a setting is missing or does not fit.
       JaLlmError: see `ja_llm.train.loop.run`.
     """
-    from ja_llm.data.batches import iterate
+    check_settings(locals())
     from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.checkpoints import model_steps
-    from ja_llm.train.loop import run
+    from ja_llm.train.loop import prepare, run
     from ja_llm.train.run_config import RunConfig
     from ja_llm.vocab.base import load_tokenizer
 
     begun = time.time()
     model_dir, cache_dir = str(model_dir), str(cache_dir)
-    _check_settings(task_feature_lengths, total_steps, batch_size, microbatches, checkpoint_period, eval_period)
-    if export_period is not None and (export_period < 1 or export_period % checkpoint_period or jax.process_count() > 1):
+    if export_period is not None and jax.process_count() > 1:
         raise UsageError(
-            f"EXPORT_PERIOD is {export_period}; give a multiple of CHECKPOINT_PERIOD ({checkpoint_period}) in a run of one process, or "
-            "export afterwards with `ja-llm export`."
+            f"EXPORT_PERIOD is {export_period}, which only a run of one process can do; export afterwards with `ja-llm export`."
         )
     for path in (cache_dir, model_dir, initial_checkpoint_path):
         local_path(path or "")
-    if set(task_feature_lengths) != {"targets"}:
-        raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
-    stored = _stored_schedule(Path(model_dir) / "run.json", data_schedule)
-    batches = StagedBatches(
+    ledger = Path(model_dir) / "run.json"
+    stored = _stored_schedule(ledger, data_schedule)
+    open_batches = functools.partial(
+        StagedBatches,
         cache_dir,
         stages,
         length=length,
         batch_size=batch_size,
         seed=random_seed,
         packing=packing,
-        stored=stored,
         from_step=(model_steps(Path(model_dir)) or [0])[-1],
     )
+    batches = open_batches(stored=None if "data" in accept else stored)
+    if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
+        # Accepted before, or not needed. (Other data are read as if they had been the run's from the beginning: what it passed over of the
+        # old ones says nothing of them.)
+        batches = open_batches(stored=stored)
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
         raise UsageError(
             f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`."
         )
+    batches.check_length()
     batches.check_epochs(total_steps, max_epochs)
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = _model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
@@ -215,18 +227,29 @@ def train(
         max_rollbacks=max_rollbacks,
         rollback_margin=rollback_margin,
         step_timeout=step_timeout,
+        phase_timeout=phase_timeout,
+        maintenance=maintenance,
+        accept=tuple(accept),
         profile=None if profile is None else (profile[0], profile[1]),
         peak_tflops=peak_tflops,
         wandb_project=wandb_project,
         eval_steps=tuple(eval_steps),
         eval_period=eval_period,
     )
-    if dry_run:
+    identity = {"mixture": held}
+    if dry_run:  # whatever would be refused is refused here too; nothing is written
+        prepared = prepare(run_config, config, tokenizer, batches, optimizer, schedule, identity=identity)
+        prepared.open_ledger(write=False)
         print(_plan(run_config, config, batches))
         return None
     if jax.process_index() == 0 and not progress.quiet():
-        print(f"data: {_shares(batches, total_steps)}", flush=True)
+        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
+    if (eval_period or eval_steps) and not evaluators and not eval_tasks:
+        raise UsageError(
+            f"{cache_dir}: there are no held-out documents here to evaluate by (EVAL_PERIOD, train.eval_steps); make the cache of a corpus with "
+            "a held-out split, name train.eval_tasks, or leave both out."
+        )
     if eval_tasks:
         from ja_llm.evaluation.in_loop import task_evaluators
 
@@ -236,10 +259,10 @@ def train(
         config,
         tokenizer,
         batches,
-        lambda step, shard, shards: iterate(batches, step, shard=shard, num_shards=shards, stop_step=total_steps),
+        functools.partial(batches.open, stop_step=total_steps),
         optimizer,
         schedule,
-        identity={"mixture": held},
+        identity=identity,
         # Model, optimizer, schedule and this function's arguments were made by now, so each value stands in it, bound or default.
         config_text=gin.operative_config_str(),
         evaluators=evaluators,
@@ -270,17 +293,6 @@ def architecture_of(vocab_size: int, directory: str = gin.REQUIRED) -> DecoderCo
             f"{path}: this model has {tokenizer.vocab_size} ids, the data {vocab_size}; run `ja-llm cache` with this model's vocabulary."
         )
     return config
-
-
-def _check_settings(lengths: Any, *whole: Any) -> None:
-    """Refuse values of the wrong kind, which gin binds as they come."""
-    names = ("TRAIN_STEPS", "BATCH_SIZE", "MICROBATCHES", "CHECKPOINT_PERIOD", "EVAL_PERIOD")
-    for name, value in zip(names, whole, strict=True):
-        least = 0 if name == "EVAL_PERIOD" else 1
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UsageError(f"{name} is {value!r}; give a whole number of {least} or more.")
-    if not isinstance(lengths, Mapping) or not all(isinstance(v, int) and v > 0 for v in lengths.values()):
-        raise UsageError(f"TASK_FEATURE_LENGTHS is {lengths!r}; give {{'targets': LENGTH}}.")
 
 
 def _model_config(
@@ -333,10 +345,17 @@ def _stored_schedule(ledger: Path, other: str | None) -> Any:
     return DataSchedule.from_json(value) if value else None
 
 
+def _data_of(ledger: Path) -> Any:
+    """Fingerprint of the data that a run is on."""
+    return read_json(ledger, "ledger").get("identity", {}).get("data")
+
+
 def _export(model_dir: str, step: int) -> None:
     from ja_llm.interop.hf import export_hf
 
-    export_hf(f"{model_dir}@{step}", Path(model_dir) / "export" / str(step))
+    folder = Path(model_dir) / "export" / str(step)
+    if not folder.exists():
+        export_hf(f"{model_dir}@{step}", folder)
 
 
 def _shares(batches: Any, steps: int) -> str:
@@ -348,12 +367,21 @@ def _shares(batches: Any, steps: int) -> str:
     )
 
 
+def _packing(batches: Any) -> str:
+    """How full the rows of each source are, and how many of its documents are cut, one sentence."""
+    parts = {task: part for source in batches.sources for task, part in source.statistics().items()}
+    return "; ".join(
+        f"{task} {part['documents']} documents in {part['rows']} rows, {part['padding']:.1%} padding, {part['documents_cut']} cut"
+        for task, part in parts.items()
+    )
+
+
 def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
     tokens = run.total_steps * batches.batch_size * batches.length
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
     return (
         f"would train {parameters / 1e6:.2f}M parameters for {run.total_steps} steps ({tokens / 1e6:.2f}M tokens) into {run.model_dir}\n"
-        f"data: {_shares(batches, run.total_steps)}\nmodel: {config.to_json()}"
+        f"data: {_shares(batches, run.total_steps)}\npacking: {_packing(batches)}\nmodel: {config.to_json()}"
     )
 
 
@@ -362,4 +390,9 @@ def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", 
     from ja_llm import gin_utils
 
     with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS):
-        return train(dry_run=dry_run)
+        try:
+            return train(dry_run=dry_run)
+        except TypeError as error:
+            if (sentence := gin_utils.unbound(error)) is not None:
+                raise sentence from error
+            raise

@@ -38,6 +38,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
 
 
+_ELSEWHERE = {
+    "start": "there is not enough memory for the run's parameters and optimizer state; spread them over more devices (MESH fsdp or tensor), use a "
+    "smaller optimizer (AdamW.moments, Adafactor), or train adapters (LORA).",
+    "data": "there is not enough memory on the host to read a batch; give it more, or keep fewer stores in a mixture.",
+    "evaluation": "there is not enough memory for an evaluation beside the run's own state; bind train.eval_documents = 0 (and no eval_tasks) and "
+    "evaluate afterwards, or spread the model over more devices (MESH fsdp or tensor).",
+    "checkpoint": "there is not enough memory to save a checkpoint; give the host more: a save holds a copy of parameters and optimizer state there.",
+}
+
+
+def elsewhere(phase: str) -> str | None:
+    """The sentence for memory that ran out in a phase of the loop (`Goodput`) other than the step; None for the step and its compilation."""
+    return _ELSEWHERE.get(phase)
+
+
 def candidates(model: DecoderConfig, options: StepOptions, rows: int) -> Iterator[tuple[str, DecoderConfig, StepOptions]]:
     """Changes that need less memory and give the same losses, the cheapest first.
 

@@ -57,6 +57,17 @@ class MetricsWriter:
         if self._wandb:
             self._wandb.write(step, values)
 
+    def board(self, step: int, values: dict[str, float]) -> None:
+        """Write values of the clock to TensorBoard alone: metrics.jsonl is what two runs with the same ledger have alike.
+
+        Raises:
+          JaLlmError: the disk is full.
+        """
+        try:
+            self._board.write(step, values)
+        except OSError as error:
+            raise os_error_sentence(error, self._path) from error
+
     def close(self) -> None:
         """Close both; a disk that is full has been told of by `write`."""
         for file in (self._file, self._board):

@@ -18,7 +18,7 @@ class Monitors:
 
     def __init__(self, config: Any, goodput: Goodput, directory: Path):
         self._goodput, self._profile, self._directory = goodput, config.profile, directory
-        self._watchdog = Watchdog(config.step_timeout)
+        self._watchdog = Watchdog(config.step_timeout, config.phase_timeout)
         self._first = True
         self._tracing = False
 
@@ -27,7 +27,7 @@ class Monitors:
         self._goodput.phase(kind, step)
         if kind == "data":
             self._trace(step)
-        # The first step of a process may compile, and saving and evaluating take what they take.
+        # The first step of a process may compile, and saving and evaluating take what they take: `phase_timeout` is theirs.
         self._watchdog.sign(step, kind, timed=kind in ("data", "step") and not self._first)
         self._first = self._first and kind != "step"
 
@@ -49,8 +49,8 @@ class Monitors:
     def __enter__(self) -> "Monitors":
         return self
 
-    def __exit__(self, *unused: object) -> None:
-        self._watchdog.close()
+    def __exit__(self, kind: object, *unused: object) -> None:
+        self._watchdog.close(ended=kind is None)
         self._end_trace()
         self._goodput.phase("checkpoint")
         self._goodput.write()

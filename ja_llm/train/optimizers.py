@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ja_llm.errors import UsageError
 from ja_llm.train.moments import PRECISIONS, stored_as
-from ja_llm.train.settings import check_patterns, later, matches, name_of
+from ja_llm.train.settings import check_numbers, check_patterns, later, matches, name_of
 
 # Norm scales and biases; a scanned stack makes those two-dimensional too, so they are known by name.
 NO_DECAY = ("*/scale", "*/bias")
@@ -22,6 +22,9 @@ NO_DECAY = ("*/scale", "*/bias")
 
 class Optimizer:
     """A frozen dataclass of settings that makes an optax transformation."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def transformation(self, axes: Any = None) -> optax.GradientTransformation:
         """The update direction before the learning rate: new = old - rate * direction.

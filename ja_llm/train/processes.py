@@ -4,6 +4,8 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 """
 
 import contextlib
+import itertools
+import json
 import os
 import re
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.train.checkpoint_errors import Damaged, first_line
 
 # Exit code that a launcher starts the command again on (EX_TEMPFAIL of sysexits.h): a hung step, a lost process.
 RESTART = 75
@@ -92,9 +95,70 @@ def client() -> Any:
     return distributed.global_state.client if jax.process_count() > 1 else None
 
 
+_rounds = itertools.count()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What one process raises inside the block, every process raises behind it, so that none goes on into something that waits for all.
+
+    Each process must come to the block. One process alone needs no agreement.
+
+    Raises:
+      JaLlmError: what the first process (by its number) that failed has raised, of the same kind; what is no sentence of ours is
+        raised as itself where it happened.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if (service := client()) is not None:
+        this = f"ja_llm/together/{next(_rounds)}"
+        service.key_value_set(f"{this}/{jax.process_index()}", _verdict(own))
+        if own is None or isinstance(own, JaLlmError):
+            verdicts = [
+                json.loads(service.blocking_key_value_get(f"{this}/{rank}", _PATIENCE_MS)) for rank in range(jax.process_count())
+            ]
+            failed = next((rank for rank, (kind, _) in enumerate(verdicts) if kind), jax.process_index())
+            if failed != jax.process_index():
+                kind, text = verdicts[failed]
+                own = _KINDS[kind](text)
+    if own is not None:
+        raise own
+
+
+# Reading a checkpoint may take one process much longer than another; who is silent meanwhile is the watchdog's matter.
+_PATIENCE_MS = 6 * 3600 * 1000
+_KINDS: dict[str, type[JaLlmError]] = {kind.__name__: kind for kind in (JaLlmError, UsageError, Damaged)}
+
+
+def _verdict(error: Exception | None) -> str:
+    if error is None:
+        return json.dumps(["", ""])
+    known = next((name for name, kind in reversed(_KINDS.items()) if isinstance(error, kind)), "")
+    rank = jax.process_index()
+    return json.dumps(
+        [known, str(error)] if known else ["JaLlmError", f"process {rank} failed ({first_line(error)}); see what it says."]
+    )
+
+
+class Stopped(JaLlmError):
+    """The run was asked to end, and is saved. Code 75 where the machine asked (SIGTERM, maintenance), so that a launcher starts it again; 1
+    where a person did (Ctrl-C).
+    """
+
+    def __init__(self, sentence: str, exit_code: int):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 class Stopping:
     """SIGTERM (preemption, a maintenance notice) and the first Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends
     at once. One process that is asked asks all: they agree on the step.
+
+    Attributes:
+      exit_code: with which to end, see `Stopped`.
     """
 
     # A process that is at step s has had the numbers of step s - 2, so none is more than two steps ahead.
@@ -104,11 +168,14 @@ class Stopping:
         self._asked = threading.Event()
         self._at: int | None = None
         self._client = client()
+        self.exit_code = RESTART
 
     def ask(self, number: int = 0, frame: Any = None) -> None:
         """A signal's handler."""
         if self._asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self._asked.is_set():
+            self.exit_code = 1 if number == signal.SIGINT else RESTART
         self._asked.set()
 
     def at(self, step: int) -> bool:
@@ -118,9 +185,9 @@ class Stopping:
         if self._at is None:
             if self._asked.is_set():
                 with contextlib.suppress(Exception):  # another process was first
-                    self._client.key_value_set(_STOP, str(step + self.AHEAD))
+                    self._client.key_value_set(_STOP, f"{step + self.AHEAD} {self.exit_code}")
             with contextlib.suppress(Exception):  # nobody has asked
-                self._at = int(self._client.key_value_try_get(_STOP))
+                self._at, self.exit_code = map(int, self._client.key_value_try_get(_STOP).split())
         return self._at is not None and step >= self._at
 
 
@@ -137,6 +204,11 @@ def stop_on_signals() -> Iterator[Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# What a pulse says of a process that has done its work ("beats step" otherwise), and who is silent where nobody can be asked.
+ENDED = "ended -1"
+COORDINATOR = "process 0 (the coordinator, which does not answer)"
 
 
 class Pulse:
@@ -161,9 +233,21 @@ class Pulse:
             with contextlib.suppress(Exception):  # who can't be reached is found out by who asks
                 self._client.key_value_set(_pulse(jax.process_index()), f"{self._beats} {self.step}", allow_overwrite=True)
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, ended: bool = False) -> None:
+        """End the thread; `ended`: tell the others that this process has done its work."""
         self._ended.set()
+        if ended and self._client is not None:
+            self._thread.join(timeout=2 * self._period)
+            with contextlib.suppress(Exception):
+                self._client.key_value_set(_pulse(jax.process_index()), ENDED, allow_overwrite=True)
+
+    def beats(self) -> dict[int, str]:
+        """What each process's pulse said last, by its number; {} where the coordinator does not answer, or in a run of one process."""
+        found: dict[int, str] = {}
+        for rank in range(jax.process_count()) if self._client is not None else ():
+            with contextlib.suppress(Exception):  # has not begun yet
+                found[rank] = self._client.key_value_try_get(_pulse(rank))
+        return found
 
     def silent(self) -> str:
         """Who does not answer, or is behind the others, as words for a sentence; takes some periods."""
@@ -175,7 +259,7 @@ class Pulse:
         reader.start()
         reader.join(timeout=12 * self._period + 10)
         if reader.is_alive() or not second:
-            return "process 0 (the coordinator, which does not answer)"
+            return COORDINATOR
         still = [rank for rank in range(jax.process_count()) if first.get(rank) == second.get(rank)]
         if still:
             return f"process {', '.join(map(str, still))} (gives no sign of life)"

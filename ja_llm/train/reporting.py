@@ -1,11 +1,13 @@
 """What becomes of a step's numbers: a run that goes on, a line of metrics, or an offence."""
 
+import math
 import time
 from typing import Any
 
 import jax
 
 from ja_llm.models.config import DecoderConfig
+from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.progress import Progress
 from ja_llm.train import flops
 from ja_llm.train.metrics import MetricsWriter
@@ -27,10 +29,14 @@ class Report:
     def __init__(self, config: RunConfig, model: DecoderConfig, data: Any, writer: MetricsWriter | None, progress: Progress):
         self._config, self._writer, self._progress = config, writer, progress
         self._peak = flops.peak_flops(jax.devices()[0], config.peak_tflops)
-        self._flops = flops.flops_per_token(model, data.length)
+        self._flops = _flops_per_token(model, data.length, config.step.lora)
         self._tokens = data.batch_size * data.length  # padding is computed, too
         self.pending: tuple[int, Any] | None = None
         self.restart_clock()
+
+    def convention(self) -> str | None:
+        """What `mfu` is a share of and how its FLOPs are counted; None where the device's peak is not known, and there is none."""
+        return f"mfu is of {self._peak / 1e12:.4g} TFLOP/s a device; {flops.CONVENTION}." if self._peak else None
 
     def restart_clock(self) -> None:
         """What was done since the last fetch was no step."""
@@ -61,3 +67,10 @@ class Report:
         if self._writer:
             self._writer.write(step, values)
         self._progress.update(1, f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s")
+
+
+def _flops_per_token(model: DecoderConfig, length: int, lora: Any) -> float:
+    if lora is None:
+        return flops.flops_per_token(model, length)
+    adapters = jax.tree.leaves(lora.adapters(abstract_params(model), param_axes(model))[0])
+    return flops.adapted_flops_per_token(model, length, sum(math.prod(leaf.shape) for leaf in adapters))

@@ -32,6 +32,9 @@ class RunConfig:
       max_rollbacks: how often the run may go back behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that a rollback passes over too.
       step_timeout: seconds without a step after which the process ends itself (`ja_llm.train.watchdog`); None waits for ever.
+      phase_timeout: the same for evaluations, saves, reading a checkpoint and compiling.
+      maintenance: where notices of maintenance come from (`ja_llm.train.maintenance`); None asks nobody.
+      accept: names of the identity's settings in which the ledger of a run that goes on may differ.
       profile: (first step, steps) to write a profile of; None writes none.
       peak_tflops: of one device, for MFU; None: by the device's name.
       wandb_project: project on Weights & Biases that gets the metrics too; None: none does.
@@ -55,6 +58,9 @@ class RunConfig:
     max_rollbacks: int = 3
     rollback_margin: int = 0
     step_timeout: float | None = None
+    phase_timeout: float | None = None
+    maintenance: str | None = None
+    accept: tuple[str, ...] = ()
     profile: tuple[int, int] | None = None
     peak_tflops: float | None = None
     wandb_project: str | None = None

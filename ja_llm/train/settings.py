@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import fnmatch
 import json
+import math
+import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,6 +34,28 @@ def described(settings: Any) -> Any:
     if isinstance(settings, list | tuple):
         return [described(value) for value in settings]
     return json.loads(json.dumps(settings))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number (and no bool, which Python counts as one)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int (and no bool)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_numbers(settings: Any) -> None:
+    """Refuse a dataclass whose fields for numbers hold something else; gin binds what it is given.
+
+    Raises:
+      UsageError: the field and its value.
+    """
+    for field in dataclasses.fields(settings):
+        kinds, value = typing.get_args(field.type) or (field.type,), getattr(settings, field.name)
+        if {int, float} & set(kinds) and not is_number(value) and not (value is None and type(None) in kinds):
+            raise UsageError(f"{type(settings).__name__}.{field.name} is {value!r}; give a number.")
 
 
 def name_of(path: Sequence[Any]) -> str:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ja_llm.errors import UsageError
+from ja_llm.train.settings import check_numbers
 
 
 class History(NamedTuple):
@@ -45,6 +46,7 @@ class SpikeDetector:
     window: int = 128
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.action not in ("skip", "rollback") or self.factor <= 0 or self.window < 2:
             raise UsageError(
                 f"{self} can't be used; action is 'skip' or 'rollback', factor above 0, window a whole number of 2 or more."

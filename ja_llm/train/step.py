@@ -21,6 +21,7 @@ from ja_llm.train.settings import name_of
 from ja_llm.train.spikes import SpikeDetector
 
 Batch = Mapping[str, jax.Array]
+Loss = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 LOSSES = ("linear", "logits")
 
 
@@ -82,23 +83,15 @@ def _config(module: nn.Module) -> Any:
     return getattr(module, "config")  # noqa: B009 (nn.Module has no such attribute for a type checker)
 
 
-def accumulate(
-    module: nn.Module,
-    params: Any,
-    batch: Batch,
-    z_loss: float,
-    microbatches: int,
-    balance_loss: float = 0.0,
-    loss: str = "linear",
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Gradient of the batch's summed loss, and the sums, computed in `microbatches` equal parts.
+def accumulate(loss: Loss, params: Any, batch: Batch, microbatches: int) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradient of the batch's summed `loss` (parameters, batch -> what `loss_sums` gives), and the sums, computed in `microbatches` equal parts.
 
     The sums are added in float32 and divided by nobody here: a mean of microbatch means would weigh a token by how full its
     microbatch happens to be.
     """
 
     def grad(p: Any, b: Batch) -> tuple[Any, dict[str, jax.Array]]:
-        grads, sums = jax.grad(lambda q: loss_sums(module, q, b, z_loss, balance_loss, loss), has_aux=True)(p)
+        grads, sums = jax.grad(loss, has_aux=True)(p, b)
         return jax.tree.map(lambda g: g.astype(jnp.float32), grads), sums
 
     if microbatches == 1:
@@ -112,9 +105,10 @@ def accumulate(
         return jax.tree.map(jnp.add, carry, grad(params, part)), None
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    names = ("loss_sum", "z_loss_sum", "weight_sum", *(("balance_loss_sum",) if _config(module).num_experts > 1 else ()))
-    sums = dict.fromkeys(names, jnp.zeros((), jnp.float32))
-    (grads, sums), _ = jax.lax.scan(add, (zero, sums), {k: split(v) for k, v in batch.items()})
+    parts = {k: split(v) for k, v in batch.items()}
+    names = jax.eval_shape(loss, params, {k: v[0] for k, v in parts.items()})[1]
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), names)
+    (grads, sums), _ = jax.lax.scan(add, (zero, sums), parts)
     return grads, sums
 
 
@@ -188,9 +182,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, base: Any = None) -> tuple[TrainState, dict[str, jax.Array]]:
         # Loss and gradient, divided once by the weight of the whole batch.
         learner: Any = module if options.lora is None else Adapted(module, base, options.lora)
-        grads, sums = accumulate(
-            learner, state.params, batch, options.z_loss, options.microbatches, options.balance_loss, options.loss
-        )
+
+        def loss(params: Any, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return loss_sums(learner, params, part, options.z_loss, options.balance_loss, options.loss)
+
+        grads, sums = accumulate(loss, state.params, batch, options.microbatches)
         weight = jnp.maximum(sums["weight_sum"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         scale = factors(options.groups, state.params, axes, state.step) if options.groups else None

@@ -10,7 +10,10 @@ from typing import Any
 
 import jax
 
-from ja_llm.train.processes import RESTART, Pulse
+from ja_llm.train.processes import COORDINATOR, ENDED, RESTART, Pulse
+
+# Seconds without a sign of life of another process after which a run of several ends, whatever it is doing.
+SILENCE = 300.0
 
 # Seconds between the sentence and the end in a run of several processes: when one goes, the others' step fails at once, and when process 0
 # goes, which serves their questions, they are aborted; so all speak before any ends, and process 0 ends last.
@@ -24,19 +27,29 @@ class Watchdog:
     every thread's stack, and one sentence that names the phase, the step and the process that is silent.
 
     Args:
-      timeout: seconds between two signs; None watches nothing. Give several times the slowest step; compilation, saving and
-        evaluation are not timed.
+      timeout: seconds between two signs of a step; None does not time them. Give several times the slowest step.
+      phase_timeout: seconds that anything else (compiling, saving, evaluating, reading a checkpoint) may take; None does not time it.
       end: called with the exit code.
+
+    In a run of several processes each also looks whether the others are alive, in every phase and without any timeout set: one that gives
+    no sign for SILENCE seconds is named, and all end.
     """
 
-    def __init__(self, timeout: float | None, end: Callable[[int], Any] = os._exit):
-        self._timeout, self._end = timeout, end
+    def __init__(self, timeout: float | None, phase_timeout: float | None = None, end: Callable[[int], Any] = os._exit):
+        self._timeout, self._phase_timeout, self._end = timeout, phase_timeout, end
         self._phase, self._step, self._since = "start", 0, time.monotonic()
         self._timed = False
         self._closed = threading.Event()
-        self.pulse = Pulse(period=2.0 if timeout is None else min(2.0, timeout / 10)) if timeout is not None else None
-        if timeout is not None:
+        least = min(t for t in (timeout, phase_timeout, SILENCE) if t is not None)
+        watched = timeout is not None or phase_timeout is not None or jax.process_count() > 1
+        self.pulse = Pulse(period=min(2.0, least / 10)) if watched else None
+        self._look = min(least / 4, 5.0)
+        self._heard: dict[int, tuple[str, float]] = {}  # rank -> what its pulse said last, and since when
+        self._answered = time.monotonic()
+        if watched:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        if jax.process_count() > 1:
+            threading.Thread(target=self._listen, name="listener", daemon=True).start()
 
     def sign(self, step: int, phase: str, timed: bool = True) -> None:
         """The loop is at `step` and begins `phase` ("data", "step"); with `timed` False it may take as long as it likes."""
@@ -45,18 +58,41 @@ class Watchdog:
             self.pulse.step = step
 
     def _watch(self) -> None:
-        assert self._timeout is not None
-        while not self._closed.wait(min(self._timeout / 4, 5.0)):
-            waited = time.monotonic() - self._since
-            if self._timed and waited > self._timeout:
-                self._bark(waited)
+        while not self._closed.wait(self._look):
+            now = time.monotonic()
+            limit = self._timeout if self._timed else self._phase_timeout
+            if limit is not None and now - self._since > limit:
+                self._bark(now - self._since)
+                return
+            if (silent := self._silent(now)) is not None:
+                self._bark(now - self._since, silent)
                 return
 
-    def _bark(self, waited: float) -> None:
+    def _listen(self) -> None:
+        """Hear the others' pulses; in a thread of its own, for a question to a coordinator that is stopped never comes back."""
+        assert self.pulse is not None
+        while not self._closed.wait(self._look):
+            beats, now = self.pulse.beats(), time.monotonic()
+            self._answered = now if beats else self._answered
+            for rank, beat in beats.items():
+                if rank not in self._heard or self._heard[rank][0] != beat:
+                    self._heard[rank] = beat, now
+
+    def _silent(self, now: float) -> str | None:
+        """The process that has given no sign of life for too long."""
+        if jax.process_count() == 1:
+            return None
+        if now - self._answered > SILENCE:
+            return COORDINATOR
+        still = (rank for rank, (beat, since) in self._heard.items() if beat != ENDED and now - since > SILENCE)
+        rank = next(still, None)
+        return None if rank is None else f"process {rank} (gives no sign of life)"
+
+    def _bark(self, waited: float, silent: str | None = None) -> None:
         stream = sys.__stderr__ or sys.stderr
         faulthandler.dump_traceback(file=stream, all_threads=True)
-        waiting = "a batch of its data" if self._phase == "data" else "its results"
-        who = "" if jax.process_count() == 1 or self.pulse is None else f"; silent is {self.pulse.silent()}"
+        waiting = {"data": "a batch of its data", "step": "its results"}.get(self._phase, f"the end of its phase {self._phase!r}")
+        who = "" if jax.process_count() == 1 or self.pulse is None else f"; silent is {silent or self.pulse.silent()}"
         print(
             f"ja-llm: step {self._step}: process {jax.process_index()} has waited {waited:.0f} s for {waiting}{who}; it ends with "
             f"code {RESTART}, start the same command again (all processes of it) to go on from the last checkpoint.",
@@ -67,11 +103,11 @@ class Watchdog:
             time.sleep(_COORDINATOR_STAYS if jax.process_index() == 0 else _STAYS)
         self._end(RESTART)
 
-    def close(self) -> None:
-        """End the watch."""
+    def close(self, ended: bool = False) -> None:
+        """End the watch; `ended`: this process has done all of its work, so that the others shall not miss it."""
         self._closed.set()
         if self.pulse is not None:
-            self.pulse.close()
+            self.pulse.close(ended)
 
     def __enter__(self) -> "Watchdog":
         return self

@@ -1,3 +1,6 @@
+import os
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,3 +75,35 @@ def test_little_padding_at_the_lengths_of_web_pages():
     plan = BestFit(offsets_of(sizes), 4096)
     assert plan.statistics()["padding"] < 0.005
     assert plan.statistics()["documents_cut"] == (sizes - 1 > 4096).sum() < 100
+
+
+def test_processes_that_write_one_plan_at_the_same_time_leave_it_whole(tmp_path, monkeypatch):
+    """All processes of a run open the same cache at once; the second begins while the first is between its two files."""
+    offsets, save, plans = offsets_of([5, 9, 3, 12, 7]), np.save, {}
+    second_begun, first_done = threading.Event(), threading.Event()
+
+    def open_plan(name):
+        plans[name] = BestFit(offsets, 8, tmp_path)
+
+    second = threading.Thread(target=open_plan, args=("second",))
+
+    def slow(path, values):
+        if path.name == "starts.npy" and threading.current_thread() is second:
+            second_begun.set()
+            first_done.wait(30)
+        save(path, values)
+        if path.name == "starts.npy" and threading.current_thread() is not second:
+            second.start()
+            second_begun.wait(30)
+
+    monkeypatch.setattr(np, "save", slow)
+    open_plan("first")
+    (folder,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    before = os.stat(folder / "starts.npy").st_ino
+    first_done.set()
+    second.join(30)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert sorted(path.name for path in folder.iterdir()) == ["pieces.npy", "starts.npy"]
+    assert os.stat(folder / "starts.npy").st_ino == before  # a plan that somebody reads stays
+    for plan in (plans["second"], BestFit(offsets, 8, tmp_path)):
+        assert [plan.spans(row) for row in range(plan.rows)] == [plans["first"].spans(row) for row in range(plans["first"].rows)]

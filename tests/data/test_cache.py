@@ -354,3 +354,38 @@ def test_manifests_name_their_lineage(cached, root):
     assert value["parents"] == store["parents"] == [parent]
     assert value["config"]["vocabulary"] == store["config"]["vocabulary"] == load_tokenizer(out / "vocab").fingerprint
     assert str(root) not in (out / "manifest.json").read_text() + (out / "web_ja" / "train" / "manifest.json").read_text()
+
+
+def test_a_mixture_that_is_registered_with_seqio_is_cached_by_its_name(tmp_path, vocab, monkeypatch, capsys):
+    """Its own source and preprocessors; rates as seqio draws by, nested ones too, become shares of tokens."""
+    (tmp_path / "my_seqio_tasks.py").write_text(
+        "import functools, seqio, tensorflow as tf\n"
+        "features = {'targets': seqio.Feature(seqio.ByteVocabulary(), add_eos=True)}\n"
+        "def texts(split, shuffle_files, seed=None, name=''):\n"
+        "    return tf.data.Dataset.from_tensor_slices({'text': [f'{name} {split} {i} ' * 9 for i in range(20)]})\n"
+        "for name in ('news', 'blogs', 'poems'):\n"
+        "    seqio.TaskRegistry.add(name, seqio.FunctionDataSource(functools.partial(texts, name=name), splits=('train', 'validation')),\n"
+        "        preprocessors=[functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),\n"
+        "        lambda data: data.map(lambda x: {'targets': tf.strings.upper(x['targets'])}), seqio.preprocessors.tokenize,\n"
+        "        seqio.preprocessors.append_eos], output_features=features)\n"
+        "seqio.MixtureRegistry.add('prose', [('news', 3), ('blogs', 1)])\n"
+        "seqio.MixtureRegistry.add('reading', [('prose', 2.0), ('poems', 2.0)])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["cache", "--task", "reading", "--module", "my_seqio_tasks", "--vocab", str(vocab), "--out", str(tmp_path / "c")]
+    assert main([*command, "--documents", str(tmp_path)]) == 2
+    assert "reads its own source" in capsys.readouterr().err
+    assert main(command) == 0
+    value = manifest.read(tmp_path / "c", manifest.MIXTURE)
+    assert {m["task"]: m["rate"] for m in value["members"]} == {"blogs": 0.125, "news": 0.375, "poems": 0.5}
+    store = TokenStore.open(tmp_path / "c/news/heldout")
+    tokenizer = load_tokenizer(vocab)
+    assert {tokenizer.decode(store.document(i)[1:-1].tolist()) for i in range(20)} == {
+        f"NEWS VALIDATION {i} " * 9 for i in range(20)
+    }
+    assert store.document(0)[[0, -1]].tolist() == [tokenizer.bos_id, tokenizer.eos_id]
+    source = BatchSource(tmp_path / "c", 32, 8, seed=0)
+    rows = [task for step in range(8) for task, _ in source.row_identity(step)]
+    assert {task: rows.count(task) for task in set(rows)} == {"blogs": 8, "news": 24, "poems": 32}
+    assert main(command) == 0  # finished already
+    assert main(["cache", "--task", "nothing", "--vocab", str(vocab), "--out", str(tmp_path / "d"), "--documents", "x"]) == 2

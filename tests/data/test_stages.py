@@ -106,6 +106,18 @@ def test_stages_may_be_added_to_a_run_but_its_past_stays(caches):
     assert staged(caches, 50, stored=replay).schedule == replay
 
 
+def test_what_a_rollback_passes_over_is_not_read_by_a_later_stage(caches):
+    """The rows behind the switch are those that no step has read or passed over, in the run itself and when it goes on."""
+    batches = staged(caches, 60, length=8)  # many rows: no epoch ends in here
+    rows = batches.sources[0].statistics()["ja"]["rows"]
+    passed = [row for step in range(50, 57) for task, row in identities(batches, step) if task == "ja"]
+    batches.schedule = batches.schedule.with_skip(50, 7)
+    seen = [row for step in range(70) for task, row in identities(batches, step) if task == "ja"]
+    assert len(seen) + len(passed) < rows and len(set(seen + passed)) == len(seen) + len(passed)
+    again = staged(caches, 60, length=8, stored=batches.schedule, from_step=65)
+    assert identities(again, 65) == identities(batches, 65)
+
+
 def test_stages_out_of_order_and_of_another_vocabulary_are_refused(caches):
     with pytest.raises(UsageError, match="does not come after"):
         StagedBatches(caches[0], (Stage(str(caches[1]), 9), Stage(str(caches[0]), 9)), **ARGUMENTS)

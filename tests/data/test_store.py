@@ -151,3 +151,24 @@ def test_a_file_system_that_refuses_is_a_sentence_and_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_is_written_again_while_it_is_read_is_noticed(tmp_path):
+    """Each chunk of the new store is whole, but the offsets in memory are those of the old one."""
+
+    def write(first):
+        with atomic_directory(tmp_path / "s") as folder:
+            writer = TokenStoreWriter(folder, 2, 9)
+            for number, size in enumerate((4, 5)):
+                writer.append(f"{number:032x}", np.arange(first, first + size, dtype=np.int32), 1)
+            writer.close(config={"first": first}, parents=[], totals={})
+
+    write(3)
+    store = TokenStore.open(tmp_path / "s", in_memory=False)
+    assert store.document(0).tolist() == [3, 4, 5, 6]
+    write(40)
+    with pytest.raises(JaLlmError, match="this token store was written again or taken away since it was opened"):
+        store.document(1)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(JaLlmError, match="written again or taken away"):
+        store.document(0)

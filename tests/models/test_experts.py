@@ -1,6 +1,7 @@
 """Experts: no token is dropped, padding and company do not matter, and the balance loss does not know about microbatches."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
 from ja_llm.models.experts import BALANCE, Experts, row_balance
-from ja_llm.train.step import accumulate
+from ja_llm.train.step import accumulate, loss_sums
 
 CONFIG = DecoderConfig(
     vocab_size=64,
@@ -52,7 +53,10 @@ def test_gradients_and_balance_do_not_depend_on_the_number_of_microbatches(batch
     """With a coefficient at which the balance loss is a large part of the whole."""
     config = dataclasses.replace(CONFIG, **changes)
     params = init_params(config, jax.random.key(0))
-    grad = jax.jit(lambda p, m: accumulate(Decoder(config), p, batch, 0.0, m, 1.0), static_argnums=1)
+    grad = jax.jit(
+        lambda p, m: accumulate(functools.partial(loss_sums, Decoder(config), z_loss=0.0, balance_loss=1.0), p, batch, m),
+        static_argnums=1,
+    )
     whole, sums = grad(params, 1)
     assert float(sums["balance_loss_sum"]) >= float(sums["weight_sum"]) * 0.99  # each row's is about one or more
     for microbatches in (2, 8):
@@ -64,7 +68,9 @@ def test_gradients_and_balance_do_not_depend_on_the_number_of_microbatches(batch
 
 def test_the_balance_loss_reaches_the_router_only_through_its_own_coefficient(params, batch):
     def router(coefficient):
-        grads, _ = accumulate(Decoder(CONFIG), params, batch, 0.0, 1, coefficient)
+        grads, _ = accumulate(
+            functools.partial(loss_sums, Decoder(CONFIG), z_loss=0.0, balance_loss=coefficient), params, batch, 1
+        )
         return np.asarray(grads["layers"]["mlp"]["router"]["kernel"])
 
     nothing, once, twice = router(0.0), router(0.5), router(1.0)

@@ -124,8 +124,10 @@ class Training:
         flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=300"
         return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
-    def start(self, model_dir: Path, steps: int, count: int = 1, **macros) -> list[subprocess.Popen]:
-        """The command in `count` processes that are one run; output goes to files beside the run."""
+    def start(
+        self, model_dir: Path, steps: int, count: int = 1, devices: int = 1, plants: dict | None = None, **macros
+    ) -> list[subprocess.Popen]:
+        """The command in `count` processes that are one run, with faults of planted.py; output goes to files beside the run."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -134,7 +136,9 @@ class Training:
             flags = [f"--coordinator_address=127.0.0.1:{port}", f"--process_count={count}", f"--process_index={index}"]
             log = open(model_dir.with_name(f"{model_dir.name}.{index}.log"), "w")  # noqa: SIM115
             command = [*self.command(model_dir, steps, **macros), *(flags if count > 1 else [])]
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment()))
+            if plants:
+                command[1:3] = [str(Path(__file__).with_name("planted.py")), json.dumps(plants)]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment(devices)))
             log.close()
         return processes
 

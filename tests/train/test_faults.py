@@ -1,10 +1,18 @@
 """Planted faults in whole runs of a tiny model: batches that are not finite, spikes, a checkpoint whose bytes changed, a hung source."""
 
 import contextlib
+import functools
+import http.server
+import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -13,7 +21,8 @@ import pytest
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError
 from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
-from ja_llm.train import memory
+from ja_llm.train import loop, maintenance, memory, watchdog
+from ja_llm.train.checkpoints import Checkpoints, model_steps
 from ja_llm.train.digests import _of_devices, _of_host, digests
 from ja_llm.train.goodput import Goodput
 from ja_llm.train.learning_rates import WarmupConstant
@@ -97,13 +106,25 @@ class Source:
 def train(tmp_path):
     """train(name, source, steps, ...) runs in tmp_path / name; returns its lines of metrics."""
 
-    def start(name, source, steps=12, spikes=None, **settings):
+    def start(name, source, steps=12, spikes=None, evaluators=None, exporter=None, **settings):
         config = RunConfig(
             tmp_path / name, steps, mesh={"data": 1}, checkpoint_period=4, step=StepOptions(spikes=spikes), **settings
         )
         optimizer, schedule = AdamW(), WarmupConstant(peak=3e-2, warmup_steps=1)
         with jax.default_device(jax.devices()[0]):
-            run(config, MODEL, Letters(), source, source.open, optimizer, schedule, identity={"mixture": "test"})
+            identity = {"mixture": "test"}
+            run(
+                config,
+                MODEL,
+                Letters(),
+                source,
+                source.open,
+                optimizer,
+                schedule,
+                identity=identity,
+                evaluators=evaluators,
+                exporter=exporter,
+            )
         return lines(tmp_path / name)
 
     return start
@@ -130,9 +151,25 @@ def test_a_batch_that_is_not_finite_is_rolled_back_noted_and_replayed(train, tmp
     assert "rollbacks" not in json.loads((tmp_path / "replay/run.json").read_text())
 
 
+def test_a_rollback_holds_one_state_and_is_not_timed(train, tmp_path, monkeypatch):
+    """A second state on the devices would be out of memory at the size that a run is made for, and restoring takes what it takes."""
+    held, phases = [], []
+    restore = Checkpoints.restore
+
+    def look(self, *arguments):
+        held.append(sum(x.shape == (512, 8) for x in jax.live_arrays()))
+        assert phases[-1] == ("start", False)
+        return restore(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "restore", look)
+    monkeypatch.setattr(Watchdog, "sign", lambda self, step, kind, timed=True: phases.append((kind, timed)))
+    train("run", Source({6: "nan"}))
+    assert held == [0]
+
+
 def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
     source = Source({step: "nan" for step in range(5, 99)})
-    with pytest.raises(JaLlmError, match=r"step \d+: the loss or its gradient is not finite after 2 rollbacks.*nan@4"):
+    with pytest.raises(JaLlmError, match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* from step 4 .*nan@4"):
         train("nan", source, max_rollbacks=2)
     assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2
 
@@ -190,11 +227,11 @@ def test_digests_of_host_and_device_agree_and_see_one_bit_and_a_swap():
 
 def test_a_hung_source_ends_the_process_with_its_stacks_and_a_sentence(capfd):
     ended = []
-    with Watchdog(0.4, end=ended.append) as watchdog:
-        watchdog.sign(3, "checkpoint", timed=False)
+    with Watchdog(0.4, end=ended.append) as dog:
+        dog.sign(3, "checkpoint", timed=False)
         time.sleep(0.8)
         assert not ended
-        watchdog.sign(4, "data")
+        dog.sign(4, "data")
         deadline = time.monotonic() + 30
         while not ended and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -202,6 +239,124 @@ def test_a_hung_source_ends_the_process_with_its_stacks_and_a_sentence(capfd):
     said = capfd.readouterr().err
     assert "step 4: process 0 has waited" in said and "for a batch of its data" in said and "code 75" in said
     assert "test_a_hung_source_ends" in said and threading.active_count() >= 1
+
+
+def test_a_phase_that_is_no_step_has_its_own_time(capfd):
+    ended = []
+    with Watchdog(None, 0.4, end=ended.append) as dog:
+        dog.sign(3, "data")
+        time.sleep(0.8)
+        assert not ended
+        dog.sign(5, "evaluation", timed=False)
+        deadline = time.monotonic() + 30
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert ended == [75] and "for the end of its phase 'evaluation'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("beats", "says"),
+    [
+        (lambda n: {0: str(n), 1: "7 3"}, "silent is process 1 (gives no sign of life)"),
+        (
+            lambda n: {0: str(n), 1: str(n)} if n < 3 else time.sleep(3600),
+            "silent is process 0 (the coordinator, which does not answer)",
+        ),
+        (lambda n: {0: str(n), 1: watchdog.ENDED}, None),
+    ],
+    ids=["stopped", "coordinator stopped", "ended"],
+)
+def test_a_silent_process_is_named_whatever_the_others_do(capfd, monkeypatch, beats, says):
+    """It stops while the others evaluate, which nobody times; one that has done its work is not missed."""
+    monkeypatch.setattr(watchdog, "SILENCE", 0.8)
+    monkeypatch.setattr(watchdog, "_COORDINATOR_STAYS", 0.0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    count = itertools.count()
+
+    class Beating(watchdog.Pulse):
+        def __init__(self, period):
+            self.step, self._client, self._ended = -1, None, threading.Event()
+
+        def beats(self):
+            return beats(next(count))
+
+    monkeypatch.setattr(watchdog, "Pulse", Beating)
+    ended = []
+    with Watchdog(None, end=ended.append) as dog:
+        dog.sign(3, "evaluation", timed=False)
+        deadline = time.monotonic() + (30 if says else 2)
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.05)
+    said = capfd.readouterr().err
+    assert (ended == [75] and says in said) if says else not ended
+
+
+def test_a_source_that_hangs_in_a_run_ends_the_process_at_its_step(tmp_path):
+    """In a process of its own, which the watchdog really ends; a run that goes on is the undisturbed one (tests/train/test_kills.py)."""
+    program = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import test_faults as t; from pathlib import Path\n"
+        "class Hung(t.Source):\n"
+        "    def batch(self, step):\n"
+        "        time.sleep(3600 if step == 5 else 0)\n"
+        "        return super().batch(step)\n"
+        "config = t.RunConfig(Path(sys.argv[2]), 12, mesh={'data': 1}, checkpoint_period=4, step_timeout=2.0)\n"
+        "source = Hung()\n"
+        "t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(3e-2, 1), identity={})\n"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=280)
+    assert found.returncode == 75, found.stderr
+    assert "step 5: process 0 has waited" in found.stderr and "for a batch of its data" in found.stderr
+    assert "in batch" in found.stderr  # the stack says where
+    assert model_steps(tmp_path / "run") == [4]
+
+
+def test_a_notice_of_maintenance_saves_and_ends_as_sigterm_does(train, tmp_path):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        notice = "NONE"
+
+        def do_GET(self):
+            assert self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.notice.encode())
+
+        def log_message(self, *unused):
+            pass
+
+    class Told(Source):
+        def batch(self, data_step):
+            Answer.notice = "TERMINATE_ON_HOST_MAINTENANCE" if data_step >= 5 else "NONE"
+            time.sleep(0.3 if data_step >= 5 else 0)
+            return super().batch(data_step)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with (
+        mock.patch("ja_llm.train.maintenance.watched", functools.partial(maintenance.watched, period=0.05)),
+        pytest.raises(JaLlmError, match=r"stopped at step \d+ of 99") as stopped,
+    ):
+        train("run", Told(), steps=99, maintenance=f"http://127.0.0.1:{server.server_port}/")
+    server.shutdown()
+    assert stopped.value.exit_code == 75 and model_steps(tmp_path / "run")[-1] > 4
+
+
+def test_a_run_goes_on_with_other_data_only_where_that_is_said(train, tmp_path):
+    class Other(Source):
+        fingerprint = "4" * 64
+
+    train("run", Source(), steps=4)
+    with pytest.raises(
+        JaLlmError, match=r"holds a run with other data \(the token stores .*: data 222222222222 then, 444444444444 now.*accept"
+    ):
+        train("run", Other(), steps=8)
+    with pytest.raises(JaLlmError, match=r"train.accept names 'date', which no ledger has"):
+        train("run", Other(), steps=8, accept=("date",))
+    assert len(train("run", Other(), steps=8, accept=("data",))) == 8
+    ledger = json.loads((tmp_path / "run/run.json").read_text())
+    assert ledger["identity"]["data"] == "4" * 64
+    assert [(entry["from_step"], entry.get("accepted")) for entry in ledger["history"]] == [(0, None), (4, {"data": "2" * 64})]
+    assert len(train("run", Other(), steps=12)) == 12  # and from there on it is the run's
 
 
 def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
@@ -220,6 +375,35 @@ def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
     assert sum(second.shares().values()) == pytest.approx(1)
     path.write_text("{")
     assert Goodput(path, time.time()).total()["lost"] == 0
+
+
+def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeypatch):
+    """What the step would need is found by compiling it with less and less, which says nothing of an evaluation."""
+
+    def full(self, *arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr(loop, "_evaluate", full)
+    with pytest.raises(
+        JaLlmError, match="not enough memory for an evaluation beside the run's own state; bind train.eval_documents"
+    ):
+        train("run", Source(), steps=2, evaluators={"all": None})
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(JaLlmError, match="not enough memory to save a checkpoint"):
+        train("save", Source(), steps=2)
+    monkeypatch.setattr(loop.Report, "fetch", full)
+    with pytest.raises(JaLlmError, match="the step does not fit into the device's memory"):
+        train("step", Source(), steps=2)
+
+
+def test_an_export_that_a_kill_prevented_is_made_up_for(train, tmp_path):
+    """A kill between a save and its export, the last one too, leaves a checkpoint without it."""
+    made = []
+    train("run", Source(), steps=8)
+    train("run", Source(), steps=8, exporter=made.append, export_period=4)  # a finished run
+    assert made == [4, 8]
+    train("run", Source(), steps=12, exporter=made.append, export_period=8)
+    assert made == [4, 8, 8, 12]  # whoever exports passes over what is there
 
 
 class Compiled:

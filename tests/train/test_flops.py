@@ -1,6 +1,7 @@
 """FLOPs against published figures, and MFU against a published one."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -8,9 +9,11 @@ import pytest
 
 from ja_llm.models.config import DecoderConfig
 from ja_llm.progress import Progress
-from ja_llm.train.flops import flops_per_token, matmul_weights, mfu, peak_flops
+from ja_llm.train.flops import adapted_flops_per_token, flops_per_token, matmul_weights, mfu, peak_flops
+from ja_llm.train.lora import Lora
 from ja_llm.train.reporting import Report
 from ja_llm.train.run_config import RunConfig
+from ja_llm.train.step import StepOptions
 
 LLAMA_8B = DecoderConfig(
     vocab_size=128256, embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, max_length=8192
@@ -18,6 +21,22 @@ LLAMA_8B = DecoderConfig(
 SMALL = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=64
 )
+
+
+class Batches:
+    batch_size, length = 3, 8
+
+
+def test_what_is_frozen_has_no_gradient_of_its_own():
+    """Of 6 FLOPs a weight the two of its own gradient fall away; the adapters' weights are few."""
+    config = DecoderConfig(
+        vocab_size=32, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=8
+    )
+    whole, adapted = flops_per_token(config, 8), adapted_flops_per_token(config, 8, 100)
+    assert whole - adapted == 2 * matmul_weights(config) - 600
+    lora = Lora(rank=1, parameters=("logits_dense/kernel",))
+    report = Report(RunConfig(Path(), 1, step=StepOptions(lora=lora)), config, Batches, None, None)
+    assert report._flops == adapted_flops_per_token(config, 8, 16 + 32)
 
 
 def test_llama_3_1_8b_at_8192():

@@ -12,7 +12,9 @@ from ja_llm import sharding
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
-from ja_llm.train.checkpoints import load_model
+from ja_llm.train import checkpoints
+from ja_llm.train.checkpoint_errors import Damaged
+from ja_llm.train.checkpoints import load_model, read_item
 from ja_llm.train.lora import Adapted, Lora, weights_of
 from ja_llm.train.memory import needed_bytes
 from ja_llm.train.optimizers import AdamW
@@ -24,6 +26,14 @@ CONFIG = DecoderConfig(
     vocab_size=32, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=8
 )
 EVERYTHING = Lora(rank=2, alpha=4.0, parameters=("*/kernel", "*/embedding"), base_dtype="float32")
+
+
+def flip(item):
+    """Change one byte in the middle of the numbers that a checkpoint holds."""
+    path = max(item.glob("ocdbt.process_*/d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +89,42 @@ def test_a_run_trains_adapters_alone_and_goes_on(training, straight, metrics, tm
         name for name in changed if name.endswith("kernel") and name.startswith("layers/")
     }
     assert json.loads((tmp_path / "parts/run.json").read_text())["identity"]["lora"]["rank"] == 4
+
+
+def test_a_run_with_the_settings_as_they_are_gives_a_model_that_loads(training, straight, tmp_path):
+    """The base is frozen in bfloat16, and so the merged model lies in the checkpoint; the model's own dtype is float32."""
+    from ja_llm.cli import main
+
+    command = training.command(tmp_path / "run", 2, INITIAL_CHECKPOINT_PATH=str(straight), CHECKPOINT_PERIOD=2, WARMUP_STEPS=1)[
+        3:
+    ]
+    assert main([*command, "--gin.LORA=@lora.Lora()"]) == 0
+    loaded, stored = load_model(tmp_path / "run"), read_item(tmp_path / "run/checkpoints/2/params")
+    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(stored), strict=True):
+        assert (a.dtype, b.dtype) == (jnp.float32, jnp.bfloat16)
+        np.testing.assert_array_equal(a, b.astype(jnp.float32))
+    flip(tmp_path / "run/checkpoints/2/params")
+    with pytest.raises(Damaged, match="damaged"):
+        load_model(tmp_path / "run")
+
+
+def test_a_frozen_model_is_read_without_standing_whole_in_float32(straight, monkeypatch):
+    """At 7B that would be 27 GB, which a GPU of 24 GB has not."""
+    held, read = [], checkpoints.read_arrays
+
+    def look(*arguments, **named):
+        before = sum(x.nbytes for x in jax.live_arrays())
+        found = read(*arguments, **named)
+        held.append(sum(x.nbytes for x in jax.live_arrays()) - before)
+        return found
+
+    monkeypatch.setattr(checkpoints, "read_arrays", look)
+    params = load_model(straight, dtype="bfloat16").params
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
+    assert max(held) == 4 * max(leaf.size for leaf in jax.tree.leaves(params))
+    whole = load_model(straight).params
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
 
 
 def test_what_is_no_matrix_and_what_does_not_go_together_is_refused():

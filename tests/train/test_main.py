@@ -1,12 +1,15 @@
 """What the training command makes of gin, without training."""
 
+import json
+
 import pytest
 
 from ja_llm.cli import main
 from ja_llm.errors import UsageError
 from ja_llm.sharding import DEFAULT_RULES
 from ja_llm.train import loop
-from ja_llm.train.main import architecture_of
+from ja_llm.train.learning_rates import remaining
+from ja_llm.train.main import _export, architecture_of
 from ja_llm.vocab.base import load_tokenizer
 
 
@@ -108,8 +111,121 @@ def test_everything_that_has_a_macro_reaches_the_loop(training, started, cache_d
     assert "optimizers.Muon.beta" in text and "learning_rates.WarmupStableDecay.decay_steps = 5" in text
 
 
+def test_an_export_that_is_there_is_not_made_again(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr("ja_llm.interop.hf.export_hf", lambda model, folder: made.append((model, folder)))
+    (tmp_path / "export/4").mkdir(parents=True)
+    for step in (4, 8):
+        _export(str(tmp_path), step)
+    assert made == [(f"{tmp_path}@8", tmp_path / "export/8")]
+
+
 def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp_path, capsys):
     assert main(training.command(tmp_path / "run", 2000, MAX_EPOCHS=2.0)[3:]) == 2
     err = capsys.readouterr().err
     assert "MAX_EPOCHS allows 2 epochs of web_" in err and "lower TRAIN_STEPS to" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("bindings", "says"),
+    [
+        (
+            {"OPTIMIZER": "@optimizers.AdamW"},
+            "OPTIMIZER is the class AdamW itself; give an object, with brackets, e.g. @optimizers.AdamW()",
+        ),
+        ({"SPIKES": "@spikes.SpikeDetector"}, "SPIKES is the class SpikeDetector itself"),
+        (
+            {"SCHEDULE": "@learning_rates.WarmupStableDecay()"},
+            "learning_rates.WarmupStableDecay has no value for decay_steps; add --gin_bindings=",
+        ),
+        ({"SCHEDULE": "@learning_rates.Joined()"}, "learning_rates.Joined has no value for schedules, starts"),
+        ({"GROUPS": "@groups.Group()"}, "GROUPS is Group(parameters=('*',), rate=1.0"),
+        ({"PEAK_LEARNING_RATE": "fast"}, "WarmupCosine.peak is 'fast'; give a number"),
+        (
+            {"SCHEDULE": "@learning_rates.WarmupConstant()", "learning_rates.WarmupConstant.peak": -1},
+            "0 <= peak and 0 <= warmup_steps",
+        ),
+        ({"MAX_EPOCHS": "many"}, "MAX_EPOCHS is 'many'"),
+        ({"RANDOM_SEED": "seven"}, "RANDOM_SEED is 'seven'; give a whole number of 0 or more"),
+        ({"MESH": "data"}, "MESH is 'data'; give a dict"),
+        ({"KEEP_PERIOD": 0}, "KEEP_PERIOD is 0; give a whole number of 1 or more, or None"),
+        ({"train.keep_checkpoints": 0}, "train.keep_checkpoints is 0"),
+        ({"train.profile": 100}, "train.profile is 100; give (first step, number of steps)"),
+        ({"train.eval_steps": 5}, "train.eval_steps is 5; give a tuple"),
+        ({"train.eval_tasks": "jaqket"}, "train.eval_tasks is 'jaqket'; give a tuple"),
+        ({"STEP_TIMEOUT": "30s"}, "STEP_TIMEOUT is '30s'; give a number of seconds above 0, or None"),
+        ({"STEP_TIMEOUT": 0}, "STEP_TIMEOUT is 0"),
+        ({"EMA_DECAY": 2}, "EMA_DECAY is 2; give a number between 0 and 1"),
+        ({"MAX_ROLLBACKS": -1}, "MAX_ROLLBACKS is -1"),
+        ({"Z_LOSS": "x"}, "Z_LOSS is 'x'; give a number of 0 or more"),
+        ({"train.accept": "data"}, "train.accept is 'data'; give a tuple"),
+        ({"train.maintenance": "gcp"}, "train.maintenance is 'gcp'; give 'gce', a URL, or None"),
+        ({"EXPORT_PERIOD": 7}, "EXPORT_PERIOD is 7; give a multiple of CHECKPOINT_PERIOD (5)"),
+        ({"TASK_FEATURE_LENGTHS": "{'targets': 60000}"}, "rows of 60000 tokens, but web_"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_by_the_name_that_was_bound(training, tmp_path, capsys, bindings, says):
+    command = training.command(tmp_path / "run", 20)[3:]
+    for name, value in bindings.items():
+        command = [word for word in command if not word.startswith(f"--gin.{name}=")]
+        command.append(f"--gin_bindings=main.{name} = {value!r}" if name.startswith("train.") else f"--gin.{name}={value}")
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert says in err and len(err.strip().splitlines()) == 1 and "fault of ja_llm" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("macros", "says"),
+    [
+        ({"MESH": {"data": 3}}, "does not make up the"),
+        ({"BATCH_SIZE": 7, "MICROBATCHES": 2}, "BATCH_SIZE is 7"),
+        ({"RANDOM_SEED": 7}, "holds a run with seed = 0"),
+        ({"GROUPS": "(@groups.Group(),)", "groups.Group.parameters": ("nothing",)}, "names 'nothing', which no parameter fits"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(training, straight, tmp_path, capsys, macros, says):
+    before = {path.name: path.stat().st_mtime_ns for path in straight.iterdir()}
+    groups = [f"--gin.{name}={value}" for name, value in macros.items() if isinstance(value, str | tuple)]
+    plain = {name: value for name, value in macros.items() if not isinstance(value, str | tuple)}
+    assert main([*training.command(straight, 20, **plain)[3:], *groups, "--dry_run"]) == 2
+    assert says in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in straight.iterdir()} == before
+
+
+def test_a_dry_run_says_how_rows_are_packed_and_writes_nothing(training, tmp_path, capsys):
+    assert main([*training.command(tmp_path / "run", 20, PACKING="best_fit")[3:], "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert "packing: web_en 60 documents in " in out and "% padding, " in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_period_of_evaluations_without_held_out_documents_is_refused(training, tmp_path, make_cache, capsys, monkeypatch):
+    monkeypatch.setattr("ja_llm.evaluation.heldout.heldout_evaluators", lambda *_, **__: {})  # what such a cache gives
+    assert main(training.command(tmp_path / "run", 20, EVAL_PERIOD=5)[3:]) == 2
+    assert "there are no held-out documents here to evaluate by (EVAL_PERIOD" in capsys.readouterr().err
+
+
+def test_a_wrong_length_of_the_anneal_is_refused():
+    assert remaining(16, 10) == remaining(16, 10, 6) == 6
+    with pytest.raises(UsageError, match="ANNEAL_STEPS 5; the anneal has the 6 steps behind"):
+        remaining(16, 10, 5)
+    with pytest.raises(UsageError, match="there must be one or more"):
+        remaining(10, 10)
+
+
+def test_other_data_that_are_accepted_begin_without_what_the_run_passed_over_of_its_own(training, tmp_path, monkeypatch):
+    """And once they are the run's, what is passed over of them stays, whatever the command goes on saying."""
+    found = []
+    monkeypatch.setattr(loop, "run", lambda config, model, tokenizer, batches, *_, **__: found.append(batches))
+
+    def start(data, mixture):
+        schedule = {"stages": [{"from_step": 0, "mixture": mixture}], "skips": [{"stage": 0, "from": 2, "to": 4}]}
+        (tmp_path / "run.json").write_text(json.dumps({"identity": {"data": data}, "data_schedule": schedule}))
+        assert main([*training.command(tmp_path, 20)[3:], "--gin_bindings=main.train.accept = ('data',)"]) == 0
+        return found[-1]
+
+    other = start("0" * 64, "1" * 64)
+    assert other.schedule.skips == ()
+    assert start(other.fingerprint, other.mixture).schedule.skips == ((0, 2, 4),)

@@ -1,6 +1,7 @@
 """A training run on packed rows is the run on the same documents one per row, whatever computes attention and loss."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.step import TrainState, accumulate, make_train_step
+from ja_llm.train.step import TrainState, accumulate, loss_sums, make_train_step
 
 LENGTH = 24
 CONFIG = DecoderConfig(
@@ -61,7 +62,7 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_one_document_a_row(param
         monkeypatch.setattr("ja_llm.attention.xla._SHORT", 0)
         attention = "xla"
     module = Decoder(dataclasses.replace(CONFIG, attention=attention))
-    f = jax.jit(lambda b: accumulate(module, params, b, 1e-3, 1, loss=loss))
+    f = jax.jit(lambda b: accumulate(functools.partial(loss_sums, module, z_loss=1e-3, loss=loss), params, b, 1))
     with interpreted():
         (packed, sums), (single, single_sums) = (f(b) for b in batches())
     assert sums["weight_sum"] == single_sums["weight_sum"] == sum(map(sum, ROWS))
@@ -89,7 +90,12 @@ def test_the_loss_without_logits_is_that_of_the_logits(changes):
     params = init_params(module.config, jax.random.key(1))
     batch = {k: v % 58 if "tokens" in k else v for k, v in batches()[0].items()}
     (grads, sums), (old_grads, old_sums) = (
-        jax.jit(lambda b, loss=loss: accumulate(module, params, b, 1e-3, 1, 0.01, loss))(batch) for loss in ("linear", "logits")
+        jax.jit(
+            lambda b, loss=loss: accumulate(
+                functools.partial(loss_sums, module, z_loss=1e-3, balance_loss=0.01, loss=loss), params, b, 1
+            )
+        )(batch)
+        for loss in ("linear", "logits")
     )
     for name, value in old_sums.items():
         assert float(sums[name]) == pytest.approx(float(value), rel=1e-6)

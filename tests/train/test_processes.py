@@ -1,6 +1,7 @@
 """Several real processes over loopback as one run: equal losses, one asked to stop stops all, one that is silent is named."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -56,13 +57,26 @@ def test_two_processes_one_of_them_asked_to_stop(started, straight, metrics, tmp
     processes = started(directory, STEPS, 2, EVAL_PERIOD=10, MESH={"data": 1}, DCN_MESH={"data": 2})
     until_step(directory, 6, processes)
     processes[1].send_signal(signal.SIGTERM)  # of a pod's hosts one is told of the maintenance
-    assert wait(processes) == [1, 1], log(directory, 0)
+    assert wait(processes) == [75, 75], log(directory, 0)
     saved = model_steps(directory)[-1]
     assert saved < STEPS and all(f"stopped at step {saved} of {STEPS}" in log(directory, i) for i in range(2))
     assert wait(started(directory, STEPS, 1, EVAL_PERIOD=10)) == [0], log(directory, 0)
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
     history = json.loads((directory / "run.json").read_text())["history"]
     assert [(entry["from_step"], entry["mesh"]["data"]) for entry in history] == [(0, 2), (saved, 1)]
+
+
+@pytest.mark.timeout(1800)
+def test_what_one_process_refuses_or_finds_damaged_all_know(started, straight, metrics, tmp_path):
+    directory = tmp_path / "two"
+    shutil.copytree(straight, directory)
+    processes = started(directory, STEPS, 2, RANDOM_SEED=7)  # only the first process looks at the ledger
+    assert wait(processes) == [2, 2], log(directory, 1)
+    assert all("holds a run with seed = 0, the command says 7" in log(directory, i) for i in range(2))
+    processes = started(directory, STEPS, 2, plants={"damaged": {"process": 1, "step": STEPS}}, EVAL_PERIOD=10)
+    assert wait(processes) == [0, 0], log(directory, 1)
+    assert "the run goes on from step 15" in log(directory, 0)
+    assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_killed_and_started_again_gives_the_same_losses(training, straight, metr
 def test_sigterm_saves_and_another_mesh_goes_on(training, metrics, straight, tmp_path):
     directory = tmp_path / "preempted"
     process, (_, err) = kill_after(training, directory, 20, 6, signal.SIGTERM, EVAL_PERIOD=10)
-    assert process.returncode == 1, err
+    assert process.returncode == 75, err  # a launcher starts it again
     assert "stopped at step" in err and "Traceback" not in err
     saved = model_steps(directory)[-1]
     assert 0 < saved < 20 and f"stopped at step {saved} of 20" in err

@@ -1,5 +1,11 @@
 """What a checkpoint that can't be written is said to be, whoever writes it and however it learns of it."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -63,3 +69,59 @@ def test_a_runs_checkpoint(tmp_path, monkeypatch, method, error, says):
 def sentence(caught, path, says):
     text = str(caught.value)
     assert text.startswith(path) and says in text and len(text.splitlines()) == 1
+
+
+TRAINS = """
+import json, shutil, sys
+sys.path.insert(0, sys.argv[1])
+import test_faults as t
+from pathlib import Path
+from ja_llm.errors import JaLlmError
+from ja_llm.train.checkpoints import model_steps
+
+disk, ask, save = Path(sys.argv[2]), shutil.disk_usage, t.Checkpoints.save
+
+def fill_behind(path):  # the room is there when it is looked at, and gone when the save writes
+    found = ask(path)
+    with open(disk / "filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    return found
+
+def watched(self, step, *trees):
+    if step == 8 and sys.argv[3] == "fills":
+        self.wait()
+        shutil.disk_usage = fill_behind
+    save(self, step, *trees)
+
+t.Checkpoints.save = watched
+source, said = t.Source(), "nothing"
+config = t.RunConfig(disk / "run", 12, mesh={"data": 1}, checkpoint_period=4)
+try:
+    t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(peak=3e-2, warmup_steps=1), identity={})
+except JaLlmError as error:
+    said = str(error)
+print(json.dumps([said, model_steps(disk / "run"), source.read[0], t.lines(disk / "run")[-1]["step"]]), flush=True)
+"""
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_save_keeps_what_was_saved_before(tmp_path):
+    """A real one, of 8 MB, in a namespace of its own; with room again, the run goes on from there to its end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    twice = 'mount -t tmpfs -o size=8m none "$0" || exit 9; "$@" fills; rm "$0/filler"; exec "$@" again'
+    within = ["unshare", "-rm", "sh", "-c", twice, str(disk)]
+    command = [*within, sys.executable, "-c", TRAINS, str(Path(__file__).parent), str(disk)]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=280)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare on this system")
+    if not found.stdout:
+        pytest.skip(f"this system lets nobody mount a small disk ({found.stderr[-200:]})")
+    first, second = (json.loads(line) for line in found.stdout.splitlines() if line.startswith("["))
+    assert "the disk is full; free some space" in first[0] and str(disk) in first[0]
+    assert first[1:3] == [[4], [0, 0]]
+    assert second == ["nothing", [8, 12], [4, 4], 12], found.stderr

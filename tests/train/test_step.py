@@ -1,5 +1,7 @@
 """The step's arithmetic: a weighted mean over the whole batch however it is cut, and nothing changed by a step that is not finite."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.train.learning_rates import WarmupConstant, WarmupCosine
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.step import StepOptions, TrainState, accumulate, make_train_step
+from ja_llm.train.step import StepOptions, TrainState, accumulate, loss_sums, make_train_step
 
 CONFIG = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=16
@@ -21,6 +23,9 @@ CONFIG = DecoderConfig(
 @pytest.fixture(scope="module")
 def params():
     return init_params(CONFIG, jax.random.key(0))
+
+
+LOSS = functools.partial(loss_sums, Decoder(CONFIG), z_loss=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +51,8 @@ def one_step(params, batch, **kwargs):
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_gradients_do_not_depend_on_the_number_of_microbatches(params, batch, microbatches):
-    whole, sums = accumulate(Decoder(CONFIG), params, batch, 0.0, 1)
-    parts, part_sums = accumulate(Decoder(CONFIG), params, batch, 0.0, microbatches)
+    whole, sums = accumulate(LOSS, params, batch, 1)
+    parts, part_sums = accumulate(LOSS, params, batch, microbatches)
     assert float(part_sums["weight_sum"]) == float(sums["weight_sum"]) == batch["decoder_loss_weights"].sum()
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
@@ -109,7 +114,7 @@ def test_update_is_optax_adamw_with_the_schedules_rate(params, batch):
     )
     ref_params, ref_state = params, reference.init(params)
     for _ in range(3):
-        grads, sums = accumulate(Decoder(CONFIG), ref_params, batch, 0.0, 1)
+        grads, sums = accumulate(LOSS, ref_params, batch, 1)
         updates, ref_state = reference.update(jax.tree.map(lambda g, s=sums: g / s["weight_sum"], grads), ref_state, ref_params)
         ref_params = optax.apply_updates(ref_params, updates)
         state, _ = step(state, batch)

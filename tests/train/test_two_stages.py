@@ -23,7 +23,6 @@ def train(training, anneal_cache, tmp_path):
         macros = {
             "ANNEAL_CACHE_DIR": str(anneal_cache),
             "ANNEAL_FROM": 10,
-            "ANNEAL_STEPS": 6,
             "CHECKPOINT_PERIOD": 4,
             "WARMUP_STEPS": 2,
         }
