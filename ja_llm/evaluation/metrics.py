@@ -270,12 +270,22 @@ class ChoiceMetric:
     signature: Callable[[], str] | None = None
 
     def statistic(self, targets: Sequence[Target], scores: Sequence[float]) -> Statistic:
-        """One row a question, in the order of their first candidates."""
+        """One row a question, in the order of their first candidates.
+
+        Raises:
+          JaLlmError: two questions have one id.
+        """
         best: dict[str, tuple[float, int]] = {}
+        seen: set[tuple[str, int]] = set()
         labels: dict[str, int] = {}
         for target, score in zip(targets, scores, strict=True):
             value = float(score) / target[self.per] if self.per else float(score)
             question, rank = target["question"], (value, -target["choice"])
+            if (question, target["choice"]) in seen:
+                raise JaLlmError(
+                    f"question {question} has candidate {target['choice']} twice; give each question an id of its own."
+                )
+            seen.add((question, target["choice"]))
             best[question] = max(best.get(question, rank), rank)
             labels[question] = target["label"]
         return Statistic(np.array([-best[question][1] == label for question, label in labels.items()], np.float64))

@@ -8,10 +8,11 @@ import difflib
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import segmenters
 from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
 from ja_llm.evaluation.metrics import postprocess
@@ -166,7 +167,7 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
       limit: examples (questions) at most.
 
     Raises:
-      UsageError, JaLlmError: as the template's `examples` raises them.
+      UsageError, JaLlmError: as the template's `examples` raises them; or two of them have one id.
     """
     from ja_llm.data.registry import import_seqio
 
@@ -175,6 +176,11 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
 
     template = resolve(task)[0] if isinstance(task, str) else task
     examples = template.examples(sources, limit)
+    repeated = [name for name, count in Counter(example["id"] for example in examples).items() if count > 1]
+    if repeated:
+        raise JaLlmError(
+            f"{template.name}: {len(repeated)} examples share an id with another one, such as {repeated[0]}; make them different."
+        )
     vocabulary = SeqioVocabulary(tokenizer)
     unique = f"{template.name}.{tokenizer.fingerprint[:12]}.{sha256_json([template.data(sources), limit])[:12]}"
     # The same sources can lie in another folder than last time.

@@ -242,10 +242,14 @@ def _answers(found: Mapping[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _judged(folder: Path, name: str) -> dict[str, list[dict[str, Any]]]:
-    """A few samples with a text, by whether their own row counts as right (1) or wrong (0)."""
+    """A few samples with a text, by whether their own row counts as right (1) or wrong (0).
+
+    Only where a row begins with such a score: that of a corpus measure begins with a length.
+    """
     shown: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
     try:
-        rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["items"]["rows"]
+        items = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["items"]
+        rows = items["rows"] if items["aggregate"] in ("mean", "best_threshold") else []
         samples = read_samples(folder / f"{name}.samples.jsonl")
     except (OSError, ValueError, KeyError, JaLlmError):
         return shown

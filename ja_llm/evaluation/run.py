@@ -298,24 +298,25 @@ class Runners:
         sampling = Sampling(temperature=template.temperature, top_p=template.top_p)
         whole = min(template.total_length or self._max_length, self._max_length)
         prompts = [example["inputs"].tolist() for example in examples]
-        wanted = whole - min(map(len, prompts)) if template.total_length else template.max_new_tokens
-        new_tokens = max(min(wanted, self._max_length // 2), 1)  # a small model keeps half for the prompt
-        room = generator.room(new_tokens)
-        fitted = [prompt if template.begins_document else prompt[-room:] for prompt in prompts]
+        wanted = [whole - len(prompt) if template.total_length else template.max_new_tokens for prompt in prompts]
+        limits = [max(min(new, self._max_length // 2), 1) for new in wanted]  # a small model keeps half for the prompt
+        rooms = [generator.room(new) for new in limits]
+        fitted = [p if template.begins_document else p[-room:] for p, room in zip(prompts, rooms, strict=True)]
         numbers = range(start * template.samples, (start + len(examples)) * template.samples)
         rows = [prompt for prompt in fitted for _ in range(template.samples)]
+        new_tokens = [new for new in limits for _ in range(template.samples)] if template.total_length else limits[0]
         texts = generator.continue_ids(rows, new_tokens, template.stop, sampling=sampling, cut_prompts=True, numbers=numbers)
         groups = [texts[n : n + template.samples] for n in range(0, len(texts), template.samples)]
         return [
             (max(len(prompt) - room, 0), {"prediction": group if template.samples > 1 else group[0]})
-            for prompt, group in zip(prompts, groups, strict=True)
+            for prompt, room, group in zip(prompts, rooms, groups, strict=True)
         ]
 
     def _score(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
         length = self._max_length if template.model_window else self._length
         inputs = [example["inputs"].tolist() for example in examples]
         targets = [example["targets"].tolist() for example in examples]
-        fitted = [_fitting(a, b, length) for a, b in zip(inputs, targets, strict=True)]
+        fitted = [_fitting(a, b, length, template.begins_document) for a, b in zip(inputs, targets, strict=True)]
         cut = [len(whole) - len(context) for whole, context in zip(inputs, fitted, strict=True)]
         rows = list(zip(fitted, targets, strict=True))
         if template.model_window and all(len(context) + len(text) <= length + 1 for context, text in rows):
@@ -338,12 +339,12 @@ class Runners:
         return self._scorers[length]
 
 
-def _fitting(inputs: list[int], targets: list[int], length: int) -> list[int]:
-    """The context cut on the left, so that it and the targets stand in one window; BOS stays. A bare BOS is never cut."""
-    room = length + 1 - len(targets)
-    if len(inputs) <= max(room, 1):
+def _fitting(inputs: list[int], targets: list[int], length: int, begins_document: bool) -> list[int]:
+    """The context cut on the left, so that it and the targets stand in one window; BOS stays, and one token always does."""
+    room = max(length + 1 - len(targets), 1)
+    if len(inputs) <= room:
         return inputs
-    return inputs[:1] + (inputs[-(room - 1) :] if room > 1 else [])
+    return inputs[:1] + inputs[len(inputs) - room + 1 :] if begins_document else inputs[-room:]
 
 
 def _run_task(

@@ -169,7 +169,9 @@ def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(model):
         found = [{"id": b"x", "inputs": np.array(ids, np.int32), "targets": np.array([301], np.int32)} for ids in inputs]
         return runners.run(registry.resolve(name)[0], found)
 
-    cut, fits = run("openbookqa", long, long[:1] + long[-511:])
+    cut, fits = run("openbookqa", long, long[-512:])
+    assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0  # no BOS in the published shape
+    cut, fits = run("openbookqa_strict", long, long[:1] + long[-511:])
     assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0
     # A text longer than the model is scored in windows, each token once.
     whole = {"id": b"x", "inputs": np.array([1], np.int32), "targets": np.array(long, np.int32)}
