@@ -11,7 +11,8 @@ from ja_llm.errors import UsageError
 from ja_llm.evaluation import code_metrics
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.registry import SPLIT, bind, resolve
-from ja_llm.evaluation.run import Runners, compute_metrics
+from ja_llm.evaluation.run import compute_metrics
+from ja_llm.evaluation.runners import Runners
 from ja_llm.models.config import DecoderConfig
 
 

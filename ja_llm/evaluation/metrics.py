@@ -198,11 +198,14 @@ class Rouge2(PredictionMetric):
           UsageError, JaLlmError: as `segmenters.segmenter`.
         """
         cut = segmenters.segmenter(self.segmenter, tokenizer)
+        units = segmenters.version(self.segmenter)
+        if self.segmenter == "model":  # two vocabularies cut into two kinds of units
+            units += f"-{tokenizer.fingerprint[:12]}"
 
         def item(target: Target, prediction: str) -> float:
             return text_metrics.rouge_n(cut(prediction), cut(target["reference"]))
 
-        return dataclasses.replace(self, item=item, signature=lambda: f"rouge2|units:{segmenters.version(self.segmenter)}")
+        return dataclasses.replace(self, item=item, signature=lambda: f"rouge2|units:{units}")
 
 
 def rouge2(segmenter: str) -> Rouge2:

@@ -22,7 +22,7 @@ from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.judge import MAX_FAILED, Endpoint, Judge, LocalModel, Replay, ratings
 from ja_llm.evaluation.raw_files import RawFolder, Record
-from ja_llm.evaluation.run import weights_fingerprint
+from ja_llm.evaluation.requests import weights_fingerprint
 from ja_llm.evaluation.samples import TaskFiles
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.statistics import Statistic, described

@@ -99,6 +99,7 @@ class EvaluationTask:
 
 _TASKS: dict[str, EvaluationTask] = {}
 _SUITES: dict[str, tuple[str, ...]] = {}
+_AVERAGED: set[str] = set()
 
 
 def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
@@ -110,9 +111,10 @@ def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
     return task
 
 
-def add_suite(name: str, tasks: Iterable[str]) -> None:
-    """Register a named list of tasks."""
+def add_suite(name: str, tasks: Iterable[str], averaged: bool = False) -> None:
+    """Register a named list of tasks; `averaged`: their headlines lie in 0..1, higher is better, so that they have a mean."""
     _SUITES[name] = tuple(tasks)
+    (_AVERAGED.add if averaged else _AVERAGED.discard)(name)
 
 
 def _load() -> None:
@@ -132,6 +134,12 @@ def suites() -> dict[str, tuple[str, ...]]:
     """Registered suites."""
     _load()
     return dict(_SUITES)
+
+
+def averaged_suites() -> frozenset[str]:
+    """Names of the suites that have a mean."""
+    _load()
+    return frozenset(_AVERAGED)
 
 
 def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
@@ -154,7 +162,13 @@ def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
     return list(found.values())
 
 
-def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: int | None = None) -> Any:
+def bind(
+    task: EvaluationTask | str,
+    tokenizer: Any,
+    sources: Sources,
+    limit: int | None = None,
+    examples: Sequence[Example] | None = None,
+) -> Any:
     """Make the seqio task and register it with seqio.
 
     Its name is unique to template, vocabulary, sources and limit. Its dataset (split "heldout") has per example: `inputs` and `targets` int32 [n] (ids, no padding, no trimming), `id`,
@@ -165,6 +179,7 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
       tokenizer: `ja_llm.vocab.base.Tokenizer`.
       sources: what the examples are made from.
       limit: examples (questions) at most.
+      examples: those of the template, if they are at hand.
 
     Raises:
       UsageError, JaLlmError: as the template's `examples` raises them; or two of them have one id.
@@ -175,7 +190,7 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
     from ja_llm.data.seqio_vocabulary import SeqioVocabulary
 
     template = resolve(task)[0] if isinstance(task, str) else task
-    examples = template.examples(sources, limit)
+    examples = template.examples(sources, limit) if examples is None else list(examples)
     repeated = [name for name, count in Counter(example["id"] for example in examples).items() if count > 1]
     if repeated:
         raise JaLlmError(

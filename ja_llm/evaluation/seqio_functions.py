@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ja_llm.evaluation.registry import EvaluationTask
-from ja_llm.evaluation.run import Runners
+from ja_llm.evaluation.runners import Runners
 
 
 def whole_examples() -> Any:

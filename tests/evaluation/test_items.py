@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError
-from ja_llm.evaluation import contamination, metrics, registry, report_suites, run
+from ja_llm.evaluation import contamination, metrics, registry, report_suites, runners
 from ja_llm.evaluation.examples import Sources
 
 RAW = Path(__file__).parent / "raw"
@@ -51,10 +51,10 @@ def test_only_a_measure_of_right_and_wrong_calls_an_answer_so(tmp_path):
 
 def test_a_context_without_bos_is_cut_on_its_left_alone():
     ids = list(range(1, 21))
-    assert run._fitting(ids, [99], 8, begins_document=True) == [1, *range(14, 21)]
-    assert run._fitting(ids, [99], 8, begins_document=False) == list(range(13, 21))
-    assert run._fitting(ids, [99] * 20, 8, begins_document=False) == [20]
-    assert run._fitting(ids, [99] * 20, 8, begins_document=True) == [1]
+    assert runners._fitting(ids, [99], 8, begins_document=True) == [1, *range(14, 21)]
+    assert runners._fitting(ids, [99], 8, begins_document=False) == list(range(13, 21))
+    assert runners._fitting(ids, [99] * 20, 8, begins_document=False) == [20]
+    assert runners._fitting(ids, [99] * 20, 8, begins_document=True) == [1]
 
 
 def test_each_prompt_has_its_own_limit_whatever_stands_beside_it(prefix_generator):
@@ -78,8 +78,8 @@ def test_total_length_is_of_each_prompt(monkeypatch):
             asked.append(limits)
             return [""] * len(rows)
 
-    runners = run.Runners.__new__(run.Runners)
-    runners._generator, runners._max_length = Recorder(), 2048
+    runner = runners.Runners.__new__(runners.Runners)
+    runner._generator, runner._max_length = Recorder(), 2048
     template = registry.resolve("humaneval")[0]
-    runners._generate(template, [{"inputs": np.arange(n)} for n in (400, 60)], 0)
+    runner._generate(template, [{"inputs": np.arange(n)} for n in (400, 60)], 0)
     assert asked == [[624] * 10 + [964] * 10]
