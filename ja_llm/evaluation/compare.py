@@ -65,12 +65,18 @@ def _why_not(ours: dict[str, Any], base: dict[str, Any] | None) -> str:
         return "the other run has not measured it"
     if "items" not in ours or "items" not in base:
         return "it keeps no numbers of single items"
-    units = [result["about"]["signatures"].get(result["about"]["headline"], "") for result in (ours, base)]
+    units = [_units(result) for result in (ours, base)]
     if units[0] != units[1]:
         return f"the two were measured in other units ({units[0]} and {units[1]})"
     same = all(ours["request"].get(key) == base["request"].get(key) for key in ("version", "data", "examples"))
     same &= len(ours["items"]["rows"]) == len(base["items"]["rows"])
     return "" if same else "the two were measured on other files or limits"
+
+
+def _units(result: dict[str, Any]) -> str:
+    """The headline metric's signature, "" for one without."""
+    about = result.get("about", {})
+    return str(about.get("signatures", {}).get(about.get("headline"), ""))
 
 
 def format_comparison(value: Mapping[str, Any]) -> str:

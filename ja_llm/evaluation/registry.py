@@ -9,7 +9,7 @@ import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ja_llm.errors import JaLlmError, UsageError
@@ -18,7 +18,7 @@ from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
 from ja_llm.evaluation.metrics import postprocess
 from ja_llm.files import sha256_json
 
-SCORE, GENERATE, BOTH = "score", "generate", "generate_and_score"
+SCORE, GENERATE, BOTH, JUDGED = "score", "generate", "generate_and_score", "judged"
 SPLIT = "heldout"
 
 
@@ -28,14 +28,15 @@ class EvaluationTask:
 
     Attributes:
       name: of the task, e.g. "bits_per_byte_ja".
-      kind: SCORE (the model gives log-probabilities of the targets), GENERATE (it writes a text after the inputs) or BOTH.
+      kind: SCORE (the model gives log-probabilities of the targets), GENERATE (it writes a text after the inputs), BOTH, or JUDGED (it
+        writes in a conversation and a judge grades that: `mt_bench.py`).
       lang: language that is measured.
       examples: makes the text examples from sources and a limit.
       metric_fns: seqio metric functions.
       headline: the metric that a table shows first.
       better: "lower" or "higher", of the headline.
       description: what the headline means, one plain sentence.
-      needs: sources without which it can't run: "root", "pairs", "data".
+      needs: sources without which it can't run: "root", "pairs", "data", "judge".
       files: with "data": patterns of the original files that it reads (`raw_files.RawFolder.checksums`).
       source: with "data": where the files come from and their licence.
       segmenters: names in `segmenters.PACKAGES` whose packages it takes.
@@ -105,8 +106,8 @@ _AVERAGED: set[str] = set()
 def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
     """Register a template; registering an equal name again replaces it (modules may be imported twice)."""
     task = EvaluationTask(name, **fields)
-    if task.kind not in (SCORE, GENERATE, BOTH):
-        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be {SCORE!r}, {GENERATE!r} or {BOTH!r}.")
+    if task.kind not in (kinds := (SCORE, GENERATE, BOTH, JUDGED)):
+        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be one of {', '.join(kinds)}.")
     _TASKS[name] = task
     return task
 
@@ -160,6 +161,27 @@ def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
     if not found:
         raise UsageError(f"no evaluation task is named; there are {', '.join([*_SUITES, *sorted(_TASKS)])}.")
     return list(found.values())
+
+
+def with_options(wanted: str | Sequence[str], options: Mapping[str, str]) -> list[str]:
+    """The names of tasks and suites with choices of their profile made otherwise, registered (`profiles.Profile.with_options`).
+
+    Raises:
+      UsageError: a choice or a value is unknown, or a name is of no profile.
+    """
+    _load()
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not options:
+        return wanted
+    from ja_llm.evaluation.profiles import STRICT, SWALLOW
+    from tasks.suites import register_options
+
+    marks = {profile.name: register_options(profile, options).mark for profile in (SWALLOW, STRICT)}
+    mark = marks[SWALLOW.name]
+    for name in wanted:
+        if name in {**_TASKS, **_SUITES} and name + mark not in {**_TASKS, **_SUITES}:
+            raise UsageError(f"{name}: this has no choices of a profile; drop --option, or name a published set.")
+    return [name + mark if name + mark in {**_TASKS, **_SUITES} else name for name in wanted]
 
 
 def bind(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ja_llm.evaluation.examples import Example, Sources
-from ja_llm.evaluation.registry import EvaluationTask, names, resolve
+from ja_llm.evaluation.registry import JUDGED, EvaluationTask, names, resolve
 from ja_llm.files import sha256_file, sha256_json
 
 # What makes prompts, runs the model and counts; not what shows results.
@@ -74,6 +74,7 @@ def request(
         **({"prompts": prompts} if prompts else {}),
         **({} if template.model_window else {"length": settings["length"]}),
         **({"mesh": settings["mesh"]} if "mesh" in settings else {}),
+        **({key: settings.get(key) for key in ("judge", "chat")} if template.kind == JUDGED else {}),
         **({"without_sandbox": True} if template.runs_code and settings.get("without_sandbox") else {}),
     }
 
@@ -103,4 +104,5 @@ def same_request(
             return False
         if before.get("documents") != data.get("documents"):
             return False
-    return stored == request(resolve(name)[0], identity, before, settings, stored.get("prompts"))
+    judged: dict[str, Any] = {key: stored[key] for key in ("judge", "chat") if key in stored}  # of a call that named no judge
+    return stored == request(resolve(name)[0], identity, before, {**settings, **judged}, stored.get("prompts"))

@@ -14,12 +14,13 @@ from typing import Any
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation import code_metrics, contamination
+from ja_llm.evaluation import code_metrics, contamination, mt_bench
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
 from ja_llm.evaluation.continuations import load_spread, parse_mesh
 from ja_llm.evaluation.examples import Example, Sources
+from ja_llm.evaluation.judge import Judge, Replay, graded
 from ja_llm.evaluation.raw_files import MissingFile
-from ja_llm.evaluation.registry import SCORE, SPLIT, EvaluationTask, averaged_suites, bind, resolve, suites
+from ja_llm.evaluation.registry import JUDGED, SCORE, SPLIT, EvaluationTask, averaged_suites, bind, resolve, suites, with_options
 from ja_llm.evaluation.requests import code_fingerprint, prompts_fingerprint, request, same_request, weights_fingerprint
 from ja_llm.evaluation.runners import Runners
 from ja_llm.evaluation.samples import TaskFiles, alive, finished_tasks
@@ -51,6 +52,9 @@ def evaluate(
     training: Sequence[str | Path] = (),
     mesh: str | None = None,
     process: tuple[int, int] = (0, 1),
+    options: Mapping[str, str] | None = None,
+    judge: Judge | None = None,
+    chat: mt_bench.Chat | None = None,
 ) -> dict[str, Any]:
     """Evaluate one checkpoint.
 
@@ -74,6 +78,9 @@ def evaluate(
       mesh: devices along the mesh axes, such as "data=8"; None: one device. `batch_size` is of each of its data and fsdp parts.
       process: (number, how many) of this process: each takes its share of the chunks of examples, all with the same arguments and
         an `out_dir` that all see. The first gathers and writes the results, the others wait for them.
+      options: choices of the profile that are made otherwise (`profiles.py`), such as {"begins_document": "yes"}.
+      judge: grades conversations (mt_bench_ja); its answers are kept in OUT/judge.jsonl and asked for once.
+      chat: how a conversation becomes a prompt; a plain form when None.
 
     Returns:
       What is also written to OUT/results.json: "model", "step", "settings", and under "tasks" for each task its metrics,
@@ -90,7 +97,8 @@ def evaluate(
         raise UsageError(f"process {process[0]} of {process[1]} is asked for; they are counted from 0, so give a smaller number.")
     if any(number is not None and number < 1 for number in (limit, documents)):
         raise UsageError(f"the limit is {limit} and documents {documents}; each must be at least 1.")
-    sources = Sources(root, pairs, data)
+    tasks = with_options(tasks, options or {})
+    sources = Sources(root, pairs, data, judge)
     base = read_baseline(baseline) if baseline else None
     # Before the model is loaded: hours later is too late to hear that a file is missing or a record has no gold.
     plan, left_out = _runnable(tasks, sources, limit)
@@ -104,12 +112,23 @@ def evaluate(
     settings: dict[str, Any] = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
     settings |= {"mesh": mesh} if mesh else {}
     settings |= {"without_sandbox": True} if run_generated_code_without_sandbox else {}
+    settings |= (
+        {"judge": judge.name, "chat": {**dataclasses.asdict(chat := chat or mt_bench.Chat()), "stop": list(chat.stop)}}
+        if judge
+        else {}
+    )
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
     runners = Runners(loaded, batch_size * (devices.shape["data"] * devices.shape["fsdp"] if devices else 1), length)
     results: dict[str, Any] = {}
     with sharding.use(devices) if devices else contextlib.nullcontext(), alive(out, process):
         for item in plan:
             asked = request(item.template, identity, item.data, settings, item.prompts)
+            if item.template.kind == JUDGED and judge:
+                kept, questions = Replay(judge, out / "judge.jsonl", worth=graded), [e["meta"] for e in item.examples or ()]
+                results[item.template.name] = mt_bench.measure(
+                    loaded, questions, out, asked, kept, chat=chat, batch_size=runners.batch_size, process=process
+                )
+                continue
             files = TaskFiles(out, item.template.name, asked, process)
             results[item.template.name] = files.finished() or _run_task(item, runners, sources, files, asked["examples"])
     known = _join_earlier(results, out, identity, settings, sources)
@@ -244,6 +263,7 @@ _WAYS = {
     "root": "a document set (--documents DIR)",
     "pairs": "aligned pairs (--pairs FILE; `ja-llm fetch debian-docs` writes pairs/messages.jsonl)",
     "data": "the original files of its set (--data DIR)",
+    "judge": "one judge (--judge_url URL with --judge_model NAME, or --judge_checkpoint C)",
 }
 
 
@@ -257,6 +277,7 @@ def format_results(results: dict[str, Any]) -> str:
             f"  {name:<24}{task[about['headline']]:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better"
             + (f"; {task['contexts_cut']} contexts shortened" if task.get("contexts_cut") else "")
             + (f"; {task['empty']} answers empty" if task.get("empty") else "")
+            + (f"; n_valid {task['n_valid']:.0f} of {task['n']:.0f} grades, judge {task['judge']}" if "judge" in task else "")
         )
         lines += [f"  {name:<24}  warning: {warning}" for warning in task.get("warnings", ())]
     for name, mean in results.get("suites", {}).items():
@@ -303,7 +324,10 @@ def _run_task(item: _Planned, runners: Runners, sources: Sources, files: TaskFil
     metrics = compute_metrics(task, examples, samples)
     interval = [metrics[f"{template.headline}_{end}"] for end in ("low", "high")]
     result = {**metrics, "interval": interval, "contexts_cut": sum(s["cut"] > 0 for s in samples), "about": about}
-    result |= {"empty": _empty(samples)} if template.kind != SCORE else {}
+    result |= {"empty": _empty(samples)} if template.kind != SCORE and "empty" not in metrics else {}
+    result |= _remarks(template, metrics)
+    for fn, inputs in _with_inputs(task, examples, samples):
+        result |= {"domains": fn.parts(*inputs)} if hasattr(fn, "parts") else {}
     rows = _rows(task, template.headline, examples, samples)
     result |= {"items": {"rows": rows.rows.tolist(), "aggregate": rows.aggregate}} if rows else {}
     stored = [{**sample, **_shown(example)} for sample, example in zip(samples, examples, strict=True)]
@@ -354,6 +378,19 @@ def _signatures(task: Any) -> dict[str, str]:
     return {fn.name: fn.signature() for fn in functions if getattr(fn, "signature", None)}
 
 
+def _remarks(template: EvaluationTask, metrics: Mapping[str, float]) -> dict[str, list[str]]:
+    """Warnings that belong beside a score: one generated token that is hardly ever a label measures the tokenizer, not the model."""
+    share = metrics.get("answer_is_a_label", 1.0)
+    if share >= 0.5:
+        return {}
+    return {
+        "warnings": [
+            f"{share:.0%} of the answers of one token are a label at all, so {template.headline} says little of this model (its tokenizer may "
+            "begin with a space or a line end); the profile strict takes the labels' likelihoods"
+        ]
+    }
+
+
 def _empty(samples: Sequence[dict[str, Any]]) -> int:
     """Texts without a character that is no white space."""
     texts = [text for s in samples for text in (s["prediction"] if isinstance(s["prediction"], list) else [s["prediction"]])]
@@ -363,8 +400,10 @@ def _empty(samples: Sequence[dict[str, Any]]) -> int:
 def _shown(example: dict[str, Any], characters: int = 400) -> dict[str, Any]:
     """What a reader of the samples file wants to see beside a score: the texts, shortened, and which examples stood in front."""
     inputs, targets = (example[f"{name}_pretokenized"].decode("utf-8") for name in ("inputs", "targets"))
-    shots = json.loads(example["meta"]).get("shots", [])
-    return {"inputs": inputs[-characters:], "targets": targets[:characters], **({"shots": shots} if shots else {})}
+    meta = json.loads(example["meta"])
+    beside = {key: meta[key] for key in ("question", "choice", "label") if "choice" in meta}
+    beside |= {"shots": meta["shots"]} if meta.get("shots") else {}
+    return {"inputs": inputs[-characters:], "targets": targets[:characters], **beside}
 
 
 def check_vocabulary(loaded: Any) -> None:

@@ -19,6 +19,7 @@ class Runners:
     def __init__(self, loaded: Any, batch_size: int, length: int):
         self.tokenizer = loaded.tokenizer
         self._loaded, self._batch_size, self._length = loaded, batch_size, length
+        self.batch_size = batch_size
         self._max_length = loaded.config.max_length
         self._generator: Generator | None = None
         self._scorers: dict[int, Scorer] = {}

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import types
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from ja_llm.evaluation import run as run_module
 from ja_llm.evaluation.contamination import fold
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.run import evaluate
+from ja_llm.evaluation.seqio_functions import model_functions
 from ja_llm.files import atomic_write
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
@@ -65,7 +67,7 @@ SHAPES = {
     "math": (4, 4, "Problem:\nWhat is $\\frac{2}{6}$ in lowest terms?\n\nSolution:", ("gold", "\\frac{1}{3}")),
     "jhumaneval": (4, 0, 'def add(a, b):\n    """2つの数の和を返す。"""\n', ("entry_point", "add")),
     "humaneval": (4, 0, 'def add(a, b):\n    """Return the sum of two numbers."""\n', ("entry_point", "add")),
-    "bbh": (5, 0, "\n\nQ: not ( True ) and ( False ) is\nA: Let's think step by step.", ("gold", "False")),
+    "bbh": (5, 0, "\n\nQ: not ( True ) and ( False ) is\nA: Let's think step by step.\n", ("gold", "False")),
 }
 
 
@@ -90,6 +92,15 @@ def test_fixed_shots_are_a_common_prefix_and_drawn_ones_are_not():
         assert len({tuple(e["meta"]["shots"]) for e in examples(name)}) == 1, name
     for name in ("xlsum_ja", "mgsm_ja", "wmt20_en_ja", "triviaqa", "gsm8k", "squad2", "openbookqa"):
         assert len({tuple(e["meta"]["shots"]) for e in examples(name)}) > 1, name
+
+
+def test_two_shapes_of_the_harness():
+    """lm-eval 0.4.13: doc_to_text of bbh_cot_fewshot ends in a line end; triviaqa's doc_to_target is the list of aliases, a shot shows its first."""
+    record = {"question": "q", "answer": "Value", "golds": ["Alias", "Value"]}
+    for suffix, shown in (("", " Alias"), ("_strict", " Value")):
+        prompt = registry.resolve("triviaqa" + suffix)[0].examples.keywords["prompt"]
+        assert prompt.answer(record) == shown
+    assert examples("bbh_strict")[0]["inputs"].endswith("step by step.")
 
 
 def test_shots_are_drawn_as_the_protocols_draw_them():
@@ -285,7 +296,8 @@ def test_two_runs_are_compared_item_by_item(model, tmp_path, words, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "name", ["jcommonsenseqa", "jsquad", "xlsum_ja", "mgsm_ja", "wmt20_ja_en", "hellaswag", "xwino_en", "squad2", "gsm8k"]
+    "name",
+    ["jcommonsenseqa", "jsquad", "xlsum_ja", "mgsm_ja", "wmt20_ja_en", "hellaswag", "xwino_en", "squad2", "gsm8k", "humaneval"],
 )
 def test_metrics_equal_seqios_evaluator(model, name):
     """seqio's own Evaluator on the same registered task, with the same outputs, computes the same numbers."""
@@ -300,6 +312,8 @@ def test_metrics_equal_seqios_evaluator(model, name):
     texts = [str(text).strip() for text in texts]
     # Beside other values seqio takes ids alone, not texts, and all equally many.
     tokens = [[*tokenizer.encode(text), *[tokenizer.eos_id] * 99][:99] for text in texts]
+    if name == "humaneval":  # ten texts an example, some of them right
+        texts = [[e["targets_pretokenized"].decode()] * n + ["    pass"] * (10 - n) for n, e in enumerate(found)]
     samples = [{"score": s, "prediction": p} for s, p in zip(scores, texts, strict=True)]
     ours = run_module.compute_metrics(task, found, samples)
 
@@ -319,7 +333,9 @@ def test_metrics_equal_seqios_evaluator(model, name):
     done, _ = evaluator.evaluate(
         compute_metrics=True,
         step=0,
-        predict_fn=lambda dataset, **kw: list(enumerate(texts)),
+        predict_fn=model_functions(
+            registry.resolve(name)[0], types.SimpleNamespace(tokenizer=tokenizer, run=lambda t, rows: samples)
+        )["predict_fn"],
         score_fn=lambda dataset, **kw: list(enumerate(scores)),
         predict_with_aux_fn=lambda dataset, **kw: (list(enumerate(tokens)), {"scores": list(scores)}),
     )
@@ -432,3 +448,39 @@ def test_numbers_in_other_units_are_not_compared():
     assert same["tasks"]["xlsum_ja"]["difference"] == 0 and not same["left_out"]
     found = compare.compare(result("model-a"), result("model-b"))
     assert not found["tasks"] and found["left_out"] == {"xlsum_ja": "the two were measured in other units (model-a and model-b)"}
+
+
+def test_one_token_that_is_hardly_ever_a_label_is_warned_of(model, tmp_path, monkeypatch):
+    def run(self, template, found, start=0):
+        return [{"id": e["id"].decode(), "cut": 0, "prediction": "\n" if n else "3"} for n, e in enumerate(found)]
+
+    monkeypatch.setattr(run_module.Runners, "run", run)
+    results = evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path)
+    task = results["tasks"]["jcommonsenseqa"]
+    assert task["answer_is_a_label"] == pytest.approx(1 / 6) and "17% of the answers of one token" in task["warnings"][0]
+    assert "warning: 17%" in run_module.format_results(results)
+    monkeypatch.setattr(
+        run_module.Runners, "run", lambda self, t, found, s: [{**r, "prediction": "4"} for r in run(self, t, found)]
+    )
+    assert "warnings" not in evaluate(model, "jcommonsenseqa", data=RAW, out_dir=tmp_path / "b")["tasks"]["jcommonsenseqa"]
+
+
+def test_one_choice_of_a_profile_can_be_made_otherwise():
+    """Gemma takes BOS in the published evaluation; the others do not."""
+    (name,) = registry.with_options("jsquad", {"begins_document": "yes"})
+    other, plain = registry.resolve(name)[0], registry.resolve("jsquad")[0]
+    assert name == "jsquad#begins_document.yes" and other.begins_document and not plain.begins_document
+    assert other.examples(Sources(data=RAW), 2) == examples("jsquad", 2) and other.headline == plain.headline
+    found = registry.with_options(["swallow_ja", "openbookqa_strict"], {"rouge_segmenter": "character", "llm_jp_shots": "first"})
+    tasks = {t.name: t for t in registry.resolve(found)}
+    assert len(tasks) == 11 and "openbookqa_strict#llm_jp_shots.first#rouge_segmenter.character" in tasks
+    shot = tasks["jsquad#llm_jp_shots.first#rouge_segmenter.character"].examples(Sources(data=RAW), 1)[0]["meta"]["shots"]
+    assert shot != examples("jsquad", 1)[0]["meta"]["shots"]
+    assert found[0] in registry.averaged_suites()
+    for name, options, sentence in (
+        ("jsquad", {"bos": "yes"}, "bos: a profile has no such choice; there are begins_document, "),
+        ("jsquad", {"begins_document": "true"}, "begins_document=true: this choice takes yes, no"),
+        ("bits_per_byte_ja", {"begins_document": "no"}, "bits_per_byte_ja: this has no choices of a profile"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            registry.with_options(name, options)
