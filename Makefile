@@ -11,7 +11,7 @@ COMMA := ,
 DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-real lint bench bench-attention sweep-attention lock clean
+.PHONY: run test test-slow test-parity test-real lint bench bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -23,6 +23,11 @@ test: $(DEV)
 # Minutes to an hour of two cores: twenty kills, four processes.
 test-slow: $(DEV)
 	@$(BIN)/python -m pytest -m slow
+
+# Our engine and adapter against lm-evaluation-harness and its own backend: installs the extra eval-oracles beside the test tools.
+test-parity: $(VENV)/.dev
+	@$(PIP) -e '.[eval-oracles]'
+	@$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py
 
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(DEV)

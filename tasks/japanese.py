@@ -4,12 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ja_llm.evaluation import answers, loaders_japanese, metrics, text_metrics
+from ja_llm.evaluation import answers, loaders_japanese, metrics, mt_bench, text_metrics
 from ja_llm.evaluation.benchmarks import Prompt, chosen, code_task, generated
 from ja_llm.evaluation.loaders_japanese import Splits
 from ja_llm.evaluation.profiles import STRICT, SWALLOW, Profile
 from ja_llm.evaluation.raw_files import RawFolder, Record
-from ja_llm.evaluation.registry import GENERATE, SCORE, add_evaluation_task
+from ja_llm.evaluation.registry import GENERATE, JUDGED, SCORE, add_evaluation_task
 from ja_llm.evaluation.shots import first
 
 # Our own pairs: shots of the strict profile, where the test itself must not be drawn from.
@@ -74,7 +74,8 @@ def _add_choice(
             "exact_match", text_metrics.exact_match, answers.llmjp_answer, lambda target: [labels[target["label"]]]
         )
         fields |= {"kind": GENERATE, "examples": functools.partial(generated, **common), "headline": "exact_match"}
-        fields |= {"max_new_tokens": 1, "metric_fns": (exact,)}
+        label = metrics.PredictionMetric("answer_is_a_label", lambda t, text: float(answers.llmjp_answer(text) in tuple(labels)))
+        fields |= {"max_new_tokens": 1, "metric_fns": (exact, label)}
         fields["description"] += " by one generated token."
     _add(profile, name, **fields)
 
@@ -301,9 +302,28 @@ def _register_code(profile: Profile, name: str, strip_prompt: bool) -> None:
     )
 
 
-_register_code(SWALLOW, "jhumaneval", strip_prompt=False)
-_register_code(SWALLOW, "jhumaneval_stripped", strip_prompt=True)
-_register_code(STRICT, "jhumaneval", strip_prompt=False)
+def register(profile: Profile) -> None:
+    """All Japanese sets in a profile."""
+    _register(profile)
+    _register_code(profile, "jhumaneval", strip_prompt=False)
+    if profile.name == SWALLOW.name:
+        _register_code(profile, "jhumaneval_stripped", strip_prompt=True)
+
 
 for _profile in (SWALLOW, STRICT):
-    _register(_profile)
+    register(_profile)
+
+add_evaluation_task(
+    mt_bench.NAME,
+    kind=JUDGED,
+    lang="ja",
+    examples=mt_bench.examples,
+    metric_fns=(),
+    headline="score",
+    better="higher",
+    needs=("data", "judge"),
+    files=mt_bench.FILES,
+    source="Nejumi's mtbench_ja v4 (ask its authors)",
+    description=mt_bench.ABOUT,
+    model_window=True,
+)

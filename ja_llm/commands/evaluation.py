@@ -1,8 +1,10 @@
 """`ja-llm eval`, `generate` and `report`: what a model can do, and a page that shows it."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
@@ -16,35 +18,68 @@ def _process(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _mt_bench(args) -> str:
-    from ja_llm.evaluation.mt_bench import evaluate_checkpoint, format_result
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no option; write it as NAME=VALUE, such as temperature=1")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
-    if args.data is None:
-        raise UsageError("mt_bench_ja: this task needs the original files of its set; give their folder (--data DIR).")
-    names = ("judge_url", "judge_model", "judge_key_file", "judge_checkpoint", "limit", "mesh")
-    chosen = {name: getattr(args, name) for name in names}
-    return format_result(evaluate_checkpoint(args.checkpoint, args.data, args.out, chat_file=args.chat, **chosen))
+
+def _options(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text}: write it as NAME=VALUE, such as begins_document=yes.")
+        found[name] = value
+    return found
 
 
 def _judge_flags(parser) -> None:
-    group = parser.add_argument_group("the judge of --task mt_bench_ja (alone)")
+    group = parser.add_argument_group("the judge of mt_bench_ja")
     group.add_argument("--judge_url", metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
     group.add_argument("--judge_model", default="", metavar="NAME", help="the judge's model there; it stands in the results")
     group.add_argument("--judge_key_file", type=path, metavar="FILE", help="text file with the endpoint's key")
     group.add_argument("--judge_checkpoint", type=path, metavar="C", help="one of our checkpoints as the judge instead")
     group.add_argument(
+        "--judge_chat", type=path, metavar="FILE", help="as --chat, how a question becomes a prompt of --judge_checkpoint"
+    )
+    group.add_argument(
+        "--judge_option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="field of the request (repeat), over temperature=0 and max_tokens=2048; null takes one out",
+    )
+    group.add_argument(
         "--chat", type=path, metavar="FILE", help="JSON with user, assistant, between and stop texts of a conversation"
+    )
+
+
+def _judge(args):
+    """(judge, chat) of the flags; both None without them."""
+    if not any((args.judge_url, args.judge_checkpoint, args.chat)):
+        return None, None
+    from ja_llm.evaluation.mt_bench import chosen_judge, read_chat
+
+    chat = read_chat(args.chat) if args.chat else None
+    options = dict(args.judge_option)
+    return (
+        chosen_judge(args.judge_url, args.judge_model, args.judge_key_file, args.judge_checkpoint, args.judge_chat, options),
+        chat,
     )
 
 
 def evaluate(verbs) -> None:
     def handler(args, rest):
         set_device(args.device)
-        if args.task == ["mt_bench_ja"]:
-            print(_mt_bench(args))
-            return
         from ja_llm.evaluation.run import evaluate, format_results
 
+        judge, chat = _judge(args)
         tasks = args.task or args.suite or "first"
         print(
             format_results(
@@ -62,6 +97,9 @@ def evaluate(verbs) -> None:
                     mesh=args.mesh,
                     process=args.process,
                     run_generated_code_without_sandbox=args.run_generated_code_without_sandbox,
+                    options=_options(args.option),
+                    judge=judge,
+                    chat=chat,
                 )
             )
         )
@@ -87,6 +125,13 @@ def evaluate(verbs) -> None:
         type=path,
         metavar="DIR",
         help="original files of published sets, for the suites swallow and strict (docs/evaluation.md)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="make one choice of the profile otherwise (repeat; docs/evaluation.md), such as begins_document=yes for Gemma",
     )
     parser.add_argument(
         "--out", type=path, metavar="DIR", help="where results go (default: inside the model directory, eval/step_N)"
@@ -177,6 +222,10 @@ def report(verbs) -> None:
     def handler(args, rest):
         from ja_llm.evaluation.report import write_report
 
+        if args.table:
+            from ja_llm.evaluation.score_table import write_table
+
+            print(write_table(args.run, args.table, published=args.published))
         print(
             write_report(
                 [Path(run) for run in args.run],
@@ -194,7 +243,11 @@ def report(verbs) -> None:
         "One self-contained HTML page with curves and tables, runs side by side.",
         "ja-llm report runs/ja runs/twin --out report.html --documents data/corpus",
     )
-    parser.add_argument("run", type=path, nargs="+", metavar="RUN")
+    parser.add_argument("run", type=path, nargs="+", metavar="RUN", help="run or model directory, or what `eval --out` wrote")
+    parser.add_argument(
+        "--table", type=path, metavar="FILE", help="also write the scores of published sets as CSV, a row a model"
+    )
+    parser.add_argument("--published", action="store_true", help="put Swallow's published rows into that table, too")
     parser.add_argument("--out", type=path, default="report.html")
     parser.add_argument("--documents", type=path, metavar="DIR", help="document set, for the yield funnel")
     parser.add_argument("--certificate", type=path, metavar="FILE", help="certificate.json of a vocabulary expansion")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -151,7 +152,19 @@ def _asked(
         raise JaLlmError(
             f"{folder.root}: there are {len(pool)} records to take {shots} shots from; put the set's whole files there."
         )
-    yield from itertools.islice(rule(asked, pool, shots), limit)
+    different = _distinct(asked)
+    yield from itertools.islice(rule(different, different if asked is pool else pool, shots), limit)
+
+
+def _distinct(records: list[Record]) -> list[Record]:
+    """The records with ids of their own: TriviaQA asks a question again under the same id, with another source."""
+    seen: Counter[str] = Counter()
+    found = []
+    for record in records:
+        seen[record["id"]] += 1
+        again = seen[record["id"]]
+        found.append(record if again == 1 else {**record, "id": f"{record['id']}#{again}"})
+    return found
 
 
 def _meta(record: Record, shots: Sequence[Record], query: str) -> Record:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import UsageError
-from ja_llm.evaluation.registry import suites
+from ja_llm.evaluation.registry import averaged_suites, suites
 from ja_llm.evaluation.samples import finished_tasks
 from ja_llm.evaluation.statistics import Statistic, paired, paired_suite
 
@@ -42,7 +42,7 @@ def compare(ours: Results, base: Results) -> dict[str, Any]:
     """
     left_out = {name: why for name, result in ours.items() if (why := _why_not(result, base.get(name)))}
     pairs = {name: (_rows(ours[name]), _rows(base[name])) for name in ours if name not in left_out}
-    whole = {suite: names for suite, names in suites().items() if all(name in pairs for name in names)}
+    whole = {suite: suites()[suite] for suite in sorted(averaged_suites()) if all(name in pairs for name in suites()[suite])}
     return {
         "tasks": {name: paired(a, b) for name, (a, b) in pairs.items()},
         "suites": {
@@ -65,9 +65,18 @@ def _why_not(ours: dict[str, Any], base: dict[str, Any] | None) -> str:
         return "the other run has not measured it"
     if "items" not in ours or "items" not in base:
         return "it keeps no numbers of single items"
+    units = [_units(result) for result in (ours, base)]
+    if units[0] != units[1]:
+        return f"the two were measured in other units ({units[0]} and {units[1]})"
     same = all(ours["request"].get(key) == base["request"].get(key) for key in ("version", "data", "examples"))
     same &= len(ours["items"]["rows"]) == len(base["items"]["rows"])
     return "" if same else "the two were measured on other files or limits"
+
+
+def _units(result: dict[str, Any]) -> str:
+    """The headline metric's signature, "" for one without."""
+    about = result.get("about", {})
+    return str(about.get("signatures", {}).get(about.get("headline"), ""))
 
 
 def format_comparison(value: Mapping[str, Any]) -> str:

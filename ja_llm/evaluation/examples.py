@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,17 @@ class Sources:
       root: document set with a held-out split, or None.
       pairs: JSONL of {"en", "ja"} objects, or None.
       data: folder of original files of evaluation sets (`raw_files.py`), or None.
+      judge: who grades conversations (`judge.Judge`), or None.
     """
 
-    def __init__(self, root: str | Path | None = None, pairs: str | Path | None = None, data: str | Path | None = None):
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        pairs: str | Path | None = None,
+        data: str | Path | None = None,
+        judge: Any = None,
+    ):
+        self.judge = judge
         self.root = Path(root) if root else None
         self.pairs = Path(pairs) if pairs else None
         self.data = Path(data) if data else None
@@ -107,9 +116,23 @@ def whole_documents(sources: Sources, limit: int | None, *, lang: str) -> list[E
     """One example a held-out document, all of it to be predicted."""
     documents = _heldout(sources, lang)[:limit]
     return [
-        {"id": d.id, "inputs": "", "targets": d.text, "meta": {"bytes": len(d.text.encode("utf-8")), "url": d.url}}
+        {
+            "id": d.id,
+            "inputs": "",
+            "targets": d.text,
+            "meta": {"bytes": len(d.text.encode("utf-8")), "url": d.url, "domain": domain(d)},
+        }
         for d in documents
     ]
+
+
+def domain(document: Document) -> str:
+    """Where a document is from: its page's host, or else its source."""
+    try:
+        host = urllib.parse.urlsplit(document.url).hostname
+    except ValueError:  # no address
+        host = None
+    return host or document.source
 
 
 def continuation_choices(

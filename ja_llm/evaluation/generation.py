@@ -97,7 +97,7 @@ class Generator:
     def continue_ids(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         stop: Sequence[str] = (),
         *,
         sampling: Sampling = _GREEDY,
@@ -109,7 +109,7 @@ class Generator:
 
         Args:
           prompts: token ids.
-          max_new_tokens: tokens written at most.
+          max_new_tokens: tokens written at most, to all or to each.
           stop: texts before which a continuation ends.
           sampling: how each token is chosen.
           seed: of the draws.
@@ -166,9 +166,11 @@ class Generator:
         Raises:
           UsageError: the prompt does not fit, or `max_new_tokens` is below 1.
         """
-        prompt = self._fitted([prompt], max_new_tokens, False)[0]
+        prompt = self._fitted([prompt], [max_new_tokens], False)[0]
         text = TextStream(self._tokenizer, prompt[1:], stop)
-        strides = self._strides([prompt], [number], max_new_tokens, sampling, seed, _STREAM_STRIDE)
+        strides = self._strides(
+            [prompt], [number], max_new_tokens, self._bucket(prompt) + max_new_tokens, sampling, seed, _STREAM_STRIDE
+        )
         for chosen, done in strides:
             ids, ended = self._until_eos(chosen[0].tolist())
             yield text.add(ids)
@@ -181,10 +183,10 @@ class Generator:
             raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be from 1 to {self._max_length - 1} for this model.")
         return self._max_length - max_new_tokens
 
-    def _fitted(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, cut: bool) -> list[list[int]]:
-        room = self.room(max_new_tokens)
+    def _fitted(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], cut: bool) -> list[list[int]]:
         fitted: list[list[int]] = []
-        for number, prompt in enumerate(map(list, prompts)):
+        for number, (prompt, max_new_tokens) in enumerate(zip(map(list, prompts), limits, strict=True)):
+            room = self.room(max_new_tokens)
             if not prompt:
                 raise JaLlmError(f"prompt {number} has no token, not even BOS.")
             if len(prompt) > room and not cut:
@@ -198,7 +200,7 @@ class Generator:
     def _rows(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         stop: Sequence[str],
         sampling: Sampling,
         seed: int,
@@ -207,7 +209,9 @@ class Generator:
         ignore_eos: bool = False,
     ) -> list[tuple[list[int], list[int]]]:
         """Each prompt as it was read, and its new ids; prompts of one bucket share batches."""
-        fitted = self._fitted(prompts, max_new_tokens, cut_prompts)
+        each = not isinstance(max_new_tokens, int)
+        limits = list(max_new_tokens) if not isinstance(max_new_tokens, int) else [max_new_tokens] * len(prompts)
+        fitted = self._fitted(prompts, limits, cut_prompts)
         found: list[list[int]] = [[] for _ in fitted]
         order = sorted(range(len(fitted)), key=lambda n: self._bucket(fitted[n]))
         start = 0
@@ -215,10 +219,14 @@ class Generator:
             width = self._bucket(fitted[order[start]])
             rows = [n for n in order[start : start + self._batch_size] if self._bucket(fitted[n]) == width]
             draws = [numbers[n] for n in rows] if numbers is not None else rows
-            for chosen, done in self._strides([fitted[n] for n in rows], draws, max_new_tokens, sampling, seed, _STRIDE):
+            most = max(limits[n] for n in rows)
+            # As long as these prompts can become. One limit for all: a function of the prompt's bucket, not of what else is in the batch.
+            room = max(width, *(len(fitted[n]) + limits[n] for n in rows)) if each else width + most
+            for chosen, done in self._strides([fitted[n] for n in rows], draws, most, room, sampling, seed, _STRIDE):
                 for row, n in enumerate(rows):
-                    found[n] += chosen[row].tolist()
-                    done[row] = not ignore_eos and (done[row] or self._text(fitted[n], found[n], stop)[1])
+                    found[n] = (found[n] + chosen[row].tolist())[: limits[n]]
+                    full = each and len(found[n]) == limits[n]
+                    done[row] = full or (not ignore_eos and (done[row] or self._text(fitted[n], found[n], stop)[1]))
             start += len(rows)
         return list(zip(fitted, found, strict=True))
 
@@ -227,9 +235,10 @@ class Generator:
         return min(self._max_length, max(_SMALLEST_BUCKET, 1 << (len(prompt) - 1).bit_length()))
 
     def _strides(
-        self, prompts: list[list[int]], numbers: list[int], max_new_tokens: int, sampling: Sampling, seed: int, stride: int
+        self, prompts: list[list[int]], numbers: list[int], most: int, room: int, sampling: Sampling, seed: int, stride: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Write to prompts of one bucket: (new ids [B, stride or what is left], done bool [B]) until all rows are done.
+        """Write up to `most` tokens to prompts of one bucket, in a cache for `room` tokens: (new ids [B, stride or what is left],
+        done bool [B]) until all rows are done.
 
         `done` of a row beside the prompts is set; whoever reads sets it for the others, between two strides.
         """
@@ -245,14 +254,13 @@ class Generator:
                 seen[row, prompt] = True
         padded = np.array(numbers + [0] * (self._batch_size - len(numbers)))
         keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(padded)
-        # As long as these prompts can become: a function of the prompt's bucket, not of what else is in the batch.
-        length = -(-(width + max_new_tokens) // _CACHE_STEP) * _CACHE_STEP
+        length = -(-room // _CACHE_STEP) * _CACHE_STEP
         cache, logits = self._prefill(self._params, tokens, sizes, min(self._max_length, length))
         sizes, seen = jnp.asarray(sizes), jnp.asarray(seen)  # of one kind in every call, else it is compiled twice
         write = _compiled_stride(self._step, self._tokenizer.vocab_size, sampling, stride)
-        for start in range(0, max_new_tokens, stride):
+        for start in range(0, most, stride):
             cache, logits, sizes, seen, written = write(self._step_params, cache, logits, sizes, seen, keys)
-            yield np.asarray(written)[:, : max_new_tokens - start], done
+            yield np.asarray(written)[:, : most - start], done
             if done.all():
                 return
 

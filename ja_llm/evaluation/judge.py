@@ -5,6 +5,7 @@ without any judge. A judge that fails is tried again; what stays without a ratin
 the evaluation: a rate limit must not pass for a bad grade.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import http.client
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +37,9 @@ class Unanswered(JaLlmError):
 class Judge(Protocol):
     """Answers questions; `name` stands in the results, since grades of two judges are never comparable."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Stands in the results."""
 
     def ask(self, question: str) -> str:
         """The judge's answer.
@@ -52,18 +55,18 @@ class Endpoint:
 
     Attributes:
       url: up to and without "/chat/completions", such as http://127.0.0.1:8000/v1.
-      name: of the model there.
+      model: its name there.
       key: sent as bearer token; "" for none.
-      max_tokens: of an answer.
+      options: fields of the request beside model and messages, over temperature 0 and max_tokens 2048; None takes one out.
       timeout: seconds without an answer.
       attempts: tries in all.
       pause: seconds before the second try, doubled each time.
     """
 
     url: str
-    name: str
+    model: str
     key: str = ""
-    max_tokens: int = 2048
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float = 120.0
     attempts: int = 5
     pause: float = 1.0
@@ -73,14 +76,16 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{self.url}: this is no address of a judge; give one such as https://host/v1.")
 
+    @property
+    def name(self) -> str:
+        """The model, and what it is asked with where that is not the usual."""
+        return f"{self.model} {json.dumps(self.options, sort_keys=True)}" if self.options else self.model
+
     def ask(self, question: str) -> str:
         """See `Judge`. Busy servers, cut connections and answers that are no JSON are tried again; refusals are not."""
-        body = {
-            "model": self.name,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-        }
+        options = {"temperature": 0, "max_tokens": 2048, **self.options}
+        body = {"model": self.model, "messages": [{"role": "user", "content": question}]}
+        body |= {name: value for name, value in options.items() if value is not None}
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         address = self.url.rstrip("/") + "/chat/completions"
         reason = ""
@@ -95,7 +100,7 @@ class Endpoint:
                     return text
                 reason = "an empty answer"
             except urllib.error.HTTPError as error:
-                reason = f"HTTP {error.code} {error.reason}"
+                reason = f"HTTP {error.code} {error.reason}{_said(error)}"
                 if error.code not in _BUSY:
                     break
             except (OSError, http.client.HTTPException) as error:
@@ -103,8 +108,20 @@ class Endpoint:
             except (ValueError, KeyError, IndexError, TypeError):
                 reason = "an answer that is no chat completion"
         raise Unanswered(
-            f"{address}: the judge {self.name} does not answer ({reason}); check the server and its limits, then run again."
+            f"{address}: the judge {self.model} does not answer ({reason}); check the server and its limits, then run again."
         )
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a server wrote beside its refusal, in one short line: which field or limit it is."""
+    try:
+        text = error.read(4096).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["error"]["message"]
+    line = " ".join(str(text).split())
+    return f": {line[:200]}" if line and not line.startswith("<") else ""
 
 
 class LocalModel:
@@ -113,22 +130,23 @@ class LocalModel:
     Args:
       loaded: `ja_llm.train.checkpoints.LoadedModel`.
       max_tokens: of an answer.
-      chat: question -> prompt.
+      chat: question -> prompt; the plain question when None.
+      stop: texts at which an answer ends.
     """
 
-    def __init__(self, loaded: Any, max_tokens: int = 512, chat: Any = None):
+    def __init__(self, loaded: Any, max_tokens: int = 512, chat: Callable[[str], str] | None = None, stop: Sequence[str] = ()):
         from ja_llm.evaluation.generation import Generator
 
         self.name = f"{loaded.directory.name}@{loaded.step}"
         self._tokenizer, self._max_tokens = loaded.tokenizer, min(max_tokens, loaded.config.max_length // 2)
         self._generator, self._chat = Generator(loaded, 1), chat or (lambda question: question)
-        self._lock = threading.Lock()
+        self._lock, self._stop = threading.Lock(), tuple(stop)
 
     def ask(self, question: str) -> str:
         """See `Judge`. A question that does not fit loses its beginning."""
         ids = [self._tokenizer.bos_id, *self._tokenizer.encode(self._chat(question))]
         with self._lock:
-            (text,) = self._generator.continue_ids([ids], self._max_tokens, cut_prompts=True)
+            (text,) = self._generator.continue_ids([ids], self._max_tokens, self._stop, cut_prompts=True)
         if not text.strip():
             raise Unanswered(f"{self.name}: this judge answers nothing.")
         return text
@@ -141,13 +159,14 @@ class Replay:
       judge: is asked what the file does not have; None: nobody is.
       path: the file; made when there is something to keep.
       name: of the judge whose answers count, where there is no `judge`.
+      worth: whether an answer is kept; nonsense is asked for again by the next call.
 
     Raises:
       JaLlmError: the file can't be read.
     """
 
-    def __init__(self, judge: Judge | None, path: Path, name: str = ""):
-        self.name = judge.name if judge else name
+    def __init__(self, judge: Judge | None, path: Path, name: str = "", worth: Callable[[str], bool] = bool):
+        self.name, self.path, self._worth = judge.name if judge else name, path, worth
         self._judge, self._path, self._lock = judge, path, threading.Lock()
         self._known: dict[str, str] = {}
         try:
@@ -157,7 +176,8 @@ class Replay:
         for line in lines:
             try:
                 value = json.loads(line)
-                self._known[value["key"]] = value["answer"]
+                if worth(value["answer"]):
+                    self._known[value["key"]] = value["answer"]
             except (ValueError, KeyError, TypeError):
                 continue  # the line that a kill cut off
         self._torn = bool(lines and lines[-1])
@@ -169,6 +189,8 @@ class Replay:
             if self._judge is None:
                 raise Unanswered(f"{self._path}: there is no kept answer to this question, and no judge to ask; name one.")
             answer = self._judge.ask(question)
+            if not self._worth(answer):
+                return answer
             with self._lock:
                 self._keep(key, answer)
         return self._known[key]
@@ -194,6 +216,11 @@ def rating(answer: str) -> float | None:
             value = float(found.group(1))
             return value if 1 <= value <= 10 else None
     return None
+
+
+def graded(answer: str) -> bool:
+    """Whether there is a grade in it."""
+    return rating(answer) is not None
 
 
 def ratings(judge: Judge, questions: Sequence[str], *, max_failed: float = MAX_FAILED, workers: int = 8) -> list[float | None]:
@@ -227,7 +254,10 @@ def ratings(judge: Judge, questions: Sequence[str], *, max_failed: float = MAX_F
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(one, questions))
     if len(failures) > most:
+        kept = (
+            f" What it graded is kept in {judge.path}; the same command asks for the rest." if isinstance(judge, Replay) else ""
+        )
         raise JaLlmError(
-            f"{judge.name}: this judge failed on {len(failures)} of {len(questions)} answers, and {most} may be missing; for example: {failures[0]}"
+            f"{judge.name}: this judge failed on {len(failures)} of {len(questions)} answers, and {most} may be missing; for example: {failures[0]}{kept}"
         )
     return found

@@ -4,16 +4,20 @@
     from ja_llm.evaluation.lm_eval_adapter import JaLlm
     lm_eval.simple_evaluate(model=JaLlm("runs/ja"), tasks=["piqa"])
 
-Importing this module registers the name "ja_llm" with the harness (`--model ja_llm --model_args checkpoint=runs/ja`). The package
+Importing this module registers the name "ja_llm" with the harness, for `simple_evaluate(model="ja_llm", model_args="checkpoint=runs/ja")`; the
+harness's own command line does not import it and so does not know the name. Chat templates are not applied. The package
 is optional: `pip install 'ja_llm[eval-oracles]'`.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.branch_scoring import ContinuationScorer
+from ja_llm.evaluation.continuations import load_spread, parse_mesh
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.prefix_cache import PrefixCache
 
@@ -40,6 +44,7 @@ class JaLlm(TemplateLM):
         the tokenizer where it is not told, so say it to both when two are compared.
       max_length: tokens at most, below the model's own limit.
       share: compute what rows share once (`branch_scoring.py`, `prefix_cache.py`).
+      mesh: devices along the mesh axes, such as "data=8", for a `checkpoint` that is a path; None: one device.
       device: where the harness passes one on; the devices are JAX's, so it is not read.
 
     Raises:
@@ -54,11 +59,12 @@ class JaLlm(TemplateLM):
         max_length: int | None = None,
         share: bool = True,
         device: Any = None,
+        mesh: str | None = None,
     ):
         super().__init__()
-        from ja_llm.train.checkpoints import load_model
-
-        loaded = load_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+        self._mesh = sharding.make_mesh(parse_mesh(mesh)) if mesh else None
+        with self._on_mesh():
+            loaded = load_spread(str(checkpoint), self._mesh) if isinstance(checkpoint, str | Path) else checkpoint
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise UsageError(
                 f"batch_size is {batch_size!r}; give a whole number of rows from 1 (shapes are compiled, none is guessed)."
@@ -74,6 +80,9 @@ class JaLlm(TemplateLM):
         self._generator = Generator(loaded, self.batch_size)
         if share:
             self._generator.share_prefixes(PrefixCache(loaded.config, loaded.params))
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return sharding.use(self._mesh) if self._mesh else contextlib.nullcontext()
 
     @property
     def eot_token_id(self) -> int:
@@ -105,7 +114,8 @@ class JaLlm(TemplateLM):
                 raise UsageError(f"a continuation has {len(text)} tokens, but the model takes {self.max_length}; shorten it.")
             whole = (context + text)[-(self.max_length + 1) :]  # a context that does not fit loses its beginning
             rows.append((whole[: len(whole) - len(text)], text))
-        answers = [(score.nats, score.greedy) for score in self.scorer(rows)]
+        with self._on_mesh():
+            answers = [(score.nats, score.greedy) for score in self.scorer(rows)]
         for (key, _, _), answer in zip(requests, answers, strict=True):
             if key is not None:
                 self.cache_hook.add_partial("loglikelihood", key, answer)
@@ -114,7 +124,8 @@ class JaLlm(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihoods (nats) of whole texts in windows without overlap, as the harness cuts them."""
         windows = [self._windows(request.args[0]) for request in requests]
-        scores = iter(self.scorer([window for of_one in windows for window in of_one]))
+        with self._on_mesh():
+            scores = iter(self.scorer([window for of_one in windows for window in of_one]))
         return [float(sum(next(scores).nats for _ in of_one)) for of_one in windows]
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
@@ -140,7 +151,9 @@ class JaLlm(TemplateLM):
                     f"{new_tokens} new tokens are asked for, but the model takes {self.max_length} in all; ask for fewer."
                 )
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
-            for number, text in zip(numbers, self._generator.continue_ids(prompts, new_tokens, stop), strict=True):
+            with self._on_mesh():
+                found = self._generator.continue_ids(prompts, new_tokens, stop)
+            for number, text in zip(numbers, found, strict=True):
                 texts[number] = text = text.removeprefix(" ") if self._drops_space else text
                 self.cache_hook.add_partial("generate_until", requests[number].args, text)
         return texts

@@ -8,6 +8,7 @@ the paired test of two runs; they are in 0..1.
 import dataclasses
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from ja_llm.evaluation.bits_per_byte import summarise
 from ja_llm.evaluation.statistics import Statistic, described, proportion
 
 _RESAMPLES = 1000
+_DOMAINS = 30
 
 
 def postprocess(decoded: Any, example: Any = None, is_target: bool = False) -> Any:
@@ -39,57 +41,101 @@ def raw_postprocess(decoded: Any, example: Any = None, is_target: bool = False) 
     return postprocess(decoded, example, is_target) if is_target else decoded
 
 
-def document_bits(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+class DocumentBits:
     """Bits per byte of whole documents; scores are log-probabilities in nats."""
-    rows = [
+
+    name, signature = "bits_per_byte", None
+
+    def statistic(self, targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> Statistic:
+        """Bits and bytes of each document that has any."""
+        rows = _bits(targets, scores)
+        return Statistic([(row["bits"], row["bytes"]) for row in rows if row["bytes"]], "ratio")
+
+    def parts(self, targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, dict[str, Any]]:
+        """The same of each domain (the notes' "domain"), the largest _DOMAINS of them: {"documents", "bytes", and `described`'s}."""
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for target, row in zip(targets, _bits(targets, scores), strict=True):
+            if row["bytes"] and target.get("domain"):
+                rows.setdefault(target["domain"], []).append((row["bits"], row["bytes"]))
+        sizes = {domain: sum(size for _, size in found) for domain, found in rows.items()}
+        return {
+            domain: {"documents": len(rows[domain]), "bytes": sizes[domain], **described(Statistic(rows[domain], "ratio"))}
+            for domain in sorted(sizes, key=lambda domain: (-sizes[domain], domain))[:_DOMAINS]
+        }
+
+    def __call__(self, targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+        error = described(self.statistic(targets, scores))["standard_error"] if any(t["bytes"] for t in targets) else 0.0
+        return {**_flat(summarise(_bits(targets, scores)), self.name), f"{self.name}_standard_error": error}
+
+
+document_bits = DocumentBits()
+
+
+def _bits(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> list[dict[str, Any]]:
+    return [
         {"bits": -float(score) / float(np.log(2.0)), "bytes": t["bytes"], "tokens": t["tokens"], "unknown": t["unknown"]}
         for t, score in zip(targets, scores, strict=True)
     ]
-    return _flat(summarise(rows), "bits_per_byte")
 
 
-def choice_accuracy(targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+class ChoiceAccuracy:
     """Accuracy over questions whose candidates are rows: by log-likelihood, and by log-likelihood per UTF-8 byte.
 
     On a tie the first candidate counts as chosen.
     """
-    questions: dict[str, dict[int, tuple[float, float]]] = {}
-    labels: dict[str, int] = {}
-    for target, score in zip(targets, scores, strict=True):
-        rows = questions.setdefault(target["question"], {})
-        rows[target["choice"]] = (float(score), float(score) / target["bytes"])
-        labels[target["question"]] = target["label"]
 
-    def hits(which: int) -> np.ndarray:
-        right = []
-        for question, rows in questions.items():
-            best = max(row[which] for row in rows.values())
-            right.append(min(choice for choice, row in rows.items() if row[which] == best) == labels[question])
-        return np.array(right)
+    name, signature = "accuracy", None
 
-    return {
-        **_named("accuracy", proportion(hits(0))),
-        **_named("accuracy_per_byte", proportion(hits(1))),
-        "questions": float(len(questions)),
-        "chance": float(np.mean([1 / len(rows) for rows in questions.values()])),
-    }
+    def statistic(self, targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> Statistic:
+        """One row a question: by log-likelihood."""
+        return ChoiceMetric(self.name).statistic(targets, scores)
+
+    def __call__(self, targets: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[str, float]:
+        hits, by_byte = (ChoiceMetric("", per).statistic(targets, scores).rows[:, 0] for per in ("", "bytes"))
+        choices = Counter(target["question"] for target in targets)
+        return {
+            **_named("accuracy", proportion(hits)),
+            **_named("accuracy_per_byte", proportion(by_byte)),
+            "questions": float(len(choices)),
+            "chance": float(np.mean([1 / count for count in choices.values()])),
+        }
 
 
-def translation_quality(targets: Sequence[dict[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
-    """chrF and BLEU over characters by sacrebleu, with seeded bootstrap intervals over texts, and exact matches."""
-    references = [t["reference"] for t in targets]
-    result: dict[str, float] = {}
-    for name, metric in _translation_metrics().items():
-        result[name] = float(metric.corpus_score(list(predictions), [references]).score)
-        result[f"{name}_low"], result[f"{name}_high"] = _corpus_interval(metric, list(predictions), references)
-    exact = np.array([p == r for p, r in zip(predictions, references, strict=True)])
-    return {
-        **result,
-        **_named("exact_match", proportion(exact)),
-        "texts": float(len(references)),
-        "empty": float(sum(not p for p in predictions)),
-        "left_out": float(targets[0].get("left_out", 0)),
-    }
+choice_accuracy = ChoiceAccuracy()
+
+
+class TranslationQuality:
+    """chrF and BLEU over characters by sacrebleu (0..100), with seeded bootstrap intervals over texts, and exact matches."""
+
+    name = "chrf"
+
+    def signature(self) -> str:
+        """sacrebleu's."""
+        return translation_signatures()[self.name]
+
+    def statistic(self, targets: Sequence[dict[str, Any]], predictions: Sequence[str]) -> Statistic:
+        """sacrebleu's chrF statistics of each text."""
+        references = [t["reference"] for t in targets]
+        return Statistic(_translation_metrics()[self.name]._extract_corpus_statistics(list(predictions), [references]), self.name)
+
+    def __call__(self, targets: Sequence[dict[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
+        references = [t["reference"] for t in targets]
+        result: dict[str, float] = {}
+        for name, metric in _translation_metrics().items():
+            score = float(metric.corpus_score(list(predictions), [references]).score)
+            error, low, high = _corpus_spread(metric, list(predictions), references)
+            result |= {name: score, f"{name}_standard_error": error, f"{name}_low": low, f"{name}_high": high}
+        exact = np.array([p == r for p, r in zip(predictions, references, strict=True)])
+        return {
+            **result,
+            **_named("exact_match", proportion(exact)),
+            "texts": float(len(references)),
+            "empty": float(sum(not p for p in predictions)),
+            "left_out": float(targets[0].get("left_out", 0)),
+        }
+
+
+translation_quality = TranslationQuality()
 
 
 def translation_signatures() -> dict[str, str]:
@@ -108,8 +154,8 @@ def _translation_metrics() -> dict[str, Any]:
     return {"chrf": CHRF(), "bleu": BLEU(tokenize="char")}
 
 
-def _corpus_interval(metric: Any, predictions: list[str], references: list[str]) -> tuple[float, float]:
-    """95 % percentile interval of a corpus score, texts drawn with replacement.
+def _corpus_spread(metric: Any, predictions: list[str], references: list[str]) -> tuple[float, float, float]:
+    """Standard error and ends of the 95 % percentile interval of a corpus score, texts drawn with replacement.
 
     From sacrebleu's own statistics of each text. Its own bootstrap (sacrebleu 2.6) fails where numpy 2 gives float32 scores
     beside a plain 0.0 (`statistics.mean` does not mix them), and draws by an environment variable's seed.
@@ -121,7 +167,7 @@ def _corpus_interval(metric: Any, predictions: list[str], references: list[str])
         total = rows[generator.integers(0, len(rows), len(rows))].sum(0)
         scores.append(float(metric._compute_score_from_stats(total.tolist()).score))
     low, high = np.quantile(scores, [0.025, 0.975])
-    return float(low), float(high)
+    return float(np.std(scores, ddof=1)), float(low), float(high)
 
 
 def _named(name: str, value: dict[str, Any]) -> dict[str, float]:
@@ -198,11 +244,14 @@ class Rouge2(PredictionMetric):
           UsageError, JaLlmError: as `segmenters.segmenter`.
         """
         cut = segmenters.segmenter(self.segmenter, tokenizer)
+        units = segmenters.version(self.segmenter)
+        if self.segmenter == "model":  # two vocabularies cut into two kinds of units
+            units += f"-{tokenizer.fingerprint[:12]}"
 
         def item(target: Target, prediction: str) -> float:
             return text_metrics.rouge_n(cut(prediction), cut(target["reference"]))
 
-        return dataclasses.replace(self, item=item, signature=lambda: f"rouge2|units:{segmenters.version(self.segmenter)}")
+        return dataclasses.replace(self, item=item, signature=lambda: f"rouge2|units:{units}")
 
 
 def rouge2(segmenter: str) -> Rouge2:
@@ -270,12 +319,22 @@ class ChoiceMetric:
     signature: Callable[[], str] | None = None
 
     def statistic(self, targets: Sequence[Target], scores: Sequence[float]) -> Statistic:
-        """One row a question, in the order of their first candidates."""
+        """One row a question, in the order of their first candidates.
+
+        Raises:
+          JaLlmError: two questions have one id.
+        """
         best: dict[str, tuple[float, int]] = {}
+        seen: set[tuple[str, int]] = set()
         labels: dict[str, int] = {}
         for target, score in zip(targets, scores, strict=True):
             value = float(score) / target[self.per] if self.per else float(score)
             question, rank = target["question"], (value, -target["choice"])
+            if (question, target["choice"]) in seen:
+                raise JaLlmError(
+                    f"question {question} has candidate {target['choice']} twice; give each question an id of its own."
+                )
+            seen.add((question, target["choice"]))
             best[question] = max(best.get(question, rank), rank)
             labels[question] = target["label"]
         return Statistic(np.array([-best[question][1] == label for question, label in labels.items()], np.float64))

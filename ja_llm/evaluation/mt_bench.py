@@ -7,7 +7,6 @@ Temperatures, lengths and the way the grades are averaged are Swallow's (facts o
 are in our own words, so grades are comparable between our runs with the same judge alone.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.evaluation.continuations import load_spread, parse_mesh
-from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.continuations import load_spread
+from ja_llm.evaluation.examples import Example, Sources
 from ja_llm.evaluation.generation import Generator
-from ja_llm.evaluation.judge import MAX_FAILED, Endpoint, Judge, LocalModel, Replay, ratings
+from ja_llm.evaluation.judge import MAX_FAILED, Endpoint, Judge, LocalModel, ratings
 from ja_llm.evaluation.raw_files import RawFolder, Record
-from ja_llm.evaluation.run import weights_fingerprint
 from ja_llm.evaluation.samples import TaskFiles
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.statistics import Statistic, described
@@ -44,6 +41,7 @@ TEMPERATURES = {
 }
 WITH_REFERENCE = ("coding", "math", "reasoning")
 RUNS, NEW_TOKENS = 5, 1024
+ABOUT = "A judge's grades of answers in conversations of two turns, / 10; comparable under one judge alone."
 
 _TASK = (
     "You grade the answer of an assistant to a user's {what}. Be impartial. Look at how helpful, relevant, accurate, deep and detailed "
@@ -118,76 +116,115 @@ def judge_prompt(question: Record, answers: Sequence[str]) -> str:
     return text
 
 
+def examples(sources: Sources, limit: int | None) -> list[Example]:
+    """The questions as a registered task has them: the first turn is what is asked, the notes have all."""
+    return [
+        {"id": q["id"], "inputs": q["turns"][0], "targets": "", "meta": {**q, "asked": q["turns"][0]}}
+        for q in load(sources.raw())[:limit]
+    ]
+
+
 def write_answers(
     loaded: Any, questions: Sequence[Record], files: TaskFiles, *, chat: Chat, runs: int, batch_size: int
 ) -> list[list[Record]]:
-    """Both turns' answers to each question in each run: [runs][questions] of {"id", "answers" [2]}; finished runs are taken from disk."""
+    """Both turns' answers to each question in each run: [runs][questions] of {"id", "run", "cut", "answers" [2]}.
+
+    What is written greedily is the same in every run, so it is written once. Finished batches are taken from disk; each process
+    writes its share, and the first gathers them ([] for the others).
+    """
     generator = Generator(loaded, batch_size)
-    new_tokens = min(NEW_TOKENS, loaded.config.max_length // 2)
-    done = files.resume()[:runs]
-    with Progress(f"eval {NAME}", runs * len(questions), "answer", initial=len(done) * len(questions)) as progress:
-        for run in range(len(done), runs):
-            said: list[list[str]] = [[q["turns"][0]] for q in questions]
-            for turn in range(2):
-                if turn:
-                    said = [[*texts, q["turns"][1]] for texts, q in zip(said, questions, strict=True)]
-                for temperature in sorted(set(TEMPERATURES.values())):
-                    places = [n for n, q in enumerate(questions) if TEMPERATURES[q["category"]] == temperature]
-                    tokenizer = loaded.tokenizer
-                    prompts = [[tokenizer.bos_id, *tokenizer.encode(chat.prompt(said[n]))] for n in places]
-                    texts = generator.continue_ids(
-                        prompts,
-                        new_tokens,
-                        chat.stop,
-                        sampling=Sampling(temperature=temperature),
-                        seed=run,
-                        cut_prompts=True,
-                        numbers=[2 * n + turn for n in places],
-                    )
-                    for place, text in zip(places, texts, strict=True):
-                        said[place].append(text.strip())
-            chunk = [{"id": q["id"], "answers": texts[1::2]} for q, texts in zip(questions, said, strict=True)]
+    batches = []
+    for run in range(runs):
+        for temperature in sorted(set(TEMPERATURES.values())):
+            places = [n for n, q in enumerate(questions) if TEMPERATURES[q["category"]] == temperature]
+            if temperature > 0 or run == 0:
+                batches += [(run, temperature, places[n : n + batch_size]) for n in range(0, len(places), batch_size)]
+    wanted = files.mine(batches)
+    done = files.resume()[: len(wanted)]
+    with Progress(f"eval {NAME}", sum(len(b[2]) for b in wanted), "conversation", initial=sum(map(len, done))) as progress:
+        for run, temperature, places in wanted[len(done) :]:
+            chunk = _converse(loaded, generator, questions, places, chat, run, temperature)
             files.append(chunk)
             done.append(chunk)
             progress.update(len(chunk))
-    return done
+    if files.process[0]:
+        return []
+    found = {(s["run"], s["id"]): s for chunk in files.gather(done, len(batches)) for s in chunk}
+    return [[found.get((run, q["id"])) or {**found[0, q["id"]], "run": run} for q in questions] for run in range(runs)]
+
+
+def _converse(
+    loaded: Any,
+    generator: Generator,
+    questions: Sequence[Record],
+    places: Sequence[int],
+    chat: Chat,
+    run: int,
+    temperature: float,
+) -> list[Record]:
+    """Both turns of some questions of one temperature."""
+    tokenizer, new_tokens = loaded.tokenizer, min(NEW_TOKENS, loaded.config.max_length // 2)
+    said: list[list[str]] = [[] for _ in places]
+    cut = [0] * len(places)
+    for turn in range(2):
+        said = [[*texts, questions[n]["turns"][turn]] for texts, n in zip(said, places, strict=True)]
+        prompts = [[tokenizer.bos_id, *tokenizer.encode(chat.prompt(texts))] for texts in said]
+        cut = [max(before, len(p) + new_tokens - loaded.config.max_length) for before, p in zip(cut, prompts, strict=True)]
+        texts = generator.continue_ids(
+            prompts,
+            new_tokens,
+            chat.stop,
+            sampling=Sampling(temperature=temperature),
+            seed=run,
+            cut_prompts=True,
+            numbers=[2 * n + turn for n in places],
+        )
+        said = [[*before, text.strip()] for before, text in zip(said, texts, strict=True)]
+    return [
+        {"id": questions[n]["id"], "run": run, "cut": lost, "answers": texts[1::2]}
+        for n, lost, texts in zip(places, cut, said, strict=True)
+    ]
+
+
+def _graded(grades: np.ndarray) -> Statistic | None:
+    """Grades [runs, questions, turns] as a measure over questions: the mean over runs of each one's valid grades, in 0..1."""
+    if not np.isfinite(grades).any(axis=(1, 2)).all():
+        return None
+    sums, counts = np.nansum(grades, axis=2) / 10, np.isfinite(grades).sum(axis=2)
+    return Statistic(np.concatenate([sums, counts]).T, "mean_of_runs")
 
 
 def summarise(questions: Sequence[Record], runs: Sequence[Sequence[Record]], grades: np.ndarray) -> dict[str, Any]:
     """Scores in 0..1 from grades 1..10, float [runs, questions, turns], NaN where one is missing.
 
-    The score is the mean over the valid grades within a run, then over runs; its interval is of the bootstrap over questions.
+    A score is the mean over the valid grades within a run, then over runs; its error and interval are of the bootstrap over questions.
 
     Raises:
-      JaLlmError: no grade is valid.
+      JaLlmError: a run has no valid grade.
     """
-    if not np.isfinite(grades).any(axis=(1, 2)).all():
+    whole = _graded(grades)
+    if whole is None:
         raise JaLlmError("a run has no valid grade at all; ask the judge again.")
     of_runs = np.nanmean(grades, axis=(1, 2)) / 10
-    rows = grades.transpose(1, 0, 2).reshape(len(questions), -1) / 10
-    sums = Statistic(np.stack([np.nansum(rows, axis=1), np.isfinite(rows).sum(axis=1)], axis=1), "ratio")
-    low, high = described(sums)["interval"]
-    categories = {c: [n for n, q in enumerate(questions) if q["category"] == c] for c in TEMPERATURES}
+    parts = {"score": whole} | {f"turn_{turn + 1}": _graded(grades[:, :, turn : turn + 1]) for turn in range(2)}
+    for category in TEMPERATURES:
+        places = [n for n, q in enumerate(questions) if q["category"] == category]
+        parts[category] = _graded(grades[:, places]) if places else None
+    numbers: dict[str, Any] = {}
+    for name, statistic in parts.items():
+        if statistic is not None:
+            value = described(statistic)
+            low, high = value["interval"]
+            error = value["standard_error"]
+            numbers |= {name: value["value"], f"{name}_standard_error": error, f"{name}_low": low, f"{name}_high": high}
     texts = [answer for run in runs for sample in run for answer in sample["answers"]]
     return {
-        "score": float(of_runs.mean()),
-        "score_low": low,
-        "score_high": high,
+        **numbers,
         "score_deviation_of_runs": float(of_runs.std(ddof=1)) if len(of_runs) > 1 else 0.0,
-        **{
-            f"turn_{turn + 1}": float(np.nanmean(grades[:, :, turn]) / 10)
-            for turn in range(2)
-            if np.isfinite(grades[:, :, turn]).any()
-        },
-        **{
-            c: float(np.nanmean(grades[:, places]) / 10)
-            for c, places in categories.items()
-            if np.isfinite(grades[:, places]).any()
-        },
         "japanese_share": _japanese_share(texts),
-        "empty_answers": float(sum(not text for text in texts)),
         "n_valid": float(np.isfinite(grades).sum()),
         "n": float(grades.size),
+        "items": {"rows": whole.rows.tolist(), "aggregate": whole.aggregate},
     }
 
 
@@ -198,132 +235,125 @@ def _japanese_share(texts: Sequence[str]) -> float:
     return sum(c.japanese for c in counts) / letters if letters else 0.0
 
 
-def evaluate(
+def measure(
     loaded: Any,
-    data: str | Path,
-    out: str | Path,
+    questions: Sequence[Record],
+    out: Path,
+    request: Mapping[str, Any],
     judge: Judge,
     *,
     chat: Chat | None = None,
     runs: int = RUNS,
-    limit: int | None = None,
     batch_size: int = 16,
     max_failed: float = MAX_FAILED,
-    identity: Mapping[str, Any] | None = None,
+    process: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Measure a model on the Japanese MT-Bench.
 
     Args:
       loaded: `ja_llm.train.checkpoints.LoadedModel`.
-      data: folder of original files.
+      questions: of `load`.
       out: where the answers and the results go (mt_bench_ja.samples.jsonl and .json); a killed call goes on there.
+      request: what decides the numbers; all but its "judge" decides whether stored answers are taken over.
       judge: grades the answers; wrap it in `judge.Replay` to ask once.
       chat: how a conversation becomes a prompt.
       runs: drawn answers to each question.
-      limit: questions at most.
       batch_size: rows in a forward pass.
       max_failed: share of grades that may be missing.
-      identity: of the model, for the request that decides whether stored answers are taken over.
+      process: (number, how many) of this process; the first one asks the judge.
 
     Returns:
       `summarise`'s numbers with "judge", "interval" and "about", as it is also written.
 
     Raises:
-      UsageError, JaLlmError: as of `load` and `ratings`.
+      UsageError, JaLlmError: as of `ratings`, or no run is asked for.
     """
     if runs < 1:
         raise UsageError(f"{runs} runs are asked for; give at least 1.")
-    chat, sources = chat or Chat(), Sources(data=data)
-    questions = load(sources.raw())[:limit]
-    request = {"task": NAME, "version": 1, "model": dict(identity or {}), "data": {"files": sources.raw().checksums(FILES)}}
-    request |= {"chat": dataclasses.asdict(chat), "runs": runs, "examples": limit, "batch_size": batch_size}
-    out = Path(out)
-    found = write_answers(
-        loaded, questions, TaskFiles(out, f"{NAME}.answers", request), chat=chat, runs=runs, batch_size=batch_size
-    )
+    files = TaskFiles(out, NAME, {**request, "judge": judge.name}, process)
+    if result := files.finished():
+        return result
+    of_answers = {key: value for key, value in request.items() if key != "judge"} | {"runs": runs}
+    answers = TaskFiles(out, f"{NAME}.answers", of_answers, process)
+    found = write_answers(loaded, questions, answers, chat=chat or Chat(), runs=runs, batch_size=batch_size)
+    if process[0]:
+        return files.wait()
     asked = [
         judge_prompt(q, s["answers"][: turn + 1])
         for run in found
         for q, s in zip(questions, run, strict=True)
         for turn in range(2)
     ]
-    given = ratings(judge, asked, max_failed=max_failed)
-    grades = np.array([np.nan if g is None else g for g in given], np.float64).reshape(runs, len(questions), 2)
+    different = list(dict.fromkeys(asked))  # what was written once is graded once
+    given = dict(zip(different, ratings(judge, different, max_failed=max_failed), strict=True))
+    grades = np.array([np.nan if given[text] is None else given[text] for text in asked], np.float64)
+    grades = grades.reshape(runs, len(questions), 2)
     numbers = summarise(questions, found, grades)
-    about = {"lang": "ja", "headline": "score", "better": "higher", "signatures": {"judge": judge.name}}
-    about["description"] = "A judge's grades of answers in conversations of two turns, / 10; comparable under one judge alone."
+    about = {"lang": "ja", "headline": "score", "better": "higher", "signatures": {"score": judge.name}, "description": ABOUT}
     samples = [
-        {
-            **sample,
-            "run": number,
-            "category": q["category"],
-            "grades": [g if np.isfinite(g) else None for g in grades[number, place]],
-        }
+        {**sample, "category": q["category"], "grades": [g if np.isfinite(g) else None for g in grades[number, place]]}
         for number, run in enumerate(found)
         for place, (q, sample) in enumerate(zip(questions, run, strict=True))
     ]
     result = {**numbers, "interval": [numbers["score_low"], numbers["score_high"]], "judge": judge.name, "about": about}
-    return TaskFiles(out, NAME, {**request, "judge": judge.name}).finish(samples, result)
+    result |= {"contexts_cut": sum(s["cut"] > 0 for s in samples)}
+    result |= {"empty": sum(not text for s in samples for text in s["answers"])}
+    return files.finish(samples, result)
 
 
-def evaluate_checkpoint(
-    checkpoint: str,
-    data: str | Path,
-    out: str | Path | None,
-    *,
-    judge_url: str | None = None,
-    judge_model: str = "",
-    judge_key_file: str | Path | None = None,
-    judge_checkpoint: str | None = None,
-    chat_file: str | Path | None = None,
-    limit: int | None = None,
-    mesh: str | None = None,
-) -> dict[str, Any]:
-    """`ja-llm eval --task mt_bench_ja`: see `evaluate`. The judge's answers are kept in OUT/judge.jsonl and asked for once.
+def chosen_judge(
+    url: str | None,
+    model: str,
+    key_file: str | Path | None,
+    checkpoint: str | None,
+    chat_file: str | Path | None,
+    options: Mapping[str, Any],
+) -> Judge | None:
+    """The judge that the command line names; None where it names none.
 
     Args:
-      checkpoint: model directory, or DIR@STEP.
-      data: folder of original files.
-      out: where results go; CHECKPOINT/eval/step_N when None.
-      judge_url: of an OpenAI-compatible endpoint.
-      judge_model: its name there.
-      judge_key_file: text file with the endpoint's key.
-      judge_checkpoint: one of our checkpoints as the judge instead.
-      chat_file: JSON object with the fields of `Chat`.
-      limit: questions at most.
-      mesh: devices along the mesh axes.
+      url: of an OpenAI-compatible endpoint.
+      model: its name there.
+      key_file: text file with the endpoint's key.
+      checkpoint: one of our checkpoints as the judge instead.
+      chat_file: JSON object with the fields of `Chat`, for the checkpoint.
+      options: see `Endpoint`; of a checkpoint only max_tokens.
 
     Raises:
-      UsageError: no judge, or two, or a file that can't be read; else as `evaluate`.
+      UsageError: two judges, one without a name, or a file that can't be read.
     """
-    if bool(judge_url) == bool(judge_checkpoint):
+    if url and checkpoint:
         raise UsageError(f"{NAME}: this task needs one judge; give --judge_url with --judge_model, or --judge_checkpoint.")
-    if judge_url and not judge_model:
-        raise UsageError(f"{judge_url}: this judge needs the name of its model, which stands in the results; give --judge_model.")
-    chat = Chat(**_chat(chat_file)) if chat_file else None
-    grader: Judge = (
-        Endpoint(judge_url, judge_model, _key(judge_key_file)) if judge_url else LocalModel(load_spread(str(judge_checkpoint)))
-    )
-    devices = sharding.make_mesh(parse_mesh(mesh)) if mesh else None
-    with sharding.use(devices) if devices else contextlib.nullcontext():
-        loaded = load_spread(checkpoint, devices)
-        folder = Path(out) if out else loaded.directory / "eval" / f"step_{loaded.step}"
-        identity = {
-            "weights": weights_fingerprint(loaded.params),
-            "vocabulary": loaded.tokenizer.fingerprint,
-            "step": loaded.step,
-        }
-        return evaluate(loaded, data, folder, Replay(grader, folder / "judge.jsonl"), chat=chat, limit=limit, identity=identity)
+    if url and not model:
+        raise UsageError(f"{url}: this judge needs the name of its model, which stands in the results; give --judge_model.")
+    if url:
+        return Endpoint(url, model, _key(key_file), options)
+    if not checkpoint:
+        return None
+    if unknown := set(options) - {"max_tokens"}:
+        raise UsageError(
+            f"{checkpoint}: a checkpoint as the judge writes greedily and takes max_tokens alone; drop {min(unknown)}."
+        )
+    max_tokens = int(options.get("max_tokens", 512))
+    if not chat_file:
+        return LocalModel(load_spread(checkpoint), max_tokens)
+    chat = read_chat(chat_file)
+    return LocalModel(load_spread(checkpoint), max_tokens, lambda question: chat.prompt([question]), chat.stop)
 
 
-def _chat(path: str | Path) -> dict[str, Any]:
+def read_chat(path: str | Path) -> Chat:
+    """How a conversation becomes a prompt, from a JSON object with the fields of `Chat`.
+
+    Raises:
+      UsageError: it is none.
+    """
     value = read_json(path, "chat format")
     names = {field.name for field in dataclasses.fields(Chat)}
     if not isinstance(value, dict) or set(value) - names or "{text}" not in value.get("user", "{text}"):
         raise UsageError(
             f"{path}: this chat format is no object of {', '.join(sorted(names))} with {{text}} in user; correct it."
         )
-    return {**value, **({"stop": tuple(value["stop"])} if "stop" in value else {})}
+    return Chat(**{**value, **({"stop": tuple(value["stop"])} if "stop" in value else {})})
 
 
 def _key(path: str | Path | None) -> str:
@@ -331,15 +361,3 @@ def _key(path: str | Path | None) -> str:
         return Path(path).read_text(encoding="utf-8").strip() if path else ""
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"{path}: this file with the judge's key can't be read; give a text file.") from None
-
-
-def format_result(result: Mapping[str, Any]) -> str:
-    """A few lines for the terminal."""
-    low, high = result["interval"]
-    lines = [
-        f"{NAME}, judged by {result['judge']}",
-        f"  score {result['score']:.4f}  [{low:.4f}, {high:.4f}], deviation of runs {result['score_deviation_of_runs']:.4f}",
-        f"  n_valid {result['n_valid']:.0f} of {result['n']:.0f} grades",
-    ]
-    lines += [f"  {c:<12}{result[c]:.4f}" for c in TEMPERATURES if c in result]
-    return "\n".join(lines)

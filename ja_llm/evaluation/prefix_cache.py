@@ -85,7 +85,7 @@ class PrefixCache:
     def prefill(
         self, plain: Callable[..., tuple[Any, jax.Array]], finish: Callable[[Any], Any] = lambda cache: cache
     ) -> Callable[..., tuple[Any, jax.Array]]:
-        """A generator's prefill that computes what all prompts of a batch begin with only once.
+        """A generator's prefill that computes what all prompts of a batch begin with, and prompts that are equal, only once.
 
         Args:
           plain: (parameters, tokens [B, L], lengths [B], cache length) -> (cache, logits [B, vocab]), used where nothing is shared.
@@ -99,6 +99,17 @@ class PrefixCache:
             tokens, sizes = np.asarray(tokens), np.asarray(lengths)
             if tokens.shape[1] <= BLOCK:  # so a row of one token below is none of the prompts
                 return plain(params, tokens, lengths, cache_length)
+            first: dict[Ids, int] = {}  # prompt -> its first row; rows beside the prompts are read by nobody
+            same = [
+                first.setdefault(tuple(row[:size].tolist()), n) if size > 1 else 0
+                for n, (row, size) in enumerate(zip(tokens, sizes, strict=True))
+            ]
+            kept = list(first.values())
+            kept += kept[:1] * ((1 << (len(kept) - 1).bit_length()) - len(kept)) if kept else []  # few numbers of rows
+            if kept and len(kept) < len(tokens):  # several texts are drawn for a prompt
+                cache, logits = prefill(params, tokens[kept], sizes[kept], cache_length)
+                index = np.array([kept.index(row) if row in kept else 0 for row in same], np.int32)
+                return self._functions.take(cache, index), logits[index]
             prompts = [tuple(row[: size - 1].tolist()) for row, size in zip(tokens, sizes, strict=True) if size > 1]
             shared = min(shared_blocks(prompts, len(set(prompts))), default=0) if len(set(prompts)) > 1 else 0
             if not shared:
@@ -122,6 +133,7 @@ class Functions:
       extend: (params, cache, tokens int32 [B, n], lengths int32 [B]) -> the cache with the tokens.
       prefill: the same -> (cache, logits float32 [B, vocab] after each row's last token).
       rows: (cache of one row, rows, slots) -> a cache of so many copies with so many slots, at least as many as it has.
+      take: (cache, rows int32 [n]) -> a cache of these of its rows.
       empty: (rows, slots) -> an empty cache.
     """
 
@@ -129,6 +141,7 @@ class Functions:
         self.extend = jax.jit(lambda *rest: decode.prefill(config, *rest)[0])
         self.prefill = jax.jit(functools.partial(decode.prefill, config))
         self.rows = jax.jit(_rows, static_argnums=(1, 2))
+        self.take = jax.jit(_take)
         self.empty = functools.lru_cache(maxsize=4)(functools.partial(decode.init_cache, config))
 
 
@@ -138,9 +151,17 @@ def functions(config: DecoderConfig) -> Functions:
     return Functions(config)
 
 
+def _row_axis(array: jax.Array) -> int:
+    return 0 if array.ndim == 2 else array.ndim - 4  # "filled" is [B, slots]; keys and values [..., B, slots, heads, width]
+
+
+def _take(cache: Any, rows: jax.Array) -> Any:
+    return jax.tree.map(lambda array: jnp.take(array, rows, axis=_row_axis(array)), cache)
+
+
 def _rows(cache: Any, rows: int, slots: int) -> Any:
     def one(array: jax.Array) -> jax.Array:
-        axis = 0 if array.ndim == 2 else array.ndim - 4  # "filled" is [B, slots]; keys and values [..., B, slots, heads, width]
+        axis = _row_axis(array)
         more = [(0, slots - size if place == axis + 1 else 0) for place, size in enumerate(array.shape)]
         return jnp.repeat(jnp.pad(array, more), rows, axis=axis)
 

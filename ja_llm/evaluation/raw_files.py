@@ -23,6 +23,10 @@ SUMS = "SHA256SUMS"
 Record = dict[str, Any]
 
 
+class MissingFile(JaLlmError):
+    """An original file is not there."""
+
+
 class RawFolder:
     """One folder of original files.
 
@@ -57,14 +61,15 @@ class RawFolder:
         """SHA-256 of each file that the patterns match, by its path in the folder; each is compared with SHA256SUMS.
 
         Raises:
-          JaLlmError: no file fits a pattern, or one is not what SHA256SUMS says.
+          MissingFile: no file fits a pattern.
+          JaLlmError: one is not what SHA256SUMS says.
         """
         found = {}
         for pattern in patterns:
             paths = sorted(p for p in self.root.glob(pattern) if p.is_file())
             listed = [name for name in self._sums or () if Path(name).match(pattern) and not (self.root / name).is_file()]
             if not paths or listed:
-                raise JaLlmError(
+                raise MissingFile(
                     f"{self.root / (listed[0] if listed else pattern)}: this evaluation file is missing; put the original there."
                 )
             for path in paths:

@@ -8,16 +8,17 @@ import difflib
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import segmenters
 from ja_llm.evaluation.examples import Example, ExamplesFn, Sources
 from ja_llm.evaluation.metrics import postprocess
 from ja_llm.files import sha256_json
 
-SCORE, GENERATE, BOTH = "score", "generate", "generate_and_score"
+SCORE, GENERATE, BOTH, JUDGED = "score", "generate", "generate_and_score", "judged"
 SPLIT = "heldout"
 
 
@@ -27,14 +28,15 @@ class EvaluationTask:
 
     Attributes:
       name: of the task, e.g. "bits_per_byte_ja".
-      kind: SCORE (the model gives log-probabilities of the targets), GENERATE (it writes a text after the inputs) or BOTH.
+      kind: SCORE (the model gives log-probabilities of the targets), GENERATE (it writes a text after the inputs), BOTH, or JUDGED (it
+        writes in a conversation and a judge grades that: `mt_bench.py`).
       lang: language that is measured.
       examples: makes the text examples from sources and a limit.
       metric_fns: seqio metric functions.
       headline: the metric that a table shows first.
       better: "lower" or "higher", of the headline.
       description: what the headline means, one plain sentence.
-      needs: sources without which it can't run: "root", "pairs", "data".
+      needs: sources without which it can't run: "root", "pairs", "data", "judge".
       files: with "data": patterns of the original files that it reads (`raw_files.RawFolder.checksums`).
       source: with "data": where the files come from and their licence.
       segmenters: names in `segmenters.PACKAGES` whose packages it takes.
@@ -98,20 +100,22 @@ class EvaluationTask:
 
 _TASKS: dict[str, EvaluationTask] = {}
 _SUITES: dict[str, tuple[str, ...]] = {}
+_AVERAGED: set[str] = set()
 
 
 def add_evaluation_task(name: str, **fields: Any) -> EvaluationTask:
     """Register a template; registering an equal name again replaces it (modules may be imported twice)."""
     task = EvaluationTask(name, **fields)
-    if task.kind not in (SCORE, GENERATE, BOTH):
-        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be {SCORE!r}, {GENERATE!r} or {BOTH!r}.")
+    if task.kind not in (kinds := (SCORE, GENERATE, BOTH, JUDGED)):
+        raise UsageError(f"evaluation task {name}: the kind is {task.kind!r}, it must be one of {', '.join(kinds)}.")
     _TASKS[name] = task
     return task
 
 
-def add_suite(name: str, tasks: Iterable[str]) -> None:
-    """Register a named list of tasks."""
+def add_suite(name: str, tasks: Iterable[str], averaged: bool = False) -> None:
+    """Register a named list of tasks; `averaged`: their headlines lie in 0..1, higher is better, so that they have a mean."""
     _SUITES[name] = tuple(tasks)
+    (_AVERAGED.add if averaged else _AVERAGED.discard)(name)
 
 
 def _load() -> None:
@@ -131,6 +135,12 @@ def suites() -> dict[str, tuple[str, ...]]:
     """Registered suites."""
     _load()
     return dict(_SUITES)
+
+
+def averaged_suites() -> frozenset[str]:
+    """Names of the suites that have a mean."""
+    _load()
+    return frozenset(_AVERAGED)
 
 
 def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
@@ -153,7 +163,34 @@ def resolve(wanted: str | Sequence[str]) -> list[EvaluationTask]:
     return list(found.values())
 
 
-def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: int | None = None) -> Any:
+def with_options(wanted: str | Sequence[str], options: Mapping[str, str]) -> list[str]:
+    """The names of tasks and suites with choices of their profile made otherwise, registered (`profiles.Profile.with_options`).
+
+    Raises:
+      UsageError: a choice or a value is unknown, or a name is of no profile.
+    """
+    _load()
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not options:
+        return wanted
+    from ja_llm.evaluation.profiles import STRICT, SWALLOW
+    from tasks.suites import register_options
+
+    marks = {profile.name: register_options(profile, options).mark for profile in (SWALLOW, STRICT)}
+    mark = marks[SWALLOW.name]
+    for name in wanted:
+        if name in {**_TASKS, **_SUITES} and name + mark not in {**_TASKS, **_SUITES}:
+            raise UsageError(f"{name}: this has no choices of a profile; drop --option, or name a published set.")
+    return [name + mark if name + mark in {**_TASKS, **_SUITES} else name for name in wanted]
+
+
+def bind(
+    task: EvaluationTask | str,
+    tokenizer: Any,
+    sources: Sources,
+    limit: int | None = None,
+    examples: Sequence[Example] | None = None,
+) -> Any:
     """Make the seqio task and register it with seqio.
 
     Its name is unique to template, vocabulary, sources and limit. Its dataset (split "heldout") has per example: `inputs` and `targets` int32 [n] (ids, no padding, no trimming), `id`,
@@ -164,9 +201,10 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
       tokenizer: `ja_llm.vocab.base.Tokenizer`.
       sources: what the examples are made from.
       limit: examples (questions) at most.
+      examples: those of the template, if they are at hand.
 
     Raises:
-      UsageError, JaLlmError: as the template's `examples` raises them.
+      UsageError, JaLlmError: as the template's `examples` raises them; or two of them have one id.
     """
     from ja_llm.data.registry import import_seqio
 
@@ -174,7 +212,12 @@ def bind(task: EvaluationTask | str, tokenizer: Any, sources: Sources, limit: in
     from ja_llm.data.seqio_vocabulary import SeqioVocabulary
 
     template = resolve(task)[0] if isinstance(task, str) else task
-    examples = template.examples(sources, limit)
+    examples = template.examples(sources, limit) if examples is None else list(examples)
+    repeated = [name for name, count in Counter(example["id"] for example in examples).items() if count > 1]
+    if repeated:
+        raise JaLlmError(
+            f"{template.name}: {len(repeated)} examples share an id with another one, such as {repeated[0]}; make them different."
+        )
     vocabulary = SeqioVocabulary(tokenizer)
     unique = f"{template.name}.{tokenizer.fingerprint[:12]}.{sha256_json([template.data(sources), limit])[:12]}"
     # The same sources can lie in another folder than last time.

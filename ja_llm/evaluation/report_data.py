@@ -39,6 +39,11 @@ PUBLISHED = {
 PROFILES = {"swallow": "", "strict": "_strict"}
 
 
+def published_name(task: str) -> str:
+    """The set's name in PUBLISHED of a task in any profile, with whatever choices ("jsquad_strict#begins_document.no")."""
+    return task.partition("#")[0].removesuffix("_strict")
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One model or run directory.
@@ -48,7 +53,7 @@ class Run:
       path: the directory.
       metrics: lines of metrics.jsonl.
       ledger: run.json, or {}.
-      results: eval/step_N/results.json by step.
+      results: eval/step_N/results.json by step; or results.json itself, of a folder that `eval --out` wrote.
     """
 
     name: str
@@ -66,7 +71,7 @@ class Run:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """The newest results by task but published sets: bits per byte before the others, Japanese before English."""
         found = self.last[1]["tasks"] if self.last else {}
-        found = {task: result for task, result in found.items() if task.removesuffix("_strict") not in PUBLISHED}
+        found = {task: result for task, result in found.items() if published_name(task) not in {*PUBLISHED, "mt_bench_ja"}}
         return dict(
             sorted(found.items(), key=lambda pair: (not pair[0].startswith("bits_per_byte"), "_ja" not in pair[0], pair[0]))
         )
@@ -88,8 +93,9 @@ class Run:
 
     def samples(self, task: str) -> list[dict[str, Any]]:
         """Samples of a task at the newest evaluated step."""
-        path = self.path / "eval" / f"step_{self.last[0]}" / f"{task}.samples.jsonl" if self.last else None
-        return read_samples(path) if path and path.exists() else []
+        folder = self.path / "eval" / f"step_{self.last[0]}" if self.last else self.path
+        path = (folder if folder.is_dir() else self.path) / f"{task}.samples.jsonl"
+        return read_samples(path) if path.exists() else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +122,9 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder}: this run directory does not exist.")
-        if not any((folder / part).exists() for part in ("metrics.jsonl", "run.json", "model.json", "eval")):
+        if not any((folder / part).exists() for part in ("metrics.jsonl", "run.json", "model.json", "eval", "results.json")):
             raise UsageError(
-                f"{folder}: this is no run directory (there is no metrics.jsonl, run.json, model.json or eval in it)."
+                f"{folder}: this is no run directory (there is no metrics.jsonl, run.json, model.json, eval or results.json in it)."
             )
         full = folder.absolute()
         alone = sum(other.absolute().name == full.name for other in folders) == 1
@@ -138,12 +144,26 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _results(folder: Path) -> dict[int, dict[str, Any]]:
     found = {}
-    for path in sorted(folder.glob("eval/step_*/results.json")):
+    for path in result_files(folder):
         step = path.parent.name.removeprefix("step_")
         value = read_json(path, "results file")
-        if step.isdigit() and isinstance(value, dict) and isinstance(value.get("tasks"), dict):
-            found[int(step)] = value
+        if isinstance(value, dict) and isinstance(value.get("tasks"), dict):
+            if step.isdigit():
+                found[int(step)] = value
+            elif path.parent == folder and isinstance(value.get("step"), int):
+                found[value["step"]] = value
     return found
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The results.json of evaluations in a run's folder, the newest step last; a folder that `eval --out` wrote holds its own."""
+
+    def order(path: Path) -> tuple[int, str]:
+        step = path.parent.name.removeprefix("step_")
+        return (int(step) if step.isdigit() else -1, path.parent.name)
+
+    own = [path] if (path := folder / "results.json").is_file() else []
+    return sorted(folder.glob("eval/*/results.json"), key=order) + own
 
 
 def read_corpus(corpus: str | Path) -> tuple[list[Stage], dict[str, Any], dict[str, list[dict[str, Any]]]]:

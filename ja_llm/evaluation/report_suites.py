@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError
-from ja_llm.evaluation.report_data import PROFILES, PUBLISHED, Run
+from ja_llm.evaluation.report_data import PROFILES, PUBLISHED, Run, published_name, result_files
 from ja_llm.evaluation.report_html import cut, table
 from ja_llm.evaluation.samples import finished_tasks, read_samples
 from ja_llm.evaluation.svg import Dot, escape, number
@@ -19,31 +19,41 @@ _LANGUAGES = (("ja", "Japanese"), ("en", "English"))
 
 def suites(runs: Sequence[Run]) -> str:
     """The section; "" where no run was measured on a published set."""
-    found = {run.name: _published(run) for run in runs}
-    html = "".join(_profile(found, profile, suffix) for profile, suffix in PROFILES.items())
+    found = {run.name: published_results(run) for run in runs}
+    reasons = _reasons(runs)
+    # Choices made otherwise than the profile's are tables of their own.
+    marks = sorted({"".join(name.partition("#")[1:]) for results in found.values() for name in results} | {""})
+    profiles = {profile + mark: suffix + mark for mark in marks for profile, suffix in PROFILES.items()}
+    html = "".join(_profile(found, profile, suffix, reasons) for profile, suffix in profiles.items())
+    html += _remarks(found)
     html += _contamination(found) + _mt_bench(runs) + _answers(found)
     return html
 
 
-def _published(run: Run) -> dict[str, dict[str, Any]]:
+def published_results(run: Run) -> dict[str, dict[str, Any]]:
     """Task -> its result with "folder", from every evaluation in the run's folder, the newest last."""
     found: dict[str, dict[str, Any]] = {}
-    known = {name + suffix for name in PUBLISHED for suffix in PROFILES.values()}
-    for path in sorted(run.path.glob("eval/*/results.json"), key=_order):
+    for path in result_files(run.path):
         value = read_json(path, "results file")
         tasks = value.get("tasks") if isinstance(value, dict) else None
         for name, result in (tasks or {}).items():
-            if name in known and isinstance(result, dict):
+            if published_name(name) in PUBLISHED and isinstance(result, dict):
                 found[name] = {**result, "folder": path.parent}
     return found
 
 
-def _order(path: Path) -> tuple[int, str]:
-    step = path.parent.name.removeprefix("step_")
-    return (int(step) if step.isdigit() else -1, path.parent.name)
+def _reasons(runs: Sequence[Run]) -> dict[str, str]:
+    """Task -> why a call left it out, in its own words."""
+    found: dict[str, str] = {}
+    for run in runs:
+        for path in result_files(run.path):
+            value = read_json(path, "results file")
+            told = value.get("left_out") if isinstance(value, dict) else None
+            found |= {str(name): str(why) for name, why in told.items()} if isinstance(told, dict) else {}
+    return found
 
 
-def _headline(result: Mapping[str, Any] | None) -> Dot | None:
+def headline_of(result: Mapping[str, Any] | None) -> Dot | None:
     value = (result or {}).get((result or {}).get("about", {}).get("headline", ""))
     if not isinstance(value, int | float):
         return None
@@ -52,21 +62,22 @@ def _headline(result: Mapping[str, Any] | None) -> Dot | None:
 
 
 def _mean(results: Mapping[str, dict[str, Any]], names: Sequence[str]) -> Dot | None:
-    """The unweighted mean over a whole suite; its interval from the tasks' standard errors (drawn independently of each other)."""
-    dots = [_headline(results.get(name)) for name in names]
+    """The mean over a whole suite, as `eval` gives it in results.json; without an interval where a task keeps no numbers of items."""
+    from ja_llm.evaluation.compare import statistic_of
+    from ja_llm.evaluation.statistics import suite_mean
+
+    dots = [headline_of(results.get(name)) for name in names]
     if not all(dots):
         return None
-    values = [dot.value for dot in dots if dot]
-    errors = [results[name].get(f"{results[name]['about']['headline']}_standard_error") for name in names]
-    middle = sum(values) / len(values)
-    known = [e for e in errors if isinstance(e, int | float)]
-    if len(known) < len(errors):
-        return Dot("", middle)
-    half = 1.96 * sum(e * e for e in known) ** 0.5 / len(known)
-    return Dot("", middle, middle - half, middle + half)
+    stored = {name: statistic_of(result) for name, result in _stored(results, names).items()}
+    whole = {name: statistic for name in names if (statistic := stored.get(name))}
+    if len(whole) < len(names):
+        return Dot("", sum(dot.value for dot in dots if dot) / len(names))
+    mean = suite_mean(whole)
+    return Dot("", mean["value"], *mean["interval"])
 
 
-def _profile(found: Mapping[str, dict[str, dict[str, Any]]], profile: str, suffix: str) -> str:
+def _profile(found: Mapping[str, dict[str, dict[str, Any]]], profile: str, suffix: str, reasons: Mapping[str, str]) -> str:
     suites = [(lang, language, [name + suffix for name in _of(lang)]) for lang, language in _LANGUAGES]
     measured = {run: results for run, results in found.items() if any(n in results for _, _, names in suites for n in names)}
     if not measured:
@@ -77,7 +88,7 @@ def _profile(found: Mapping[str, dict[str, dict[str, Any]]], profile: str, suffi
         if not any(name in results for results in measured.values() for name in names):
             continue
         means[language] = {run: _mean(results, names) for run, results in measured.items()}
-        html += _scores(measured, names, suffix, f"{language}, profile {profile}", means[language])
+        html += _scores(measured, names, suffix, f"{language}, profile {profile}", means[language], reasons)
         html += _changes(measured, names, suffix, f"{language} against {next(iter(measured))}, profile {profile}")
     html += _retention(means)
     plots = [
@@ -85,7 +96,7 @@ def _profile(found: Mapping[str, dict[str, dict[str, Any]]], profile: str, suffi
             f"{language} tasks, profile {profile}",
             [PUBLISHED[name.removesuffix(suffix)] for name in names],
             [
-                (run, [dot.value if (dot := _headline(results.get(n))) else None for n in names])
+                (run, [dot.value if (dot := headline_of(results.get(n))) else None for n in names])
                 for run, results in measured.items()
             ],
         )
@@ -107,19 +118,19 @@ def _scores(
     suffix: str,
     title: str,
     means: Mapping[str, Dot | None],
+    reasons: Mapping[str, str],
 ) -> str:
     shown = [name for name in names if any(name in results for results in measured.values())]
     heads = "".join(f'<th class="n" scope="col">{escape(PUBLISHED[name.removesuffix(suffix)])}</th>' for name in shown)
     body = ""
     for run, results in measured.items():
-        cells = "".join(f'<td class="n">{_cell(_headline(results.get(name)))}</td>' for name in shown)
+        cells = "".join(f'<td class="n">{_cell(headline_of(results.get(name)))}</td>' for name in shown)
         body += f'<tr><th scope="row">{escape(run)}</th><td class="n"><b>{_cell(means[run])}</b></td>{cells}</tr>'
-    missing = sorted(
-        {PUBLISHED[name.removesuffix(suffix)] for name in names for results in measured.values() if name not in results}
-    )
+    missing = {PUBLISHED[name.removesuffix(suffix)]: name for name in names if any(name not in r for r in measured.values())}
+    told = [f"{title} ({reasons[name]})" if name in reasons else title for title, name in sorted(missing.items())]
     note = (
-        f'<p class="none">Not measured for every run: {escape(", ".join(missing))}. A mean is of a whole suite only.</p>'
-        if missing
+        f'<p class="none">Not measured for every run: {escape(", ".join(told))}. A mean is of a whole suite only.</p>'
+        if told
         else ""
     )
     return (
@@ -196,7 +207,7 @@ def _contamination(found: Mapping[str, dict[str, dict[str, Any]]]) -> str:
             if not isinstance(value, dict):
                 continue
             parts = [_part(value.get(side)) for side in ("clean", "seen")]
-            cells = "".join(f'<td class="n">{_cell(dot)}</td>' for dot in (_headline(result), *parts))
+            cells = "".join(f'<td class="n">{_cell(dot)}</td>' for dot in (headline_of(result), *parts))
             flagged = f'<td class="n">{number(value["flagged"])} of {number(value["items"])}</td>'
             body += f'<tr><th scope="row">{escape(run)}: {escape(name)}</th>{flagged}{cells}</tr>'
     if not body:
@@ -209,6 +220,18 @@ def _contamination(found: Mapping[str, dict[str, dict[str, Any]]]) -> str:
     )
 
 
+def _remarks(found: Mapping[str, dict[str, dict[str, Any]]]) -> str:
+    """What stands beside a score: prompts that did not fit, empty answers, and the evaluation's own warnings."""
+    told = []
+    for run, results in found.items():
+        for name, result in results.items():
+            counts = {"prompts shortened": result.get("contexts_cut"), "answers empty": result.get("empty")}
+            words = [f"{number(count)} {what}" for what, count in counts.items() if isinstance(count, int) and count]
+            words += [str(warning) for warning in result.get("warnings", ())]
+            told += [f"<li>{escape(run)}, {escape(name)}: {escape('; '.join(words))}</li>"] if words else []
+    return f"<h3>Beside the scores</h3><ul>{''.join(told)}</ul>" if told else ""
+
+
 def _part(value: Any) -> Dot | None:
     return Dot("", value["value"], *value["interval"]) if isinstance(value, dict) else None
 
@@ -216,9 +239,11 @@ def _part(value: Any) -> Dot | None:
 def _mt_bench(runs: Sequence[Run]) -> str:
     body = ""
     for run in runs:
-        for path in sorted(run.path.glob("eval/*/mt_bench_ja.json"), key=_order):
+        for path in [file.with_name("mt_bench_ja.json") for file in result_files(run.path)]:
+            if not path.exists():
+                continue
             value = read_json(path, "results file")
-            cells = f'<td class="n">{_cell(_headline(value))}</td><td class="n">{value["score_deviation_of_runs"]:.3f}</td>'
+            cells = f'<td class="n">{_cell(headline_of(value))}</td><td class="n">{value["score_deviation_of_runs"]:.3f}</td>'
             cells += f'<td class="n">{number(value["n_valid"])} of {number(value["n"])}</td><td>{escape(value["judge"])}</td>'
             body += f'<tr><th scope="row">{escape(run.name)}</th>{cells}</tr>'
     heads = '<th class="n" scope="col">score</th><th class="n" scope="col">deviation of runs</th><th class="n" scope="col">n_valid</th><th scope="col">judge</th>'
@@ -242,20 +267,41 @@ def _answers(found: Mapping[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _judged(folder: Path, name: str) -> dict[str, list[dict[str, Any]]]:
-    """A few samples with a text, by whether their own row counts as right (1) or wrong (0)."""
+    """A few samples with a text, by whether their own row counts as right (1) or wrong (0).
+
+    Only where a row begins with such a score: that of a corpus measure begins with a length.
+    """
     shown: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
     try:
-        rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["items"]["rows"]
+        items = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["items"]
+        rows = items["rows"] if items["aggregate"] in ("mean", "best_threshold") else []
         samples = read_samples(folder / f"{name}.samples.jsonl")
     except (OSError, ValueError, KeyError, JaLlmError):
         return shown
+    if samples and "choice" in samples[0]:
+        samples = _chosen(samples)
     if len(rows) != len(samples):
-        return shown  # rows of questions, samples of their choices
+        return shown
     for row, sample in zip(rows, samples, strict=True):
         kind = {1.0: "right", 0.0: "wrong"}.get(row[0], "")
         if kind and "prediction" in sample and len(shown[kind]) < _SHOWN:
             shown[kind].append(sample)
     return shown
+
+
+def _chosen(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each question's likeliest candidate as what was answered, and the right one as its gold; on a tie the first."""
+    questions: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        questions.setdefault(sample["question"], []).append(sample)
+    found = []
+    for rows in questions.values():
+        best = max(rows, key=lambda row: (row["score"], -row["choice"]))
+        gold = next((row for row in rows if row["choice"] == row["label"]), best)
+        same = all(row["targets"] == best["targets"] for row in rows)  # options in the context, one and the same end
+        texts = {"prediction": best["inputs"][-80:], "targets": gold["inputs"][-80:]} if same else {"prediction": best["targets"]}
+        found.append({**gold, **texts})
+    return found
 
 
 def _quote(sample: Mapping[str, Any], kind: str) -> str:

@@ -4,23 +4,59 @@
     OUT/TASK.partial-1-of-2.jsonl   the same of one of several processes
     OUT/TASK.samples.jsonl   when the task is finished: one line an example
     OUT/TASK.json            its metrics, written last
+    OUT/process-1-of-2.alive changes while one of several processes works
 
 The request (model, data, settings) is what decides the numbers. Files of another request are made again, never mixed.
 """
 
+import contextlib
 import json
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, canonical_json, os_error_sentence, sha256_json, write_json
 
-_PATIENCE = 600.0  # seconds without news of the other processes
+_PATIENCE = 600.0  # seconds without news of another process
+_BEAT = 10.0  # seconds between two signs of life
 _LOOK = 0.2  # seconds between two looks
 T = TypeVar("T")
+
+
+def _alive_file(folder: Path, process: int, processes: int) -> Path:
+    return folder / f"process-{process}-of-{processes}.alive"
+
+
+@contextlib.contextmanager
+def alive(folder: Path, process: tuple[int, int]) -> Iterator[None]:
+    """Tell the other processes, as long as this lasts, that (number, how many) is at work: a task may take longer than their patience."""
+    if process[1] == 1:
+        yield
+        return
+    path, ended = _alive_file(folder, *process), threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not ended.is_set():
+            with contextlib.suppress(OSError):  # a full disk is told by what writes results
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{time.time_ns()} {number}")
+            number += 1
+            ended.wait(_BEAT)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 class TaskFiles:
@@ -42,6 +78,18 @@ class TaskFiles:
         self._partial = self._partials[process[0]]
         self.samples_path = folder / f"{task}.samples.jsonl"
         self._result = folder / f"{task}.json"
+        self._news: dict[int, tuple[tuple[str, int], float]] = {}
+
+    def _silence(self, number: int) -> float:
+        """Seconds without a change of another process's sign of life or chunks. What changes is compared, not clocks of two machines."""
+        beat, size = "", -1
+        with contextlib.suppress(OSError):
+            beat = _alive_file(self._partial.parent, number, self.process[1]).read_text()
+        with contextlib.suppress(OSError):
+            size = self._partials[number].stat().st_size
+        if number not in self._news or self._news[number][0] != (beat, size):
+            self._news[number] = (beat, size), time.monotonic()
+        return time.monotonic() - self._news[number][1]
 
     def finished(self) -> dict[str, Any] | None:
         """The stored result, if it belongs to this request and its samples are there."""
@@ -81,20 +129,17 @@ class TaskFiles:
         """All `count` chunks in their order: this process's own, and those of the others as soon as they are there.
 
         Raises:
-          JaLlmError: another process brings nothing for ten minutes.
+          JaLlmError: another process shows no sign of life for ten minutes.
         """
         found = [own, *([] for _ in self._partials[1:])]
-        last = time.monotonic()
         while sum(map(len, found)) < count:
-            before = sum(map(len, found))
             found[1:] = [self._read(path)[0] for path in self._partials[1:]]
-            if sum(map(len, found)) > before:
-                last = time.monotonic()
-            missing = [path for n, path in enumerate(self._partials) if len(found[n]) < len(range(n, count, len(found)))]
-            if missing and time.monotonic() - last > _PATIENCE:
-                raise JaLlmError(
-                    f"{missing[0]}: that process brings nothing more; start it again with the same command, then this one."
-                )
+            missing = [n for n in range(len(found)) if len(found[n]) < len(range(n, count, len(found)))]
+            for number in missing:
+                if self._silence(number) > _PATIENCE:
+                    raise JaLlmError(
+                        f"{self._partials[number]}: that process brings nothing more; start it again with the same command, then this one."
+                    )
             if missing:
                 time.sleep(_LOOK)
         return [found[n % len(found)][n // len(found)] for n in range(count)]
@@ -103,11 +148,10 @@ class TaskFiles:
         """The result, as soon as the first process has written it.
 
         Raises:
-          JaLlmError: it does not come.
+          JaLlmError: it does not come, and the first process shows no sign of life for ten minutes.
         """
-        last = time.monotonic()
         while (result := self.finished()) is None:
-            if time.monotonic() - last > _PATIENCE:
+            if self._silence(0) > _PATIENCE:
                 raise JaLlmError(
                     f"{self._result}: the first process does not write this result; start it again with the same command."
                 )

@@ -36,7 +36,7 @@ class Limits:
 
     Attributes:
       seconds: by the clock (3 in the original evaluation), and of each of its processes' CPU.
-      memory: address space of each process, bytes.
+      memory: address space of each process, bytes; and what all of them together hold.
       disk: the temporary file system, bytes; it is memory too.
       file: longest file, bytes.
       files: open files of each process.

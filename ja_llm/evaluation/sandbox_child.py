@@ -213,7 +213,48 @@ def _protected(job: dict, result: int) -> None:
         except OSError as error:
             os.write(result, f"no sandbox {error}"[:300].encode())
     os.close(mapped_in)
+    _watch(child, job["limits"]["memory"], result)
+
+
+def _watch(child: int, most: int, result: int) -> None:
+    """Wait for the namespaces' end, and bring it about when all processes in there hold more than `most` bytes together.
+
+    The limit of address space is of each process alone, and a control group takes rights that a user has not.
+    """
+    ended = os.pidfd_open(child)
+    while not select.select([ended], [], [], 0.05)[0]:
+        inside = _below(child)
+        if sum(map(_private_bytes, inside)) > most:
+            with contextlib.suppress(OSError):
+                os.write(result, f"failed its processes held more than {most >> 20} MB of memory".encode())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(inside[0], signal.SIGKILL)  # process 1 of the namespace: all others go with it
+            break
     os.waitpid(child, 0)
+
+
+def _below(process: int) -> list[int]:
+    """Processes that stem from one, from the top down."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                # The name stands in parentheses and may hold anything; state and parent follow.
+                children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+    found = list(children.get(process, ()))
+    for number in found:
+        found += children.get(number, ())
+    return found
+
+
+def _private_bytes(process: int) -> int:
+    """Resident memory that is no file's; 0 for a process that has ended."""
+    try:
+        with open(f"/proc/{process}/statm") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * resource.getpagesize()
 
 
 def main() -> None:

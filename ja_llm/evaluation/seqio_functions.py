@@ -7,11 +7,21 @@
 `ja-llm eval` gives the same numbers without it, in shares of processes and able to go on after a kill.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ja_llm.evaluation.registry import EvaluationTask
-from ja_llm.evaluation.run import Runners
+from ja_llm.evaluation.runners import Runners
+
+
+class Drawn:
+    """Several texts drawn for one example; no sequence, since seqio's `np.array` would take a list of texts for one of token ids."""
+
+    def __init__(self, texts: Sequence[str]):
+        self._texts = tuple(texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
 
 
 def whole_examples() -> Any:
@@ -40,9 +50,10 @@ def model_functions(template: EvaluationTask, runners: Runners) -> dict[str, Cal
         rows = list(dataset.as_numpy_iterator())
         return [int(index) for index, _ in rows], runners.run(template, [example for _, example in rows])
 
-    def predict(dataset: Any, *unused: Any, **ignored: Any) -> list[tuple[int, str]]:
+    def predict(dataset: Any, *unused: Any, **ignored: Any) -> list[tuple[int, str | Drawn]]:
         indices, found = samples(dataset)
-        return [(index, sample["prediction"]) for index, sample in zip(indices, found, strict=True)]
+        texts = [Drawn(text) if isinstance(text := sample["prediction"], list) else text for sample in found]
+        return list(zip(indices, texts, strict=True))
 
     def score(dataset: Any, *unused: Any, **ignored: Any) -> list[tuple[int, float]]:
         indices, found = samples(dataset)

@@ -50,11 +50,27 @@ def _best_threshold(rows: np.ndarray) -> float:
     return float((~answerable).sum() + max(0.0, gains.cumsum().max(initial=0.0))) / len(rows)
 
 
+def _mean_of_runs(rows: np.ndarray) -> float:
+    """The mean over runs of each one's sum over its count; rows are the runs' sums, then their counts. A run without a count has no part."""
+    total = rows.sum(0)
+    sums, counts = np.split(total, 2)
+    return float((sums[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else 0.0
+
+
+def _chrf(rows: np.ndarray) -> float:
+    """Corpus chrF (0..100) from sacrebleu's statistics of each text, its defaults."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return float(CHRF()._compute_score_from_stats(rows.sum(0).astype(np.int64).tolist()).score)
+
+
 AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {
     "mean": _mean,
     "ratio": _ratio,
     "bleu": _bleu,
     "best_threshold": _best_threshold,
+    "mean_of_runs": _mean_of_runs,
+    "chrf": _chrf,
 }
 
 

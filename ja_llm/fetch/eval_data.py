@@ -286,7 +286,8 @@ def _one(eval_set: EvalSet, out: Path) -> str:
     problem = _check(eval_set, out)
     if problem and not eval_set.by_hand:
         raise JaLlmError(
-            f"{out / eval_set.folder}: what arrived is not the original ({problem}); look at the addresses in docs/evaluation.md."
+            f"{out / eval_set.folder}: what arrived is not the original ({problem}); look at {eval_set.sources[0].url}, whether it moved or "
+            "changed, and put the set's files there by hand (docs/evaluation.md has their names)."
         )
     if problem:
         return f"not whole: {eval_set.by_hand}"

@@ -85,6 +85,7 @@ def train(
     data_schedule: str | None = None,
     eval_tasks: Sequence[str] = (),
     eval_data: str | None = None,
+    eval_document_set: str | None = None,
     eval_limit: int = 100,
     dry_run: bool = False,
 ) -> TrainState | None:
@@ -140,6 +141,7 @@ def train(
       data_schedule: the run.json of another run, whose skipped batches a new run skips too: its losses are that run's.
       eval_tasks: tasks of `ja-llm eval` that are measured then, too (ja_llm/evaluation/in_loop.py).
       eval_data: folder of original files for them.
+      eval_document_set: document set, for those on held-out documents.
       eval_limit: examples of each of them.
       dry_run: say what would be done, and stop.
 
@@ -253,7 +255,9 @@ def train(
     if eval_tasks:
         from ja_llm.evaluation.in_loop import task_evaluators
 
-        evaluators |= task_evaluators(eval_tasks, config, tokenizer, data=eval_data, limit=eval_limit, length=length)
+        evaluators |= task_evaluators(
+            eval_tasks, config, tokenizer, data=eval_data, root=eval_document_set, limit=eval_limit, length=length
+        )
     return run(
         run_config,
         config,

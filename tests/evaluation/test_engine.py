@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import registry
 from ja_llm.evaluation import samples as samples_module
 from ja_llm.evaluation.examples import Sources
-from ja_llm.evaluation.run import Runners, evaluate
+from ja_llm.evaluation.run import evaluate
+from ja_llm.evaluation.runners import Runners
 from ja_llm.evaluation.samples import TaskFiles, read_samples
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.evaluation.seqio_functions import model_functions, whole_examples
@@ -169,7 +171,9 @@ def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(model):
         found = [{"id": b"x", "inputs": np.array(ids, np.int32), "targets": np.array([301], np.int32)} for ids in inputs]
         return runners.run(registry.resolve(name)[0], found)
 
-    cut, fits = run("openbookqa", long, long[:1] + long[-511:])
+    cut, fits = run("openbookqa", long, long[-512:])
+    assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0  # no BOS in the published shape
+    cut, fits = run("openbookqa_strict", long, long[:1] + long[-511:])
     assert (cut["cut"], fits["cut"]) == (88, 0) and cut["score"] == fits["score"] < 0
     # A text longer than the model is scored in windows, each token once.
     whole = {"id": b"x", "inputs": np.array([1], np.int32), "targets": np.array(long, np.int32)}
@@ -202,3 +206,24 @@ def test_shares_of_processes_are_gathered_in_order(tmp_path, monkeypatch):
     assert TaskFiles(tmp_path, "task", {"a": 2}, (1, 2)).finished() is None
     with pytest.raises(UsageError, match="process 2 of 2"):
         evaluate(tmp_path, TASKS, data=RAW, process=(2, 2))
+
+
+def test_a_process_waits_as_long_as_the_other_one_lives(tmp_path, monkeypatch):
+    """The first process may take longer for a task than the others' patience."""
+    monkeypatch.setattr(samples_module, "_PATIENCE", 0.6)
+    monkeypatch.setattr(samples_module, "_BEAT", 0.05)
+    first, second = (TaskFiles(tmp_path, "task", {"a": 1}, (n, 2)) for n in range(2))
+    first.resume()
+    first.append([{"id": "0"}])
+    told = []
+    waiting = threading.Thread(target=lambda: told.append(second.wait()), daemon=True)
+    with samples_module.alive(tmp_path, (0, 2)):
+        waiting.start()
+        time.sleep(1.5)
+        assert waiting.is_alive()
+        result = first.finish([{"id": "0"}], {"x": 1.0})
+        waiting.join(5)
+    assert told == [result] and not list(tmp_path.glob("*.alive"))
+    # One that is dead is told from one that lives, whoever else does.
+    with samples_module.alive(tmp_path, (1, 2)), pytest.raises(JaLlmError, match="does not write this result"):
+        TaskFiles(tmp_path, "other", {"a": 1}, (1, 2)).wait()

@@ -32,3 +32,11 @@ def test_the_evaluator_measures_what_eval_measures(tmp_path):
     assert found[0] != found[1]  # the second call is of its own parameters
     with pytest.raises(UsageError, match="needs data, which was not given"):
         task_evaluators(["jcommonsenseqa_strict"], config, tokenizer)
+
+
+def test_on_several_hosts_only_what_gathers_is_measured(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = DecoderConfig(300, 16, 1, 2, 1, 8, 32, 512)
+    for name in ("jcommonsenseqa_strict", "jemhopqa"):
+        with pytest.raises(UsageError, match=f"{name}: a training run on several hosts measures held-out documents alone"):
+            task_evaluators([name], config, None, data=RAW)

@@ -14,9 +14,11 @@ from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import judge as judge_module
 from ja_llm.evaluation import mt_bench
-from ja_llm.evaluation.judge import Endpoint, LocalModel, Replay, Unanswered, rating, ratings
+from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.judge import Endpoint, LocalModel, Replay, Unanswered, graded, rating, ratings
 from ja_llm.evaluation.raw_files import RawFolder
 from ja_llm.evaluation.samples import read_samples
+from ja_llm.evaluation.statistics import Statistic
 
 RAW = Path(__file__).parent / "raw"
 
@@ -38,6 +40,11 @@ class Server:
                     return
                 if isinstance(reply, int):
                     self.send_error(reply)
+                    return
+                if isinstance(reply, tuple):
+                    self.send_response(reply[0])
+                    self.end_headers()
+                    self.wfile.write(reply[1])
                     return
                 chat = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
                 data = reply if isinstance(reply, bytes) else json.dumps(chat).encode()
@@ -77,6 +84,19 @@ def test_an_endpoint_is_asked_as_openais_is():
     assert server.headers[0]["Authorization"] == "Bearer secret"
 
 
+def test_what_is_asked_beside_the_question_can_be_set_and_is_part_of_the_judges_name():
+    with Server(["[[3]]"]) as server:
+        plain, other = (
+            endpoint(server),
+            endpoint(server, options={"temperature": 1, "max_tokens": None, "max_completion_tokens": 9}),
+        )
+        assert plain.ask("q") == other.ask("q")
+    (_, first), (_, second) = server.asked
+    assert (first["temperature"], first["max_tokens"], first["model"]) == (0, 2048, "judge-1") and plain.name == "judge-1"
+    assert (second["temperature"], second["max_completion_tokens"]) == (1, 9) and "max_tokens" not in second
+    assert second["model"] == "judge-1" and plain.name != other.name
+
+
 @pytest.mark.parametrize("trouble", [503, 429, "hang", b"no json", b'{"choices": []}', b"[1]", ""])
 def test_trouble_that_passes_is_tried_again(trouble):
     with Server([trouble, trouble, "[[3]]"]) as server:
@@ -91,6 +111,9 @@ def test_a_refusal_is_not_tried_again_and_no_server_is_a_sentence():
     with Server([401]) as server, pytest.raises(Unanswered, match="HTTP 401"):
         endpoint(server).ask("q")
     assert len(server.asked) == 1
+    told = json.dumps({"error": {"message": "use max_completion_tokens"}}).encode()
+    with Server([(400, told)]) as server, pytest.raises(Unanswered, match="HTTP 400 .*: use max_completion_tokens"):
+        endpoint(server).ask("q")
     with pytest.raises(Unanswered, match="refused"):
         Endpoint(server.url, "gone", pause=0.0, attempts=2).ask("q")
     with pytest.raises(UsageError, match="no address of a judge"):
@@ -168,6 +191,18 @@ def test_answers_are_kept_and_replayed(tmp_path):
         Replay(None, path)
 
 
+def test_nonsense_is_asked_for_again_and_the_sentence_names_the_file(tmp_path):
+    path = tmp_path / "judge.jsonl"
+    first = Canned(lambda question: "[[4]]" if question == "a" else "nonsense")
+    with pytest.raises(JaLlmError, match=r"no grade .*judge\.jsonl; the same command asks for the rest"):
+        ratings(Replay(first, path, worth=graded), ["a", "b"], max_failed=0.0)
+    again = Canned(lambda question: "[[5]]")
+    assert ratings(Replay(again, path, worth=graded), ["a", "b"], max_failed=0.0) == [4, 5] and again.asked == ["b"]
+    path.write_text(path.read_text().replace("[[5]]", "nonsense"))  # as an earlier version kept it
+    again.asked.clear()
+    assert ratings(Replay(again, path, worth=graded), ["a", "b"], max_failed=0.0) == [4, 5] and again.asked == ["b"]
+
+
 class Writer:
     """Stands in for a model: answers say which draw they are, and which prompt they saw."""
 
@@ -193,45 +228,78 @@ def grade(question):
     return "[[2]]" if "12個" in question else "[[9]]" if "second question" in question else "[[5]]"
 
 
+def measured(loaded, out, judge, runs, **kw):
+    questions = [example["meta"] for example in mt_bench.examples(Sources(data=RAW), None)]
+    return mt_bench.measure(loaded, questions, out, {"task": "mt_bench_ja", "judge": judge.name}, judge, runs=runs, **kw)
+
+
 def test_mt_bench(loaded, tmp_path, monkeypatch):
     judge = Canned(grade)
-    result = mt_bench.evaluate(loaded, RAW, tmp_path, Replay(judge, tmp_path / "judge.jsonl"), runs=3)
+    result = measured(loaded, tmp_path, Replay(judge, tmp_path / "judge.jsonl"), 3)
     assert result["score"] == pytest.approx((2 * 2 + 7 * (5 + 9)) / 16 / 10)
     assert (result["turn_1"], result["turn_2"]) == (pytest.approx((2 + 7 * 5) / 80), pytest.approx((2 + 7 * 9) / 80))
     assert result["math"] == pytest.approx(0.2) and result["writing"] == pytest.approx(0.7)
     assert (result["n_valid"], result["n"], result["score_deviation_of_runs"]) == (48, 48, 0)
-    low, high = result["interval"]
-    assert low < result["score"] < high and result["japanese_share"] == 1.0
-    assert "n_valid 48 of 48" in mt_bench.format_result(result)
+    for name in ("score", "turn_1", "turn_2"):
+        assert result[f"{name}_low"] < result[name] < result[f"{name}_high"] and result[f"{name}_standard_error"] > 0
+    assert result["interval"] == [result["score_low"], result["score_high"]] and result["japanese_share"] == 1.0
+    assert Statistic(result["items"]["rows"], result["items"]["aggregate"]).value == pytest.approx(result["score"])
     samples = read_samples(tmp_path / "mt_bench_ja.samples.jsonl")
     drawn = {answer for s in samples for answer in s["answers"]}
-    assert len(samples) == 24 and len(drawn) == 48  # each run, question and turn has a draw of its own
+    # Each run, question and turn has a draw of its own; what is written greedily is written and graded once.
+    assert len(samples) == 24 and len(drawn) == 4 * 3 * 2 + 4 * 2
     temperatures = {s["category"]: s["answers"][0].split("/")[2] for s in samples}
     assert temperatures == {c: str(t) for c, t in mt_bench.TEMPERATURES.items()}
     assert all(s["answers"][0].endswith("/1") and s["answers"][1].endswith("/2") for s in samples)  # turn 2 sees turn 1
     with_reference = [q for q in judge.asked if "reference answer>" in q]
-    assert len(with_reference) == 3 * 2 * 3 and len(judge.asked) == 48
-    # The same call again: nothing is written or asked anew.
-    monkeypatch.setattr(mt_bench, "Generator", None)
-    files = (tmp_path / "mt_bench_ja.json").read_bytes()
+    assert len(with_reference) == 3 * 2 and len(judge.asked) == len(drawn)
+    # The same call again: nothing is written or asked anew; nor for another judge, who grades the same answers.
     monkeypatch.setattr(mt_bench, "Generator", lambda *unused: types.SimpleNamespace())
-    assert mt_bench.evaluate(loaded, RAW, tmp_path, Replay(None, tmp_path / "judge.jsonl", "canned"), runs=3) == result
+    files = (tmp_path / "mt_bench_ja.json").read_bytes()
+    assert measured(loaded, tmp_path, Replay(None, tmp_path / "judge.jsonl", "canned"), 3) == result
     assert (tmp_path / "mt_bench_ja.json").read_bytes() == files
+    other = Canned(lambda question: "[[1]]")
+    other.name = "other"
+    assert measured(loaded, tmp_path, other, 3)["score"] == pytest.approx(0.1)
+
+
+def test_answers_are_kept_batch_by_batch_and_shared_between_processes(loaded, tmp_path, monkeypatch):
+    expected = measured(loaded, tmp_path / "whole", Canned(grade), 2, batch_size=2)
+    written, converse = [], mt_bench._converse
+
+    def stopping(*rest):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(rest[3])
+        return converse(*rest)
+
+    monkeypatch.setattr(mt_bench, "_converse", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        measured(loaded, tmp_path / "killed", Canned(grade), 2, batch_size=2)
+    monkeypatch.setattr(mt_bench, "_converse", lambda *rest: written.append(rest[3]) or converse(*rest))
+    assert measured(loaded, tmp_path / "killed", Canned(grade), 2, batch_size=2) == expected
+    assert len(written) == 2 * (1 + 1) + 2  # batches of two: writing and roleplay, stem and humanities, and the greedy ones once
+    second = threading.Thread(
+        target=lambda: measured(loaded, tmp_path / "two", Canned(grade), 2, batch_size=2, process=(1, 2)), daemon=True
+    )
+    second.start()
+    assert measured(loaded, tmp_path / "two", Canned(grade), 2, batch_size=2, process=(0, 2)) == expected
+    second.join(5)
 
 
 def test_failed_grades_of_mt_bench_are_left_out_and_counted(loaded, tmp_path):
     def some(question):
         return None if "答え1/" in question and "詩" in question else grade(question)
 
-    result = mt_bench.evaluate(loaded, RAW, tmp_path, Canned(some), runs=2, max_failed=0.1)
+    result = measured(loaded, tmp_path, Canned(some), 2, max_failed=0.1)
     assert (result["n_valid"], result["n"]) == (30, 32)
     runs = [(2 * 2 + 7 * 14) / 16, (2 * 2 + 6 * 14) / 14]
     assert result["score"] == pytest.approx(np.mean(runs) / 10)
     assert result["score_deviation_of_runs"] == pytest.approx(np.std(runs, ddof=1) / 10)
     with pytest.raises(JaLlmError, match="failed on"):
-        mt_bench.evaluate(loaded, RAW, tmp_path / "strict", Canned(some), runs=2, max_failed=0.0)
+        measured(loaded, tmp_path / "strict", Canned(some), 2, max_failed=0.0)
     with pytest.raises(UsageError, match="at least 1"):
-        mt_bench.evaluate(loaded, RAW, tmp_path, Canned(grade), runs=0)
+        measured(loaded, tmp_path, Canned(grade), 0)
 
 
 @pytest.mark.parametrize(

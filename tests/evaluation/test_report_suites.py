@@ -1,5 +1,6 @@
 """The report's section on published sets: the figures of its tables are the results', and plots put points where the axes say."""
 
+import csv
 import importlib.util
 import json
 import math
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ja_llm.cli import main
+from ja_llm.evaluation import report_suites
 from ja_llm.evaluation.report import write_report
 from ja_llm.evaluation.report_data import PUBLISHED
-from ja_llm.evaluation.statistics import Statistic, described, paired
+from ja_llm.evaluation.statistics import Statistic, described, paired, suite_mean
 from ja_llm.evaluation.svg import Dot
 from ja_llm.evaluation.svg_suite import bars, radar
 
@@ -123,6 +126,62 @@ def test_what_is_missing_is_said_and_has_no_mean(runs, tmp_path):
     first = page[page.index("Japanese, profile swallow") :]
     row = re.search(r'<tr><th scope="row">ja</th>.*?</tr>', first, re.DOTALL)[0]
     assert row.count("–") == 2  # the task and the mean
+
+
+def test_a_suites_mean_has_the_interval_of_the_results(runs, tmp_path):
+    made, _, ours = runs
+    page = write_report(made, tmp_path / "r.html").read_text()
+    names = list(PUBLISHED)[:10]
+    low, high = suite_mean({name: Statistic(rows(name, ours[name])) for name in names})["interval"]
+    assert f"[{low:.3f}, {high:.3f}]" in page
+
+
+def test_reasons_and_remarks_stand_beside_the_scores_and_a_results_folder_is_a_run(runs, tmp_path):
+    folder = runs[0][1] / "eval/swallow"
+    path = folder / "results.json"
+    value = json.loads(path.read_text())
+    del value["tasks"]["jmmlu"]
+    value["tasks"]["jsquad"] |= {"contexts_cut": 12, "empty": 3, "warnings": ["hardly a label"]}
+    value["left_out"] = {"jmmlu": "jmmlu/JMMLU/*.csv: this evaluation file is missing"}
+    path.write_text(json.dumps({**value, "step": 4}))
+    page = write_report([folder], tmp_path / "r.html").read_text()
+    assert "JMMLU (jmmlu/JMMLU/*.csv: this evaluation file is missing)" in page
+    assert "jsquad: 12 prompts shortened; 3 answers empty; hardly a label" in page
+
+
+def test_answers_of_choices_are_the_likeliest_candidates(tmp_path):
+    rows = [
+        ("a", 0, 1, -3.0, "x", " left"),
+        ("a", 1, 1, -1.0, "x", " right"),
+        ("b", 0, 0, -2.0, "the cup", " s"),
+        ("b", 1, 0, -1.0, "the box", " s"),
+    ]
+    keys = ("question", "choice", "label", "score", "inputs", "targets")
+    samples = [{"id": f"{r[0]}:{r[1]}", **dict(zip(keys, r, strict=True))} for r in rows]
+    (tmp_path / "t.json").write_text(json.dumps({"items": {"rows": [[1.0], [0.0]], "aggregate": "mean"}}))
+    (tmp_path / "t.samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    shown = report_suites._judged(tmp_path, "t")
+    assert [s["prediction"] for s in shown["right"]] == [" right"]
+    # The ends are alike, so the contexts say what was chosen.
+    assert [(s["prediction"], s["targets"]) for s in shown["wrong"]] == [("the box", "the cup")]
+
+
+def test_scores_stand_beside_published_ones_in_a_table(runs, tmp_path, capsys):
+    made, base, ours = runs
+    command = ["report", *map(str, made), "--out", str(tmp_path / "r.html"), "--table", str(tmp_path / "t.csv"), "--published"]
+    assert main(command) == 0
+    with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0])[2:22] == list(PUBLISHED) and [row["model"] for row in found[:2]] == [path.name for path in made]
+    for row, shares in zip(found, (base, ours), strict=False):
+        scores = {task: rows(task, shares[task]).mean() for task in PUBLISHED}
+        assert {task: float(row[task]) for task in PUBLISHED} == pytest.approx(scores, abs=1e-4)
+        assert float(row["ja_mean"]) == pytest.approx(np.mean(list(scores.values())[:10]), abs=1e-4)
+    (theirs,) = (row for row in found if row["model"] == "Qwen2-7B")
+    assert (theirs["jcommonsenseqa"], theirs["ja_mean"], theirs["mmlu"], theirs["en_mean"]) == ("0.8776", "0.4743", "", "")
+    (tmp_path / "empty/eval").mkdir(parents=True)
+    assert main(["report", str(tmp_path / "empty"), "--out", str(tmp_path / "r.html"), "--table", str(tmp_path / "t.csv")]) == 2
+    assert "no published set was measured there" in capsys.readouterr().err
 
 
 def points(page, pattern):

@@ -196,6 +196,7 @@ def test_results_of_other_settings_weights_data_or_versions_do_not_join(folder, 
         "documents": lambda request: request["data"].update(documents="other"),
         "pairs": lambda request: request["data"].update(pairs="other"),
         "version": lambda request: request.update(version=0),
+        "code": lambda request: request.update(code="other"),
         "damage": lambda request: request.clear(),
     }
     for name, change in others.items():

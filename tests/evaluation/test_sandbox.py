@@ -179,6 +179,18 @@ def test_hostile_programs_are_contained(name, tmp_path):
     assert own_processes() == 0
 
 
+@works
+def test_memory_is_limited_over_all_processes_together():
+    """Each stays below its own limit; together they would fill the machine."""
+    program = (
+        "import os, time\nread, write = os.pipe()\nfor _ in range(4):\n  if not os.fork():\n"
+        "    block = bytearray(b'x') * (100 << 20)\n    os.write(write, b'.')\n    time.sleep(60)\n"
+        "for _ in range(4): os.read(read, 1)\ntime.sleep(1)"
+    )
+    outcome = sandbox.run(program, Limits(seconds=20.0, memory=1 << 28))
+    assert (outcome.status, outcome.detail) == ("failed", "its processes held more than 256 MB of memory")
+
+
 def _accept(server, accepted):
     for _ in range(5):
         try:

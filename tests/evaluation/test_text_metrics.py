@@ -187,7 +187,7 @@ def test_rouge_over_a_models_own_pieces_depends_on_its_tokenizer(byte_tokenizer)
     expected = 2 * slow_shared(*grams) / sum(map(len, grams))
     assert by_byte([target], ["東亜の塔"])["rouge2"] == pytest.approx(expected)
     assert by_character([target], ["東亜の塔"])["rouge2"] == pytest.approx(1 / 3)
-    assert (by_byte.signature(), by_character.signature()) == ("rouge2|units:model", "rouge2|units:character")
+    assert (by_byte.signature(), by_character.signature()) == ("rouge2|units:model-bytes", "rouge2|units:character")
 
 
 def test_missing_segmenters_are_a_sentence(monkeypatch):

@@ -11,6 +11,7 @@ from ja_llm.documents import Document, document_id, to_example, write_record
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import metrics, registry
 from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.statistics import described
 from ja_llm.files import atomic_write
 
 NOUNS = ["犬", "猫", "鳥", "魚", "駅", "本", "水", "山", "川", "空"]
@@ -203,6 +204,30 @@ def test_translation_quality_is_sacrebleus():
     assert result["chrf_low"] < result["chrf"] < result["chrf_high"]
     assert result == metrics.translation_quality([{"reference": r} for r in references], predictions)
     assert "tok:char" in metrics.translation_signatures()["bleu"]
+
+
+def test_every_measure_of_ones_own_corpus_keeps_rows_with_an_error():
+    """What a paired test and a standard error need; the rows give the measure itself."""
+    documents = [
+        {"bytes": size, "tokens": 3, "unknown": 0, "domain": f"{n % 2}.example"} for n, size in enumerate((9, 0, 30, 21))
+    ]
+    scores = [-10.0, -1.0, -20.0, -40.0]
+    bits, statistic = metrics.document_bits(documents, scores), metrics.document_bits.statistic(documents[2:], scores[2:])
+    assert statistic.value == pytest.approx(60 / np.log(2) / 51) and bits["bits_per_byte_standard_error"] > 0
+    parts = metrics.document_bits.parts(documents, scores)
+    assert list(parts) == ["0.example", "1.example"] and parts["0.example"]["value"] == pytest.approx(30 / np.log(2) / 39)
+    assert parts["1.example"]["documents"] == 1
+    row = lambda question, choice: {"question": question, "choice": choice, "label": 0, "bytes": 5}  # noqa: E731
+    choices = [row("a", 0), row("a", 1), row("b", 0), row("b", 1)]
+    assert metrics.choice_accuracy.statistic(choices, [-1.0, -2.0, -3.0, -1.0]).rows.tolist() == [[1.0], [0.0]]
+    references = [{"reference": r} for r in ("画像を保存", "設定", "ページを印刷")]
+    texts = ["画像を保存する", "設定", "印刷"]
+    quality, statistic = metrics.translation_quality(references, texts), metrics.translation_quality.statistic(references, texts)
+    assert statistic.value == pytest.approx(quality["chrf"]) and len(statistic.rows) == 3 and quality["bleu_standard_error"] > 0
+    assert described(statistic)["standard_error"] == pytest.approx(quality["chrf_standard_error"], rel=0.2)
+    for name in registry.suites()["first"]:
+        (fn,) = registry.resolve(name)[0].metric_fns
+        assert fn.name == registry.resolve(name)[0].headline
 
 
 def test_bad_input_is_a_sentence(root, pairs, tmp_path):
