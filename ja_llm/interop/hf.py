@@ -109,7 +109,7 @@ def finish_import(
     ledger = new_ledger("import", identity, parents=source.parents, source=source.path.resolve().name, **came)
     params = read_params(source.tensors, config, source.path, spread)
     with new_model(out, config=config, tokenizer=source.tokenizer, ledger=ledger, overwrite=overwrite) as hidden:
-        write_params(hidden, params)
+        write_params(hidden, params, out)
         del params  # the next line holds them again
         loaded = load_model(hidden, shardings=spread)
         compare(source.tensors, loaded.params, config, source.path)

@@ -130,10 +130,16 @@ def compare(folder: Tensors, params: Any, config: DecoderConfig, source: Path) -
     for name, weight, parts in track(list(tensors(config)), "check", "tensor"):
         value = _finite(folder[name], name, source, config.param_dtype)
         for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            if not np.array_equal(np.asarray(_leaf(params, part.path)[part.at]), ours):
+            if not np.array_equal(_on_host(_leaf(params, part.path), part.at), ours):
                 raise JaLlmError(
                     f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
                 )
+
+
+def _on_host(leaf: Any, at: tuple[int, ...]) -> np.ndarray:
+    """A slice of a parameter: of one that lies on the host no copy, else what the slice alone needs."""
+    here = isinstance(leaf, np.ndarray) or {device.platform for device in leaf.devices()} == {"cpu"} and len(leaf.devices()) == 1
+    return np.asarray(leaf)[at] if here else np.asarray(leaf[at])
 
 
 def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:

@@ -294,7 +294,7 @@ def save_model(
       JaLlmError: the disk is full, or it can't be written; nothing of it is left.
     """
     with new_model(directory, config=config, tokenizer=tokenizer, ledger=ledger, notes=notes) as hidden:
-        write_params(hidden, params, step)
+        write_params(hidden, params, Path(directory).absolute(), step)
     return Path(directory).absolute()
 
 
@@ -337,24 +337,24 @@ def new_model(
         yield temporary
 
 
-_READ = 1 << 26  # bytes that are read at a time
+_READ = 1 << 26  # bytes that are read at a time beside the largest array
 _DATA_FILE = 1 << 25  # bytes of a checkpoint's data files; what is not yet in one is held in memory, by default up to 2 GB
 
 
-def write_params(folder: Path, params: Any, step: int = 0) -> None:
-    """Write parameters as the checkpoint `step` of a model directory; the memory holds little beside them.
+def write_params(folder: Path, params: Any, name: Path, step: int = 0) -> None:
+    """Write parameters as the checkpoint `step` of the model directory that lies in `folder` and will be called `name`.
+
+    The memory holds little beside them.
 
     Raises:
       JaLlmError: the disk is full, or it can't be written.
     """
     path = folder / "checkpoints" / str(step) / "params"
-    handler = ocp.PyTreeCheckpointHandler()
-    if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params)):
-        # By default each array is copied first, for callers that go on changing it.
-        own = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, own))
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    with writable(path), ocp.Checkpointer(handler) as checkpointer:
+    # By default each numpy array is copied first, for callers that go on changing it.
+    own = (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+    usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(own, usual))
+    with writable(name), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_DATA_FILE))
 
 
@@ -389,16 +389,12 @@ def refuse_loss(directory: Path, overwrite: bool = False) -> None:
     ledger = read_json(run, "ledger") if run.exists() else {}
     if isinstance(ledger, dict) and ledger.get("job") == "train":
         raise UsageError(f"{directory}: this folder holds a training run, which would be lost; choose another folder.")
-    others = sorted(p.name for p in directory.iterdir() if p.name not in _OWN and not _leftover(p.name))
+    names = sorted(p.name for p in directory.iterdir())  # .NAME.tmp: what a killed atomic write left
+    others = [name for name in names if name not in _OWN and not (name.startswith(".") and name.endswith(".tmp"))]
     if others and not overwrite:
         raise UsageError(
             f"{directory}: {others[0]} lies beside the model there and would be lost; move it away, choose another folder, or remove the folder."
         )
-
-
-def _leftover(name: str) -> bool:
-    """Whether a killed atomic write left it."""
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def split_step(path: str | Path) -> tuple[Path, int | None]:
@@ -458,7 +454,7 @@ def load_model(
         _check_shapes(stored_tree(where), abstract, "model")
         largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(abstract))
         # So many at a time as are read, so that the host does not hold every array twice.
-        handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=2 * max(largest, _READ) / 1e9)  # type: ignore[arg-type]
+        handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=(largest + _READ) / 1e9)  # type: ignore[arg-type]
         with ocp.Checkpointer(handler) as checkpointer:
             params = checkpointer.restore(where, args=ocp.args.StandardRestore(abstract))
         check_digests(where.parent, "params", params)

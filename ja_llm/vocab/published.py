@@ -67,7 +67,7 @@ def export(tokenizer: Tokenizer, directory: Path) -> str:
     try:
         tokenizer.export_hf(directory)
     except JaLlmError as error:
-        if not same:
+        if not same or isinstance(error.__cause__, OSError):  # a full disk is no matter of the tokenizer
             raise
         _write_unchanged(tokenizer, directory)
         return f"the source's own tokenizer files, unchanged; {str(error).split(';')[0]}"

@@ -69,6 +69,19 @@ def test_the_import_says_what_an_export_would_have(plain_source, with_user_defin
     assert "has user-defined or unused pieces such as '<unused0>'" in summary
 
 
+def test_a_full_disk_is_not_taken_for_a_tokenizer_that_can_not_be_said(tokenizer, tmp_path, monkeypatch):
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    loaded.published = published.read(tmp_path)
+
+    def full(self, directory):
+        raise JaLlmError("the disk is full") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SentencePieceTokenizer, "export_hf", full)
+    with pytest.raises(JaLlmError, match="the disk is full"):
+        published.export(loaded, tmp_path)
+
+
 SETTINGS = {
     "tokenizer_class": "LlamaTokenizer",
     "pad_token": "<unk>",

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
-from ja_llm.interop import hf, hf_config
+from ja_llm.interop import hf, hf_config, self_check
 from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
 from ja_llm.interop.importing import import_checkpoint
 from ja_llm.interop.self_check import TEXTS
@@ -408,6 +408,19 @@ def test_the_self_check_tells_what_it_saw(copy, tmp_path):
             bits = -picked.sum() / np.log(2) / len(text.encode())
             assert summary["check"]["texts"][name]["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
         assert f"{summary['check']['texts'][name]['bits_per_byte']:.3f} bits/byte" in told
+
+
+def test_a_model_at_chance_is_warned_of_and_one_that_reads_is_not():
+    def told(*bits):
+        texts = {
+            name: {"bits_per_byte": b, "uniform": 8.0, "tokens_per_character": 1.0}
+            for name, b in zip(("English", "Japanese"), bits, strict=True)
+        }
+        return "\n".join(self_check.report(9, {"rows": 5, "ids": 5, "texts": texts}))
+
+    assert "WARNING: the model reads no better than chance" in told(8.0, 9.0) and "WARNING" in told(float("nan"), 8.5)
+    assert "it reads Japanese no better than chance" in told(1.0, 8.0)
+    assert "chance)" in told(1.0, 2.0) and "no better" not in told(1.0, 2.0)
 
 
 def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch):
