@@ -54,6 +54,7 @@ def model_card(loaded: Any, dtype: str) -> str:
     ]
     lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
+    lines += _data(ledger.get("contents"))
     lines += _measured(getattr(loaded, "directory", None), loaded.step)
     lines += _text_licences([entry.get("licences") for entry in lineage(ledger)])
     ancestors = [entry for entry in lineage(ledger) if entry is not ledger]
@@ -64,6 +65,17 @@ def model_card(loaded: Any, dtype: str) -> str:
             for entry in ancestors
         ]
     return "\n".join(lines) + "\n"
+
+
+def _data(stages: Any) -> list[str]:
+    """A section on what was read: the tasks' shares and the document sets of each stage of the run."""
+    rows = []
+    for stage in stages if isinstance(stages, list) else ():
+        shares = ", ".join(f"{task} {100 * share:.4g} %" for task, share in stage["shares"].items())
+        sets = ", ".join(f"{name} `{str(digest)[:12]}`" for name, digest in stage["documents"].items())
+        rows.append(f"| {stage['from_step']} | {shares} | {sets} |".replace("  ", " "))
+    head = ["", "## Training data", "", "| from step | tasks, share of the training tokens | document sets |", "|---:|---|---|"]
+    return [*head, *rows] if rows else []
 
 
 def _measured(directory: Path | None, step: int) -> list[str]:

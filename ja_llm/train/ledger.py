@@ -146,8 +146,7 @@ def open_ledger(
     if not history or "schedule" in call or {key: history[-1].get(key) for key in _CALL} != call:
         history = [*history, {"from_step": from_step, **call}]
     merged = {**stored, **{key: call[key] for key in _CALL}, "history": history}
-    if "data_schedule" in ledger:
-        merged["data_schedule"] = ledger["data_schedule"]
+    merged |= {key: ledger[key] for key in ("data_schedule", "contents") if key in ledger}  # stages may have come
     if merged != read_json(path, "ledger"):
         write_json(path, merged)
     return merged

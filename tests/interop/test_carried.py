@@ -233,6 +233,20 @@ def test_each_file_of_a_source_is_hashed_once(plain_source, tokenizer, tmp_path,
     assert summary["files"] == {"model.safetensors": real(folder / "model.safetensors")}
 
 
+def test_an_export_counts_to_its_end_and_cuts_its_files_where_it_is_told(plain_source, tokenizer, tmp_path, capsys):
+    import_hf(plain_source(tokenizer), tmp_path / "model")
+    capsys.readouterr()
+    command = ["export", str(tmp_path / "model"), "--out", str(tmp_path / "export"), "--max_shard_size"]
+    assert main([*command, "40KB"]) == 0
+    assert "export: 21/21 tensors" in capsys.readouterr().err
+    sizes = [path.stat().st_size for path in (tmp_path / "export").glob("model-*.safetensors")]
+    assert len(sizes) == 3 and max(sizes) < 42_000
+    for wrong in ("0", "5 apples", "-1GB"):
+        with pytest.raises(SystemExit) as ended:
+            main([*command[:-1], f"--max_shard_size={wrong}"])
+        assert ended.value.code == 2 and "is no size; write bytes" in capsys.readouterr().err
+
+
 def test_a_dry_run_checks_and_writes_nothing(plain_source, tokenizer, tmp_path, capsys):
     folder = plain_source(tokenizer)
     assert main(["import", str(folder), "--out", str(tmp_path / "model"), "--dry_run"]) == 0

@@ -15,6 +15,18 @@ def card(directory=None, **ledger):
     return model_card(loaded, "bfloat16")
 
 
+def test_each_stage_tells_its_tasks_and_document_sets():
+    stages = [
+        {"from_step": 0, "shares": {"web_ja": 0.9, "web_en": 0.1}, "documents": {"web": "ab" * 32}},
+        {"from_step": 20, "shares": {"wiki_ja": 1.0}, "documents": {"wiki": "cd" * 32}},
+    ]
+    section = card(job="train", contents=stages).split("## Training data\n")[1].strip().splitlines()
+    assert section[2:] == [
+        "| 0 | web_ja 90 %, web_en 10 % | web `abababababab` |",
+        "| 20 | wiki_ja 100 % | wiki `cdcdcdcdcdcd` |",
+    ]
+
+
 def test_what_was_measured_at_or_before_the_step_stands_there(tmp_path):
     lines = [
         {"step": 0, "eval/heldout_ja/bits_per_byte": 3.5, "eval/heldout_ja/bits_per_byte_low": 3.4},
