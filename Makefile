@@ -32,7 +32,7 @@ test-parity: $(VENV)/.dev
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(DEV)
 	@$(BIN)/python -m benchmarks.debian_docs --repeat --out $(REAL)
-	@$(BIN)/python -m pytest -m real
+	@REAL=$(abspath $(REAL)) $(BIN)/python -m pytest -m real
 
 lint: $(DEV)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,9 +1,10 @@
-"""Tokens per second of greedy generation, ours and transformers' on the same weights, CPU, batches of 1 and 8.
+"""Tokens per second of greedy generation, ours and transformers' on the same weights and device, batches of 1 and 8.
 
     python -m benchmarks.decode_speed [--prompt 32] [--new 64] [--repeats 5]
 
 Shapes are those of gin_configs/models/tiny_3m.gin and smollm2_135m.gin with random weights, float32, the same threads. The
-peer is transformers' `generate` with its default cache and SDPA attention. Both read the prompt and write every token (no EOS),
+peer is transformers' `generate` with SDPA attention: on a CPU with its default cache; where JAX computes on a GPU, on that GPU with a
+static cache (which transformers compiles), and both in full float32. Without a torch that sees the GPU nothing is measured. Both read the prompt and write every token (no EOS),
 in turns within one process; what they write is compared. On a machine that others compute on, too, the ratio means nothing: waiting
 threads of the peer lose more than ours. Reported: the median of the repeats, all repeats, and the ratio.
 """
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks.step_speed import decoder
+from ja_llm.errors import UsageError
 from ja_llm.evaluation.generation import Generator
 from ja_llm.files import read_json, write_json
 from ja_llm.interop import hf_config
@@ -38,7 +40,27 @@ SHAPES = {
 }
 
 
-def peer(config: DecoderConfig, params: Any) -> Any:
+def peer_device() -> str:
+    """torch's name of the device that JAX computes on.
+
+    Raises:
+      UsageError: torch does not see it, so the two would not be measured on the same device.
+    """
+    import torch
+
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return "cpu"
+    if platform != "gpu" or not torch.cuda.is_available():
+        raise UsageError(
+            f"JAX computes on {platform!r} and torch {torch.__version__} does not; install a torch for it, or set JAX_PLATFORMS=cpu."
+        )
+    torch.set_float32_matmul_precision("highest")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    return "cuda"
+
+
+def peer(config: DecoderConfig, params: Any, device: str) -> Any:
     """transformers' model with our numbers."""
     import torch
     import transformers
@@ -58,7 +80,7 @@ def peer(config: DecoderConfig, params: Any) -> Any:
     missing, unknown = model.load_state_dict(state, strict=False)
     assert not unknown and set(missing) <= {"lm_head.weight"}
     model.tie_weights()
-    return model
+    return model.to(device)
 
 
 def measure(config: DecoderConfig, batch: int, prompt: int, new: int, repeats: int) -> dict[str, Any]:
@@ -67,7 +89,9 @@ def measure(config: DecoderConfig, batch: int, prompt: int, new: int, repeats: i
 
     params = init_params(config, jax.random.key(0))
     params = jax.tree.map(lambda x: 3 * x if x.ndim > 2 else x, params)  # so that choices vary
-    model = peer(config, params)
+    device = peer_device()
+    model = peer(config, params, device)
+    cache = {} if device == "cpu" else {"cache_implementation": "static"}
     ids = np.random.default_rng(batch).integers(3, config.vocab_size, (batch, prompt))
     tokenizer = types.SimpleNamespace(vocab_size=config.vocab_size, eos_id=-1)
     generator = Generator(types.SimpleNamespace(config=config, params=params, tokenizer=tokenizer), batch)
@@ -77,8 +101,8 @@ def measure(config: DecoderConfig, batch: int, prompt: int, new: int, repeats: i
 
     def theirs() -> list[list[int]]:
         with torch.no_grad():
-            settings = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-            return model.generate(torch.from_numpy(ids), **settings)[:, prompt:].tolist()
+            settings = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **cache}
+            return model.generate(torch.from_numpy(ids).to(device), **settings)[:, prompt:].tolist()
 
     began = time.perf_counter()
     first = ours()
@@ -94,7 +118,7 @@ def measure(config: DecoderConfig, batch: int, prompt: int, new: int, repeats: i
             cpu[name].append(time.process_time() - spent)
     speeds = {name: batch * new / statistics.median(values) for name, values in seconds.items()}
     return {
-        "settings": {"prompt": prompt, "new": new, "repeats": repeats},
+        "settings": {"prompt": prompt, "new": new, "repeats": repeats, "peer": {"device": device, **cache}},
         "load_average": os.getloadavg()[0],  # above the number of processors, others were computing too
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "same_tokens": same,

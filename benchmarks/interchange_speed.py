@@ -4,9 +4,11 @@
 
 Widths, vocabulary and tensor names are Llama 2 7B's; its 32 layers would not fit beside the rest of a small disk, so a few of
 them stand for all (every layer is alike; the share of the tables is larger than in the whole model). The files are in the
-system's cache for both. Import is `read_params` into numpy arrays, beside `safetensors.numpy.load_file` of each file; export is
-the writing of all files, beside `safetensors.numpy.save_file` of arrays that lie ready. Each repeat is a process of its own; memory is
-sampled every five milliseconds: RssAnon (what the process owns) and RssFile (mapped files, which the system may take back).
+system's cache for all. `import` and `export` are `import_hf` and `export_hf` as the commands call them, parameters in bfloat16, with
+everything: digests, checkpoint, reading back, comparing; `import_texts` reads its two sentences too. `import_tensors` and `export_tensors`
+are their inner part, `read_params` into numpy arrays and the writing of all files; `read` and `save` are `safetensors.numpy.load_file` and
+`save_file` of the same. Each repeat is a process of its own; memory is sampled every five milliseconds: RssAnon (what the process owns) and
+RssFile (mapped files, which the system may take back), both beyond what was there before and the parameters, which are held once.
 """
 
 import argparse
@@ -72,44 +74,58 @@ class Memory(threading.Thread):
             time.sleep(0.005)
 
 
-def one(task: str, work: Path, layers: int, shard_bytes: int) -> dict[str, Any]:
-    """One task, in this process: seconds, and memory beyond what was there before and the destination arrays."""
-    model, source, out = config(layers), work / "source", work / "out"
-    destination = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors(model))
-    run: Callable[[], Any]
-    if task == "import":
-        from ja_llm.interop.hf import check_names, read_params
+def make_source(folder: Path, layers: int, shard_bytes: int) -> list[Path]:
+    """The checkpoint with its configuration and a tokenizer, which has fewer ids than the table has rows."""
+    from ja_llm.interop import hf_config
+    from ja_llm.quickstart.run import embedded_base
+    from ja_llm.vocab.base import load_tokenizer
 
-        def run() -> Any:
+    files = make(folder, layers, shard_bytes)
+    tokenizer = load_tokenizer(embedded_base())
+    tokenizer.export_hf(folder)
+    write_json(folder / "config.json", hf_config.to_hf(config(layers), "bfloat16", tokenizer.bos_id, tokenizer.eos_id))
+    return files
+
+
+def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Callable[[], Any], bool]:
+    """What to measure, and whether the parameters come into memory while it runs."""
+    from safetensors.numpy import load_file, save_file
+
+    from ja_llm.interop.hf import export_hf, import_hf
+    from ja_llm.interop.parameters import check_names, published_tensors, read_params
+
+    model, source, out = config(layers), work / "source", work / task
+    shutil.rmtree(out, ignore_errors=True)
+    if task in ("import", "import_texts"):
+        return lambda: import_hf(source, out, "bfloat16", try_texts=task == "import_texts"), True
+    if task == "export":
+        return lambda: export_hf(work / "import", out, max_shard_bytes=shard_bytes), True
+    if task == "import_tensors":
+
+        def read() -> Any:
             folder = TensorFolder(source)
             check_names(folder, model, source)
             return read_params(folder, model, source)
-    elif task == "read":
-        from safetensors.numpy import load_file
 
-        def run() -> Any:
-            return [load_file(path) for path in sorted(source.glob("*.safetensors"))]
-    else:
-        from safetensors.numpy import load_file, save_file
+        return read, True
+    if task == "read":
+        return lambda: [load_file(path) for path in sorted(source.glob("*.safetensors"))], True
+    out.mkdir()
+    if task == "export_tensors":
+        params = read_params(TensorFolder(source), model, source)
+        plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(model)]
+        return lambda: write_tensors(out, plan, published_tensors(params, model, "bfloat16", "export"), shard_bytes), False
+    ready = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
+    return lambda: [save_file(values, out / name, metadata={"format": "pt"}) for name, values in ready.items()], False
 
-        from ja_llm.interop.hf import _their_tensors, read_params
 
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        if task == "export":
-            params = read_params(TensorFolder(source), model, source)
-            plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(model)]
+TASKS = ("read", "import_tensors", "import", "import_texts", "save", "export_tensors", "export")
 
-            def run() -> Any:
-                return write_tensors(out, plan, _their_tensors(params, model, "bfloat16", "export"), shard_bytes)
-        else:
-            ready = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
 
-            def run() -> Any:
-                for name, values in ready.items():
-                    save_file(values, out / name, metadata={"format": "pt"})
-
-        destination = 0
+def one(task: str, work: Path, layers: int, shard_bytes: int) -> dict[str, Any]:
+    """One task, in this process: seconds, and memory beyond what was there before and the parameters."""
+    run, holds = prepared(task, work, layers, shard_bytes)
+    destination = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors(config(layers))) if holds else 0
     memory = Memory()
     memory.start()
     began, cpu = time.perf_counter(), time.process_time()
@@ -139,8 +155,8 @@ def main() -> None:
         return
     shutil.rmtree(args.work, ignore_errors=True)
     (args.work / "source").mkdir(parents=True)
-    files = make(args.work / "source", args.layers, shard)
-    found: dict[str, list[dict[str, Any]]] = {task: [] for task in ("read", "import", "save", "export")}
+    files = make_source(args.work / "source", args.layers, shard)
+    found: dict[str, list[dict[str, Any]]] = {task: [] for task in TASKS}
     command = [
         sys.executable,
         "-m",
@@ -157,7 +173,7 @@ def main() -> None:
             )
             values.append(json.loads(result.stdout.splitlines()[-1]))
             print(task, values[-1], flush=True)
-    same = all((args.work / "out" / path.name).read_bytes() == path.read_bytes() for path in files)
+    same = all((args.work / "export" / path.name).read_bytes() == path.read_bytes() for path in files)
     median = {task: statistics.median(value["seconds"] for value in values) for task, values in found.items()}
     sizes = [path.stat().st_size for path in files]
     largest = max(2 * int(np.prod(tensor.shape)) for tensor in tensors(config(args.layers)))
@@ -170,9 +186,8 @@ def main() -> None:
         "limit_bytes": 2 * max(sizes) + largest,
         "export_gives_the_sources_bytes": same,
         "median_seconds": median,
-        "import_over_read": median["import"] / median["read"],
-        "export_over_read": median["export"] / median["read"],
-        "export_over_save": median["export"] / median["save"],
+        "over_read": {task: median[task] / median["read"] for task in TASKS if task != "read"},
+        "export_tensors_over_save": median["export_tensors"] / median["save"],
         "memory_beyond_arrays_bytes": worst,
         "results": found,
         "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg()},

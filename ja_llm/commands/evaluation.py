@@ -180,6 +180,10 @@ def generate(verbs) -> None:
         from ja_llm.evaluation.sampling import Sampling
 
         drawn = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
+        written = ("max_tokens", "stop", "seed", "bos", *drawn)
+        unused = [name for name in written if getattr(args, name) != parser.get_default(name)] if args.score else []
+        if unused:
+            raise UsageError(f"--score writes nothing, so --{unused[0]} would do nothing; leave one of the two out.")
         continue_prompts(
             args.checkpoint,
             args.prompt,
@@ -190,6 +194,7 @@ def generate(verbs) -> None:
             seed=args.seed,
             scored=args.score,
             mesh=args.mesh,
+            bos=args.bos,
         )
 
     parser = add_verb(
@@ -203,6 +208,11 @@ def generate(verbs) -> None:
     parser.add_argument("--prompt", action="append", required=True, metavar="T", help="text to continue (repeat)")
     parser.add_argument("--max_tokens", type=int, default=64, help="tokens written at most (default: 64)")
     parser.add_argument("--stop", action="append", default=[], metavar="T", help="end before this text (repeat)")
+    parser.add_argument(
+        "--bos",
+        action=argparse.BooleanOptionalAction,
+        help="begin with BOS, or not (default: as the model's published tokenizer does)",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top_k", type=int, default=0, help="draw from so many likeliest tokens (default: all)")
     parser.add_argument("--top_p", type=float, default=1.0, help="... from those that together have this probability")

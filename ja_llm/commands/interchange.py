@@ -1,19 +1,38 @@
 """`ja-llm import` and `ja-llm export`: models of other software in and out."""
 
+import argparse
+import re
+
 from ja_llm.command_line import path
-from ja_llm.commands.parsing import add_verb, set_device, spare_rows_flag
+from ja_llm.commands.parsing import add_verb, device_flag, set_device, spare_rows_flag
 
 DTYPES = ("float32", "bfloat16", "float16")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)\s*([KMG]B)?", text.strip(), re.IGNORECASE)
+    if not found or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with KB, MB or GB, such as 5GB")
+    return int(found[1]) * _UNITS[(found[2] or "").upper()]
 
 
 def import_model(verbs) -> None:
     def handler(args, rest):
-        set_device("cpu")
+        set_device(args.device if args.mesh else "cpu")
         from ja_llm.interop.hf import format_summary
         from ja_llm.interop.importing import import_checkpoint
 
-        options = {} if args.spare_rows is None else {"spare_rows": args.spare_rows}
-        print(format_summary(import_checkpoint(args.source, args.out, args.dtype, try_texts=True, **options)))
+        mesh = None
+        if args.mesh:
+            from ja_llm.evaluation.continuations import parse_mesh
+            from ja_llm.sharding import make_mesh
+
+            mesh = make_mesh(parse_mesh(args.mesh))
+        chosen = {"overwrite": args.overwrite, "dry_run": args.dry_run, "mesh": mesh}
+        if args.spare_rows is not None:
+            chosen["spare_rows"] = args.spare_rows
+        print(format_summary(import_checkpoint(args.source, args.out, args.dtype, args.text_check, **chosen)))
 
     parser = add_verb(
         verbs,
@@ -28,6 +47,17 @@ def import_model(verbs) -> None:
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
     spare_rows_flag(parser)
+    parser.add_argument("--dry_run", action="store_true", help="check all but the numbers, and write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="what lies beside an earlier model in DIR (eval/) may go")
+    parser.add_argument(
+        "--no_text_check", dest="text_check", action="store_false", help="don't let the model read two sentences at the end"
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="AXES",
+        help="read straight into devices, such as fsdp=8, where one can't hold the model (default: the host)",
+    )
+    device_flag(parser)
 
 
 def export_model(verbs) -> None:
@@ -35,7 +65,7 @@ def export_model(verbs) -> None:
         set_device("cpu")
         from ja_llm.interop.hf import export_hf, format_summary
 
-        print(format_summary(export_hf(args.run, args.out, args.dtype)))
+        print(format_summary(export_hf(args.run, args.out, args.dtype, args.max_shard_size, args.overwrite)))
 
     parser = add_verb(
         verbs,
@@ -46,4 +76,10 @@ def export_model(verbs) -> None:
     )
     parser.add_argument("run", type=path, metavar="RUN", help="model directory or run, or DIR@STEP")
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the tensors (default: the parameters' own)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the tensors (default: the parameters' own; of an import that was not changed since, its source's)",
+    )
+    parser.add_argument("--max_shard_size", type=_size, default="5GB", help="of a weight file, such as 500MB (default: 5GB)")
+    parser.add_argument("--overwrite", action="store_true", help="what lies beside an earlier export in DIR may go")

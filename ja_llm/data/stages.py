@@ -43,6 +43,7 @@ class StagedBatches:
       schedule: the data schedule in force.
       fingerprint: of the first stage's data. Later stages stand in the schedule: they may be added while a run goes on.
       licences: {licence: documents} of all stages.
+      contents: of each stage {"from_step", "shares": {task: share of the training tokens}, "documents": {set: fingerprint}}.
 
     Raises:
       UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already.
@@ -80,6 +81,15 @@ class StagedBatches:
         for source in self.sources:
             for licence, documents in source.licences.items():
                 self.licences[licence] = max(documents, self.licences.get(licence, 0))
+        begins = [0, *(stage.from_step for stage in stages)]
+        self.contents = [
+            {
+                "from_step": begin,
+                "shares": {member["task"]: member["rate"] for member in source.manifest["members"]},
+                "documents": source.manifest["config"].get("documents", {}),
+            }
+            for begin, source in zip(begins, self.sources, strict=True)
+        ]
         schedule = DataSchedule.single(self.mixture)
         for stage, source in zip(stages, self.sources[1:], strict=True):
             schedule = schedule.with_stage(stage.from_step, source.mixture)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -12,6 +13,8 @@ from ja_llm.errors import UsageError
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.scoring import Scorer
+from ja_llm.train.ledger import carried
+from ja_llm.vocab.published import adds_bos
 
 
 def continue_prompts(
@@ -25,19 +28,21 @@ def continue_prompts(
     seed: int = 0,
     scored: Sequence[str] = (),
     mesh: str | None = None,
+    bos: bool | None = None,
 ) -> None:
     """Write the continuation of each prompt to `out` as it comes, a line each; or, with `scored`, a line a continuation.
 
     Args:
       checkpoint: model directory, or DIR@STEP.
       prompts: texts; each begins a document.
-      out: where to.
+      out: where to; on a terminal control characters are shown as escapes, for they could command it.
       max_new_tokens: tokens written at most.
       stop: a continuation ends before the first of these texts.
       sampling: how tokens are chosen; greedy when None.
       seed: of the draws.
       scored: given continuations, of which the model is asked how likely they are.
       mesh: devices along the mesh axes, such as "data=2,tensor=4"; None: one device.
+      bos: whether BOS stands before a prompt; None: where the model's published tokenizer puts it. A score always has it.
 
     Raises:
       UsageError: no such model, mesh or device, or a prompt that does not fit.
@@ -46,17 +51,33 @@ def continue_prompts(
     devices = None if mesh is None else sharding.make_mesh(parse_mesh(mesh))
     with contextlib.nullcontext() if devices is None else sharding.use(devices):
         loaded = load_spread(checkpoint, devices)
-        generator = None if scored else Generator(loaded, 1)
+        generator = None if scored else Generator(loaded, 1, ends=_ends(loaded))
+        first = [loaded.tokenizer.bos_id] if (adds_bos(loaded.tokenizer) if bos is None else bos) else []
         for number, prompt in enumerate(prompts):
             if generator is None:
                 for found in score_continuations(loaded, prompt, scored):
                     out.write(f"{found['nats']:10.3f} nats{found['bits_per_byte']:8.3f} bits/byte  {found['text']!r}\n")
                 continue
-            ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(prompt)]
+            ids = [*first, *loaded.tokenizer.encode(prompt)] or [loaded.tokenizer.bos_id]
             for piece in generator.stream(ids, max_new_tokens, stop, sampling=sampling or Sampling(), seed=seed, number=number):
-                out.write(piece)
+                out.write(harmless(piece) if out.isatty() else piece)
                 out.flush()
             out.write("\n")
+
+
+def _ends(loaded: Any) -> list[int]:
+    """Every id that ends a text by what the first weights came with, where this vocabulary's EOS is one of them."""
+    found: set[int] = set()
+    for name in ("generation", "token_ids"):
+        ends = carried(loaded.ledger, name, {}).get("eos_token_id")
+        if isinstance(ends, list) and loaded.tokenizer.eos_id in ends:
+            found.update(i for i in ends if isinstance(i, int))
+    return sorted(found)
+
+
+def harmless(text: str) -> str:
+    """The text with control characters as escapes, but for line ends and tabs: a terminal would take them for commands."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
 
 
 def parse_mesh(text: str) -> dict[str, int]:

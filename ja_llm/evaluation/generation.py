@@ -5,7 +5,7 @@ alone, batches always have the same number of rows, and random numbers are drawn
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -68,10 +68,14 @@ class Generator:
     Args:
       loaded: `ja_llm.train.checkpoints.LoadedModel`.
       batch_size: rows in a forward pass.
+      ends: ids beside the tokenizer's EOS that end a text, as chat models have them.
     """
 
-    def __init__(self, loaded: Any, batch_size: int = 16):
+    _ends: frozenset[int] = frozenset()
+
+    def __init__(self, loaded: Any, batch_size: int = 16, ends: Iterable[int] = ()):
         prefill, step, prepare = decoder_functions(loaded.config)
+        self._ends = frozenset(ends)
         self._prepare(prefill, step, loaded.params, loaded.tokenizer, loaded.config.max_length, batch_size)
         self._step_params = prepare(loaded.params)
 
@@ -167,7 +171,7 @@ class Generator:
           UsageError: the prompt does not fit, or `max_new_tokens` is below 1.
         """
         prompt = self._fitted([prompt], [max_new_tokens], False)[0]
-        text = TextStream(self._tokenizer, prompt[1:], stop)
+        text = TextStream(self._tokenizer, self._context(prompt), stop)
         strides = self._strides(
             [prompt], [number], max_new_tokens, self._bucket(prompt) + max_new_tokens, sampling, seed, _STREAM_STRIDE
         )
@@ -242,6 +246,8 @@ class Generator:
 
         `done` of a row beside the prompts is set; whoever reads sets it for the others, between two strides.
         """
+        if not -(2**63) <= seed < 2**63:
+            raise UsageError(f"the seed is {seed}; it must fit into 64 bits.")
         width = self._bucket(prompts[0])
         tokens = np.zeros((self._batch_size, width), np.int32)
         sizes: Any = np.ones(self._batch_size, np.int32)
@@ -266,14 +272,19 @@ class Generator:
 
     def _until_eos(self, ids: list[int]) -> tuple[list[int], bool]:
         """The ids before EOS, and whether there is one."""
-        ended = self._tokenizer.eos_id in ids
-        return (ids[: ids.index(self._tokenizer.eos_id)] if ended else ids), ended
+        place = next((n for n, i in enumerate(ids) if i == self._tokenizer.eos_id or i in self._ends), None)
+        return (ids, False) if place is None else (ids[:place], True)
+
+    def _context(self, prompt: list[int]) -> list[int]:
+        """The prompt without its BOS."""
+        return prompt[prompt[0] == getattr(self._tokenizer, "bos_id", prompt[0]) :]
 
     def _text(self, prompt: list[int], ids: list[int], stop: Sequence[str]) -> tuple[str, bool]:
         """Text of the new ids up to EOS or the first stop text, and whether one of them was met."""
         ids, ended = self._until_eos(ids)
         # Decoded with the prompt: a tokenizer may drop a leading space of what it takes for a text's beginning.
-        before, whole = self._tokenizer.decode(prompt[1:]), self._tokenizer.decode([*prompt[1:], *ids])
+        context = self._context(prompt)
+        before, whole = self._tokenizer.decode(context), self._tokenizer.decode([*context, *ids])
         text = whole[len(before) :] if whole.startswith(before) else self._tokenizer.decode(ids)
         place = first_stop(text, stop)
         if place is not None or ended:

@@ -43,6 +43,7 @@ _KEYS = {
     *("rope.scaling.original_context_length", "rope.scaling.finetuned", "attention.head_count", "attention.head_count_kv"),
     *("attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length"),
 }
+_FLOATS = {"rope.freq_base", "rope.scaling.factor", "attention.layer_norm_rms_epsilon"}
 
 
 class GGUFTensors:
@@ -130,9 +131,11 @@ def read_config(file: GGUFFile, param_dtype: str) -> DecoderConfig:
     own = {key.removeprefix("llama."): value for key, value in stored.items() if key.startswith("llama.")}
     if unknown := sorted(own.keys() - _KEYS):
         raise JaLlmError(f"{where}: llama.{unknown[0]} is {own[unknown[0]]!r}, which is not computed here; import another model.")
-    for key in ("embedding_length", "block_count", "feed_forward_length", "attention.head_count"):
-        if not isinstance(own.get(key), int):
-            raise JaLlmError(f"{where}: llama.{key} is {own.get(key)!r}; a whole number is needed, so take another file.")
+    needed = ("embedding_length", "block_count", "feed_forward_length", "attention.head_count")
+    for key in (*needed, *sorted(own.keys() - {"rope.scaling.type", "rope.scaling.finetuned"})):
+        if not isinstance(own.get(key), int | (float if key in _FLOATS else int)) or (key in needed and own[key] < 1):
+            kind = "number" if key in _FLOATS else "whole number"
+            raise JaLlmError(f"{where}: llama.{key} is {own.get(key)!r}; a {kind} is needed, so take another file.")
     if "token_embd.weight" not in file.tensors:
         raise JaLlmError(f"{where}: the tensor token_embd.weight is missing; download the file again.")
     experts = own.get("expert_count", 0)

@@ -59,6 +59,10 @@ class GGUFFile:
             except (struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as error:
                 raise JaLlmError(f"{path}: {_DAMAGED} (its header does not end where it should); download it again.") from error
             begin = file.tell()
+        for key in ("split.count", "general.alignment"):
+            value = self.metadata.get(key, 1)
+            if not isinstance(value, int) or value < (key == "general.alignment"):
+                raise JaLlmError(f"{path}: {key} is {value!r}; a whole number is needed, so download the file again.")
         if self.metadata.get("split.count", 1) > 1:
             raise JaLlmError(
                 f"{path}: this is one of {self.metadata['split.count']} parts; join them with llama-gguf-split --merge."
@@ -114,6 +118,8 @@ class GGUFFile:
                     f"{self.path}: the tensor {name} is of the ggml type {kind}, which the gguf package can't dequantise; "
                     "take a file of another quantisation, or update the package."
                 )
+            if not shape:
+                raise JaLlmError(f"{self.path}: {_DAMAGED} (its tensor {name} has no dimensions); download it again.")
             block, size = sizes[kind]
             info = TensorInfo(shape, kind, start + offset, math.prod(shape) // block * size)
             if name in found or shape[-1] % block or info.offset + info.size > whole:

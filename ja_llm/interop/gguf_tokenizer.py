@@ -37,7 +37,15 @@ def _pre_tokenizer(word: Any, prefix: bool) -> dict[str, Any] | None:
 
 
 def read_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer:
-    """The tokenizer that a file's metadata describe.
+    """The tokenizer that a file's metadata describe, with its chat template; arguments and errors as of `_read`."""
+    tokenizer, template = _read(metadata, where), metadata.get("tokenizer.chat_template")
+    if isinstance(template, str) and template:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _read(metadata: Mapping[str, Any], where: str) -> Tokenizer:
+    """The tokenizer itself.
 
     Args:
       metadata: of the file.
@@ -61,7 +69,7 @@ def read_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         return HFTokenizer(
             json.dumps(_byte_level_bpe(metadata, tokens, types, ids["bos"], where), ensure_ascii=False), ids["bos"], ids["eos"]
         )
-    except (KeyError, IndexError, TypeError, JaLlmError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, JaLlmError) as error:
         if isinstance(error, JaLlmError) and str(error).startswith(where):
             raise
         raise JaLlmError(f"{where}: its tokenizer can't be used ({error}); take a file of a newer conversion.") from error

@@ -1,43 +1,61 @@
 """Hugging Face model folders in and out (families: `ja_llm.models.families`): weights, configuration, tokenizer, provenance.
 
-Both directions go through the one map of the model's family. Nothing is permuted or scaled, so an export holds
-the very numbers that an import read.
+Both directions go through the one map of the model's family (`ja_llm.interop.parameters`), so an export holds the very numbers
+that an import read.
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
+from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
 from ja_llm.interop import hf_config, model_card, self_check
-from ja_llm.interop.safetensors_files import FLOATS, TensorFolder, Tensors, write_tensors
+from ja_llm.interop.parameters import NUMPY, check_names, compare, published_tensors, read_params
+from ja_llm.interop.safetensors_files import FLOATS, INDEX, TensorFolder, Tensors, write_tensors
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
-from ja_llm.models.decoder import abstract_params
-from ja_llm.models.families import Tensor, family, tensors
-from ja_llm.progress import track
-from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
-from ja_llm.train.ledger import new_ledger, parent_entry
-from ja_llm.vocab.base import Tokenizer, load_tokenizer
+from ja_llm.models.decoder import abstract_params, param_axes
+from ja_llm.models.families import tensors
+from ja_llm.train.checkpoints import LoadedModel, load_model, new_model, refuse_loss, write_params
+from ja_llm.train.ledger import carried, new_ledger, parent_entry
+from ja_llm.vocab import published
+from ja_llm.vocab.base import CHAT_TEMPLATE_FILE, SPECIAL_IDS_FILE, Tokenizer, load_tokenizer
 from ja_llm.vocab.initialise import SPARE_ROWS, check_rows, map_tables
 
 LEDGER = "ja_llm_ledger.json"  # in an export: where the weights come from; also how we know a folder as an export of ours
-_THREADS = 2
-CHAT_TEMPLATE = "chat_template.jinja"
-_NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_CARD = "README.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is to be imported, all but its numbers read and checked.
+
+    Attributes:
+      path: for messages and the ledger.
+      config: of the model.
+      tensors: its numbers, one by one.
+      tokenizer: its own.
+      files: whose digests the ledger keeps.
+      parents: ledger entries of what it was made from.
+      carried: goes into the ledger, for an export, where there is something.
+      kinds: how many tensors of which type, where they were rounded before they came here.
+    """
+
+    path: Path
+    config: DecoderConfig
+    tensors: Tensors
+    tokenizer: Tokenizer
+    files: list[Path]
+    parents: list[dict[str, Any]]
+    carried: dict[str, Any]
+    kinds: dict[str, int] | None = None
 
 
 def import_hf(
@@ -51,7 +69,7 @@ def import_hf(
 
     Args:
       src_dir: has config.json, safetensors (one file, or parts and their index), and tokenizer.model or tokenizer.json.
-      out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
+      out_dir: the model directory to write, as of `finish_import`.
       param_dtype: of the stored parameters.
       try_texts: measure bits per byte of two short texts at the end.
       spare_rows: how many rows of the embedding may have no id (`ja_llm.vocab.initialise.check_rows`).
@@ -64,81 +82,61 @@ def import_hf(
       JaLlmError: another architecture; a file that is missing or cut off; a tensor that is missing, left over, of another
         shape, or not finite; a tokenizer with more ids than embedding rows.
     """
-    source, out = Path(src_dir), Path(out_dir).absolute()
-    check_dtype(param_dtype)
-    refuse_foreign(out)
-    config, folder, tokenizer = open_hf(source, param_dtype, spare_rows)
-    files = [file_entry(path) for path in [source / "config.json", *folder.files]]
-    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
-    parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
-    licence = model_card.licence_of(source) or (earlier or {}).get("licence", "")
-    carried = {"licence": licence, "generation": _generation_settings(source), "chat_template": _chat_template(source)}
-    return finish_import(source, out, config, folder, tokenizer, files, parents, carried, try_texts)
+    refuse_loss(Path(out_dir).absolute())
+    return finish_import(open_hf(Path(src_dir), param_dtype, spare_rows), out_dir, try_texts)
 
 
 def finish_import(
-    source: Path,
-    out: Path,
-    config: DecoderConfig,
-    folder: Tensors,
-    tokenizer: Tokenizer,
-    files: list[dict[str, Any]],
-    parents: list[dict[str, Any]],
-    carried: dict[str, Any],
-    try_texts: bool,
+    source: Source, out_dir: str | Path, try_texts: bool = False, *, overwrite: bool = False, mesh: Any = None
 ) -> dict[str, Any]:
-    """The numbers of an opened and checked source into a model directory, which is then read back and compared.
+    """The numbers of a source into a model directory. It is read back and compared before it appears.
+
+    The memory holds the parameters once, and little beside them.
 
     Args:
-      source: for messages and the ledger.
-      out: the model directory.
-      config: of the model.
-      folder: its tensors.
-      tokenizer: its own.
-      files: the source's, for the ledger.
-      parents: ledger entries of what the source was made from.
-      carried: goes into the ledger, for an export, where there is something.
+      source: opened and checked.
+      out_dir: the model directory to write; an earlier one is replaced, anything else is refused (`refuse_loss`).
       try_texts: measure bits per byte of two short texts.
+      overwrite: what lies beside an earlier model in its folder may go.
+      mesh: a mesh of devices: every tensor goes straight to those that hold it; None: they lie on the host.
 
     Returns:
       What was done, see `format_summary`.
 
     Raises:
-      JaLlmError: a number is not finite, the disk is full, or what was written reads back differently (and is removed).
+      UsageError: `out_dir` holds something else, or the model can't be spread over the mesh.
+      JaLlmError: a number is not finite, the disk is full, or what was written reads back differently.
     """
-    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": tokenizer.fingerprint}
-    carried = {name: value for name, value in carried.items() if value or name in ("licence", "generation")}
-    ledger = new_ledger("import", identity, parents=parents, source=source.resolve().name, **carried)
-    params = read_params(folder, config, source)
-    save_model(out, config=config, params=params, tokenizer=tokenizer, ledger=ledger)
-    del params  # the next line holds them again
-    loaded = load_model(out)
-    try:
-        compare(folder, loaded.params, config, source)
-    except JaLlmError:
-        shutil.rmtree(out)
-        raise
-    summary = _summary("imported", source, out, config, config.param_dtype, folder.files)
-    summary["check"] = {"rows": config.vocab_size, "ids": tokenizer.vocab_size}
+    out, config = Path(out_dir).absolute(), source.config
+    refuse_loss(out, overwrite)
+    spread = None if mesh is None else sharding.shardings(param_axes(config), abstract_params(config), mesh)
+    files = [file_entry(path) for path in source.files]
+    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": source.tokenizer.fingerprint}
+    came = {name: value for name, value in source.carried.items() if value or name in ("licence", "generation")}
+    ledger = new_ledger("import", identity, parents=source.parents, source=source.path.resolve().name, **came)
+    params = read_params(source.tensors, config, source.path, spread)
+    with new_model(out, config=config, tokenizer=source.tokenizer, ledger=ledger, overwrite=overwrite) as hidden:
+        write_params(hidden, params, out)
+        del params  # the next line holds them again
+        loaded = load_model(hidden, shardings=spread)
+        compare(source.tensors, loaded.params, config, source.path)
+    digests = {entry["name"]: entry["sha256"] for entry in files if entry["name"] in {p.name for p in source.tensors.files}}
+    summary = _summary("imported", source.path, out, config, config.param_dtype, source.tensors.files, digests)
+    summary["check"] = {
+        "rows": config.vocab_size,
+        "ids": source.tokenizer.vocab_size,
+        **self_check.try_tokenizer(source.tokenizer),
+    }
+    if source.kinds:
+        summary["kinds"] = source.kinds
     if try_texts:
-        summary["check"]["texts"] = self_check.try_texts(loaded)
+        summary["check"]["texts"] = self_check.try_texts(dataclasses.replace(loaded, directory=out))
     return summary
 
 
-def open_hf(
-    source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS
-) -> tuple[DecoderConfig, TensorFolder, Tokenizer]:
-    """A Hugging Face folder, all but the numbers read and checked; `read_params` reads these.
-
-    Args:
-      source: as `src_dir` of `import_hf`.
-      param_dtype: of our parameters.
-      spare_rows: as `ja_llm.vocab.initialise.check_rows` takes it.
-
-    Raises:
-      UsageError: as `import_hf`.
-      JaLlmError: as `import_hf`.
-    """
+def open_hf(source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS) -> Source:
+    """A Hugging Face folder; arguments and errors as of `import_hf`."""
+    check_dtype(param_dtype)
     if not (source / "config.json").is_file():
         raise UsageError(f"{source}: there is no config.json here; give the folder of a Hugging Face model.")
     stored = read_json(source / "config.json", "model configuration")
@@ -147,19 +145,38 @@ def open_hf(
     check_names(folder, config, source)
     tokenizer = load_tokenizer(source)
     check_rows(source, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
-    return config, folder, tokenizer
+    tokenizer.published = published.read(source)
+    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
+    came = {
+        "licence": model_card.licence_of(source) or (earlier or {}).get("licence", ""),
+        "generation": _generation_settings(source),
+        "token_ids": {name: stored[name] for name in hf_config.TOKEN_IDS if stored.get(name) is not None},
+        "dtype": _widest({folder.dtype(tensor.name) for tensor in tensors(config)}),
+    }
+    parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
+    return Source(source, config, folder, tokenizer, [source / "config.json", *folder.files], parents, came)
+
+
+def _widest(kinds: set[str]) -> str:
+    """The dtype that holds the numbers of all."""
+    return FLOATS[kinds.pop()] if len(kinds) == 1 else "float32"
 
 
 def export_hf(
-    model_path: str | Path, out_dir: str | Path, dtype: str | None = None, max_shard_bytes: int = 5 * 10**9
+    model_path: str | Path,
+    out_dir: str | Path,
+    dtype: str | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Model directory (or run, or DIR@STEP) to a folder that `transformers` loads; re-read and compared before it appears.
 
     Args:
       model_path: what to export.
       out_dir: folder to write; an earlier export is replaced, anything else is refused. Rows that pad the tables are left out.
-      dtype: of the tensors; the parameters' own when None.
+      dtype: of the tensors. When None the parameters' own; of an import that was not changed since, the source's, which loses nothing.
       max_shard_bytes: size above which weights go into several files.
+      overwrite: what lies beside an earlier export in its folder may go.
 
     Returns:
       What was done, see `format_summary`.
@@ -170,8 +187,7 @@ def export_hf(
         with equal ids, the disk is full, or what was written reads back differently.
     """
     out = Path(out_dir).absolute()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / LEDGER).exists())):
-        raise UsageError(f"{out}: this folder holds something that is no export of ours; choose a new or empty one.")
+    _refuse_loss(out, overwrite)
     loaded = load_model(model_path)
     config, tokenizer = loaded.config, loaded.tokenizer
     params = jax.tree.map(np.asarray, loaded.params)
@@ -179,20 +195,46 @@ def export_hf(
         ids = config.vocab_size - config.padding_ids
         params = map_tables(params, lambda table, _: table[:ids])
         config = dataclasses.replace(config, vocab_size=ids, padding_ids=0)
-    dtype = dtype or config.param_dtype
+    dtype = dtype or _own_dtype(loaded)
     check_dtype(dtype)
     with atomic_directory(out) as temporary:
-        tokenizer.export_hf(temporary)  # first: it may refuse
-        write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id))
-        write_json(temporary / "generation_config.json", _generation_config(loaded.ledger, tokenizer))
-        if template := _carried(loaded.ledger, "chat_template", ""):
-            (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
-        plan = [(tensor.name, _NUMPY[dtype], tensor.shape) for tensor in tensors(config)]
-        write_tensors(temporary, plan, _their_tensors(params, config, dtype, "export"), max_shard_bytes)
+        written = published.export(tokenizer, temporary)  # first: it may refuse
+        token_ids = _with_all_ends(carried(loaded.ledger, "token_ids", {}), tokenizer)
+        write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id) | token_ids)
+        settings = carried(loaded.ledger, "generation", {"do_sample": False})
+        write_json(temporary / "generation_config.json", _with_all_ends(settings, tokenizer))
+        plan = [(tensor.name, NUMPY[dtype], tensor.shape) for tensor in tensors(config)]
+        write_tensors(temporary, plan, published_tensors(params, config, dtype, "export"), max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
-        (temporary / "README.md").write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
-        files = _self_check(temporary, params, config, dtype)
-    return _summary("exported", Path(model_path), out, config, dtype, [out / name for name in files])
+        (temporary / _CARD).write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
+        names = _self_check(temporary, params, config, dtype)
+    files = [out / name for name in names]
+    digests = {path.name: sha256_file(path) for path in files}
+    return {**_summary("exported", Path(model_path), out, config, dtype, files, digests), "tokenizer": written}
+
+
+def _own_dtype(loaded: LoadedModel) -> str:
+    """The dtype that loses nothing: numbers that nobody changed are still those of the source's dtype."""
+    stored, source = loaded.config.param_dtype, loaded.ledger.get("dtype")
+    return source if loaded.ledger.get("job") == "import" and source in DTYPES and stored in ("float32", source) else stored
+
+
+# What an export writes, and so may replace.
+_OWN = {"config.json", "generation_config.json", CHAT_TEMPLATE_FILE, SPECIAL_IDS_FILE, INDEX, LEDGER, _CARD, *published.NAMES}
+
+
+def _refuse_loss(out: Path, overwrite: bool) -> None:
+    """Raise UsageError where an export to `out` would take away more than an earlier export."""
+    if not out.exists():
+        return
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if not out.is_dir() or (names and LEDGER not in names):
+        raise UsageError(f"{out}: this folder holds something that is no export of ours; choose a new or empty one.")
+    others = [name for name in names if name not in _OWN and not re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", name)]
+    if others and not overwrite:
+        raise UsageError(
+            f"{out}: {others[0]} lies beside the earlier export there and would be lost; move it away, or choose another folder (or --overwrite)."
+        )
 
 
 def _generation_settings(source: Path) -> dict[str, Any]:
@@ -204,25 +246,8 @@ def _generation_settings(source: Path) -> dict[str, Any]:
     return {key: value for key, value in stored.items() if key not in ("transformers_version", "_from_model_config")}
 
 
-def _chat_template(source: Path) -> str:
-    """The template of a source, "" where there is none: chat_template.jinja, or in older files the one of tokenizer_config.json."""
-    path = source / CHAT_TEMPLATE
-    if path.is_file():
-        return path.read_text(encoding="utf-8", errors="replace")
-    path = source / "tokenizer_config.json"
-    stored = read_json(path, "tokenizer configuration") if path.is_file() else {}
-    found = stored.get("chat_template") if isinstance(stored, dict) else None
-    return found if isinstance(found, str) else ""
-
-
-def _carried(ledger: dict[str, Any], name: str, default: Any) -> Any:
-    """What the first weights came with."""
-    return next((entry[name] for entry in model_card.lineage(ledger) if entry.get(name)), default)
-
-
-def _generation_config(ledger: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the first weights came with, with this tokenizer's ids: of several ends, all stay if ours is one of them."""
-    settings = _carried(ledger, "generation", {"do_sample": False})
+def _with_all_ends(settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Settings that the first weights came with, with this tokenizer's ids: of several ends, all stay if ours is one of them."""
     ends = settings.get("eos_token_id")
     several = isinstance(ends, list) and tokenizer.eos_id in ends
     return {**settings, "bos_token_id": tokenizer.bos_id, "eos_token_id": ends if several else tokenizer.eos_id}
@@ -232,17 +257,18 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The summary of an import or export as lines for a terminal."""
     c = summary["config"]
     head = "tied head" if c["tie_embeddings"] else "own head"
-    return "\n".join(
-        [
-            f"{summary['what']} {summary['source']} -> {summary['out']}",
-            f"  {summary['parameters'] / 1e6:.2f}M parameters in {summary['dtype']}, {summary['tensors']} tensors, "
-            f"{summary['bytes'] / 1e6:.1f} MB of weights{_kinds(summary)}",
-            f"  {c['num_layers']} layers, width {c['embed_dim']}, {c['num_heads']} heads on {c['num_kv_heads']} key-value heads, "
-            f"vocabulary {c['vocab_size']}, {head}",
-            f"  {', '.join(f'{name} sha256 {digest[:12]}' for name, digest in summary['files'].items())}",
-            *(self_check.report(summary["tensors"], summary["check"]) if "check" in summary else ()),
-        ]
-    )
+    lines = [
+        f"{summary['what']} {summary['source']} -> {summary['out']}",
+        f"  {summary['parameters'] / 1e6:.2f}M parameters in {summary['dtype']}, {summary['tensors']} tensors, "
+        f"{summary['bytes'] / 1e6:.1f} MB of weights{_kinds(summary)}",
+        f"  {c['num_layers']} layers, width {c['embed_dim']}, {c['num_heads']} heads on {c['num_kv_heads']} key-value heads, "
+        f"vocabulary {c['vocab_size']}, {head}",
+    ]
+    if summary["files"]:
+        lines.append(f"  {', '.join(f'{name} sha256 {digest[:12]}' for name, digest in summary['files'].items())}")
+    if "tokenizer" in summary:
+        lines.append(f"  {summary['tokenizer']}")
+    return "\n".join(lines + (self_check.report(summary["tensors"], summary["check"]) if "check" in summary else []))
 
 
 def _kinds(summary: dict[str, Any]) -> str:
@@ -250,7 +276,18 @@ def _kinds(summary: dict[str, Any]) -> str:
     return f" ({', '.join(f'{count} {kind}' for kind, count in summary['kinds'].items())})" if "kinds" in summary else ""
 
 
-def _summary(what: str, source: Path, out: Path, config: DecoderConfig, dtype: str, files: list[Path]) -> dict[str, Any]:
+def look_at(source: Source, out_dir: str | Path, overwrite: bool = False) -> dict[str, Any]:
+    """What `finish_import` would do, with no number read and nothing written; see `format_summary`."""
+    out = Path(out_dir).absolute()
+    refuse_loss(out, overwrite)
+    config = source.config
+    summary = _summary("would import", source.path, out, config, config.param_dtype, source.tensors.files, {})
+    return {**summary, **({"kinds": source.kinds} if source.kinds else {})}
+
+
+def _summary(
+    what: str, source: Path, out: Path, config: DecoderConfig, dtype: str, files: list[Path], digests: dict[str, str]
+) -> dict[str, Any]:
     return {
         "what": what,
         "source": str(source),
@@ -260,7 +297,7 @@ def _summary(what: str, source: Path, out: Path, config: DecoderConfig, dtype: s
         "tensors": sum(1 for _ in tensors(config)),
         "dtype": dtype,
         "bytes": sum(path.stat().st_size for path in files),
-        "files": {path.name: sha256_file(path) for path in files},
+        "files": digests,
     }
 
 
@@ -270,157 +307,6 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
 
 
-def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def check_names(folder: Tensors, config: DecoderConfig, source: Path) -> None:
-    """Refuse missing, left-over and misshapen tensors before anything is read."""
-    there = {name for name in folder if not re.fullmatch(family(config.family).ignored, name)}
-    wanted = {tensor.name: tensor.shape for tensor in tensors(config)}
-    if config.tie_embeddings and "lm_head.weight" in there:
-        # Some files repeat the tied table under the head's name.
-        table = next(tensor.name for tensor in tensors(config) if tensor.weight.ours == "token_embedder/embedding")
-        if table in there and not np.array_equal(folder["lm_head.weight"], folder[table]):
-            raise JaLlmError(
-                f"{source}: config.json says that head and embedding are tied, but lm_head.weight differs; set tie_word_embeddings to false."
-            )
-        there.discard("lm_head.weight")
-    if missing := [name for name in wanted if name not in there]:
-        raise JaLlmError(f"{source}: {_few(missing)} of this {config.family} model missing; download or export it again.")
-    if extra := sorted(there - wanted.keys()):
-        raise JaLlmError(
-            f"{source}: {_few(extra)} unknown to the {config.family} family; this is another architecture than config.json says."
-        )
-    for name, shape in wanted.items():
-        if folder.shape(name) != shape:
-            raise JaLlmError(
-                f"{source}: the tensor {name} is {folder.shape(name)}, config.json asks for {shape}; they belong to different models."
-            )
-        if folder.dtype(name) not in FLOATS:
-            raise JaLlmError(
-                f"{source}: the tensor {name} is {folder.dtype(name)}; {', '.join(FLOATS)} can be imported, so use weights that are not quantised."
-            )
-
-
-def _few(names: list[str]) -> str:
-    return (
-        f"the tensor {names[0]} is"
-        if len(names) == 1
-        else f"the tensors {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)} in all) are"
-    )
-
-
-def read_params(folder: Tensors, config: DecoderConfig, source: Path, shardings: Any = None) -> Any:
-    """The parameters, tensor by tensor; `check_names` comes first.
-
-    Args:
-      folder: of the tensors.
-      config: of the model.
-      source: for messages.
-      shardings: a tree of NamedSharding: each tensor then goes straight to the devices that hold it; None gives numpy arrays.
-
-    Returns:
-      The tree of parameters. The host's memory holds one tensor a thread beside it, and with `shardings` one.
-
-    Raises:
-      JaLlmError: a number is not finite, or too large for the parameters' dtype.
-    """
-    abstract = abstract_params(config)
-    if shardings is None:
-        return _read_arrays(folder, config, source, jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract))
-    params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract, shardings)
-    for name, weight, parts in track(list(tensors(config)), "import", "tensor"):
-        value = _finite(folder[name], name, source, config.param_dtype)
-        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            group = _leaf(params, part.path[:-1])
-            group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
-    return params
-
-
-def _read_arrays(folder: Tensors, config: DecoderConfig, source: Path, params: Any) -> Any:
-    """Fill the arrays; two threads, because turning a matrix takes longer than reading it."""
-
-    def one(tensor: Tensor) -> None:
-        value = _finite(folder[tensor.name], tensor.name, source, config.param_dtype)
-        shapes = [part.shape for part in tensor.parts]
-        for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, shapes), strict=True):
-            # [...] keeps a view of an array without axes to choose from
-            tensor.weight.place(ours, _leaf(params, part.path)[(*part.at, ...)])
-
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for done in track([pool.submit(one, tensor) for tensor in tensors(config)], "import", "tensor"):
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return params
-
-
-def compare(folder: Tensors, params: Any, config: DecoderConfig, source: Path) -> None:
-    """Read every tensor again and compare it with the parameters, which were written to a disk and read from it.
-
-    Raises:
-      JaLlmError: one differs.
-    """
-    for name, weight, parts in track(list(tensors(config)), "check", "tensor"):
-        value = _finite(folder[name], name, source, config.param_dtype)
-        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            if not np.array_equal(np.asarray(_leaf(params, part.path)[part.at]), ours):
-                raise JaLlmError(
-                    f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
-                )
-
-
-def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
-    """`leaf` with `value` at `index` of its leading axes; its buffer is used again."""
-    axes = tuple(sharding.spec) + (None,) * (leaf.ndim - len(sharding.spec))
-    part = jax.device_put(value, NamedSharding(sharding.mesh, PartitionSpec(*axes[len(index) :])))
-    return _setter(sharding)(leaf, part, index) if index else part
-
-
-@functools.lru_cache(maxsize=64)
-def _setter(sharding: NamedSharding) -> Any:
-    return jax.jit(lambda leaf, part, index: leaf.at[index].set(part), donate_argnums=0, out_shardings=sharding)
-
-
-def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.ndarray:
-    if not all_finite(value):
-        raise JaLlmError(
-            f"{where}: the tensor {name} holds numbers that are not finite; the file is damaged or the training went wrong."
-        )
-    if value.dtype == _NUMPY[dtype]:
-        return value
-    with np.errstate(over="ignore"):
-        value = value.astype(_NUMPY[dtype])
-    if not all_finite(value):
-        raise JaLlmError(f"{where}: the tensor {name} has numbers too large for {dtype}; choose bfloat16 or float32.")
-    return value
-
-
-# An infinity or NaN has all bits of the exponent set: without the sign it is at least this.
-_EXPONENTS = {"float32": (np.uint32, 0xFF000000), "bfloat16": (np.uint16, 0xFF00), "float16": (np.uint16, 0xF800)}
-
-
-def all_finite(value: np.ndarray) -> bool:
-    """Whether no number is infinite or NaN; by the bits, because numpy has no fast test for bfloat16."""
-    if value.dtype.name not in _EXPONENTS:
-        return bool(np.isfinite(value).all())
-    whole, least = _EXPONENTS[value.dtype.name]
-    bits = np.ascontiguousarray(value).view(whole).reshape(-1)
-    return all((bits[n : n + 65536] << 1).max() < least for n in range(0, bits.size, 65536))
-
-
-def _their_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The published tensors, one after the other."""
-    for name, weight, parts in track(list(tensors(config)), label, "tensor"):
-        values = [_leaf(params, part.path)[part.at] for part in parts]
-        yield name, weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
-
-
 def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) -> list[str]:
     """Read the written files as an import would, and compare every tensor bit for bit; gives the weight files' names."""
     written = TensorFolder(folder)
@@ -428,7 +314,7 @@ def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) ->
     if other := [name for name in ARCHITECTURE_FIELDS if getattr(back, name) != getattr(config, name)]:
         raise JaLlmError(f"{folder}: config.json reads back with another {other[0]} than was written; export again.")
     check_names(written, config, folder)
-    for name, value in _their_tensors(params, config, dtype, "check"):
+    for name, value in published_tensors(params, config, dtype, "check"):
         if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():
             raise JaLlmError(
                 f"{folder}: the tensor {name} reads back differently from what was written; the disk may be failing, export again."

@@ -5,9 +5,9 @@ from typing import Any
 
 from ja_llm.errors import UsageError
 from ja_llm.interop.gguf import open_gguf
-from ja_llm.interop.hf import check_dtype, check_names, finish_import, import_hf
-from ja_llm.manifest import file_entry
-from ja_llm.train.checkpoints import refuse_foreign
+from ja_llm.interop.hf import Source, check_dtype, finish_import, look_at, open_hf
+from ja_llm.interop.parameters import check_names
+from ja_llm.train.checkpoints import refuse_loss
 from ja_llm.vocab.initialise import SPARE_ROWS, check_rows
 
 
@@ -16,69 +16,71 @@ def import_checkpoint(
     out_dir: str | Path,
     param_dtype: str = "float32",
     try_texts: bool = False,
+    *,
     spare_rows: int = SPARE_ROWS,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    mesh: Any = None,
 ) -> dict[str, Any]:
     """A Hugging Face folder, a GGUF file, or a folder with one GGUF file and no config.json.
 
     Args:
       source: what to import.
-      out_dir: the model directory to write; an earlier one is replaced, anything else is refused.
+      out_dir: the model directory to write, as of `hf.finish_import`.
       param_dtype: of the stored parameters.
       try_texts: measure bits per byte of two short texts at the end.
       spare_rows: how many rows of the embedding may have no id (`ja_llm.vocab.initialise.check_rows`).
+      overwrite: as of `hf.finish_import`.
+      dry_run: check all but the numbers, and write nothing.
+      mesh: as of `hf.finish_import`.
 
     Returns:
       What was done, see `hf.format_summary`.
 
     Raises:
       UsageError: as `import_hf`, or a folder with several GGUF files.
-      JaLlmError: as `import_hf` and `import_gguf`.
+      JaLlmError: as `import_hf` and `open_gguf_source`.
     """
-    source = Path(source)
+    refuse_loss(Path(out_dir).absolute(), overwrite)
+    opened = open_source(Path(source), param_dtype, spare_rows)
+    if dry_run:
+        return look_at(opened, out_dir, overwrite)
+    return finish_import(opened, out_dir, try_texts, overwrite=overwrite, mesh=mesh)
+
+
+def open_source(source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS) -> Source:
+    """What `import_checkpoint` takes, all but its numbers read and checked; errors as of it."""
     if source.is_dir() and not (source / "config.json").exists() and (found := sorted(source.glob("*.gguf"))):
         if len(found) > 1:
             raise UsageError(f"{source}: there are {len(found)} GGUF files here; name the one that you want, such as {found[0]}.")
         source = found[0]
     if source.is_file() or source.suffix == ".gguf":
-        return import_gguf(source, out_dir, param_dtype, try_texts, spare_rows)
-    return import_hf(source, out_dir, param_dtype, try_texts, spare_rows)
+        return open_gguf_source(source, param_dtype, spare_rows)
+    return open_hf(source, param_dtype, spare_rows)
 
 
-def import_gguf(
-    path: str | Path,
-    out_dir: str | Path,
-    param_dtype: str = "float32",
-    try_texts: bool = False,
-    spare_rows: int = SPARE_ROWS,
-) -> dict[str, Any]:
-    """GGUF file of the llama architecture to model directory: dequantised, published names and layouts.
+def open_gguf_source(path: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS) -> Source:
+    """A GGUF file of the llama architecture: dequantised, under published names and layouts.
 
     Args:
       path: of the file.
-      out_dir: as `import_checkpoint`.
       param_dtype: of the stored parameters.
-      try_texts: as `import_checkpoint`.
-      spare_rows: as `import_checkpoint`.
-
-    Returns:
-      What was done, see `hf.format_summary`; "kinds" says how many tensors were of which type.
+      spare_rows: as of `import_checkpoint`.
 
     Raises:
-      UsageError: there is no such file, the package `gguf` is not installed, or `out_dir` holds something else.
+      UsageError: there is no such file, or the package `gguf` is not installed.
       JaLlmError: another architecture; a damaged file; a tensor that is missing, left over or of another shape; a tokenizer
         of a kind that is not known here.
     """
-    source, out = Path(path), Path(out_dir).absolute()
     check_dtype(param_dtype)
-    refuse_foreign(out)
-    config, tensors, tokenizer, file = open_gguf(source, param_dtype)
-    check_names(tensors, config, source)
-    check_rows(source, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
+    config, tensors, tokenizer, file = open_gguf(path, param_dtype)
+    check_names(tensors, config, path)
+    check_rows(path, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
+    kinds, pad = file.kinds(), file.metadata.get("tokenizer.ggml.padding_token_id")
     carried = {
         "licence": str(file.metadata.get("general.license", "")),
         "generation": {},
-        "chat_template": file.metadata.get("tokenizer.chat_template", ""),
-        "quantisation": file.kinds(),
+        "token_ids": {"pad_token_id": pad} if isinstance(pad, int) else {},
+        "quantisation": kinds,
     }
-    summary = finish_import(source, out, config, tensors, tokenizer, [file_entry(source)], [], carried, try_texts)
-    return {**summary, "kinds": file.kinds()}
+    return Source(path, config, tensors, tokenizer, [path], [], carried, kinds)

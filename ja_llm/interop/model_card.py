@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ja_llm.files import read_json
 from ja_llm.models.families import family
+from ja_llm.train.ledger import carried, lineage
+from ja_llm.train.metrics import read_metrics
 
 
 def licence_of(folder: Path) -> str:
@@ -41,12 +44,18 @@ def model_card(loaded: Any, dtype: str) -> str:
         ("mixture", str(identity.get("mixture", ""))),
         ("tokens", _tokens(identity, loaded.step)),
         ("data fingerprint", str(identity.get("data", ""))),
+        (
+            "the first weights were rounded to",
+            ", ".join(f"{n} {kind}" for kind, n in carried(ledger, "quantisation", {}).items()),
+        ),
         ("vocabulary fingerprint", loaded.tokenizer.fingerprint),
         ("ledger identity", str(ledger.get("identity_hash", ""))),
         ("licences of the weights it is made from", ", ".join(licences)),
     ]
     lines = ["---", *front, "---", "", "# Model card", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
+    lines += _data(ledger.get("contents"))
+    lines += _measured(getattr(loaded, "directory", None), loaded.step)
     lines += _text_licences([entry.get("licences") for entry in lineage(ledger)])
     ancestors = [entry for entry in lineage(ledger) if entry is not ledger]
     if ancestors:
@@ -56,6 +65,46 @@ def model_card(loaded: Any, dtype: str) -> str:
             for entry in ancestors
         ]
     return "\n".join(lines) + "\n"
+
+
+def _data(stages: Any) -> list[str]:
+    """A section on what was read: the tasks' shares and the document sets of each stage of the run."""
+    rows = []
+    for stage in stages if isinstance(stages, list) else ():
+        shares = ", ".join(f"{task} {100 * share:.4g} %" for task, share in stage["shares"].items())
+        sets = ", ".join(f"{name} `{str(digest)[:12]}`" for name, digest in stage["documents"].items())
+        rows.append(f"| {stage['from_step']} | {shares} | {sets} |".replace("  ", " "))
+    head = ["", "## Training data", "", "| from step | tasks, share of the training tokens | document sets |", "|---:|---|---|"]
+    return [*head, *rows] if rows else []
+
+
+def _measured(directory: Path | None, step: int) -> list[str]:
+    """A section on the numbers that stand beside the checkpoint: the last loss up to it, held-out curves, results of `ja-llm eval`."""
+    rows = [] if directory is None else [*_trained(directory / "metrics.jsonl", step), *_evaluated(directory / "eval", step)]
+    table = [f"| {name} | {value:.4g} |" for name, value in rows]
+    return ["", "## Measured", "", "| what | value |", "|---|---:|", *table] if table else []
+
+
+def _trained(path: Path, step: int) -> list[tuple[str, float]]:
+    lines = [line for line in read_metrics(path) if line.get("step", 0) <= step] if path.exists() else []
+    found: dict[str, tuple[int, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            measured = name == "loss" or (name.startswith("eval/") and not name.endswith(("_low", "_high")))
+            if measured and isinstance(value, int | float):
+                found[name] = (line["step"], float(value))
+    return [(f"{name.replace('|', '/')} at step {at} of training", value) for name, (at, value) in sorted(found.items())]
+
+
+def _evaluated(folder: Path, step: int) -> list[tuple[str, float]]:
+    path = folder / f"step_{step}" / "results.json"
+    tasks = read_json(path, "results").get("tasks", {}) if path.exists() else {}
+    rows = []
+    for task, values in sorted(tasks.items()):
+        name = values.get("about", {}).get("headline")
+        if isinstance(values.get(name), int | float):
+            rows.append((f"{task}: {name} (step {step})", float(values[name])))
+    return rows
 
 
 def _text_licences(lineage: Sequence[Any]) -> list[str]:
@@ -71,14 +120,6 @@ def _text_licences(lineage: Sequence[Any]) -> list[str]:
     cells = [(" ".join(name.split()).replace("|", "\\|") or "not stated", f"{count:,}") for name, count in rows]
     table = [f"| {name} | {count} |" for name, count in cells]
     return ["", "## Training text licences", "", "| licence | documents |", "|---|---:|", *table]
-
-
-def lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ledger and its ancestors, youngest first."""
-    found = [ledger]
-    for entry in found:
-        found.extend(parent for parent in entry.get("parents", []) if isinstance(parent, dict))
-    return found
 
 
 def _tokens(identity: dict[str, Any], step: int) -> str:

@@ -104,8 +104,10 @@ def _files(folder: Path) -> list[Path]:
         index = read_json(folder / INDEX, "index of tensors")
         try:
             names = sorted(set(index["weight_map"].values()))
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError
         except (KeyError, TypeError, AttributeError):
-            raise JaLlmError(f"{folder / INDEX}: there is no weight_map in it; download the model again.") from None
+            raise JaLlmError(f"{folder / INDEX}: there is no weight_map of file names in it; download the model again.") from None
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
                 raise JaLlmError(
@@ -162,6 +164,8 @@ def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndar
             with (folder / name).open("wb") as file:
                 file.write(_header(group))
                 _write_values(file, group, values)
+        if next(values, None) is not None:  # ... and it is told that the last was taken
+            raise ValueError("more tensors come than were planned")
     except OSError as error:
         raise os_error_sentence(error, folder) from error
     if len(groups) > 1:
@@ -171,7 +175,8 @@ def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndar
 
 
 def _write_values(file: BinaryIO, group: Plan, values: Iterator[tuple[str, np.ndarray]]) -> None:
-    for item, (tensor, value) in zip(group, values, strict=False):
+    for item in group:
+        tensor, value = next(values)
         if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
             raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
         file.write(value.reshape(-1).view(np.uint8).data)

@@ -9,16 +9,19 @@
 Orbax writes a checkpoint under a temporary name and renames it, so a killed save is never taken for a checkpoint.
 """
 
+import contextlib
 import dataclasses
 import errno
+import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -304,23 +307,51 @@ def save_model(
     """Write a whole model directory (weights without optimizer state), atomically.
 
     Args:
-      directory: where; an existing model directory is replaced, anything else is refused.
+      directory: where; as of `new_model`.
       config: the decoder's configuration.
       params: pytree of arrays.
       tokenizer: saved to `vocab/`.
       ledger: written to `run.json`.
       step: the checkpoint's number.
-      notes: further files, name -> JSON value, or text where the name does not end in .json (a certificate and its page), which
-        appear with the model or not at all.
+      notes: as of `new_model`.
 
     Raises:
-      UsageError: the folder holds something that is not a model directory, or a training run.
+      UsageError: as `refuse_loss`.
       JaLlmError: the disk is full, or it can't be written; nothing of it is left.
     """
+    with new_model(directory, config=config, tokenizer=tokenizer, ledger=ledger, notes=notes) as hidden:
+        write_params(hidden, params, Path(directory).absolute(), step)
+    return Path(directory).absolute()
+
+
+@contextlib.contextmanager
+def new_model(
+    directory: str | Path,
+    *,
+    config: DecoderConfig,
+    tokenizer: Tokenizer,
+    ledger: dict[str, Any],
+    notes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Iterator[Path]:
+    """A new model directory, all but its weights, under a hidden name: the block writes these (`write_params`) and may look at what it
+    has; when it ends the whole appears, and takes an earlier model's place. Where it raises, everything is as it was before.
+
+    Args:
+      directory: where; what may be lost is refused, see `refuse_loss`.
+      config: the decoder's configuration.
+      tokenizer: saved to `vocab/`.
+      ledger: written to `run.json`.
+      notes: further files, name -> JSON value, or text where the name does not end in .json (a certificate and its page), which
+        appear with the model or not at all.
+      overwrite: what lies beside an earlier model in its folder may go.
+
+    Raises:
+      UsageError: as `refuse_loss`.
+      JaLlmError: the disk is full, or it can't be written.
+    """
     directory = Path(directory).absolute()
-    refuse_foreign(directory)
-    if (directory / "run.json").exists() and read_json(directory / "run.json", "ledger").get("job") == "train":
-        raise UsageError(f"{directory}: this folder holds a training run, which would be lost; choose another folder.")
+    refuse_loss(directory, overwrite)
     with atomic_directory(directory) as temporary:
         write_model_files(temporary, config, tokenizer)
         write_json(temporary / "run.json", ledger)
@@ -329,9 +360,28 @@ def save_model(
                 write_json(temporary / name, value)
             else:
                 (temporary / name).write_text(value, encoding="utf-8")
-        with writable(directory), ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for the write
-            checkpointer.save(temporary / "checkpoints" / str(step) / "params", params)
-    return directory
+        yield temporary
+
+
+_READ = 1 << 26  # bytes that are read at a time beside the largest array
+_DATA_FILE = 1 << 25  # bytes of a checkpoint's data files; what is not yet in one is held in memory, by default up to 2 GB
+
+
+def write_params(folder: Path, params: Any, name: Path, step: int = 0) -> None:
+    """Write parameters as the checkpoint `step` of the model directory that lies in `folder` and will be called `name`.
+
+    The memory holds little beside them.
+
+    Raises:
+      JaLlmError: the disk is full, or it can't be written.
+    """
+    path = folder / "checkpoints" / str(step) / "params"
+    # By default each numpy array is copied first, for callers that go on changing it.
+    own = (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+    usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(own, usual))
+    with writable(name), ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_DATA_FILE))
 
 
 def refuse_foreign(directory: Path) -> None:
@@ -345,6 +395,32 @@ def refuse_foreign(directory: Path) -> None:
     names = {name for name in names if not name.startswith(".")}
     if names and not names & {"model.json", "run.json"}:
         raise UsageError(f"{directory}: this folder holds something else; choose a new or empty one.")
+
+
+# What a model directory has that was not trained, and whoever wrote it can write again.
+_OWN = {"model.json", "run.json", "vocab", "checkpoints", "certificate.json", "certificate.html", "kept_ids.json", ".lock"}
+
+
+def refuse_loss(directory: Path, overwrite: bool = False) -> None:
+    """Raise UsageError when a new model in `directory` would take away more than an earlier model that was not trained.
+
+    Args:
+      directory: where a model is to be written.
+      overwrite: what lies beside an earlier model (evaluations, files of somebody else) may go; a training run may not.
+    """
+    refuse_foreign(directory)
+    if not directory.exists():
+        return
+    run = directory / "run.json"
+    ledger = read_json(run, "ledger") if run.exists() else {}
+    if isinstance(ledger, dict) and ledger.get("job") == "train":
+        raise UsageError(f"{directory}: this folder holds a training run, which would be lost; choose another folder.")
+    names = sorted(p.name for p in directory.iterdir())  # .NAME.tmp: what a killed atomic write left
+    others = [name for name in names if name not in _OWN and not (name.startswith(".") and name.endswith(".tmp"))]
+    if others and not overwrite:
+        raise UsageError(
+            f"{directory}: {others[0]} lies beside the model there and would be lost; move it away, choose another folder, or remove the folder."
+        )
 
 
 def split_step(path: str | Path) -> tuple[Path, int | None]:
@@ -417,7 +493,8 @@ def _read_params(where: Path, abstract: Any) -> Any:
         dtypes = {_path(keys): leaf.dtype for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
     if all(leaf.dtype == dtypes[_path(keys)] for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)):
         with together(), readable(where.parent):
-            params = read_arrays(where, abstract)
+            largest = max(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(abstract))
+            params = read_arrays(where, abstract, at_once=largest + _READ)
         with readable(where.parent):
             check_digests(where.parent, "params", params)
         return params
@@ -437,8 +514,14 @@ def _nested(names: tuple[str, ...], leaf: Any) -> Any:
     return leaf if not names else {names[0]: _nested(names[1:], leaf)}
 
 
-def read_arrays(item: Path, abstract: Any, partial: bool = False) -> Any:
-    """The arrays of one item (`params` or `optimizer`) of a checkpoint, as `abstract` says; `partial`: it is a part of the item's tree.
+def read_arrays(item: Path, abstract: Any, partial: bool = False, at_once: int | None = None) -> Any:
+    """The arrays of one item (`params` or `optimizer`) of a checkpoint, as `abstract` says.
+
+    Args:
+      item: its folder.
+      abstract: shapes, dtypes and shardings.
+      partial: `abstract` is a part of the item's tree.
+      at_once: bytes that are read at a time, so that the host does not hold every array twice; None: as orbax does.
 
     By orbax's handler and not its checkpointer, whose restore ends in a barrier: a process whose own part is damaged never comes to it.
     """
@@ -447,7 +530,11 @@ def read_arrays(item: Path, abstract: Any, partial: bool = False) -> Any:
         return ocp.PyTreeCheckpointHandler().restore(
             epath.Path(item), args=ocp.args.PyTreeRestore(abstract, restore_args=each, partial_restore=True)
         )
-    return ocp.StandardCheckpointHandler().restore(epath.Path(item), args=ocp.args.StandardRestore(abstract))
+    gigabytes: Any = None if at_once is None else at_once / 1e9  # orbax says int and takes a part of one
+    handler = (
+        ocp.StandardCheckpointHandler() if gigabytes is None else ocp.StandardCheckpointHandler(restore_concurrent_gb=gigabytes)
+    )
+    return handler.restore(epath.Path(item), args=ocp.args.StandardRestore(abstract))
 
 
 _OTHER = {

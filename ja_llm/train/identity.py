@@ -51,6 +51,7 @@ def describe_run(
         mesh=mesh,
         data_schedule=data.schedule.to_json(),
         licences=data.licences,
+        contents=data.contents,
     )
 
 

@@ -34,16 +34,54 @@ def new_ledger(job: str, identity: dict[str, Any], parents: list[dict[str, Any]]
     }
 
 
+# What a parent's entry has of its ledger beside its identity: what goes along to an export.
+_CARRIED = ("licence", "licences", "generation", "token_ids", "quantisation")
+
+
 def parent_entry(directory: str | Path, step: int, ledger: dict[str, Any]) -> dict[str, Any]:
-    """How a ledger names a model that the run started from: its folder's name, step, identity, licence, its texts' licences, generation settings; its own parents inside."""
+    """How a ledger names a model that the run started from: its folder's name, step, identity, licences, what goes along to an export; its own parents inside."""
     return {
         "name": Path(directory).name,
         "step": step,
         "job": ledger.get("job", "unknown"),
         "identity_hash": ledger.get("identity_hash", ""),
-        **{key: ledger[key] for key in ("licence", "licences", "generation") if ledger.get(key)},
+        **{key: ledger[key] for key in _CARRIED if ledger.get(key)},
         "parents": ledger.get("parents", []),
     }
+
+
+def lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ledger and its ancestors, youngest first."""
+    found = [ledger]
+    for entry in found:
+        found.extend(parent for parent in entry.get("parents", []) if isinstance(parent, dict))
+    return found
+
+
+def carried(ledger: dict[str, Any], name: str, default: Any = None) -> Any:
+    """What the first weights came with; where it was changed since, the youngest."""
+    return next((entry[name] for entry in lineage(ledger) if entry.get(name)), default)
+
+
+def carried_ids(ledger: dict[str, Any], kept: Sequence[int] | None = None) -> dict[str, Any]:
+    """The settings that name token ids, for a new ledger.
+
+    Args:
+      ledger: of the model that it is made from.
+      kept: where ids change: the old id of each new one. Settings of ids that are gone go, too.
+    """
+    new = None if kept is None else {old: number for number, old in enumerate(kept)}
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [new[i] for i in value if i in new] if new is not None else value
+        return value if new is None else new.get(value)
+
+    found: dict[str, Any] = {}
+    for name in ("generation", "token_ids"):
+        values = {key: one(value) if key.endswith("_token_id") else value for key, value in carried(ledger, name, {}).items()}
+        found[name] = {key: value for key, value in values.items() if value not in (None, [])}
+    return {name: values for name, values in found.items() if values}
 
 
 def lock_run(directory: Path) -> Any:
@@ -129,8 +167,7 @@ def open_ledger(
     if not history or {"schedule", "accepted"} & call.keys() or {key: history[-1].get(key) for key in _CALL} != call:
         history = [*history, {"from_step": from_step, **call}]
     merged = {**stored, **{key: call[key] for key in _CALL}, "history": history}
-    if "data_schedule" in ledger:
-        merged["data_schedule"] = ledger["data_schedule"]
+    merged |= {key: ledger[key] for key in ("data_schedule", "contents") if key in ledger}  # stages may have come
     if write and merged != read_json(path, "ledger"):
         write_json(path, merged)
     return merged

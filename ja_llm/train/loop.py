@@ -65,6 +65,7 @@ class Data(Protocol):
     length: int
     schedule: Any
     licences: dict[str, int]
+    contents: list[dict[str, Any]]
 
 
 # (first step, shard, number of shards) -> this host's rows of the batches of that step and the ones after it

@@ -8,11 +8,12 @@ A tokenizer's folder holds the model's own file and beside it `special_ids.json`
     DIR/tokenizer.json      Hugging Face `tokenizers` model
     DIR/special_ids.json    ids of BOS, EOS and UNK
     DIR/chat_template.jinja how a dialogue is written, where the model has such a template (as `transformers` names the file)
+    DIR/published/          files that an imported model's tokenizer was published with, see `ja_llm.vocab.published`
 """
 
 import abc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ja_llm.errors import JaLlmError, UsageError
@@ -22,6 +23,7 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 HF_FILE = "tokenizer.json"
 SPECIAL_IDS_FILE = "special_ids.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+PUBLISHED_FOLDER = "published"
 
 
 class Tokenizer(abc.ABC):
@@ -33,9 +35,12 @@ class Tokenizer(abc.ABC):
     Attributes:
       chat_template: Jinja text that writes a dialogue, as `transformers` takes it; None where there is none. It goes along through
         saving, expansion and export, and is no part of the fingerprint, since it decides no ids of a text.
+      published: name -> content of the tokenizer files of the Hugging Face folder that the model was imported from; they go along
+        likewise, see `ja_llm.vocab.published`.
     """
 
     chat_template: str | None = None
+    published: Mapping[str, bytes] = {}
 
     @property
     @abc.abstractmethod
@@ -115,6 +120,9 @@ class Tokenizer(abc.ABC):
         if self.chat_template is not None:
             with atomic_write(directory / CHAT_TEMPLATE_FILE) as file:
                 file.write(self.chat_template.encode("utf-8"))
+        for name, data in self.published.items():
+            with atomic_write(directory / PUBLISHED_FOLDER / name) as file:
+                file.write(data)
 
     def document_ids(self, text: str) -> list[int]:
         """Ids of a whole document: BOS, its text, EOS."""
@@ -148,6 +156,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         )
     tokenizer = _load(folder, names)
     tokenizer.chat_template = read_chat_template(folder)
+    if (folder / PUBLISHED_FOLDER).is_dir():
+        tokenizer.published = {path.name: path.read_bytes() for path in sorted((folder / PUBLISHED_FOLDER).iterdir())}
     return tokenizer
 
 

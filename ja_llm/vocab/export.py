@@ -47,7 +47,7 @@ def export_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
         with other ids.
     """
     value = tokenizer_json(tokenizer)
-    _self_check(tokenizer, canonical_json(value))
+    check_ids(tokenizer, canonical_json(value))
     tokenizer.save(directory)
     with atomic_write(directory / HF_FILE) as file:
         file.write(canonical_json(value).encode())
@@ -194,7 +194,7 @@ def _refuse_unsupported(proto: Any) -> None:
             refuse(f"the piece {piece!r} has the character {missing[0]!r}, which is no piece itself")
 
 
-def _self_check(tokenizer: SentencePieceTokenizer, text: str) -> None:
+def check_ids(tokenizer: SentencePieceTokenizer, text: str) -> None:
     """Compare ids on every piece, on random sequences of pieces and on runs of one character."""
     import tokenizers
 

@@ -17,6 +17,7 @@ from ja_llm.vocab.certificate_page import PAGE, page
 from ja_llm.vocab.certify import certify, require
 from ja_llm.vocab.initialise import SPARE_ROWS, RowRule, check_rows, count_sources, expand_params, padding_for, tables
 from ja_llm.vocab.kinds import kind_of
+from ja_llm.vocab.published import settings
 from ja_llm.vocab.train import iter_texts
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def expand_model(
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
 
     expansion = kind_of(base).expand(texts(), new_pieces, **({} if segments is None else {"segments": segments}))
-    expansion.tokenizer.chat_template = base.chat_template
+    expansion.tokenizer.chat_template, expansion.tokenizer.published = base.chat_template, settings(base.published)
     padding = padding_for(expansion.tokenizer.vocab_size, pad_to)
     counts = {}
     if "frequency" in (embedding_init, head_init):

@@ -18,6 +18,7 @@ from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.certificate_page import PAGE, page
 from ja_llm.vocab.certify import Report, require, summary
 from ja_llm.vocab.initialise import SPARE_ROWS, map_tables, padding_for, tables
+from ja_llm.vocab.published import settings
 from ja_llm.vocab.surgery import CERTIFICATE, as_numpy, check_fit, sample_texts
 from ja_llm.vocab.train import iter_texts
 from ja_llm.vocab.trim import trim_tokenizer
@@ -61,7 +62,7 @@ def trim_model(
       UsageError: a path does not exist, or the list of ids is none of this vocabulary's.
     """
     from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
-    from ja_llm.train.ledger import new_ledger, parent_entry
+    from ja_llm.train.ledger import carried_ids, new_ledger, parent_entry
 
     refuse_foreign(Path(out_dir))
     documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
@@ -70,7 +71,7 @@ def trim_model(
     old = check_fit(model, params, spare_rows)
     keep = _listed(keep_file) if keep_file else used_ids(old, documents_root, min_count, limit_chars, seed)
     trimmed = trim_tokenizer(old, keep)
-    trimmed.tokenizer.chat_template = old.chat_template
+    trimmed.tokenizer.chat_template, trimmed.tokenizer.published = old.chat_template, settings(old.published)
     padding = padding_for(trimmed.tokenizer.vocab_size, pad_to)
     config = dataclasses.replace(model.config, vocab_size=len(trimmed.kept) + padding, padding_ids=padding)
     new_params = map_tables(params, lambda table, _: np.pad(table[trimmed.kept], ((0, padding), (0, 0))))
@@ -95,7 +96,12 @@ def trim_model(
         config=config,
         params=new_params,
         tokenizer=trimmed.tokenizer,
-        ledger=new_ledger("vocab trim", identity, [parent_entry(model.directory, model.step, model.ledger)]),
+        ledger=new_ledger(
+            "vocab trim",
+            identity,
+            [parent_entry(model.directory, model.step, model.ledger)],
+            **carried_ids(model.ledger, trimmed.kept),
+        ),
         notes={
             CERTIFICATE: certificate,
             KEPT: trimmed.kept,
@@ -219,7 +225,7 @@ def rollback_model(model_path: str | os.PathLike, base_path: str | os.PathLike, 
       JaLlmError: the model's vocabulary is neither an expansion nor a trimming of the base's, or their architectures differ.
     """
     from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
-    from ja_llm.train.ledger import new_ledger, parent_entry
+    from ja_llm.train.ledger import carried_ids, new_ledger, parent_entry
 
     refuse_foreign(Path(out_dir))
     model, base = load_model(Path(model_path)), load_model(Path(base_path))
@@ -258,7 +264,7 @@ def rollback_model(model_path: str | os.PathLike, base_path: str | os.PathLike, 
         config=dataclasses.replace(model.config, vocab_size=base.config.vocab_size, padding_ids=base.config.padding_ids),
         params={**as_numpy(model.params), **changed},
         tokenizer=base.tokenizer,
-        ledger=new_ledger("vocab rollback", identity, parents),
+        ledger=new_ledger("vocab rollback", identity, parents, **carried_ids(base.ledger)),
     )
     return counts
 

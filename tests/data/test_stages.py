@@ -64,6 +64,15 @@ def test_the_first_stage_is_that_of_a_run_without_stages(caches):
         )
 
 
+def test_contents_tell_each_stages_shares(caches):
+    contents = staged(caches).contents
+    assert [(stage["from_step"], stage["shares"]) for stage in contents] == [
+        (0, {"ja": 0.9, "en": 0.1}),
+        (600, {"ja": 0.5, "en": 0.5}),
+    ]
+    assert all(isinstance(stage["documents"], dict) for stage in contents)
+
+
 def test_what_is_read_is_stated_before_and_is_true(caches):
     batches = staged(caches, 60)
     said = batches.statement(100)

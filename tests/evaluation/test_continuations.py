@@ -9,8 +9,8 @@ import pytest
 
 from ja_llm.cli import main
 from ja_llm.errors import UsageError
-from ja_llm.evaluation.continuations import continue_prompts, parse_mesh, score_continuations
-from ja_llm.evaluation.generation import generate
+from ja_llm.evaluation.continuations import continue_prompts, harmless, parse_mesh, score_continuations
+from ja_llm.evaluation.generation import Generator, generate
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.train.checkpoints import load_model, save_model
@@ -64,6 +64,9 @@ def test_the_command_scores_and_refuses_in_one_sentence(folder, capsys):
         (["--prompt", "a", "--mesh", "tensor"], "the mesh 'tensor' is not understood"),
         (["--prompt", "a", "--mesh", "tensor=7"], "MESH tensor 7 does not make up"),
         (["--prompt", "a", "--score", ""], "the continuation '' is empty"),
+        (["--prompt", "a", "--score", "b", "--temperature", "1"], "--score writes nothing, so --temperature would do nothing"),
+        (["--prompt", "a", "--score", "b", "--stop", "c"], "--score writes nothing, so --stop would do nothing"),
+        (["--prompt", "a", "--temperature", "1", "--seed", str(2**70)], "it must fit into 64 bits"),
         (["--prompt", "a", "--score", "b" * 200], "the model 96 positions"),
     ]:
         assert main(["generate", "--checkpoint", str(folder), *wrong]) == 2
@@ -76,3 +79,38 @@ def test_a_mesh_is_written_as_axes_and_sizes():
     for wrong in ("", "data", "data=x", "data=2,,"):
         with pytest.raises(UsageError, match="is not understood"):
             parse_mesh(wrong)
+
+
+def said(folder, **more) -> str:
+    out = io.StringIO()
+    continue_prompts(str(folder), PROMPTS[:1], out, max_new_tokens=24, **more)
+    return out.getvalue()
+
+
+def test_every_end_that_the_weights_came_with_ends_a_text(folder, tmp_path):
+    loaded = load_model(folder)
+    prompt = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(PROMPTS[0])]
+    ids = Generator(loaded, 1).continue_tokens([prompt], 24)[0]
+    place = next(n for n in range(3, 24) if ids[n] not in ids[:n])
+    ledger = {"parents": [{"generation": {"eos_token_id": [loaded.tokenizer.eos_id, ids[place]]}}]}
+    save_model(tmp_path / "chat", config=loaded.config, params=loaded.params, tokenizer=loaded.tokenizer, ledger=ledger)
+    short = said(tmp_path / "chat")[:-1]
+    assert said(folder).startswith(short) and Generator(loaded, 1, ends=[ids[place]]).continue_tokens([prompt], 24) == [
+        ids[:place]
+    ]
+    assert len(short) < len(said(folder)[:-1])
+
+
+def test_bos_stands_before_a_prompt_where_the_published_tokenizer_puts_it(folder, tmp_path):
+    loaded = load_model(folder)
+    ids = loaded.tokenizer.encode(PROMPTS[0])
+    generator = Generator(loaded, 1)
+    with_bos, without = ("".join(generator.stream(p, 24)) + "\n" for p in ([loaded.tokenizer.bos_id, *ids], ids))
+    assert said(folder) == said(folder, bos=True) == with_bos != without == said(folder, bos=False)
+    loaded.tokenizer.published = {"tokenizer_config.json": b'{"add_bos_token": false}'}
+    save_model(tmp_path / "plain", config=loaded.config, params=loaded.params, tokenizer=loaded.tokenizer, ledger={})
+    assert said(tmp_path / "plain") == without
+
+
+def test_a_terminal_gets_no_control_characters():
+    assert harmless("a\tb\n\x1b[2J\x07\x9b日") == "a\tb\n\\x1b[2J\\x07\\x9b日"

@@ -6,17 +6,21 @@ Weights are random and far from their initial values, sizes odd, the text is lon
 import dataclasses
 import json
 import re
+import shutil
 import types
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.generation import Generator
 from ja_llm.interop import hf_config
-from ja_llm.interop.hf import check_names, export_hf, import_hf, read_params
+from ja_llm.interop.hf import export_hf, import_hf
+from ja_llm.interop.parameters import check_names, read_params
 from ja_llm.interop.safetensors_files import TensorFolder
 from ja_llm.models import families
 from ja_llm.models.config import FAMILIES, DecoderConfig
@@ -272,10 +276,59 @@ def test_keys_and_their_defaults_are_those_of_transformers(name):
     for key in found.keys:
         assert key.theirs in stored
         if (value := other(key, stored[key.theirs])) is not None:
-            again = hf_config.from_hf({**stored, key.theirs: value}, "changed", "float32")
+            changes = {key.theirs: value, **({"layer_types": None} if key.ours == "num_layers" else {})}
+            again = hf_config.from_hf({**stored, **changes}, "changed", "float32")
             assert getattr(again, key.ours) != getattr(config, key.ours), key
             changed += 1
     assert changed >= 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_types": ["full_attention"]}, "layer_types is 1 entries for 26 layers"),
+        ({"layer_types": ["full_attention"] * 27}, "layer_types is 27 entries for 26 layers"),
+        ({"layer_types": 3}, "layer_types is 3 for 26 layers"),
+        ({"layer_types": None, "num_hidden_layers": "2"}, "num_hidden_layers is '2'; a whole number"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+    ],
+)
+def test_layers_that_do_not_fit_their_number_are_refused(change, message):
+    stored = transformers.Gemma2Config().to_dict() | {"architectures": ["Gemma2ForCausalLM"]}
+    with pytest.raises(JaLlmError, match=message):
+        hf_config.from_hf({**stored, **change}, "config.json", "float32")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_files_have_no_key_that_is_not_known(name):
+    """What transformers writes for a model, and what old files and others' tools add."""
+    found = families.family(name)
+    stored = getattr(transformers, f"{CLASSES[name]}Config")(architectures=[found.architecture]).to_dict()
+    notes = {
+        "_name_or_path": "x",
+        "use_flash": False,
+        "rope_scaling": None,
+        "unsloth_fixed": True,
+        "pretraining_tp": 2,
+        "max_length": 20,
+    }
+    assert hf_config.from_hf({**stored, **notes}, "config.json", "float32") == hf_config.from_hf(stored, "config.json", "float32")
+    with pytest.raises(JaLlmError, match="dual_chunk_attention_config is .* not known here"):
+        hf_config.from_hf({**stored, "dual_chunk_attention_config": {"chunk_size": 9}}, "config.json", "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_goes_round_bit_for_bit(case, tmp_path, dtype, tokenizer):
+    _, _, folder, _, _ = case
+    (tmp_path / "src").mkdir()
+    values = safetensors.numpy.load_file(folder / "model.safetensors")
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
+    safetensors.numpy.save_file({name: v.astype(kind) for name, v in values.items()}, tmp_path / "src" / "model.safetensors")
+    for name in ("config.json", "tokenizer.model", "special_ids.json"):
+        shutil.copy(folder / name, tmp_path / "src")
+    import_hf(tmp_path / "src", tmp_path / "ours")
+    export_hf(tmp_path / "ours", tmp_path / "export")
+    assert contents(tmp_path / "export") == contents(tmp_path / "src")
 
 
 LLAMA_CPP = {"mistral": "llama", "mixtral": "llama", "gpt_bigcode": "starcoder"}

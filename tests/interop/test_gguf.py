@@ -4,7 +4,6 @@ import json
 import struct
 
 import gguf
-import jax
 import numpy as np
 import pytest
 import tokenizers
@@ -15,7 +14,8 @@ from ja_llm.interop.gguf_file import GGUFFile
 from ja_llm.interop.hf import export_hf, format_summary
 from ja_llm.interop.importing import import_checkpoint
 from ja_llm.models.decoder import Decoder
-from ja_llm.train.checkpoints import load_model
+from ja_llm.train.checkpoints import load_model, save_model
+from ja_llm.train.ledger import new_ledger, parent_entry
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
 
 TYPES = gguf.GGMLQuantizationType
@@ -194,8 +194,7 @@ def uninterleave(value, heads):
 
 
 def test_a_file_gives_the_logits_that_transformers_computes_and_its_settings(tokenizer, tmp_path):
-    divisors = ("rope_freqs.weight", (WIDTH // 2,))
-    stored = write(tmp_path / "x.gguf", tokenizer, kind=TYPES.Q4_K, more=[divisors], leave=["rope_freqs.weight"])
+    stored = write(tmp_path / "x.gguf", tokenizer, kind=TYPES.Q4_K)
     summary = import_checkpoint(tmp_path / "x.gguf", tmp_path / "model", try_texts=True)
     published = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
     published |= {
@@ -262,7 +261,7 @@ def test_divided_frequencies_are_llama_3s_or_refused(tokenizer, tmp_path, monkey
 LINES = ["It was 1993, wasn't it?", "価格は12345円です。", "  two  spaces\n\nlines\t", "🙂 naïve <end> text", "I'LL 1,000.5"]
 
 
-@pytest.mark.parametrize("word", ["gpt-2", "smollm", "llama-bpe"])
+@pytest.mark.parametrize("word", ["gpt-2", "smollm", "starcoder", "refact", "command-r", "llama-bpe"])
 def test_byte_level_tokenizers_give_the_ids_of_their_tokenizer_json(word, tmp_path):
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
@@ -271,9 +270,9 @@ def test_byte_level_tokenizers_give_the_ids_of_their_tokenizer_json(word, tmp_pa
     )
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=word != "llama-bpe")
     first = {
-        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
+        "gpt-2": [],
         "llama-bpe": [pre_tokenizers.Split(Regex(llama3), "isolated")],
-    }.get(word, [])
+    }.get(word, [pre_tokenizers.Digits(individual_digits=True)])
     model = tokenizers.Tokenizer(models.BPE(ignore_merges=word == "llama-bpe"))
     model.pre_tokenizer, model.decoder = pre_tokenizers.Sequence([*first, level]), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -306,6 +305,13 @@ SPOILT = {
     "a left-over tensor": ({"more": [("blk.0.attn_sinks.weight", (4,))]}, "blk.0.attn_sinks.weight is unknown to the llama"),
     "another shape": ({"sizes": {"feed_forward_length": 512}}, r"\(256, 256\), config.json asks for \(512, 256\)"),
     "no table": ({"leave": ["token_embd.weight"]}, "token_embd.weight is missing"),
+    "a tensor of no dimensions": (
+        {"more": [("blk.0.attn_sinks.weight", ())]},
+        "its tensor blk.0.attn_sinks.weight has no dimensions",
+    ),
+    "an alignment in letters": ({"general.alignment": "x"}, "general.alignment is 'x'; a whole number"),
+    "a size in letters": ({"sizes": {"context_length": "96"}}, "llama.context_length is '96'; a whole number"),
+    "no head": ({"sizes": {"attention.head_count": 0}}, "llama.attention.head_count is 0; a whole number"),
     "a small table": ({"vocab": 300}, "340 pieces but the embedding has 300 rows"),
 }
 
@@ -315,6 +321,27 @@ def test_a_file_that_can_not_be_imported_gets_one_sentence(name, tokenizer, tmp_
     settings, message = SPOILT[name]
     write(tmp_path / "x.gguf", tokenizer, **settings)
     refused(tmp_path, message)
+
+
+def test_scores_that_lack_some_pieces_get_one_sentence(tokenizer, tmp_path, monkeypatch):
+    real = gguf.GGUFWriter.add_token_scores
+    monkeypatch.setattr(gguf.GGUFWriter, "add_token_scores", lambda self, scores: real(self, scores[:-3]))
+    write(tmp_path / "x.gguf", tokenizer)
+    refused(tmp_path, "its tokenizer can't be used")
+
+
+def test_a_chat_template_and_how_it_was_quantised_outlive_training(tokenizer, tmp_path):
+    write(tmp_path / "x.gguf", tokenizer, kind=TYPES.Q8_0, **{"tokenizer.chat_template": "{{ messages }}!"})
+    import_checkpoint(tmp_path / "x.gguf", tmp_path / "base")
+    base = load_model(tmp_path / "base")
+    ledger = new_ledger("train", {}, [parent_entry(base.directory, 0, base.ledger)])
+    save_model(tmp_path / "run", config=base.config, params=base.params, tokenizer=base.tokenizer, ledger=ledger, step=5)
+    export_hf(tmp_path / "run", tmp_path / "export")
+    assert (tmp_path / "export" / "chat_template.jinja").read_text() == "{{ messages }}!"
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert f"| the first weights were rounded to | {7 * LAYERS + 1} Q8_0, {2 * LAYERS + 1} F32 |" in card.replace(
+        "5 F32, 15 Q8_0", "15 Q8_0, 5 F32"
+    )
 
 
 def refused(tmp_path, message):
@@ -348,7 +375,9 @@ def test_a_folder_of_one_file_is_that_file_and_of_two_is_a_question(tokenizer, t
     (tmp_path / "src").mkdir()
     write(tmp_path / "src" / "a.gguf", tokenizer)
     assert import_checkpoint(tmp_path / "src", tmp_path / "model")["source"].endswith("a.gguf")
-    jax.tree.map(lambda leaf: None, load_model(tmp_path / "model").params)
+    stored = GGUFFile(tmp_path / "src" / "a.gguf")
+    scale = load_model(tmp_path / "model").params["decoder_norm"]["scale"]
+    np.testing.assert_array_equal(scale, stored.read("output_norm.weight"))
     (tmp_path / "src" / "b.gguf").write_bytes(b"")
     with pytest.raises(UsageError, match="2 GGUF files here; name the one"):
         import_checkpoint(tmp_path / "src", tmp_path / "other")

@@ -3,10 +3,12 @@
 import copy as pycopy
 import dataclasses
 import json
+import math
 import os
 import pickle
 import random
 import shutil
+import struct
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from safetensors import safe_open
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
-from ja_llm.interop import hf, hf_config
+from ja_llm.interop import hf, hf_config, self_check
 from ja_llm.interop.hf import LEDGER, export_hf, format_summary, import_hf
 from ja_llm.interop.importing import import_checkpoint
 from ja_llm.interop.self_check import TEXTS
@@ -166,6 +168,27 @@ def change_config(folder, **values) -> None:
     write_json(folder / "config.json", {**read_json(folder / "config.json"), **values})
 
 
+def retyped(folder, name: str, kind: str) -> None:
+    """The file with one tensor's bytes called another type, as many as that needs."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    blob, new = b"", {}
+    for key, entry in header.items():
+        if key != "__metadata__":
+            begin, end = entry["data_offsets"]
+            part = body[begin : begin + math.prod(entry["shape"])] if key == name else body[begin:end]
+            new[key] = {
+                **entry,
+                "dtype": kind if key == name else entry["dtype"],
+                "data_offsets": [len(blob), len(blob) + len(part)],
+            }
+            blob += part
+    text = json.dumps(new).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + blob)
+
+
 def cut(folder) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -227,6 +250,34 @@ SPOILT = {
     "scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 5e5}), "'yarn' RoPE"),
     "half a scaled RoPE": (lambda f: change_config(f, rope_parameters={"rope_type": "llama3"}), "rope_parameters has no factor"),
     "other activation": (lambda f: change_config(f, hidden_act="relu"), "hidden_act is 'relu'"),
+    "scaling that is no object": (
+        lambda f: change_config(f, rope_parameters=None, rope_scaling="linear"),
+        "rope_scaling is 'linear'; an object",
+    ),
+    "RoPE of no name": (lambda f: change_config(f, rope_parameters={"rope_type": ["x"]}), r"asks for \['x'\] RoPE"),
+    "half of each head turned": (
+        lambda f: change_config(f, partial_rotary_factor=0.5),
+        "partial_rotary_factor is 0.5, which is not known",
+    ),
+    "... as RoPE's setting": (
+        lambda f: change_config(f, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+        "rope_parameters has partial_rotary_factor = 0.5, which is not computed",
+    ),
+    "a setting of another family": (lambda f: change_config(f, final_logit_softcapping=30.0), "final_logit_softcapping is 30.0"),
+    "layers as text": (lambda f: change_config(f, num_hidden_layers="3"), "num_layers is '3'; a whole number"),
+    "architectures as a number": (lambda f: change_config(f, architectures=5), "architectures is 5; a list"),
+    "an index of numbers": (
+        lambda f: write_json(f / "model.safetensors.index.json", {"weight_map": {GATE: 5}}),
+        "there is no weight_map of file names",
+    ),
+    "8 bits in a head that is tied": (
+        lambda f: (change_config(f, tie_word_embeddings=True), retyped(f, "lm_head.weight", "F8_E4M3")),
+        "lm_head.weight is F8_E4M3; .* not quantised",
+    ),
+    "64 bits": (
+        lambda f: change_tensors(f, lambda t: t.update({GATE: t[GATE].astype(np.float64)})),
+        f"{GATE} is F64; .* convert it to float32",
+    ),
     "quantised": (lambda f: change_config(f, quantization_config={"bits": 4}), "quantization_config"),
     "biases in words only": (
         lambda f: change_config(f, attention_bias=True),
@@ -342,7 +393,7 @@ def test_a_chat_template_goes_with_the_weights(copy, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert theirs.apply_chat_template([{"role": "user", "content": "港"}], tokenize=False) == "<user>港"
     import_hf(tmp_path / "export", tmp_path / "second")
-    assert load_model(tmp_path / "second").ledger["chat_template"] == template
+    assert load_model(tmp_path / "second").tokenizer.chat_template == template
 
 
 def test_the_self_check_tells_what_it_saw(copy, tmp_path):
@@ -359,11 +410,24 @@ def test_the_self_check_tells_what_it_saw(copy, tmp_path):
         assert f"{summary['check']['texts'][name]['bits_per_byte']:.3f} bits/byte" in told
 
 
+def test_a_model_at_chance_is_warned_of_and_one_that_reads_is_not():
+    def told(*bits):
+        texts = {
+            name: {"bits_per_byte": b, "uniform": 8.0, "tokens_per_character": 1.0}
+            for name, b in zip(("English", "Japanese"), bits, strict=True)
+        }
+        return "\n".join(self_check.report(9, {"rows": 5, "ids": 5, "texts": texts}))
+
+    assert "WARNING: the model reads no better than chance" in told(8.0, 9.0) and "WARNING" in told(float("nan"), 8.5)
+    assert "it reads Japanese no better than chance" in told(1.0, 8.0)
+    assert "chance)" in told(1.0, 2.0) and "no better" not in told(1.0, 2.0)
+
+
 def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch):
     real = hf.load_model
 
-    def wrong(path):
-        loaded = real(path)
+    def wrong(path, **more):
+        loaded = real(path, **more)
         loaded.params["decoder_norm"]["scale"] = loaded.params["decoder_norm"]["scale"].at[7].add(1e-6)
         return loaded
 

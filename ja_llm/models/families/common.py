@@ -1,6 +1,6 @@
 """What several families share: Llama's names, RoPE settings, and which layers have a window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ja_llm.errors import JaLlmError
@@ -98,13 +98,28 @@ def rope(theta: float = 10000.0) -> Pair:
     """
 
     def read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-        name = "rope_parameters" if stored.get("rope_parameters") else "rope_scaling"
-        found = stored.get(name) or {}
-        fields = {"rope_theta": found.get("rope_theta", stored.get("rope_theta", theta))}
+        newer, older, plain = stored.get("rope_parameters"), stored.get("rope_scaling"), stored.get("rope_theta", theta)
+        name, found = ("rope_parameters", newer) if newer else ("rope_scaling", older or {})
+        if not isinstance(found, Mapping):
+            raise JaLlmError(f"{where}: {name} is {found!r}; an object is needed, so download the config.json again.")
+        fields = {"rope_theta": found.get("rope_theta", plain)}
         kind = found.get("rope_type", found.get("type", "default"))
+        known = {
+            "rope_theta",
+            "rope_type",
+            "type",
+            "original_max_position_embeddings",
+            *_SCALED.get(kind if isinstance(kind, str) else "", ()),
+        }
+        for key in sorted(found.keys() - known):
+            # 1 as a share of the width that is turned, or as a factor, changes nothing.
+            if isinstance(kind, str) and kind in ("default", *_SCALED) and found[key] not in (None, False, 1):
+                raise JaLlmError(
+                    f"{where}: {name} has {key} = {found[key]!r}, which is not computed here; import a model without it."
+                )
         if kind == "default":
             return fields
-        if kind not in _SCALED:
+        if not isinstance(kind, str) or kind not in _SCALED:
             raise JaLlmError(
                 f"{where}: {name} asks for {kind!r} RoPE, which is not computed here (default, {', '.join(_SCALED)} are); "
                 "import a model without it."
@@ -129,12 +144,27 @@ def rope(theta: float = 10000.0) -> Pair:
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
-def read_layers(kinds: Sequence[str], window: Any, where: str) -> dict[str, Any]:
+def read_layers(stored: Mapping[str, Any], usual: Callable[[int], str], window: Any, where: str) -> dict[str, Any]:
     """The window and its pattern, from `layer_types`.
 
+    Args:
+      stored: config.json.
+      usual: the kind of each layer by its number, for a file without `layer_types`.
+      window: positions that a local layer sees.
+      where: for messages.
+
     Raises:
-      JaLlmError: a kind of attention that is not computed here, or local layers without a window.
+      JaLlmError: it is no list with a kind for each layer, has a kind that is not computed here, or local layers without a window.
     """
+    layers, kinds = stored.get("num_hidden_layers"), stored.get("layer_types")
+    if not isinstance(layers, int) or isinstance(layers, bool):
+        raise JaLlmError(
+            f"{where}: num_hidden_layers is {layers!r}; a whole number is needed, so download the config.json again."
+        )
+    kinds = [usual(i) for i in range(layers)] if kinds is None else kinds
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        told = f"{len(kinds)} entries" if isinstance(kinds, list) else repr(kinds)
+        raise JaLlmError(f"{where}: layer_types is {told} for {layers} layers; download the config.json again.")
     for kind in kinds:
         if kind not in (LOCAL, GLOBAL):
             raise JaLlmError(f"{where}: layer_types has {kind!r}, which is not computed here ({LOCAL}, {GLOBAL} are).")

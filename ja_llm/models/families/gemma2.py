@@ -9,10 +9,10 @@ from ja_llm.models.families.gemma import GELU
 
 
 def _read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    kinds = stored.get("layer_types") or [
-        common.GLOBAL if i % 2 else common.LOCAL for i in range(stored.get("num_hidden_layers") or 0)
-    ]
-    return common.read_layers(kinds, stored.get("sliding_window", 4096), where)
+    def usual(layer: int) -> str:
+        return common.GLOBAL if layer % 2 else common.LOCAL
+
+    return common.read_layers(stored, usual, stored.get("sliding_window", 4096), where)
 
 
 FAMILY = Family(

@@ -23,8 +23,13 @@ def _read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
     width, heads = stored.get("n_embd"), stored.get("n_head")
     if not isinstance(width, int) or not isinstance(heads, int) or heads < 1 or width % heads:
         raise JaLlmError(f"{where}: n_embd is {width!r}, n_head {heads!r}; a width that the heads divide is needed.")
+    kv_heads = 1 if stored.get("multi_query", True) else heads
+    if stored.get("num_key_value_heads", kv_heads) != kv_heads:
+        raise JaLlmError(
+            f"{where}: num_key_value_heads is {stored['num_key_value_heads']!r}, multi_query asks for {kv_heads}; download the config.json again."
+        )
     return {
-        "num_kv_heads": 1 if stored.get("multi_query", True) else heads,
+        "num_kv_heads": kv_heads,
         "head_dim": width // heads,
         "mlp_dim": stored.get("n_inner") or 4 * width,
     }

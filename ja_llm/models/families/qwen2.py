@@ -9,11 +9,15 @@ from ja_llm.models.families.base import Family, Key
 
 
 def _read(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+    first, window = stored.get("max_window_layers", 28), stored.get("sliding_window", 4096)
     if not stored.get("use_sliding_window", False):
+        stored.get("layer_types")  # says nothing then, as `sliding_window`
         return {}
-    layers, first = stored.get("num_hidden_layers"), stored.get("max_window_layers", 28)
-    kinds = stored.get("layer_types") or [common.LOCAL if i >= first else common.GLOBAL for i in range(layers or 0)]
-    return common.read_layers(kinds, stored.get("sliding_window", 4096), where)
+
+    def usual(layer: int) -> str:
+        return common.LOCAL if isinstance(first, int) and layer >= first else common.GLOBAL
+
+    return common.read_layers(stored, usual, window, where)
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
