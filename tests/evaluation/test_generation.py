@@ -105,10 +105,13 @@ def test_a_penalty_sees_the_prompt_and_what_was_written(prefix_generator, slow_l
 def test_prompts_and_limits_of_many_lengths_share_few_programs(prefix_generator):
     generator = prefix_generator(batch_size=4)
     generation._compiled_stride.cache_clear()
-    generator._prefill.clear_cache()
+    prefill, lengths = generator._prefill, set()
+    prefill.clear_cache()
+    generator._prefill = lambda *args: lengths.add(args[3]) or prefill(*args)
     for limit in (1, 5, 16, 17, 30):
         generator.continue_ids([ids("x" * n) for n in range(0, 90, 7)], limit)
-    shapes = generator._prefill._cache_size()
+    shapes = prefill._cache_size()
+    assert len(lengths) <= 3 and all(length % 64 == 0 or length == generator._max_length for length in lengths), lengths
     programs = generation._compiled_stride(generator._step, 258, Sampling(), 16)._cache_size()
     assert shapes == 3 and programs == 1  # prompts of 32, 64 and 128
 

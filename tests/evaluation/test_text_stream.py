@@ -42,6 +42,12 @@ def streamed(tokenizer, prompt, ids, stop=(), step=1):
     return [*out, stream.finish()], stream.stopped
 
 
+def test_a_token_without_text_does_not_swallow_the_space_behind_it(pieces):
+    ids = [*pieces.encode("The"), pieces.bos_id, *pieces.encode("harbour")]
+    out, _ = streamed(pieces, pieces.encode("a"), ids)
+    assert "".join(out) == pieces.decode([*pieces.encode("a"), *ids])[1:] == " The harbour"
+
+
 @settings(max_examples=200, deadline=None)
 @given(prompt=JAPANESE, text=JAPANESE, step=st.integers(1, 4))
 def test_a_text_comes_whole_in_pieces_without_broken_characters(pieces, byte_level, prompt, text, step):
