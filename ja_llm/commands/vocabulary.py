@@ -84,14 +84,14 @@ def _train(group) -> None:
     )
     _segments(parser, "no piece crosses Japanese words found in this way (default: script changes; for several languages word)")
     parser.add_argument("--out", type=path, required=True)
-    _gin_flags(parser, "train_sentencepiece.character_coverage=0.9999, train_joint.epochs=4, train_byte_level.min_count=3")
+    _gin_flags(parser, "train_sentencepiece.character_coverage=0.9999", "train_joint.epochs=4", "train_byte_level.min_count=3")
 
 
-def _gin_flags(parser, examples: str) -> None:
+def _gin_flags(parser, *examples: str) -> None:
     from ja_llm.gin_utils import add_gin_flags
 
-    add_gin_flags(parser)
-    parser.epilog += f"\nOther values by gin, as --gin.NAME=VALUE:\n  {examples}"
+    told = "\n".join(f"  --gin.{example}" for example in examples)
+    add_gin_flags(parser.add_argument_group("other values, by gin", f"such as\n{told}"))
 
 
 def _fewer(asked: int, why: str = "") -> str:
@@ -172,8 +172,7 @@ def _expand(group) -> None:
     _segments(parser, "new pieces cross no Japanese word found in this way; morpheme needs ja_llm[eval-ja] (default: word)")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="model directory to write")
     _gin_flags(
-        parser,
-        "expand_byte_level.align=8, expand_sentencepiece.min_count=5, expand_unigram.epochs=8, expand_model.limit_chars=10000000",
+        parser, "expand_byte_level.align=8", "expand_sentencepiece.min_count=5", "expand_unigram.epochs=8", "expand_model.seed=1"
     )
 
 
@@ -303,7 +302,7 @@ def _sweep(group) -> None:
     parser.add_argument("--other_lang", metavar="LANG", help="language of the rest; not needed with --share 1 (default: en)")
     _pad_to(parser)
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="folder for sweep.json and sweep.svg")
-    _gin_flags(parser, "sweep_model.tolerance=0.01, expand_byte_level.min_count=5")
+    _gin_flags(parser, "sweep_model.tolerance=0.01", "expand_byte_level.min_count=5")
 
 
 def sweep_plot(result) -> str:

@@ -39,7 +39,7 @@ def unigram_model(proto: Any, unk_id: int | None, refuse: Callable[[str], None])
     cuts, whole = _cuts(names, normal)
     if whole and (missing := {c for piece in normal for c in piece} - normal.keys()):
         refuse(f"ordinary pieces run through {whole[0]!r}, and the character {min(missing)!r} of a piece is no piece itself")
-    if not proto.trainer_spec.byte_fallback and any(not {*cut} & {c for piece in normal for c in piece} for cut in cuts):
+    if not proto.trainer_spec.byte_fallback and any(not set(cut) & {c for piece in normal for c in piece} for cut in cuts):
         refuse("two unknown characters side by side in a special piece would become two unknown pieces")
     least = min(-1.0, *normal.values())
     scores = {name: (len(name) + 1) * least for name in whole}
@@ -52,7 +52,7 @@ def unigram_model(proto: Any, unk_id: int | None, refuse: Callable[[str], None])
             "behavior": "MergedWithPrevious",
             "invert": False,
         }
-        for a, b in cuts
+        for a, b in (tuple(cut) for cut in cuts)
     ]
     return model, {"type": "Sequence", "pretokenizers": split} if split else None
 

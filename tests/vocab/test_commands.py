@@ -84,6 +84,23 @@ def test_what_gin_binds_decides_a_trained_vocabulary_and_is_noted(folder, docume
     assert "fewer than the 20000 that were asked for" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["train", "expand", "trim", "sweep"])
+def test_help_names_what_gin_can_bind(verb, capsys):
+    from importlib import import_module
+
+    from ja_llm.gin_utils import parsed, split_gin_flags
+
+    of = {"train": "train_documents", "expand": "surgery", "trim": "trim_model", "sweep": "sweep"}
+    import_module(f"ja_llm.vocab.{of[verb]}")  # what the verb itself imports before it binds
+    with pytest.raises(SystemExit):
+        main(["vocab", verb, "--help"])
+    examples = [word for word in capsys.readouterr().out.split() if word.startswith("--gin.")]
+    rest, bindings = split_gin_flags(examples)
+    assert bindings and not rest
+    with parsed([], bindings):  # each names a function and an argument that exist
+        pass
+
+
 @pytest.mark.parametrize(
     ("verb", "options", "sentence"),
     [
