@@ -26,18 +26,22 @@ def damaged(process: int, step: int) -> None:
 
 
 def record(path: str) -> None:
+    from ja_llm.data.batches import BatchSource
     from ja_llm.data.stages import StagedBatches
 
-    read = StagedBatches.at
+    at, local = StagedBatches.at, BatchSource.local
+    steps = []  # one thread reads
 
-    def at(self, step, shard, shards):
-        source = self.sources[self.schedule.stage(step)]
-        line = json.dumps([step, shard, shards, source._rows(self.schedule.data_step(step), shard, shards)])
+    def noting(self, step, *arguments):
+        steps.append(step)
+        return at(self, step, *arguments)
+
+    def noted(self, data_step, shard, shards):
         with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        return read(self, step, shard, shards)
+            file.write(json.dumps([steps[-1], shard, shards, self._rows(data_step, shard, shards)]) + "\n")
+        return local(self, data_step, shard, shards)
 
-    StagedBatches.at = at
+    StagedBatches.at, BatchSource.local = noting, noted
 
 
 def slow_save(seconds: float) -> None:
