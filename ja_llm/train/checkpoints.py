@@ -135,7 +135,7 @@ class Checkpoints:
 
     Raises:
       UsageError: a number is not one that checkpoints can be kept by.
-      JaLlmError: the folder can't be written.
+      JaLlmError: the folder can't be written, or a checkpoint's metrics can't be read.
     """
 
     def __init__(
@@ -162,6 +162,11 @@ class Checkpoints:
             self._remove_superfluous()
         except OSError as error:
             raise os_error_sentence(error, self.directory) from error
+        except ValueError as error:  # orbax reads the metrics of each checkpoint
+            raise JaLlmError(
+                f"{self.directory}/checkpoints: the metrics/metrics of a checkpoint can't be read ({error}); remove that file, and its "
+                "checkpoint is no longer ranked."
+            ) from error
 
     def _remove_superfluous(self) -> None:
         """Remove what a process that was killed between a save and the removal of older checkpoints has left."""

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ja_llm.cli import main
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train.checkpoints import Checkpoints, model_steps
 from ja_llm.train.retention import Best, preservation
 from ja_llm.train.run_config import RunConfig
@@ -69,6 +69,16 @@ def test_without_a_best_one_the_newest_and_the_period_stay_and_metrics_are_not_w
         checkpoints.save(step, {"a": np.zeros(1)}, {"b": np.ones(1)}, {METRIC: -step})
     assert checkpoints.steps() == [3, 6, 7]
     assert not (tmp_path / "checkpoints/7/metrics").exists()
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path, asynchronous=False, best=Best(METRIC))
+    checkpoints.save(1, {"a": np.zeros(1)}, {"b": np.ones(1)}, {METRIC: 1.0})
+    (tmp_path / "checkpoints/1/metrics/metrics").write_text('{"eval')
+    with pytest.raises(JaLlmError, match="the metrics/metrics of a checkpoint can't be read"):
+        Checkpoints(tmp_path, best=Best(METRIC))
+    (tmp_path / "checkpoints/1/metrics/metrics").unlink()
+    assert Checkpoints(tmp_path, best=Best(METRIC)).steps() == [1]
 
 
 @pytest.mark.parametrize(
