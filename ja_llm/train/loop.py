@@ -1,6 +1,6 @@
 """The training loop, read from top to bottom: mesh, state, ledger, step, restore, loop.
 
-`main.py` makes its arguments from gin. Where things are: the loss is `loss_sums`, called in `train_step` of `step.py`, which `compile_step`
+`main.py` makes its arguments from gin. Where things are: the loss is `loss_sums`, called in `train_step` of `step.py`, which `compiled_step`
 compiles; the update stands below it there; a save is `checkpoints.save`; the data position is the step's number alone:
 `open_stream(start, ...)` is `StagedBatches.open`, which asks `schedule.data_step`.
 
@@ -129,18 +129,7 @@ def run(
             if config_text:
                 write_config(directory, config_text, done)
 
-    # --- Step: compiled once, the state's buffers are reused; with LoRA the frozen model is a further argument
-    frozen_plan = () if plan.lora is None else (plan.model,)
-
-    def compile_step(model: DecoderConfig, options: StepOptions) -> Any:
-        step = jax.jit(
-            make_train_step(Decoder(model), transformation, schedule, options, axes=plan.axes),
-            in_shardings=(plan.shardings, rows, *(jax.tree.map(lambda x: x.sharding, whole) for whole in frozen_plan)),
-            out_shardings=(plan.shardings, replicated(mesh)),
-            donate_argnums=0,
-        )
-        return step.lower(plan.abstract, _abstract_batch(data), *frozen_plan).compile()
-
+    compile_step = functools.partial(compiled_step, prepared, data, schedule)
     checkpoints = Checkpoints(directory, config.keep_checkpoints, keep_period=config.keep_period, best=config.keep_best)
     goodput = Goodput(directory / "goodput.json" if writes else None, begun)
     step_fn: Any = None
@@ -215,19 +204,8 @@ def run(
                 monitors.phase("start", step)
                 del state, batch, metrics  # the devices may not hold a second state beside it
                 checkpoints.wait()
-                newest = max(checkpoints.steps(), default=0)
-                data.schedule = roll_back(
-                    data.schedule,
-                    offence,
-                    newest,
-                    directory / "run.json",
-                    done=rollbacks,
-                    allowed=config.max_rollbacks,
-                    margin=config.rollback_margin,
-                    write=writes,
-                )
+                data.schedule = _past(offence, data.schedule, checkpoints, config, rollbacks)
                 rollbacks += 1
-                _say(f"step {offence.step}: {offence.why}; back to step {newest}, past the batches from there to it.")
             finally:
                 if writer:
                     writer.close()
@@ -291,6 +269,40 @@ def prepare(
 
     rows = sharding.batch_sharding(mesh, config.rules)
     return Prepared(mesh, rows, plan, transformation, directory, shard, check_or_write)
+
+
+def compiled_step(prepared: Prepared, data: Data, schedule: Schedule, model: DecoderConfig, options: StepOptions) -> Any:
+    """The step, compiled: (state, batch) -> (state, metrics). The state's buffers are reused; with LoRA the frozen model is a further argument."""
+    plan = prepared.plan
+    frozen = () if plan.lora is None else (plan.model,)
+    step = jax.jit(
+        make_train_step(Decoder(model), prepared.transformation, schedule, options, axes=plan.axes),
+        in_shardings=(plan.shardings, prepared.rows, *(jax.tree.map(lambda x: x.sharding, whole) for whole in frozen)),
+        out_shardings=(plan.shardings, replicated(prepared.mesh)),
+        donate_argnums=0,
+    )
+    return step.lower(plan.abstract, _abstract_batch(data), *frozen).compile()
+
+
+def _past(offence: OffendingStep, schedule: Any, checkpoints: Checkpoints, config: RunConfig, done: int) -> Any:
+    """The data schedule that goes on from the newest checkpoint past the offending batches; the ledger has it too.
+
+    Raises:
+      JaLlmError: the run has had its rollbacks.
+    """
+    newest = max(checkpoints.steps(), default=0)
+    longer = roll_back(
+        schedule,
+        offence,
+        newest,
+        checkpoints.directory / "run.json",
+        done=done,
+        allowed=config.max_rollbacks,
+        margin=config.rollback_margin,
+        write=jax.process_index() == 0,
+    )
+    _say(f"step {offence.step}: {offence.why}; back to step {newest}, past the batches from there to it.")
+    return longer
 
 
 def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 
 from ja_llm.errors import UsageError
 from ja_llm.train.checkpoints import model_steps
-from ja_llm.train.processes import RESTART, join
+from ja_llm.train.processes import RESTART, join, stop_on_signals
 
 STEPS = 20
 
@@ -77,6 +77,13 @@ def test_what_one_process_refuses_or_finds_damaged_all_know(started, straight, m
     assert wait(processes) == [0, 0], log(directory, 1)
     assert "the run goes on from step 15" in log(directory, 0)
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, RESTART), (signal.SIGINT, 1)])
+def test_a_launcher_starts_again_what_the_machine_stopped_and_not_what_a_person_did(number, code):
+    with stop_on_signals() as stopping:
+        signal.raise_signal(number)
+        assert stopping.at(5) and stopping.exit_code == code
 
 
 @pytest.mark.slow
