@@ -177,7 +177,7 @@ class Decoder(nn.Module):
             context = Context(self._rotation(index), (real.astype(jnp.int32), filled), seen, slots)
         else:
             if causal_attention is None:
-                order = order_over_mesh(implementation(c), segment_ids, *tokens.shape, c.sliding_window)
+                order = order_over_mesh(implementation(c), segment_ids, tokens.shape[0], tokens.shape[1], c.sliding_window)
             index = jnp.arange(tokens.shape[1])[None] if positions is None else positions
             if order is not None:
                 tokens, index, segment_ids = (_taken(x, order) for x in (tokens, index, segment_ids))
@@ -219,8 +219,8 @@ class Decoder(nn.Module):
         return constrain(logits, ("batch", "length", "vocab"))
 
 
-def _taken(x: jax.Array | None, order: jax.Array) -> jax.Array | None:
-    """An array [B or 1, L] in another order."""
+def _taken(x: Any, order: jax.Array) -> Any:
+    """An array [B or 1, L] (or None) in another order."""
     return None if x is None else jnp.take_along_axis(jnp.broadcast_to(x, order.shape), order, axis=1)
 
 
