@@ -276,7 +276,7 @@ def format_results(results: dict[str, Any]) -> str:
         lines.append(
             f"  {name:<24}{task[about['headline']]:>10.4f}  {interval:<20}  {about['headline']}, {about['better']} is better"
             + (f"; {task['contexts_cut']} contexts shortened" if task.get("contexts_cut") else "")
-            + (f"; {task['empty']} answers empty" if task.get("empty") else "")
+            + (f"; {task['empty']:.0f} answers empty" if task.get("empty") else "")
             + (f"; n_valid {task['n_valid']:.0f} of {task['n']:.0f} grades, judge {task['judge']}" if "judge" in task else "")
         )
         lines += [f"  {name:<24}  warning: {warning}" for warning in task.get("warnings", ())]

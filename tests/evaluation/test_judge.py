@@ -196,6 +196,7 @@ def test_nonsense_is_asked_for_again_and_the_sentence_names_the_file(tmp_path):
     first = Canned(lambda question: "[[4]]" if question == "a" else "nonsense")
     with pytest.raises(JaLlmError, match=r"no grade .*judge\.jsonl; the same command asks for the rest"):
         ratings(Replay(first, path, worth=graded), ["a", "b"], max_failed=0.0)
+    assert path.read_text().count("\n") == 1 and "nonsense" not in path.read_text()
     again = Canned(lambda question: "[[5]]")
     assert ratings(Replay(again, path, worth=graded), ["a", "b"], max_failed=0.0) == [4, 5] and again.asked == ["b"]
     path.write_text(path.read_text().replace("[[5]]", "nonsense"))  # as an earlier version kept it
