@@ -119,7 +119,7 @@ import json, sys, jax, numpy as np
 from ja_llm import sharding
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
-from ja_llm.train.step import accumulate
+from ja_llm.train.step import accumulate, loss_sums
 config = DecoderConfig(**json.loads(sys.argv[1]))
 params = jax.tree.map(lambda x: 5 * x if x.ndim > 2 else x, init_params(config, jax.random.key(0)))
 tokens = np.random.default_rng(0).integers(0, 96, (4, 17)).astype(np.int32)
@@ -131,7 +131,7 @@ batch = {
     "decoder_segment_ids": filled.astype(np.int32),
     "decoder_positions": np.broadcast_to(np.arange(16, dtype=np.int32), (4, 16)) * filled,
 }
-grad = jax.jit(lambda p, b: accumulate(Decoder(config), p, b, 0.0, 1, 1.0))
+grad = jax.jit(lambda p, b: accumulate(lambda *x: loss_sums(Decoder(config), *x, 0.0, 1.0), p, b, 1))
 one, sums = grad(params, batch)
 mesh = sharding.make_mesh({"data": 2, "expert": 2})
 spread = sharding.shardings(param_axes(config), abstract_params(config), mesh)

@@ -299,7 +299,7 @@ def test_a_source_that_hangs_in_a_run_ends_the_process_at_its_step(tmp_path):
         "    def batch(self, step):\n"
         "        time.sleep(3600 if step == 5 else 0)\n"
         "        return super().batch(step)\n"
-        "config = t.RunConfig(Path(sys.argv[2]), 12, mesh={'data': 1}, checkpoint_period=4, step_timeout=2.0)\n"
+        "config = t.RunConfig(Path(sys.argv[2]), 12, mesh={'data': 1}, checkpoint_period=4, step_timeout=6.0)\n"
         "source = Hung()\n"
         "t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(3e-2, 1), identity={})\n"
     )
@@ -380,7 +380,7 @@ def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
 def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeypatch):
     """What the step would need is found by compiling it with less and less, which says nothing of an evaluation."""
 
-    def full(self, *arguments):
+    def full(*arguments):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     monkeypatch.setattr(loop, "_evaluate", full)

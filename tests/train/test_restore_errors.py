@@ -143,7 +143,7 @@ def test_what_is_no_damage_is_never_to_be_removed(run, monkeypatch, error, says)
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
     text = restore(run)
     assert says in text
     assert "remove" not in text and "damaged" not in text
