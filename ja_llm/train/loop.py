@@ -11,14 +11,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ja_llm import sharding
+from ja_llm import sharding, storage
 from ja_llm.errors import JaLlmError
 from ja_llm.files import write_text
 from ja_llm.models.config import DecoderConfig
@@ -123,14 +122,15 @@ def run(
     plan, transformation = plan_state(model, optimizer, config.step, mesh, config.rules)
 
     # --- Ledger: a folder that holds another run is refused before anything is computed
-    directory = Path(config.model_dir).absolute()
+    directory = storage.absolute(config.model_dir)
     refuse_foreign(directory)
     if (directory / "model.json").exists():
         read_description(directory / "model.json")
     ledger = describe_run(config, model, tokenizer, data, optimizer, schedule, identity, dict(mesh.shape))
     writes = jax.process_index() == 0
+    lock: Any = lock_run(directory) if writes else contextlib.ExitStack()
+    spool = storage.Spool(directory)
     if writes:
-        lock = lock_run(directory)  # noqa: F841 (held until the process ends)
         done = (model_steps(directory) or [0])[-1]
         ledger = open_ledger(directory / "run.json", ledger, done, lambda old: same_rates(old, schedule, done))
         write_model_files(directory, model, tokenizer)
@@ -155,11 +155,13 @@ def run(
     step_fn: Any = None
     rollbacks = rollbacks_of(directory / "run.json")
     with (
+        contextlib.closing(lock),
+        contextlib.closing(spool),
         stop_on_signals() as stopping,
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
-        Monitors(config, goodput, directory) as monitors,
-        wandb_run.opened(config.wandb_project if writes else None, directory) as wandb,
+        Monitors(config, goodput, spool.folder) as monitors,
+        wandb_run.opened(config.wandb_project if writes else None, directory, spool.folder) as wandb,
         _in_sentences(compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
@@ -174,7 +176,7 @@ def run(
                 step_fn = compile_step(model, config.step)
 
             # --- Loop
-            writer = MetricsWriter(directory, start, wandb) if writes else None
+            writer = MetricsWriter(spool.folder, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
             try:
@@ -201,6 +203,7 @@ def run(
                             report.restart_clock()
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
+                            spool.mirror()
                             checkpoints.save(step + 1, *plan.stored(state, frozen), metrics=measured)
                         if exporter and config.exports(step + 1):
                             checkpoints.wait()

@@ -15,7 +15,7 @@ from typing import Any
 import gin
 import jax
 
-from ja_llm import progress
+from ja_llm import progress, storage
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
@@ -157,12 +157,16 @@ def train(
             f"EXPORT_PERIOD is {export_period}; give a multiple of CHECKPOINT_PERIOD ({checkpoint_period}) in a run of one process, or "
             "export afterwards with `ja-llm export`."
         )
-    for path in (cache_dir, model_dir, initial_checkpoint_path):
-        local_path(path or "")
+    local_path(cache_dir)
+    directory = storage.place(model_dir)
+    if storage.is_remote(directory) and export_period is not None:
+        raise UsageError(
+            f"EXPORT_PERIOD is {export_period}, but exports are written to local folders only, not to {model_dir}; leave it out."
+        )
     if set(task_feature_lengths) != {"targets"}:
         raise UsageError(f"TASK_FEATURE_LENGTHS is {dict(task_feature_lengths)!r}; give {{'targets': LENGTH}}.")
     length = task_feature_lengths["targets"]
-    stored = _stored_schedule(Path(model_dir) / "run.json", data_schedule)
+    stored = _stored_schedule(directory / "run.json", data_schedule)
     batches = StagedBatches(
         cache_dir,
         stages,
@@ -171,7 +175,7 @@ def train(
         seed=random_seed,
         packing=packing,
         stored=stored,
-        from_step=(model_steps(Path(model_dir)) or [0])[-1],
+        from_step=(model_steps(directory) or [0])[-1],
     )
     held = batches.manifest["config"]["name"]
     if held != mixture_or_task_name:
@@ -189,7 +193,7 @@ def train(
     if loss not in LOSSES:
         raise UsageError(f"LOSS is {loss!r}; choose one of {', '.join(LOSSES)}.")
     run_config = RunConfig(
-        model_dir=Path(model_dir),
+        model_dir=directory,
         total_steps=total_steps,
         seed=random_seed,
         initial_checkpoint=initial_checkpoint_path,
