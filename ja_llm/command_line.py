@@ -22,6 +22,15 @@ def path(text: str) -> str:
     return text
 
 
+def checkpoint(text: str) -> str:
+    """Type of an argument that is a model directory, here or in a bucket (gs://).
+
+    Raises:
+      UsageError: it names another remote store.
+    """
+    return text if text.startswith("gs://") else path(text)
+
+
 def run(prog: str, call: Callable[[], int | None], debug: bool = False) -> int:
     """Call; returns its exit code, or 1 (failed) or 2 (used wrongly) with one sentence on standard error.
 

@@ -5,6 +5,7 @@ Standard library only: every room may import it.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -23,11 +24,20 @@ _BLOCK = 1 << 20
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for binary writing; rename it to `path` only if the block succeeds.
 
-    The data is fsynced before the rename, so after a crash `path` is either the old file or the whole new one.
+    The data is fsynced before the rename, so after a crash `path` is either the old file or the whole new one. A place in a bucket
+    (`ja_llm.storage`) is written by one put at the end.
 
     Raises:
       JaLlmError: the disk is full or the folder can't be written; `path` is untouched.
     """
+    if "://" in str(path):
+        from ja_llm.storage import in_bucket
+
+        whole = io.BytesIO()
+        yield whole
+        with in_bucket(path):
+            path.write_bytes(whole.getvalue())  # type: ignore[union-attr]
+        return
     path = Path(path)
     with _as_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +207,7 @@ def local_path(path: str | os.PathLike) -> Path:
       UsageError: the path has a scheme.
     """
     if "://" in str(path):
-        raise UsageError(f"{path}: only local folders can be used yet; copy it here, or mount the bucket.")
+        raise UsageError(f"{path}: only local folders can be used here; copy it here, or mount the bucket.")
     return Path(path)
 
 
@@ -208,7 +218,8 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
       JaLlmError: it is missing, or is not JSON (cut off, wrong encoding).
     """
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8"))
+        held = path if hasattr(path, "read_bytes") else Path(path)  # a place in a bucket is no pathlib.Path
+        return json.loads(held.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise JaLlmError(f"{path}: this {what} does not exist.") from None
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ja_llm.command_line import path
+from ja_llm.command_line import checkpoint, path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
 from ja_llm.errors import UsageError
 
@@ -111,7 +111,7 @@ def evaluate(verbs) -> None:
         "Evaluate a checkpoint on held-out text, tasks and published sets, with intervals.",
         "ja-llm eval --checkpoint runs/ja --suite first --documents data/corpus --pairs data/debian-docs/pairs/messages.jsonl",
     )
-    parser.add_argument("--checkpoint", type=path, required=True, metavar="C", help="model directory or run, or DIR@STEP")
+    parser.add_argument("--checkpoint", type=checkpoint, required=True, metavar="C", help="model directory or run, or DIR@STEP")
     parser.add_argument(
         "--length", type=int, default=512, help="scoring window in tokens, at most the model's own (default: 512)"
     )
@@ -204,7 +204,7 @@ def generate(verbs) -> None:
         "Continue a prompt, in text that appears as it is written (docs/generation.md).",
         "ja-llm generate --checkpoint runs/ja --prompt 日本の春は --temperature 0.8 --top_p 0.95",
     )
-    parser.add_argument("--checkpoint", type=path, required=True, metavar="C")
+    parser.add_argument("--checkpoint", type=checkpoint, required=True, metavar="C")
     parser.add_argument("--prompt", action="append", required=True, metavar="T", help="text to continue (repeat)")
     parser.add_argument("--max_tokens", type=int, default=64, help="tokens written at most (default: 64)")
     parser.add_argument("--stop", action="append", default=[], metavar="T", help="end before this text (repeat)")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ja_llm import sharding
+from ja_llm import sharding, storage
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics, contamination, mt_bench
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
@@ -108,6 +108,8 @@ def evaluate(
     loaded = load_spread(str(model_path), devices)
     check_vocabulary(loaded)
     length = min(length, loaded.config.max_length)
+    if out_dir is None and storage.is_remote(loaded.directory):
+        raise UsageError(f"{loaded.directory}: results are written to local folders only; say where with --out DIR.")
     out = Path(out_dir) if out_dir else loaded.directory / "eval" / f"step_{loaded.step}"
     settings: dict[str, Any] = {"limit": limit, "documents": documents, "batch_size": batch_size, "length": length}
     settings |= {"mesh": mesh} if mesh else {}

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from ja_llm import storage
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, os_error_sentence, read_json, write_json
 from ja_llm.models.config import DecoderConfig
@@ -70,7 +71,8 @@ def write_model_files(directory: Path, config: DecoderConfig, tokenizer: Tokeniz
             f"the vocabulary has {tokenizer.vocab_size} ids but the model has {config.vocab_size - config.padding_ids} embedding rows; "
             "use the vocabulary that the model was made with, or expand the model with `ja-llm vocab expand`."
         )
-    tokenizer.save(directory / "vocab")
+    with storage.written_folder(directory / "vocab") as folder:
+        tokenizer.save(folder)
     write_json(
         directory / "model.json",
         {"schema": SCHEMA, **config.parts(), "vocabulary": tokenizer.fingerprint},
@@ -95,7 +97,8 @@ def read_model_files(directory: Path) -> tuple[DecoderConfig, Tokenizer]:
     except JaLlmError as error:
         raise JaLlmError(f"{path}: {error}") from error
     vocabulary = str(value.get("vocabulary", "unknown"))
-    tokenizer = load_tokenizer(directory / "vocab")
+    with storage.read_folder(directory / "vocab") as folder:
+        tokenizer = load_tokenizer(folder)
     if tokenizer.fingerprint != vocabulary or tokenizer.vocab_size > config.vocab_size - config.padding_ids:
         raise JaLlmError(
             f"{directory / 'vocab'}: this vocabulary ({tokenizer.vocab_size} ids) does not fit the checkpoint "
@@ -146,7 +149,7 @@ class Checkpoints:
         keep_period: int | None = None,
         best: Best | None = None,
     ):
-        self.directory = Path(directory).absolute()
+        self.directory = storage.absolute(directory)
         self._policy = preservation(keep, keep_period, best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -188,7 +191,7 @@ class Checkpoints:
         """
         # A write that fails in the background leaves threads that print; so the room is looked at first.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))) // jax.process_count()
-        if shutil.disk_usage(self.directory).free < size:
+        if not storage.is_remote(self.directory) and shutil.disk_usage(self.directory).free < size:
             raise os_error_sentence(OSError(errno.ENOSPC, "No space left on device"), self.directory / "checkpoints" / str(step))
         with writable(self.directory / "checkpoints" / str(step)):
             self._manager.save(
@@ -226,8 +229,7 @@ class Checkpoints:
         to = self.directory / "damaged" / f"{step}.{time.time_ns()}"
         if jax.process_index() == 0:
             with writable(to):
-                to.parent.mkdir(exist_ok=True)
-                os.replace(self.directory / "checkpoints" / str(step), to)
+                storage.move(self.directory / "checkpoints" / str(step), to)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
@@ -293,8 +295,9 @@ def _from_named_leaves(tree: dict[str, Any], like: Any) -> Any:
 
 def stored_tree(path: Path) -> Any:
     """The tree of one item (`params` or `optimizer`) of a checkpoint: shapes and dtypes, without reading the numbers."""
-    with os.scandir(path):  # orbax takes a folder that it may not enter for one that is empty
-        pass
+    if not storage.is_remote(path):
+        with os.scandir(path):  # orbax takes a folder that it may not enter for one that is empty
+            pass
     # The handler, and not the checkpointer over it, which swallows the error and gives nothing.
     return ocp.StandardCheckpointHandler().metadata(epath.Path(path)).tree
 
@@ -433,8 +436,8 @@ def split_step(path: str | Path) -> tuple[Path, int | None]:
     text = str(path)
     head, at, tail = text.rpartition("@")
     if at and tail.isdigit() and head:
-        return Path(head), int(tail)
-    return Path(text), None
+        return storage.place(head), int(tail)
+    return storage.place(text), None
 
 
 def model_steps(directory: Path) -> list[int]:
@@ -442,7 +445,9 @@ def model_steps(directory: Path) -> list[int]:
     folder = directory / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir())
+    # In a bucket nothing can be renamed: orbax writes under the final name, and this file last.
+    written = "commit_success.txt" if storage.is_remote(folder) else "params"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / written).exists())
 
 
 def load_model(
@@ -469,7 +474,7 @@ def load_model(
     from ja_llm.models.decoder import abstract_params
 
     directory, named = split_step(path)
-    directory = directory.absolute()
+    directory = storage.absolute(directory)
     step = named if step is None else step
     if not directory.exists():
         raise UsageError(f"{directory}: this model directory does not exist.")

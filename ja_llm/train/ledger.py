@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ja_llm import storage
 from ja_llm.errors import UsageError
 from ja_llm.files import lock_file, read_json, sha256_json, write_json, write_text
 from ja_llm.manifest import software
@@ -85,13 +86,13 @@ def carried_ids(ledger: dict[str, Any], kept: Sequence[int] | None = None) -> di
 
 
 def lock_run(directory: Path) -> Any:
-    """Take the run directory for this process; keep what comes back as long as the run goes on (the lock ends with the process).
+    """Take the run directory for this process; keep what comes back as long as the run goes on, and close it then.
 
     Raises:
       UsageError: another process trains in this folder.
     """
     taken = UsageError(f"{directory}: another process trains in this folder; wait for it, or choose another MODEL_DIR.")
-    return lock_file(directory / ".lock", taken)
+    return storage.Lease(directory / ".lock", taken) if storage.is_remote(directory) else lock_file(directory / ".lock", taken)
 
 
 _CALL = ("code", "software", "mesh")  # what may differ between two calls of one run
@@ -199,7 +200,7 @@ def write_config(directory: Path, text: str, from_step: int = 0) -> None:
     newest = later[max(later)] if later else first
     if not first.exists():
         write_text(first, text)
-    elif newest.read_text(encoding="utf-8", errors="replace") != text:
+    elif newest.read_bytes().decode("utf-8", "replace") != text:
         write_text(directory / f"config.{from_step}.gin", text)
 
 

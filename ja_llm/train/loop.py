@@ -13,14 +13,13 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ja_llm import sharding
+from ja_llm import sharding, storage
 from ja_llm.errors import JaLlmError
 from ja_llm.files import write_text
 from ja_llm.models.config import DecoderConfig
@@ -120,9 +119,11 @@ def run(
     if config.wandb_project is not None:
         wandb_run.module(config.wandb_project)
     writes = jax.process_index() == 0
+    lock: Any = contextlib.ExitStack()
+    spool = storage.Spool(directory)
     with together():  # what the first process refuses, all leave with
         if writes:
-            lock = lock_run(directory)  # noqa: F841 (held until the process ends)
+            lock = lock_run(directory)
             done = prepared.open_ledger()
             write_model_files(directory, model, tokenizer)
             write_text(directory / "model-info.txt", model_info(plan, model, mesh, data.length))
@@ -135,12 +136,14 @@ def run(
     step_fn: Any = None
     rollbacks = rollbacks_of(directory / "run.json")
     with (
+        contextlib.closing(lock),
+        contextlib.closing(spool),
         stop_on_signals() as stopping,
         maintenance.watched(config.maintenance, stopping.ask),
         sharding.use(mesh, config.rules),
         contextlib.closing(checkpoints),
-        Monitors(config, goodput, directory) as monitors,
-        wandb_run.opened(config.wandb_project if writes else None, directory) as wandb,
+        Monitors(config, goodput, spool.folder) as monitors,
+        wandb_run.opened(config.wandb_project if writes else None, directory, spool.folder) as wandb,
         _in_sentences(goodput, compile_step, model, config.step, data.batch_size // sharding.parts(mesh, rows.spec[0])),
     ):
         frozen = () if plan.lora is None else (_initial_params(config, model, plan),)
@@ -158,7 +161,7 @@ def run(
                 step_fn = compile_step(model, config.step)
 
             # --- Loop
-            writer = MetricsWriter(directory, start, wandb) if writes else None
+            writer = MetricsWriter(spool.folder, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
             if not rollbacks and (sentence := report.convention()):
@@ -187,6 +190,7 @@ def run(
                             report.restart_clock()
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
+                            spool.mirror()
                             checkpoints.save(step + 1, *plan.stored(state, frozen), metrics=measured)
                             if writer:
                                 writer.board(step + 1, {f"goodput/{kind}": share for kind, share in goodput.shares().items()})
@@ -222,7 +226,7 @@ class Prepared(NamedTuple):
       rows: sharding of a batch's arrays.
       plan: shapes of the state, and how it is spread over the mesh.
       transformation: the optimizer's.
-      directory: the run directory, absolute.
+      directory: the run directory, absolute, as `storage.place` gives it.
       shard: (shard, shards): the rows of a batch that this host reads.
       open_ledger: (write=True) -> steps done; checks the ledger that is there, and with `write` writes it.
     """
@@ -231,7 +235,7 @@ class Prepared(NamedTuple):
     rows: Any
     plan: StatePlan
     transformation: Any
-    directory: Path
+    directory: Any
     shard: tuple[int, int]
     open_ledger: Callable[..., int]
 
@@ -255,7 +259,7 @@ def prepare(
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
     shard = sharding.host_shard(mesh, config.rules)
     plan, transformation = plan_state(model, optimizer, config.step, mesh, config.rules)
-    directory = Path(config.model_dir).absolute()
+    directory = storage.absolute(config.model_dir)
     refuse_foreign(directory)
     if (directory / "model.json").exists():
         read_description(directory / "model.json")

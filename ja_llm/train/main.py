@@ -16,7 +16,7 @@ from typing import Any
 import gin
 import jax
 
-from ja_llm import progress
+from ja_llm import progress, storage
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
@@ -166,10 +166,14 @@ def train(
         raise UsageError(
             f"EXPORT_PERIOD is {export_period}, which only a run of one process can do; export afterwards with `ja-llm export`."
         )
-    for path in (cache_dir, model_dir, initial_checkpoint_path):
-        local_path(path or "")
+    local_path(cache_dir)
+    directory = storage.place(model_dir)
+    if storage.is_remote(directory) and export_period is not None:
+        raise UsageError(
+            f"EXPORT_PERIOD is {export_period}, but exports are written to local folders only, not to {model_dir}; leave it out."
+        )
     length = task_feature_lengths["targets"]
-    ledger = Path(model_dir) / "run.json"
+    ledger = directory / "run.json"
     stored = _stored_schedule(ledger, data_schedule)
     open_batches = functools.partial(
         StagedBatches,
@@ -179,7 +183,7 @@ def train(
         batch_size=batch_size,
         seed=random_seed,
         packing=packing,
-        from_step=(model_steps(Path(model_dir)) or [0])[-1],
+        from_step=(model_steps(directory) or [0])[-1],
     )
     batches = open_batches(stored=None if "data" in accept else stored)
     if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
@@ -203,7 +207,7 @@ def train(
     if loss not in LOSSES:
         raise UsageError(f"LOSS is {loss!r}; choose one of {', '.join(LOSSES)}.")
     run_config = RunConfig(
-        model_dir=Path(model_dir),
+        model_dir=directory,
         total_steps=total_steps,
         seed=random_seed,
         initial_checkpoint=initial_checkpoint_path,

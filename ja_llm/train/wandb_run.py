@@ -36,13 +36,14 @@ class WandbRun:
     Args:
       project: its project.
       directory: the run directory: its name is the run's, the identity in its run.json the run's configuration.
+      folder: a folder of this machine for W&B's own files.
 
     Raises:
       UsageError: the package is not installed.
       JaLlmError: W&B can't be reached or refuses.
     """
 
-    def __init__(self, project: str, directory: Path):
+    def __init__(self, project: str, directory: Path, folder: Path):
         wandb = module(project)
         ledger, id_file = directory / "run.json", directory / "wandb" / "run_id"
         if not id_file.exists():
@@ -52,7 +53,7 @@ class WandbRun:
                 project=project,
                 id=id_file.read_text(encoding="utf-8").strip(),
                 name=directory.name,
-                dir=str(directory),
+                dir=str(folder),
                 resume="allow",
                 config=read_json(ledger, "ledger")["identity"] if ledger.exists() else None,
                 settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
@@ -80,12 +81,12 @@ class WandbRun:
 
 
 @contextlib.contextmanager
-def opened(project: str | None, directory: Path) -> Iterator[WandbRun | None]:
+def opened(project: str | None, directory: Path, folder: Path) -> Iterator[WandbRun | None]:
     """The run on W&B for the length of the block; None where no project is named."""
     if project is None:
         yield None
         return
-    run = WandbRun(project, directory)
+    run = WandbRun(project, directory, folder)
     print(f"train: metrics go to {run.place}, too.", file=sys.stderr, flush=True)
     failed = True
     try:

@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_trained_again_and_microbatches_and_mesh_may_chang
         ({"CHECKPOINT_PERIOD": 0}, "CHECKPOINT_PERIOD is 0"),
         ({"TRAIN_STEPS": 1e3}, "TRAIN_STEPS is 1000.0"),
         ({"TASK_FEATURE_LENGTHS": 32}, "TASK_FEATURE_LENGTHS is 32"),
-        ({"MODEL_DIR": "gs://bucket/run"}, "only local folders"),
+        ({"MODEL_DIR": "s3://bucket/run"}, "only local folders"),
         ({"INITIAL_CHECKPOINT_PATH": "/nowhere/at/all"}, "does not exist"),
         ({"CACHE_DIR": "/nowhere/at/all"}, "there is no manifest.json"),
         ({"TRIAN_STEPS": 7}, "did you mean TRAIN_STEPS"),

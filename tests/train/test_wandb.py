@@ -72,7 +72,7 @@ def test_a_run_in_two_calls_is_one_there_with_the_scalars_of_metrics_jsonl(train
 
 @pytest.mark.usefixtures("offline")
 def test_a_rollback_goes_back_there_too(tmp_path):
-    with wandb_run.opened("trials", tmp_path) as wandb:
+    with wandb_run.opened("trials", tmp_path, tmp_path) as wandb:
         for start, steps in ((0, (1, 2, 3)), (1, (2, 3))):
             writer = MetricsWriter(tmp_path, start, wandb)
             for step in steps:
@@ -94,7 +94,7 @@ def test_what_wandb_refuses_is_said_in_a_sentence(offline, monkeypatch, tmp_path
     with pytest.raises(
         JaLlmError, match=r"'trials': W&B could not be opened \(no such host\); run `wandb login`, set WANDB_MODE"
     ):
-        wandb_run.WandbRun("trials", tmp_path)
+        wandb_run.WandbRun("trials", tmp_path, tmp_path)
 
 
 def test_a_project_without_the_package_is_refused_before_the_run_starts(training, monkeypatch, tmp_path, capsys):
