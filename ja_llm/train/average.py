@@ -9,9 +9,10 @@ import numpy as np
 
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path
-from ja_llm.train.checkpoints import LoadedModel, load_model, read_item, save_model
+from ja_llm.train.checkpoints import LoadedModel, load_model, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
 from ja_llm.train.step import EMA
+from ja_llm.train.stored_arrays import read_item
 
 
 def average(sources: Sequence[str], out: str, ema: bool = False) -> Path:

@@ -12,17 +12,17 @@ import sys
 def damaged(process: int, step: int) -> None:
     import jax
 
-    from ja_llm.train import checkpoints
+    from ja_llm.train import stored_arrays
     from ja_llm.train.checkpoint_errors import Damaged
 
-    read = checkpoints.read_arrays
+    read = stored_arrays.read_arrays
 
     def find(item, *arguments, **named):
         if jax.process_index() == process and item.parent.name == str(step):
             raise Damaged("this checkpoint is damaged (planted); remove it.")
         return read(item, *arguments, **named)
 
-    checkpoints.read_arrays = find
+    stored_arrays.read_arrays = find
 
 
 def record(path: str) -> None:

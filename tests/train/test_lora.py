@@ -12,15 +12,16 @@ from ja_llm import sharding
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params, param_axes
-from ja_llm.train import checkpoints
+from ja_llm.train import stored_arrays
 from ja_llm.train.checkpoint_errors import Damaged
-from ja_llm.train.checkpoints import load_model, read_item
+from ja_llm.train.checkpoints import load_model
 from ja_llm.train.lora import Adapted, Lora, weights_of
 from ja_llm.train.memory import needed_bytes
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.settings import name_of
 from ja_llm.train.state import plan_state
 from ja_llm.train.step import StepOptions, make_train_step
+from ja_llm.train.stored_arrays import read_item
 
 CONFIG = DecoderConfig(
     vocab_size=32, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_length=8
@@ -110,7 +111,7 @@ def test_a_run_with_the_settings_as_they_are_gives_a_model_that_loads(training, 
 
 def test_a_frozen_model_is_read_without_standing_whole_in_float32(straight, monkeypatch):
     """At 7B that would be 27 GB, which a GPU of 24 GB has not."""
-    held, read = [], checkpoints.read_arrays
+    held, read = [], stored_arrays.read_arrays
 
     def look(*arguments, **named):
         before = sum(x.nbytes for x in jax.live_arrays())
@@ -118,7 +119,7 @@ def test_a_frozen_model_is_read_without_standing_whole_in_float32(straight, monk
         held.append(sum(x.nbytes for x in jax.live_arrays()) - before)
         return found
 
-    monkeypatch.setattr(checkpoints, "read_arrays", look)
+    monkeypatch.setattr(stored_arrays, "read_arrays", look)
     params = load_model(straight, dtype="bfloat16").params
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
     assert max(held) == 4 * max(leaf.size for leaf in jax.tree.leaves(params))

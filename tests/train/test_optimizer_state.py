@@ -8,9 +8,10 @@ import pytest
 
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
-from ja_llm.train.checkpoints import Checkpoints, stored_tree
+from ja_llm.train.checkpoints import Checkpoints
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.step import init_optimizer
+from ja_llm.train.stored_arrays import stored_tree
 
 CONFIG = DecoderConfig(vocab_size=16, embed_dim=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8, max_length=8)
 WEIGHTS = [
