@@ -44,7 +44,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import Stopped, leave_if_lost, stop_on_signals, together
+from ja_llm.train.processes import Stopped, StoppedByHand, leave_if_lost, stop_on_signals, together
 from ja_llm.train.reporting import Report
 from ja_llm.train.retention import Best
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
@@ -199,9 +199,8 @@ def run(
                             exporter(step + 1)
                         if stop:
                             checkpoints.wait()
-                            raise Stopped(
-                                f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there.",
-                                stopping.exit_code,
+                            raise (Stopped if stopping.exit_code == Stopped.exit_code else StoppedByHand)(
+                                f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there."
                             )
                 break
             except OffendingStep as offence:

@@ -144,13 +144,18 @@ def _verdict(error: Exception | None) -> str:
 
 
 class Stopped(JaLlmError):
-    """The run was asked to end, and is saved. Code 75 where the machine asked (SIGTERM, maintenance), so that a launcher starts it again; 1
-    where a person did (Ctrl-C).
+    """The run was asked to end, and is saved. The machine asked (SIGTERM, maintenance), so a launcher starts it again.
+
+    The codes belong to classes: gin raises a copy of an error that passes through it, and the copy has nothing of the instance.
     """
 
-    def __init__(self, sentence: str, exit_code: int):
-        super().__init__(sentence)
-        self.exit_code = exit_code
+    exit_code = RESTART
+
+
+class StoppedByHand(Stopped):
+    """As `Stopped`, where a person asked (Ctrl-C)."""
+
+    exit_code = 1
 
 
 class Stopping:
@@ -158,7 +163,7 @@ class Stopping:
     at once. One process that is asked asks all: they agree on the step.
 
     Attributes:
-      exit_code: with which to end, see `Stopped`.
+      exit_code: with which to end, that of the error to raise.
     """
 
     # A process that is at step s has had the numbers of step s - 2, so none is more than two steps ahead.

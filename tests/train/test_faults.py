@@ -380,7 +380,7 @@ def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
 def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeypatch):
     """What the step would need is found by compiling it with less and less, which says nothing of an evaluation."""
 
-    def full(*arguments):
+    def full(*arguments, **named):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     monkeypatch.setattr(loop, "_evaluate", full)
