@@ -97,7 +97,7 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
     model, source, out = config(layers), work / "source", work / task
     shutil.rmtree(out, ignore_errors=True)
     if task in ("import", "import_texts"):
-        return lambda: import_hf(source, out, "bfloat16", try_texts=task == "import_texts"), True
+        return lambda: import_hf(source, out, "bfloat16", try_texts=task == "import_texts", spare_rows=32000), True
     if task == "export":
         return lambda: export_hf(work / "import", out, max_shard_bytes=shard_bytes), True
     if task == "import_tensors":

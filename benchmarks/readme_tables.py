@@ -4,6 +4,7 @@ python -m benchmarks.readme_tables
 """
 
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "attention_tiles": ("docs/attention.md", attention_tiles),
         "attention_aot": ("docs/attention.md", attention_aot),
         "linear_cross_entropy": ("docs/attention.md", linear_cross_entropy),
+        "decode_speed": ("docs/generation.md", decode_speed),
+        "eval_speed": ("docs/evaluation.md", eval_speed),
+        "interchange_speed": ("docs/interchange.md", interchange_speed),
+        "batches": ("docs/training.md", batches),
+        "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
     }
     return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
 
@@ -279,6 +285,60 @@ def linear_cross_entropy(value: dict[str, Any]) -> str:
     for key, name in {"linear": "`linear_cross_entropy`", "logits": "logits held in float32"}.items():
         memory, error = value["memory"][key]["temp_bytes"] / 1e9, abs(value["error_of_mean_loss"][key])
         lines.append(f"| {name} | {memory:.2f} | {error:.0e} | {value['speed']['median'][key]:.2f} |")
+    return "\n".join(lines)
+
+
+def decode_speed(value: dict[str, Any]) -> str:
+    """Tokens per second beside transformers."""
+    lines = ["| greedy, float32 | ours | transformers | ratio | same tokens |", "|---|---|---|---|---|"]
+    for name, found in value["results"].items():
+        ours, theirs = (f"{found['tokens_per_second'][who]:,.0f} tokens/s" for who in ("ours", "transformers"))
+        lines.append(f"| {name} | {ours} | {theirs} | {found['ratio']:.2f}x | {'yes' if found['same_tokens'] else 'no'} |")
+    return "\n".join(lines)
+
+
+def eval_speed(value: dict[str, Any]) -> str:
+    """Likelihood tasks beside the harness's own backend."""
+    lines = ["| requests | tokens shared | transformers | ours | ratio | largest difference |", "|---|---|---|---|---|---|"]
+    for name, found in value["loads"].items():
+        seconds = " | ".join(f"{found['median_seconds'][who]:.2f} s" for who in ("peer", "ours"))
+        shared, worst = f"{found['share_saved']:.0%}", f"{found['largest_difference_nats']:.1e} nats"
+        lines.append(f"| {found['requests']}, {name} | {shared} | {seconds} | {found['ratio']:.2f}x | {worst} |")
+    return "\n".join(lines)
+
+
+def interchange_speed(value: dict[str, Any]) -> str:
+    """Time and memory of an import and an export beside safetensors."""
+    lines = ["| | median seconds | memory beyond the parameters |", "|---|---|---|"]
+    for name, seconds in value["median_seconds"].items():
+        lines.append(f"| {name} | {seconds:.1f} | {value['memory_beyond_arrays_bytes'][name] / 2**20:,.0f} MiB |")
+    return "\n".join(lines)
+
+
+def batches(value: dict[str, Any]) -> str:
+    """Batches from a token store on one core."""
+    lines = ["| packing, documents | tokens/s on one core |", "|---|---|"]
+    lines += [f"| {name} | {found['tokens_per_second'] / 1e6:.1f}M |" for name, found in value["batches"].items()]
+    ratio = value["first_batch_seconds"]["ratio"]
+    return "\n".join([*lines, f"| first batch at step 1,000,000 beside that at step 0 | {ratio:.2f} times the time |"])
+
+
+def checkpoint_overhead(value: dict[str, Any]) -> str:
+    """What checkpoints cost and restoring takes."""
+    lines = ["| | | |", "|---|---|---|"]
+    if found := value.get("overhead"):
+        settings = found["settings"]
+        lines.append(
+            f"| {found['parameters'] / 1e6:.0f}M parameters, asynchronous checkpoints every {settings['period']} of {settings['steps']} steps | "
+            f"{found['overhead']:+.1%} time | {statistics.median(found['seconds_blocked_a_save']):.1f} s blocked a save |"
+        )
+    if found := value.get("restore"):
+        for name in ("restore, 1 device", "restore, 8 devices"):
+            seconds = statistics.median(run["seconds"] for run in found[name])
+            peak, state = found[name][0]["peak_memory_mib"] / 1024, found[name][0]["state_mib"] / 1024
+            lines.append(
+                f"| {found['parameters'] / 1e6:.0f}M parameters with AdamW's moments ({state:.1f} GiB), {name} | {seconds:.0f} s | peak {peak:.1f} GiB |"
+            )
     return "\n".join(lines)
 
 
