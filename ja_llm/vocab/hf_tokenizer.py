@@ -126,8 +126,8 @@ class HFTokenizer(Tokenizer):
         return sha256_json({"kind": "tokenizers", "model": model, "special": [self._bos_id, self._eos_id], **content})
 
     def encode(self, text: str) -> list[int]:
-        check_text(text)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # As a batch of one: the library then lets Python's lock go, which tf.data's threads wait for, and computes no offsets.
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
