@@ -252,6 +252,11 @@ def train(
         print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
+        if not eval_documents:
+            raise UsageError(
+                "train.eval_documents is 0, so there is nothing to evaluate by (EVAL_PERIOD, train.eval_steps); raise it, name "
+                "train.eval_tasks, or leave both out."
+            )
         raise UsageError(
             f"{cache_dir}: there are no held-out documents here to evaluate by (EVAL_PERIOD, train.eval_steps); make the cache of a corpus with "
             "a held-out split, name train.eval_tasks, or leave both out."

@@ -115,7 +115,7 @@ def keep_best(training, directory, metric, *bindings, **macros):
     ("metric", "bindings", "macros", "says"),
     [
         ("eval/web_jp/bits_per_byte", (), {}, "no evaluation of this run gives (there are eval/web_ja/..., eval/web_en/...)"),
-        (METRIC, ("main.train.eval_documents = 0",), {}, "there are no held-out documents here"),
+        (METRIC, ("main.train.eval_documents = 0",), {}, "train.eval_documents is 0, so there is nothing to evaluate by"),
         (METRIC, (), {"EVAL_PERIOD": 3}, "the checkpoint of step 5 falls on a step without evaluation; choose an EVAL_PERIOD"),
     ],
 )
