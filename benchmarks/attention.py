@@ -87,7 +87,7 @@ def segment_ids(shape: Shape, seed: int = 0) -> np.ndarray:
     rows = []
     for _ in range(shape.batch):
         lengths = np.maximum(1, rng.lognormal(np.log(shape.mean) - 1.2**2 / 2, 1.2, shape.length).astype(int))
-        rows.append(np.repeat(np.arange(1, len(lengths) + 1), lengths)[: shape.length])
+        rows.append(np.searchsorted(np.cumsum(lengths), np.arange(shape.length), side="right") + 1)
     return np.stack(rows).astype(np.int32)
 
 
