@@ -152,9 +152,9 @@ def visited(segment_ids: np.ndarray, queries: int, keys: int, window: int | None
 
     def tiles(spans: Spans) -> int:
         table = query_tiles(pad_spans(spans, longest), queries, keys, longest)
-        return int((table[..., 3] - table[..., 0]).sum())
+        return int(np.asarray(table[..., 3] - table[..., 0]).sum(dtype=np.int64))
 
     ours, dense = packed_spans(jnp.asarray(segment_ids), batch, length, True, window), packed_spans(None, batch, length, True)
     seen, causal = tiles(ours), tiles(dense)
-    pairs = int(jnp.maximum(ours.last - ours.first + 1, 0).sum())
+    pairs = int(np.asarray(jnp.maximum(ours.last - ours.first + 1, 0)).sum(dtype=np.int64))  # 2^31 are reached by a few long rows
     return {"visited": seen, "causal": causal, "share": seen / causal, "exact": pairs / (batch * length * (length + 1) / 2)}

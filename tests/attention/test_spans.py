@@ -68,3 +68,8 @@ def test_the_share_of_visited_tiles_is_that_of_the_arithmetic():
     eight = np.repeat(np.arange(1, 9), 8)[None]
     assert visited(eight, 8, 8) == {"visited": 8, "causal": 36, "share": 8 / 36, "exact": 8 * 36 / (64 * 65 / 2)}
     assert visited(one, 8, 8, window=1)["visited"] == 8
+
+
+def test_pairs_of_many_long_rows_are_counted_past_32_bits():
+    rows = np.ones((5, 32768), np.int32)  # 2.7e9 visible pairs
+    assert visited(rows, 1024, 1024)["exact"] == 1.0
