@@ -11,7 +11,7 @@ COMMA := ,
 DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-parity test-real lint bench bench-attention sweep-attention lock clean
+.PHONY: run test test-slow test-parity test-t5x test-real lint bench bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -28,6 +28,13 @@ test-slow: $(DEV)
 test-parity: $(VENV)/.dev
 	@$(PIP) -e '.[eval-oracles]'
 	@$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py
+
+# The real t5x, unmodified, on our parts; docs/t5x.md says how it is installed into the same environment.
+test-t5x: $(VENV)/.dev
+	@$(BIN)/python -c 'import t5x, airio.core, jestimator' 2>/dev/null || { echo "make: t5x, airio or jestimator is not installed in $(VENV); docs/t5x.md says how"; exit 2; }
+	@$(BIN)/python -m benchmarks.t5x
+	@$(BIN)/python -m benchmarks.readme_tables
+	@$(BIN)/python -m pytest tests/train/test_t5x.py
 
 # The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(DEV)

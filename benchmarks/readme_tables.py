@@ -50,6 +50,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "interchange_speed": ("docs/interchange.md", interchange_speed),
         "batches": ("docs/training.md", batches),
         "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
+        "t5x": ("docs/t5x.md", t5x),
     }
     return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
 
@@ -60,6 +61,29 @@ def replace(text: str, name: str, table: str) -> str:
     if not re.search(pattern, text, re.DOTALL):
         raise SystemExit(f"the page has no markers for {name}")
     return re.sub(pattern, lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def t5x(value: dict[str, Any]) -> str:
+    """What the comparison with t5x found."""
+    losses, trained, judged = value["losses"], value["training"], value["evaluation"]
+    accuracy = judged["accuracy"]
+    lines = [
+        f"On {value['date']}, with " + ", ".join(f"{name} `{commit[:7]}`" for name, commit in value["commits"].items()) + ":",
+        "",
+        "| what | found |",
+        "|---|---|",
+        f"| {losses['steps']} losses from the same weights, batches and optax chain, float32 | largest relative difference {losses['largest_difference']:.1e} |",
+        f"| `pretrain.gin`, stopped and run again | {', '.join(f'`{name}`' for name in trained['pretrain_checkpoints'])} |",
+        f"| our run's weights and moments in t5x (`finetune.gin`) | {_bits(trained['export_exact'])} |",
+        f"| what t5x trained from them, in ours | {_bits(trained['import_exact'])} |",
+        f"| `eval.gin`, {judged['scored']}, accuracy | t5x {accuracy['t5x']:.4f}, ours {accuracy['ours']:.4f} |",
+        f"| `infer.gin`, {judged['generated']}, greedy answers | {judged['equal_answers']} of {judged['answers']} equal ({judged['characters_compared']} characters) |",
+    ]
+    return "\n".join(lines)
+
+
+def _bits(exact: bool) -> str:
+    return "bit for bit" if exact else "different"
 
 
 def debian_docs(value: dict[str, Any]) -> str:

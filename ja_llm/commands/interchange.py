@@ -20,6 +20,11 @@ def _size(text: str) -> int:
 def import_model(verbs) -> None:
     def handler(args, rest):
         set_device(args.device if args.mesh else "cpu")
+        if args.like:
+            from ja_llm.interop.t5x_checkpoints import format_crossing, from_t5x
+
+            print(format_crossing(from_t5x(args.source, args.like, args.out, args.overwrite)))
+            return
         from ja_llm.interop.hf import format_summary
         from ja_llm.interop.importing import import_checkpoint
 
@@ -45,6 +50,9 @@ def import_model(verbs) -> None:
         "source", type=path, metavar="SRC", help="folder with config.json, *.safetensors and tokenizer files, or a .gguf file"
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--like", type=path, metavar="DIR", help="SRC is a checkpoint of t5x (checkpoint_<step>) of this model directory (docs/t5x.md)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
     spare_rows_flag(parser)
     parser.add_argument("--dry_run", action="store_true", help="check all but the numbers, and write nothing")
@@ -63,6 +71,11 @@ def import_model(verbs) -> None:
 def export_model(verbs) -> None:
     def handler(args, rest):
         set_device("cpu")
+        if args.format == "t5x":
+            from ja_llm.interop.t5x_checkpoints import format_crossing, to_t5x
+
+            print(format_crossing(to_t5x(args.run, args.out)))
+            return
         from ja_llm.interop.hf import export_hf, format_summary
 
         print(format_summary(export_hf(args.run, args.out, args.dtype, args.max_shard_size, args.overwrite)))
@@ -76,6 +89,9 @@ def export_model(verbs) -> None:
     )
     parser.add_argument("run", type=path, metavar="RUN", help="model directory or run, or DIR@STEP")
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--format", choices=("hf", "t5x"), default="hf", help="hf: a Hugging Face folder; t5x: DIR/checkpoint_<step> (docs/t5x.md)"
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,

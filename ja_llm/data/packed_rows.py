@@ -15,8 +15,7 @@ import tensorflow as tf
 
 from ja_llm.data.batches import BatchSource
 from ja_llm.data.seqio_vocabulary import SeqioVocabulary
-from ja_llm.errors import UsageError
-from ja_llm.vocab.base import load_tokenizer
+from ja_llm.errors import JaLlmError, UsageError
 
 INTEGERS = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
 WEIGHTS = "decoder_loss_weights"
@@ -88,12 +87,18 @@ class PackedRows(seqio.DataSource):
 
 
 def add_rows_task(
-    cache_dir: str | Path, length: int, seed: int = 0, packing: str = "concatenate", first_row: int = 0
+    cache_dir: str | Path,
+    vocabulary: SeqioVocabulary,
+    length: int,
+    seed: int = 0,
+    packing: str = "concatenate",
+    first_row: int = 0,
 ) -> seqio.Task:
     """Register the rows of a cached mixture with seqio, under a name of their own.
 
     Args:
       cache_dir: folder that `ja-llm cache` wrote.
+      vocabulary: of the model.
       length: tokens in a row.
       seed: of the order.
       packing: as of `BatchSource`.
@@ -101,12 +106,13 @@ def add_rows_task(
 
     Raises:
       UsageError: an argument is out of range.
-      JaLlmError: the cache is unfinished or damaged.
+      JaLlmError: the cache is unfinished or damaged, or of another vocabulary.
     """
     if first_row < 0:
         raise UsageError(f"first_row is {first_row}; it counts rows from 0.")
     source = PackedRows(cache_dir, length, seed, packing, first_row)
-    vocabulary = SeqioVocabulary(load_tokenizer(Path(cache_dir) / "vocab"))
+    if source.rows("train").vocabulary != vocabulary.tokenizer.fingerprint:
+        raise JaLlmError(f"{cache_dir}: this cache was made with another vocabulary than the model's; make it again with the model's.")
     name = f"rows.{source.rows('train').fingerprint[:16]}.{packing}.{seed}.{first_row}"
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(
@@ -162,7 +168,7 @@ def example_row(inputs: tf.Tensor, targets: tf.Tensor, length: int) -> dict[str,
     """
     tokens = tf.concat([inputs, targets], axis=0)[: length + 1]
     pairs = tf.size(tokens) - 1
-    prompt = tf.minimum(tf.size(inputs), length)
+    prompt = tf.size(inputs)
 
     def row(values: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.pad(values, [[0, length - tf.size(values)]]), [length])
@@ -177,14 +183,3 @@ def example_row(inputs: tf.Tensor, targets: tf.Tensor, length: int) -> dict[str,
         WEIGHTS: tf.cast(real & (place >= prompt - 1), tf.float32),
         "decoder_causal_attention": tf.cast(place < prompt, tf.int32),
     }
-
-
-def last_inputs(dataset: tf.data.Dataset, length: int, begin: int) -> tf.data.Dataset:
-    """seqio preprocessor: of `inputs` longer than `length` the first `begin` tokens and the last ones."""
-
-    def cut(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        ids = example["inputs"]
-        kept = tf.concat([ids[:begin], ids[tf.size(ids) - (length - begin) :]], axis=0)
-        return {**example, "inputs": tf.cond(tf.size(ids) > length, lambda: kept, lambda: ids)}
-
-    return dataset.map(cut, deterministic=True)

@@ -7,11 +7,14 @@
 `ja-llm eval` gives the same numbers without it, in shares of processes and able to go on after a kill.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ja_llm.evaluation.registry import EvaluationTask
+from ja_llm.evaluation.examples import Sources
+from ja_llm.evaluation.registry import EvaluationTask, bind
 from ja_llm.evaluation.runners import Runners
+from ja_llm.evaluation.text_stream import first_stop
 
 
 class Drawn:
@@ -68,3 +71,42 @@ def model_functions(template: EvaluationTask, runners: Runners) -> dict[str, Cal
         return list(zip(indices, padded, strict=True)), {"scores": [sample["score"] for sample in found]}
 
     return {"predict_fn": predict, "score_fn": score, "predict_with_aux_fn": predict_with_aux}
+
+
+def bound_for_rows(
+    template: EvaluationTask, tokenizer: Any, sources: Sources, limit: int | None = None, max_inputs: int | None = None
+) -> Any:
+    """The seqio task for a reader that generates whole rows and trims prompts by itself (t5x), registered under a name of its own.
+
+    Args:
+      template: of one score or one text an example.
+      tokenizer: of the model.
+      sources: what the examples are made from.
+      limit: examples (questions) at most.
+      max_inputs: tokens of a prompt at most: its last ones, behind BOS where it begins a document. seqio would trim the question.
+    """
+    from ja_llm.data.registry import import_seqio
+
+    seqio = import_seqio()
+    bound = bind(template, tokenizer, sources, limit)
+
+    def answer(text: str, **fields: Any) -> Any:
+        return template.postprocess(text[: first_stop(text, template.stop)], **fields)
+
+    cut = [functools.partial(_last_inputs, length=max_inputs, begin=int(template.begins_document))] if max_inputs else []
+    name = f"{bound.name}.rows{max_inputs or ''}"
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add_provider(name, bound.replace(name=name, postprocess_fn=answer, preprocessors=[*bound.preprocessors, *cut]))
+    return seqio.TaskRegistry.get(name)
+
+
+def _last_inputs(dataset: Any, length: int, begin: int) -> Any:
+    """seqio preprocessor: of `inputs` longer than `length` the first `begin` tokens and the last ones."""
+    import tensorflow as tf
+
+    def cut(example: dict[str, Any]) -> dict[str, Any]:
+        ids = example["inputs"]
+        kept = tf.concat([ids[:begin], ids[tf.maximum(tf.size(ids) - (length - begin), 0) :]], axis=0)
+        return {**example, "inputs": tf.cond(tf.size(ids) > length, lambda: kept, lambda: ids)}
+
+    return dataset.map(cut, deterministic=True)

@@ -2,30 +2,26 @@
 
 Everything here is a gin configurable; the files of `gin_configs/t5x/` bind them beside t5x's stock ones:
 
-    python -m t5x.train --gin_search_paths=GIN_CONFIGS --gin_file=t5x/continue.gin --gin.MODEL_DIRECTORY="'models/expanded'" ...
+    python -m t5x.train --gin_search_paths=gin_configs --gin_file=t5x/finetune.gin --gin.MODEL_DIRECTORY="'models/expanded'" ...
 
-t5x is not on PyPI; docs/t5x.md says how it is installed. Checkpoints cross in both directions: t5x reads what `to_t5x` writes,
-`from_t5x` reads what t5x wrote.
+t5x is not on PyPI; docs/t5x.md says how it is installed, and has whole commands. Checkpoints: `t5x_checkpoints.py`.
 """
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-import functools
-
 import gin
 import jax
 import jax.numpy as jnp
 import optax
-import seqio
 
-from ja_llm.data.packed_rows import ModelFeatures, add_rows_task, last_inputs
+from ja_llm.data.packed_rows import ModelFeatures, add_rows_task
 from ja_llm.data.seqio_vocabulary import SeqioVocabulary
 from ja_llm.errors import UsageError
 from ja_llm.evaluation.examples import Sources
-from ja_llm.evaluation.registry import GENERATE, SCORE, bind, resolve
-from ja_llm.evaluation.text_stream import first_stop
+from ja_llm.evaluation.registry import GENERATE, SCORE, resolve
+from ja_llm.evaluation.seqio_functions import bound_for_rows
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decode import Cache, decode_step, init_cache, prefill
 from ja_llm.models.decoder import Decoder
@@ -33,9 +29,6 @@ from ja_llm.train import checkpoints
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.optimizers import AdamW, Lion, Optimizer
 from t5x import models, optimizers
-
-# Logical axes of our parameters that t5x's standard rules do not name; what is tried first.
-AXIS_RULES = (("kv_heads", "model"), ("positions", None), ("expert", None))
 
 
 @gin.configurable
@@ -66,6 +59,7 @@ def vocabulary(model_directory: str) -> SeqioVocabulary:
 @gin.configurable
 def rows(
     cache_dir: str,
+    vocabulary: SeqioVocabulary,
     task_feature_lengths: Mapping[str, int],
     seed: int = 0,
     packing: str = "concatenate",
@@ -75,7 +69,7 @@ def rows(
 
     t5x reads a task from its beginning when a run goes on; `first_row` is then the steps done times the batch size.
     """
-    return add_rows_task(cache_dir, task_feature_lengths["targets"], seed, packing, first_row).name
+    return add_rows_task(cache_dir, vocabulary, task_feature_lengths["targets"], seed, packing, first_row).name
 
 
 @gin.configurable
@@ -111,18 +105,7 @@ def task(
             f"{name}: t5x gives one score or one text an example, and this task takes more ({template.kind}, {template.samples} texts); "
             "run it by `ja-llm eval`."
         )
-    bound = bind(template, vocabulary.tokenizer, Sources(documents, pairs, data), limit)
-
-    def answer(text: str, **fields: Any) -> Any:
-        end = first_stop(text, template.stop)
-        return template.postprocess(text if end is None else text[:end], **fields)
-
-    unique = f"{bound.name}.{max_inputs}.t5x"
-    cut = [functools.partial(last_inputs, length=max_inputs, begin=int(template.begins_document))] if max_inputs else []
-    changed = bound.replace(name=unique, postprocess_fn=answer, preprocessors=[*bound.preprocessors, *cut])
-    seqio.TaskRegistry.remove(unique)
-    seqio.TaskRegistry.add_provider(unique, changed)
-    return unique
+    return bound_for_rows(template, vocabulary.tokenizer, Sources(documents, pairs, data), limit, max_inputs).name
 
 
 @gin.configurable

@@ -69,7 +69,7 @@ def _moments(loaded: checkpoints.LoadedModel) -> tuple[dict[str, Any], bool]:
     if set(state) - {"adam"} or set(state.get("adam", ())) != {"count", "mu", "nu"}:
         raise JaLlmError(
             f"{loaded.directory}: this run's optimizer state ({', '.join(sorted(state))}) is not AdamW's with float32 moments, which t5x "
-            "takes; export its weights by way of `ja-llm average` or begin from the model that it started from."
+            "takes; train with `optimizers.AdamW()`, or cross over by way of the Hugging Face export, which leaves the optimizer behind."
         )
     return state, True
 
@@ -120,3 +120,9 @@ def from_t5x(source: str | Path, like: str | Path, out_dir: str | Path, overwrit
     with checkpoints.new_model(out_dir, config=config, tokenizer=tokenizer, ledger=ledger, overwrite=overwrite) as hidden:
         checkpoints.write_params(hidden, params, Path(out_dir).absolute(), step)
     return {"path": str(Path(out_dir).absolute()), "step": step, "tensors": len(jax.tree.leaves(params))}
+
+
+def format_crossing(summary: dict[str, Any]) -> str:
+    """One line of what `to_t5x` or `from_t5x` did."""
+    moments = f", with {summary['optimizer']}" if "optimizer" in summary else "; its optimizer state stays behind"
+    return f"{summary['path']}: step {summary['step']}, {summary['tensors']} parameters{moments}"

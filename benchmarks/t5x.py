@@ -1,0 +1,280 @@
+"""Ours against the real t5x, unmodified: equal losses, its stock gin files on our parts, checkpoints in both directions.
+
+    make test-t5x            # or: python -m benchmarks.t5x [--quickstart DIR] [--sources DIR]
+
+On what the quickstart leaves (made first if it is not there: three minutes). In order:
+  losses       the same weights, batches and optax chain through t5x's Trainer and PjitPartitioner and through our step, 50 steps
+  pretrain     python -m t5x.train with its pretrain.gin on our rows, then again from where it stopped
+  finetune     python -m t5x.train with its finetune.gin from a checkpoint that `ja-llm export --format t5x` wrote, moments and all; what
+               it saves goes back through `ja-llm import --like`
+  eval, infer  python -m t5x.eval and t5x.infer on our tasks: scores and greedy answers beside `ja-llm eval`'s
+Writes benchmarks/results/t5x.json with the date and the commits of t5x, airio and jestimator.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ja_llm.files import write_json
+from ja_llm.manifest import software
+
+RESULT = Path(__file__).resolve().parent / "results" / "t5x.json"
+GIN = Path(__file__).resolve().parent.parent / "gin_configs"
+PACKAGES = ("t5x", "airio", "jestimator")
+LENGTH, BATCH, STEPS = 64, 8, 50
+FLOAT32 = {"dtype": "float32"}
+SCORED, GENERATED = "continuation_choice_ja", "niilc"
+DATA = Path(__file__).resolve().parent.parent / "tests" / "evaluation" / "raw"  # NIILC's format, our own questions
+LONGEST = 512  # the quickstart's model
+
+
+def commits() -> dict[str, str]:
+    """Commit of each package that is not on PyPI: what pip noted, or that of the checkout it is imported from.
+
+    Raises:
+      SystemExit: one is not importable.
+    """
+    found = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise SystemExit(f"{name} is not installed; docs/t5x.md says how.")
+        try:
+            noted = importlib.metadata.distribution(name).read_text("direct_url.json")
+            found[name] = json.loads(noted or "{}").get("vcs_info", {}).get("commit_id", "unknown")
+        except importlib.metadata.PackageNotFoundError:
+            folder = next(iter(spec.submodule_search_locations or ["."]))
+            shown = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True)
+            found[name] = shown.stdout.strip() or "unknown"
+    return found
+
+
+def losses(model: Path, cache: Path, steps: int = STEPS, length: int = LENGTH, batch: int = BATCH) -> dict[str, Any]:
+    """Losses of both trainers from the same weights on the same batches, in float32.
+
+    Returns:
+      {"steps", "largest_difference" (relative), "batches_equal", "ours", "t5x"}.
+    """
+    from flax.core import freeze
+    from t5x import partitioning, trainer, utils
+
+    from ja_llm.data.batches import BatchSource
+    from ja_llm.interop import t5x as bridge
+    from ja_llm.train import checkpoints
+    from ja_llm.train.learning_rates import WarmupCosine
+    from ja_llm.train.optimizers import AdamW
+    from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+
+    settings, schedule = AdamW(), WarmupCosine(peak=1e-3, final=1e-4, warmup_steps=5, total_steps=max(steps, 6))
+    module, vocabulary = bridge.module(str(model), FLOAT32), bridge.vocabulary(str(model))
+    theirs = bridge.DecoderModel(module, vocabulary, bridge.optimizer(settings, schedule))
+    task = bridge.rows(str(cache), vocabulary, {"targets": length})
+    rules = partitioning.standard_logical_axis_rules(additional_rules=(("kv_heads", "model"),))
+    partitioner = partitioning.PjitPartitioner(num_partitions=1, logical_axis_rules=rules)
+    wanted = utils.DatasetConfig(task, {"targets": length}, "train", batch, True, None, use_cached=True, pack=True)
+    data = utils.get_dataset(wanted, 0, 1, theirs.FEATURE_CONVERTER_CLS).as_numpy_iterator()
+    source = BatchSource(cache, length, batch, 0)
+
+    params = jax.tree.map(lambda x: np.array(x, np.float32), checkpoints.load_model(model).params)
+    shapes = {name: (batch, length) for name in source[0]}
+    types = {name: jnp.float32 if name.endswith("weights") else jnp.int32 for name in shapes}
+    initialiser = utils.TrainStateInitializer(theirs.optimizer_def, theirs.get_initial_variables, shapes, partitioner, types)
+    state = initialiser.from_scratch(jax.random.key(0)).replace_params(freeze(jax.tree.map(jnp.array, params)))
+    axes = initialiser.train_state_axes
+    their = trainer.Trainer(theirs, state, partitioner, [], None, axes, jax.random.PRNGKey(0), bridge.learning_rate(schedule), None)
+    step = jax.jit(make_train_step(module, settings.transformation(), schedule))
+    mine = TrainState(jnp.int32(0), jax.tree.map(jnp.array, params), init_optimizer(settings.transformation(), params))
+
+    found: dict[str, list[float]] = {"ours": [], "t5x": []}
+    equal = True
+    for number in range(steps):
+        rows, expected = next(data), source[number]
+        equal &= all(np.array_equal(rows[name], expected[name]) for name in expected)
+        metrics = their.train(iter([rows]), 1, start_step=number).result()
+        mine, own = step(mine, expected)
+        found["t5x"].append(float(metrics["loss"].value))
+        found["ours"].append(float(own["loss"]))
+    far = max(abs(a - b) / abs(b) for a, b in zip(found["ours"], found["t5x"], strict=True))
+    return {"steps": steps, "largest_difference": far, "batches_equal": bool(equal), **found}
+
+
+def run(script: str, log: Path, model: Path, **macros: Any) -> None:
+    """One of t5x's own scripts with the gin file of the same name in gin_configs/t5x/ (train: the key `gin`).
+
+    Raises:
+      SystemExit: it failed; its log is named.
+    """
+    name = macros.pop("gin", script)
+    macros = {"MODEL_DIRECTORY": str(model), "MODEL_OVERRIDES": FLOAT32, **macros}
+    flags = [f"--gin.{key}={value!r}" for key, value in macros.items()]
+    command = [sys.executable, "-m", f"t5x.{script}", f"--gin_search_paths={GIN}", f"--gin_file=t5x/{name}.gin", *flags]
+    with open(log, "wb") as file:
+        code = subprocess.run(command, stdout=file, stderr=file).returncode
+    if code:
+        raise SystemExit(f"python -m t5x.{script} with t5x/{name}.gin ended with {code}; see {log}")
+
+
+def stock_training(base: Path, trained: Path, cache: Path, work: Path) -> dict[str, Any]:
+    """pretrain.gin, resumed; finetune.gin from our checkpoint; and back.
+
+    Returns:
+      {"pretrain_checkpoints", "finetune_checkpoints", "export_exact" (t5x's first checkpoint holds our bits), "import_exact"}.
+    """
+    from ja_llm.interop.t5x_checkpoints import from_t5x, to_t5x
+    from ja_llm.train import checkpoints, stored_arrays
+
+    common = {
+        "CACHE_DIR": str(cache),
+        "TASK_FEATURE_LENGTHS": {"targets": LENGTH},
+        "BATCH_SIZE": BATCH,
+        "WARMUP_STEPS": 2,
+        "utils.SaveCheckpointConfig.period": 2,
+    }
+    short = {"train.eval_period": 2, "train.eval_steps": 1}
+    fresh = work / "pretrain"
+    for steps, first in ((2, 0), (4, 2 * BATCH)):
+        log = work / f"pretrain{steps}.log"
+        run("train", log, base, gin="pretrain", MODEL_DIR=str(fresh), TRAIN_STEPS=steps, FIRST_ROW=first, **common, **short)
+    sent = to_t5x(trained, work / "export")
+    run(
+        "train",
+        work / "finetune.log",
+        trained,
+        gin="finetune",
+        MODEL_DIR=str(work / "finetune"),
+        INITIAL_CHECKPOINT_PATH=sent["path"],
+        TRAIN_STEPS=sent["step"] + 2,
+        EVAL_PERIOD=2,
+        EVAL_STEPS=1,
+        **common,
+    )
+    last = work / "finetune" / f"checkpoint_{sent['step'] + 2}"
+    from_t5x(last, trained, work / "back")
+    back = checkpoints.load_model(work / "back")
+    theirs = stored_arrays.read_item(last / "state")
+    first = stored_arrays.read_item(work / "finetune" / f"checkpoint_{sent['step']}" / "state")
+    own = checkpoints.load_model(trained)
+    moments = stored_arrays.read_item(own.directory / "checkpoints" / str(own.step) / "optimizer")["state"]["adam"]
+    return {
+        "pretrain_checkpoints": sorted(path.name for path in fresh.glob("checkpoint_*")),
+        "finetune_checkpoints": sorted(path.name for path in (work / "finetune").glob("checkpoint_*")),
+        "export_exact": same(first["target"], own.params) and same(first["state"]["param_states"]["0"]["adam"], moments),
+        "import_exact": same(theirs["target"], back.params),
+        "changed_by_training": not same(theirs["target"], own.params),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same numbers under the same names."""
+
+    def flat(tree: Any) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf) for keys, leaf in leaves}
+
+    one, other = flat(a), flat(b)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def stock_evaluation(model: Path, documents: Path, work: Path, limit: int = 32) -> dict[str, Any]:
+    """eval.gin on a scored task and infer.gin on a generated one, beside our engine.
+
+    Returns:
+      {"accuracy": {"t5x", "ours"}, "answers": how many, "equal_answers": those of which one text begins with the other, since the rows
+      of the two end at different places}.
+    """
+    from ja_llm.evaluation.registry import resolve
+    from ja_llm.evaluation.run import evaluate
+    from ja_llm.evaluation.text_stream import first_stop
+    from ja_llm.interop.t5x_checkpoints import to_t5x
+
+    checkpoint = to_t5x(model, work / "evaluated")["path"]
+    own = evaluate(model, [SCORED, GENERATED], root=documents, data=DATA, out_dir=work / "own", limit=limit, batch_size=4)
+    common = {"CHECKPOINT_PATH": checkpoint, "LIMIT": limit, "utils.DatasetConfig.batch_size": 4}
+    exact = {"utils.RestoreCheckpointConfig.dtype": "float32"}
+    out = work / "eval"
+    run("eval", work / "eval.log", model, EVAL_OUTPUT_DIR=str(out), TASK=SCORED, DOCUMENTS=str(documents), **common, **exact)
+    (metrics,) = out.glob("inference_eval/*-metrics.jsonl")
+    theirs = json.loads(metrics.read_text().splitlines()[-1])
+    out, room = work / "infer", resolve(GENERATED)[0].max_new_tokens
+    inputs = LONGEST - room
+    lengths = {"TASK_FEATURE_LENGTHS": {"inputs": inputs, "targets": room}, "MAX_INPUTS": inputs}
+    run("infer", work / "infer.log", model, INFER_OUTPUT_DIR=str(out), TASK=GENERATED, DATA=str(DATA), **lengths, **common, **exact)
+    (file,) = (path for path in out.glob("*-predict.jsonl-*") if not path.name.endswith("COMPLETED"))
+    stop = resolve(GENERATED)[0].stop
+    answers = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
+    pairs = [(text[: first_stop(text, stop)].rstrip("\ufffd"), ours) for text, ours in zip(answers, predictions(work / "own"), strict=True)]
+    same_text = [a.startswith(b) or b.startswith(a) for a, b in pairs]
+    headline = resolve(SCORED)[0].headline
+    return {
+        "scored": SCORED,
+        "accuracy": {"t5x": theirs[headline], "ours": own["tasks"][SCORED][headline]},
+        "generated": GENERATED,
+        "answers": len(pairs),
+        "equal_answers": sum(same_text),
+        "characters_compared": sum(min(len(a), len(b)) for a, b in pairs),
+    }
+
+
+def predictions(folder: Path) -> list[str]:
+    """Our engine's answers, in the examples' order."""
+    lines = (folder / f"{GENERATED}.samples.jsonl").read_text().splitlines()
+    return [json.loads(line)["prediction"] for line in lines]
+
+
+def failures(value: dict[str, Any]) -> list[str]:
+    """What does not hold of a result."""
+    trained, judged = value["training"], value["evaluation"]
+    claims = {
+        "losses within 1e-5": value["losses"]["largest_difference"] <= 1e-5 and value["losses"]["steps"] >= STEPS,
+        "equal batches": value["losses"]["batches_equal"],
+        "pretrain.gin resumed": trained["pretrain_checkpoints"][-1] == "checkpoint_4",
+        "our checkpoint in t5x, bit for bit": trained["export_exact"],
+        "t5x's checkpoint in ours, bit for bit": trained["import_exact"],
+        "t5x trained on from it": trained["changed_by_training"],
+        "equal accuracy": judged["accuracy"]["t5x"] == judged["accuracy"]["ours"],
+        "equal answers": judged["equal_answers"] == judged["answers"] > 0 and judged["characters_compared"] > 0,
+    }
+    return [claim for claim, holds in claims.items() if not holds]
+
+
+def main() -> None:
+    """Run all, write the result, fail where something differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quickstart", type=Path, default=Path("build/t5x/quickstart"), help="its output folder")
+    args = parser.parse_args()
+    found = commits()
+    if not (args.quickstart / "report.html").exists():
+        subprocess.run([sys.executable, "-m", "ja_llm", "quickstart", "--out", args.quickstart, "--device", "cpu"], check=True)
+    folder = args.quickstart.absolute()
+    base, trained, cache = folder / "models" / "expanded", folder / "runs" / "ja", folder / "tokens"
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        value = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "commits": found,
+            "software": software("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "clu"),
+            "losses": losses(base, cache),
+            "training": stock_training(base, trained, cache, work),
+            "evaluation": stock_evaluation(trained, folder / "corpus", work),
+        }
+    write_json(RESULT, value)
+    for name in ("losses", "training", "evaluation"):
+        print(name, {key: item for key, item in value[name].items() if key not in ("ours", "t5x")})
+    if wrong := failures(value):
+        raise SystemExit("not as it should be: " + "; ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
