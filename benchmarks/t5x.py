@@ -19,7 +19,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,9 @@ def losses(model: Path, cache: Path, steps: int = STEPS, length: int = LENGTH, b
     initialiser = utils.TrainStateInitializer(theirs.optimizer_def, theirs.get_initial_variables, shapes, partitioner, types)
     state = initialiser.from_scratch(jax.random.key(0)).replace_params(freeze(jax.tree.map(jnp.array, params)))
     axes = initialiser.train_state_axes
-    their = trainer.Trainer(theirs, state, partitioner, [], None, axes, jax.random.PRNGKey(0), bridge.learning_rate(schedule), None)
+    their = trainer.Trainer(
+        theirs, state, partitioner, [], None, axes, jax.random.PRNGKey(0), bridge.learning_rate(schedule), None
+    )
     step = jax.jit(make_train_step(module, settings.transformation(), schedule))
     mine = TrainState(jnp.int32(0), jax.tree.map(jnp.array, params), init_optimizer(settings.transformation(), params))
 
@@ -139,7 +140,7 @@ def stock_training(base: Path, trained: Path, cache: Path, work: Path) -> dict[s
         "CACHE_DIR": str(cache),
         "TASK_FEATURE_LENGTHS": {"targets": LENGTH},
         "BATCH_SIZE": BATCH,
-        "WARMUP_STEPS": 2,
+        "WARMUP_STEPS": 1,
         "utils.SaveCheckpointConfig.period": 2,
     }
     short = {"train.eval_period": 2, "train.eval_steps": 1}
@@ -210,11 +211,24 @@ def stock_evaluation(model: Path, documents: Path, work: Path, limit: int = 32) 
     out, room = work / "infer", resolve(GENERATED)[0].max_new_tokens
     inputs = LONGEST - room
     lengths = {"TASK_FEATURE_LENGTHS": {"inputs": inputs, "targets": room}, "MAX_INPUTS": inputs}
-    run("infer", work / "infer.log", model, INFER_OUTPUT_DIR=str(out), TASK=GENERATED, DATA=str(DATA), **lengths, **common, **exact)
+    run(
+        "infer",
+        work / "infer.log",
+        model,
+        INFER_OUTPUT_DIR=str(out),
+        TASK=GENERATED,
+        DATA=str(DATA),
+        **lengths,
+        **common,
+        **exact,
+    )
     (file,) = (path for path in out.glob("*-predict.jsonl-*") if not path.name.endswith("COMPLETED"))
     stop = resolve(GENERATED)[0].stop
     answers = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
-    pairs = [(text[: first_stop(text, stop)].rstrip("\ufffd"), ours) for text, ours in zip(answers, predictions(work / "own"), strict=True)]
+    pairs = [
+        (text[: first_stop(text, stop)].rstrip("\ufffd"), ours)
+        for text, ours in zip(answers, predictions(work / "own"), strict=True)
+    ]
     same_text = [a.startswith(b) or b.startswith(a) for a, b in pairs]
     headline = resolve(SCORED)[0].headline
     return {
@@ -259,16 +273,17 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "ja_llm", "quickstart", "--out", args.quickstart, "--device", "cpu"], check=True)
     folder = args.quickstart.absolute()
     base, trained, cache = folder / "models" / "expanded", folder / "runs" / "ja", folder / "tokens"
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        value = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commits": found,
-            "software": software("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "clu"),
-            "losses": losses(base, cache),
-            "training": stock_training(base, trained, cache, work),
-            "evaluation": stock_evaluation(trained, folder / "corpus", work),
-        }
+    work = folder.parent / "work"  # the scripts' logs stay there
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    value = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commits": found,
+        "software": software("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "clu"),
+        "training": stock_training(base, trained, cache, work),
+        "evaluation": stock_evaluation(trained, folder / "corpus", work),
+        "losses": losses(base, cache),
+    }
     write_json(RESULT, value)
     for name in ("losses", "training", "evaluation"):
         print(name, {key: item for key, item in value[name].items() if key not in ("ours", "t5x")})

@@ -51,7 +51,10 @@ def import_model(verbs) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument(
-        "--like", type=path, metavar="DIR", help="SRC is a checkpoint of t5x (checkpoint_<step>) of this model directory (docs/t5x.md)"
+        "--like",
+        type=path,
+        metavar="DIR",
+        help="SRC is a checkpoint of t5x (checkpoint_<step>) of this model directory (docs/t5x.md)",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
     spare_rows_flag(parser)
@@ -90,7 +93,10 @@ def export_model(verbs) -> None:
     parser.add_argument("run", type=path, metavar="RUN", help="model directory or run, or DIR@STEP")
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument(
-        "--format", choices=("hf", "t5x"), default="hf", help="hf: a Hugging Face folder; t5x: DIR/checkpoint_<step> (docs/t5x.md)"
+        "--format",
+        choices=("hf", "t5x"),
+        default="hf",
+        help="hf: a Hugging Face folder; t5x: DIR/checkpoint_<step> (docs/t5x.md)",
     )
     parser.add_argument(
         "--dtype",

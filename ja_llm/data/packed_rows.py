@@ -112,7 +112,9 @@ def add_rows_task(
         raise UsageError(f"first_row is {first_row}; it counts rows from 0.")
     source = PackedRows(cache_dir, length, seed, packing, first_row)
     if source.rows("train").vocabulary != vocabulary.tokenizer.fingerprint:
-        raise JaLlmError(f"{cache_dir}: this cache was made with another vocabulary than the model's; make it again with the model's.")
+        raise JaLlmError(
+            f"{cache_dir}: this cache was made with another vocabulary than the model's; make it again with the model's."
+        )
     name = f"rows.{source.rows('train').fingerprint[:16]}.{packing}.{seed}.{first_row}"
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(

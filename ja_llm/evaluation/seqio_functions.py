@@ -96,7 +96,9 @@ def bound_for_rows(
     cut = [functools.partial(_last_inputs, length=max_inputs, begin=int(template.begins_document))] if max_inputs else []
     name = f"{bound.name}.rows{max_inputs or ''}"
     seqio.TaskRegistry.remove(name)
-    seqio.TaskRegistry.add_provider(name, bound.replace(name=name, postprocess_fn=answer, preprocessors=[*bound.preprocessors, *cut]))
+    seqio.TaskRegistry.add_provider(
+        name, bound.replace(name=name, postprocess_fn=answer, preprocessors=[*bound.preprocessors, *cut])
+    )
     return seqio.TaskRegistry.get(name)
 
 

@@ -15,6 +15,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import optax
+from t5x import models, optimizers
 
 from ja_llm.data.packed_rows import ModelFeatures, add_rows_task
 from ja_llm.data.seqio_vocabulary import SeqioVocabulary
@@ -28,7 +29,6 @@ from ja_llm.models.decoder import Decoder
 from ja_llm.train import checkpoints
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.optimizers import AdamW, Lion, Optimizer
-from t5x import models, optimizers
 
 
 @gin.configurable
@@ -118,7 +118,9 @@ def optimizer(settings: Optimizer, schedule: Schedule) -> optimizers.OptimizerDe
       UsageError: t5x can't partition the optimizer's state.
     """
     if not isinstance(settings, AdamW | Lion) or settings.moments != "float32":
-        raise UsageError(f"{settings}: t5x knows how to spread the state of AdamW and Lion with float32 moments; choose one of them.")
+        raise UsageError(
+            f"{settings}: t5x knows how to spread the state of AdamW and Lion with float32 moments; choose one of them."
+        )
     chain = settings.transformation()
 
     # optax names the links in an OrderedDict, which t5x restores as a dict.

@@ -115,7 +115,11 @@ def from_t5x(source: str | Path, like: str | Path, out_dir: str | Path, overwrit
             raise JaLlmError(f"{source}: {name} holds numbers that are not finite; take an earlier checkpoint.")
     lineage = read_json(like / "run.json", "ledger") if (like / "run.json").exists() else {}
     parents = [parent_entry(like, 0, lineage)]
-    identity = {"checkpoint": f"t5x {source.parent.name}/{source.name}", "arrays": digests(params), "vocabulary": tokenizer.fingerprint}
+    identity = {
+        "checkpoint": f"t5x {source.parent.name}/{source.name}",
+        "arrays": digests(params),
+        "vocabulary": tokenizer.fingerprint,
+    }
     ledger = new_ledger("import", identity, parents=parents, source=f"{source.parent.name}/{source.name}")
     with checkpoints.new_model(out_dir, config=config, tokenizer=tokenizer, ledger=ledger, overwrite=overwrite) as hidden:
         checkpoints.write_params(hidden, params, Path(out_dir).absolute(), step)

@@ -87,7 +87,9 @@ def test_wrong_use_is_a_sentence(rows, task, cache, byte_tokenizer):
         read(rows, task, 1, lengths={"targets": 32})
 
 
-@pytest.mark.parametrize(("inputs", "targets", "length"), [([9, 0, 4], [0, 7], 8), ([9, 0, 4], [0, 7], 4), ([5], [0], 1), ([1, 2, 3], [4], 2)])
+@pytest.mark.parametrize(
+    ("inputs", "targets", "length"), [([9, 0, 4], [0, 7], 8), ([9, 0, 4], [0, 7], 4), ([5], [0], 1), ([1, 2, 3], [4], 2)]
+)
 def test_a_row_of_one_example_weighs_its_targets_alone(rows, inputs, targets, length):
     row = {name: value.numpy() for name, value in rows.example_row(np.int32(inputs), np.int32(targets), length).items()}
     assert {value.shape for value in row.values()} == {(length,)}

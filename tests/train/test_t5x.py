@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax.core import unfreeze
 
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
@@ -49,5 +50,5 @@ def test_t5x_restores_our_checkpoint(model, tmp_path):
     manager = OrbaxCheckpointManagerInterface(str(tmp_path), initialiser.global_train_state_shape, partitioner)
     state = manager.restore(path=path)
     own = checkpoints.load_model(model).params
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), dict(state.params), own))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), unfreeze(state.params), own))
     assert int(state.step) == 0
