@@ -1,6 +1,6 @@
 """Ours against the real t5x, unmodified: equal losses, its stock gin files on our parts, checkpoints in both directions.
 
-    make test-t5x            # or: python -m benchmarks.t5x [--quickstart DIR] [--sources DIR]
+    make test-t5x            # or: python -m benchmarks.t5x [--quickstart DIR]
 
 On what the quickstart leaves (made first if it is not there: three minutes). In order:
   losses       the same weights, batches and optax chain through t5x's Trainer and PjitPartitioner and through our step, 50 steps
@@ -12,6 +12,7 @@ Writes benchmarks/results/t5x.json with the date and the commits of t5x, airio a
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -50,10 +51,12 @@ def commits() -> dict[str, str]:
         spec = importlib.util.find_spec(name)
         if spec is None:
             raise SystemExit(f"{name} is not installed; docs/t5x.md says how.")
-        try:
+        noted = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             noted = importlib.metadata.distribution(name).read_text("direct_url.json")
-            found[name] = json.loads(noted or "{}").get("vcs_info", {}).get("commit_id", "unknown")
-        except importlib.metadata.PackageNotFoundError:
+        if noted is not None:
+            found[name] = json.loads(noted).get("vcs_info", {}).get("commit_id", "unknown")
+        else:
             folder = next(iter(spec.submodule_search_locations or ["."]))
             shown = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True)
             found[name] = shown.stdout.strip() or "unknown"
