@@ -17,6 +17,7 @@ from beam_pipelines.settings.checks import Check
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
+from beam_pipelines.settings.hosts import HostCap
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
@@ -46,6 +47,7 @@ class Corpus:
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
+    host_cap: HostCap = dataclasses.field(default_factory=HostCap)
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
     languages: Sequence[str] = ("ja", "en")
