@@ -89,6 +89,25 @@ class Finished:
     processed: dict[str, int]
 
 
+def lay_out(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
+    """The folders of the stages. The last one's key is that of the whole chain: values, inputs, versions, files it reads.
+
+    Raises:
+      UsageError: as `specs`.
+      JaLlmError: a file that the configuration names can't be read.
+    """
+    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
+    stages: list[Stage] = []
+    for spec in specs(config):
+        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        if not stages:
+            values.append(sampling)
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        stages.append(stage(work, spec.name, spec.version, values, stages[-1:]))
+    return stages
+
+
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -96,22 +115,13 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted = specs(config)
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    before: list[Stage] = []
+    wanted, stages = specs(config), lay_out(config, units, work)
     processed: dict[str, int] = {}
-    for spec in wanted:
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
-        if not before:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        this = stage(work, spec.name, spec.version, values, before[-1:])
-        processed[spec.name] = _run(spec, this, units, before, config, execution)
-        if not before:
+    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
+        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
+        if not place:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-        before.append(this)
-    return Finished(wanted, before, processed)
+    return Finished(wanted, stages, processed)
 
 
 def _run(

@@ -72,7 +72,7 @@ def build_corpus(
     output = Path(output)
     with _locked(output) as work:
         units, entries = _units(files)
-        finished = _finished(output, config, entries)
+        finished = _finished(output, config, entries, chain.lay_out(config, units, work)[-1].key)
         if finished is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
             return finished
@@ -135,6 +135,7 @@ def _build(
         totals=yields.make_totals(shards),
         packages=chain.packages(config),
         sampling=sampling,
+        chain=finished.stages[-1].key,
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
         **tables,
@@ -223,8 +224,8 @@ def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, sampling
 
 
-def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The manifest, if the set is whole and was made from this input by this configuration and software."""
+def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    """The manifest, if the set is whole and was made from this input by this configuration, chain and software."""
     if not (output / manifest.NAME).exists():
         return None
     try:
@@ -234,6 +235,7 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
         return None
     values, sampling = _identity(config)
     same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
+    same = same and value.get("chain") == key
     return value if same and value["software"] == manifest.software(*chain.packages(config)) else None
 
 
