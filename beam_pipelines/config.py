@@ -18,7 +18,7 @@ from beam_pipelines.settings.classify import Classify, TopShare
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
-from beam_pipelines.settings.hosts import HostCap
+from beam_pipelines.settings.host_cap import HostCap
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
