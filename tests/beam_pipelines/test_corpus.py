@@ -86,7 +86,7 @@ def built(inputs, tmp_path_factory):
 def test_every_document_is_accounted_for(built, inputs):
     output, value = built
     tables = {t["stage"]: t for t in value["yields"]}
-    assert list(tables) == ["extract", "language", "dedup", "filter", "split"]
+    assert list(tables) == ["extract", "language", "dedup", "select", "split"]
     before = None
     for table in value["yields"]:
         assert table["in"]["documents"] == table["kept"]["documents"] + sum(c["documents"] for c in table["dropped"].values())
@@ -103,7 +103,7 @@ def test_every_document_is_accounted_for(built, inputs):
     assert tables["extract"]["in"]["documents"] == 23 + 13 + 4
     assert {r: c["documents"] for r, c in tables["language"]["dropped"].items()} == {"language_de": 1}
     assert {r: c["documents"] for r, c in tables["dedup"]["dropped"].items()} == {"duplicate_exact": 4, "duplicate_near": 1}
-    assert {r: c["documents"] for r, c in tables["filter"]["dropped"].items()} == {
+    assert {r: c["documents"] for r, c in tables["select"]["dropped"].items()} == {
         "ja_letters_low": 1,
         "ja_duplicate_line_share_high": 1,
     }
@@ -173,17 +173,50 @@ def test_a_page_past_the_deadline_is_counted_and_sampled(web, tmp_path):
 
 def test_same_bytes_with_two_workers(built, inputs, tmp_path, monkeypatch):
     """Extraction and the GroupByKeys in two processes."""
-    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
     build(inputs, tmp_path / "two", workers=2)
     assert digest(tmp_path / "two") == digest(built[0])
 
 
 @pytest.mark.slow
 def test_same_bytes_with_two_workers_in_every_stage(built, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
     monkeypatch.setattr("beam_pipelines.workspace.DOCUMENTS_PER_WORKER", 1)
     build(inputs, tmp_path / "two", workers=2)
     assert digest(tmp_path / "two") == digest(built[0])
+
+
+@pytest.mark.slow
+def test_same_bytes_with_two_workers_and_stages_over_the_whole_corpus(inputs, tmp_path, monkeypatch):
+    """Scores, the share that stays by them, caps, and what documents carry of it."""
+    import fasttext
+
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.DOCUMENTS_PER_WORKER", 1)
+    (tmp_path / "text").write_text("__label__pos 春 の\n__label__neg 秋 の\n" * 50)
+    fasttext.train_supervised(str(tmp_path / "text"), dim=4, thread=1, verbose=0).save_model(str(tmp_path / "m.bin"))
+    order = [
+        "extract",
+        "language",
+        "minhash",
+        "dedup",
+        "annotate",
+        "classify",
+        "select",
+        "top_share",
+        "host_cap",
+        "carry",
+        "split",
+    ]
+    more = [*BINDINGS, f"corpus.Corpus.stages = {order}", f"corpus.Classify.models = {{'m': '{tmp_path / 'm.bin'}'}}"]
+    more += ["corpus.TopShare.share = 0.7", "corpus.HostCap.max_documents = 6", "corpus.Corpus.carried = ['classify.m']"]
+    one = build(inputs, tmp_path / "one", bindings=more)
+    build(inputs, tmp_path / "two", bindings=more, workers=2)
+    assert digest(tmp_path / "two") == digest(tmp_path / "one")
+    reasons = {reason for table in one["yields"] for reason in table["dropped"]}
+    assert {"below_top_share", "host_cap"} <= reasons and one["capped_hosts"]
+    japanese = [d for s in one["shards"] if s["lang"] == "ja" for d in read_documents(tmp_path / "one" / s["name"])]
+    assert len(japanese) > 3 and all(0 <= json.loads(d.meta)["classify.m"] <= 1 for d in japanese)
 
 
 def test_finished_set_is_verified_and_left_alone(built, inputs, capsys):
@@ -194,14 +227,20 @@ def test_finished_set_is_verified_and_left_alone(built, inputs, capsys):
     assert digest(output) == before and stage_files(output) == files
 
 
-def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built, inputs):
+def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built, inputs, capsys):
     output, value = built
     before = stage_files(output)
+    capsys.readouterr()
     other = build(inputs, output, bindings=[*BINDINGS, "corpus.JapaneseFilter.min_letters = 20"])
+    # No WARC is read and nothing deduplicated: every stage before the selection processed no record.
+    processed = json.loads((output / "timings.json").read_text())["processed_in_this_run"]
+    assert {name for name, count in processed.items() if count} == {"select", "split"}
+    assert {"extract", "language", "minhash", "dedup", "annotate"} == {name for name, count in processed.items() if count == 0}
+    assert "records processed in this run: extract 0, language 0, minhash 0, dedup 0" in capsys.readouterr().err
     assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
     kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
     stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}
-    assert stages == {"extract", "language", "minhash", "dedup", "measure"}
+    assert stages == {"extract", "language", "minhash", "dedup", "annotate"}
     # A configuration that leaves nothing must not leave the old set looking finished either.
     with pytest.raises(JaLlmError, match="no document is left"):
         build(
