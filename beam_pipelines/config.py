@@ -11,6 +11,7 @@ from typing import Any
 
 import gin
 
+from beam_pipelines.inputs.config import Inputs
 from ja_llm.errors import UsageError
 from ja_llm.text.normalise import FORMS
 
@@ -162,6 +163,7 @@ class Corpus:
         documents do not depend on them.
     """
 
+    inputs: Inputs = dataclasses.field(default_factory=Inputs)
     extraction: Extraction = dataclasses.field(default_factory=Extraction)
     language: LanguageId = dataclasses.field(default_factory=LanguageId)
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
@@ -178,6 +180,7 @@ class Corpus:
         """The values as JSON types."""
         value = dataclasses.asdict(self)
         value["split"]["ngrams"] = dict(self.split.ngrams)
+        value["inputs"] = self.inputs.to_json()
         value["languages"] = list(self.languages)
         value["language"]["candidates"] = list(self.language.candidates)
         return value
@@ -194,6 +197,7 @@ class Corpus:
                 fine, wanted = _is_of(getattr(part, field.name), field.type)
                 if not fine:
                     raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+        self.inputs.validate()
         unknown = unknown_candidates(self.language.candidates)
         checks = (
             (
