@@ -9,20 +9,21 @@ of the documents in the TFRecord file, by which later stages refer to them: docu
 
 import functools
 import re
-import struct
-from collections.abc import Iterator
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from beam_pipelines import charset, http
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
-from beam_pipelines.workspace import Stage, Tally, Unit, note_progress, write_file
-from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
+from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 3
@@ -55,20 +56,20 @@ class Dropped(Exception):
         self.reason, self.fields = reason, fields
 
 
-def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
+def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Extract one input.
 
     Raises:
       JaLlmError: its schema is another one than the configuration says, or it changed while it was read.
     """
-    tally = Tally(config.samples, config.sample_characters, config.seed)
+    tally = Tally.of(config)
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
-    offsets, damaged, others, seen, ids = [], [], dict[str, int](), 0, set[str]()
+    offsets, damaged, seen, ids = [], [], 0, set[str]()
     with write_file(this.file(unit, ".tfrecord")) as file:
         for item in read(unit.path, config.inputs, settings.max_bytes):
             if isinstance(item, Other):
-                others[item.kind] = others.get(item.kind, 0) + 1
+                tally.count("other_records", item.kind)
                 continue
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
@@ -78,14 +79,14 @@ def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
             seen += 1
             document = _document_or_none(item, unit, settings, extractor, tally, ids)
             if document is not None:
-                tally.keep(len(document.text))
+                tally.keep(document.text)
                 offsets.append(file.tell())
                 write_record(file, to_example(document))
             if seen % 50 == 0:
                 note_progress(this, unit, seen)
     note_progress(this, unit, seen)
     require_unchanged(unit)
-    return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "other_records": others}
+    return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
 
 
 @functools.cache
@@ -277,23 +278,18 @@ def _main_text(page: str, extractor: Extractor) -> str:
         raise Dropped(problem.reason, **({"detail": problem.detail} if problem.detail else {})) from None
 
 
-def read_unit(this: Stage, unit: Unit | str) -> Iterator[Document]:
-    """The unit's documents, in the order of the WARC file."""
-    path = this.file(unit, ".tfrecord")
-    with open(path, "rb") as file:
-        for _ in this.result(unit)["offsets"]:
-            yield _read_record(file)
+def _values(config: Corpus) -> Any:
+    """What decides the result; which Python parses matters to source code alone."""
+    values = config.to_json()
+    python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
+    return [values["extraction"], values["inputs"], python]
 
 
-def read_document(path: str | Path, offset: int) -> Document:
-    """The document at a byte offset of a unit's TFRecord file."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return _read_record(file)
-
-
-def _read_record(file: Any) -> Document:
-    length = struct.unpack("<Q", file.read(12)[:8])[0]
-    data = file.read(length)
-    file.read(4)
-    return from_example(data)
+STAGE = StageSpec(
+    "extract",
+    VERSION,
+    _values,
+    run,
+    packages=PACKAGES,
+    close=lambda config: close_extractor(config.extraction),
+)

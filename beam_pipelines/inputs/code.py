@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.inputs import syntax
-from beam_pipelines.inputs.config import Code
 from beam_pipelines.inputs.documents import string
 from beam_pipelines.inputs.items import Damage, Record, Rejected, Row
+from beam_pipelines.settings.inputs import Code
 from ja_llm.errors import JaLlmError
 from ja_llm.text.normalise import strip_controls
 

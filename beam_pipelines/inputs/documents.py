@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from beam_pipelines.inputs.config import Fields
 from beam_pipelines.inputs.items import Damage, Record, Rejected, Row
 from beam_pipelines.inputs.jsonl import field
+from beam_pipelines.settings.inputs import Fields
 from ja_llm.errors import JaLlmError
 
 _ENOUGH = 100  # records without a text from which the schema is another one

@@ -9,8 +9,8 @@ from typing import Any
 
 from beam_pipelines.inputs import syntax
 from beam_pipelines.inputs.code import walk
-from beam_pipelines.inputs.config import Inputs
 from beam_pipelines.inputs.table import format_of
+from beam_pipelines.settings.inputs import Inputs
 from beam_pipelines.workspace import Unit
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import sha256_file, sha256_json

@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 import xxhash
 
 from beam_pipelines.inputs.compression import Broken, lines
-from beam_pipelines.inputs.config import Parallel
 from beam_pipelines.inputs.documents import with_text
 from beam_pipelines.inputs.items import Damage, Record, Rejected, Row
 from beam_pipelines.inputs.jsonl import damage, field
 from beam_pipelines.inputs.wikipedia import elements
+from beam_pipelines.settings.inputs import Parallel
 from ja_llm.errors import JaLlmError
 from ja_llm.text import scripts
 from ja_llm.text.normalise import clean

@@ -7,8 +7,8 @@ from typing import Any
 
 from beam_pipelines.inputs import code, documents, jsonl, parallel, parquet, warc, wikipedia
 from beam_pipelines.inputs.compression import ENDINGS
-from beam_pipelines.inputs.config import Inputs
 from beam_pipelines.inputs.items import Item
+from beam_pipelines.settings.inputs import Inputs
 from ja_llm.errors import UsageError
 
 # Format -> endings of its files, before an ending of compression. "folder" is a folder.

@@ -12,10 +12,10 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from beam_pipelines.inputs.compression import Broken, blocks
-from beam_pipelines.inputs.config import Wikipedia
 from beam_pipelines.inputs.documents import string, with_text
 from beam_pipelines.inputs.items import Damage, Other, Record, Rejected, Row
 from beam_pipelines.inputs.jsonl import damage
+from beam_pipelines.settings.inputs import Wikipedia
 
 _REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
 # Templates that mark a page of equal titles, on the Japanese and the English Wikipedia.

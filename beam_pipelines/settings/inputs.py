@@ -7,7 +7,7 @@ from typing import Any
 
 import gin
 
-from ja_llm.errors import UsageError
+from beam_pipelines.settings.checks import Check
 
 KINDS = ("", "documents", "wikipedia", "code", "parallel")
 
@@ -46,6 +46,10 @@ class Fields:
     id: str = "id"
     keep: Sequence[str] = ()
 
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        return [("text", self.text, bool(self.text), "the name of a field")]
+
 
 @gin.configurable(module="corpus")
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Wikipedia:
     drop_disambiguation: bool = True
     tail_sections: Sequence[str] = _TAIL_SECTIONS
     cirrus_text: str = "text"
+
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        known = ("text", "source_text")
+        return [("cirrus_text", self.cirrus_text, self.cirrus_text in known, _one_of(known))]
 
 
 @gin.configurable(module="corpus")
@@ -92,6 +101,11 @@ class Code:
     drop_generated: bool = True
     drop_vendored: bool = True
     max_line_length: float | None = 1000
+
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        score = self.min_pylint_score
+        return [("min_pylint_score", score, score is None or score <= 10, "at most 10, or None")]
 
 
 @gin.configurable(module="corpus")
@@ -136,6 +150,24 @@ class Parallel:
     characters_per_character: float = 2.2
     check_script: bool = True
 
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        one, two = (*self.languages, "", "")[:2]
+        possible, directions = (f"{one}-{two}", f"{two}-{one}"), set(self.directions)
+        columns, ratio, per = self.columns, self.max_length_ratio, self.characters_per_character
+        told = self.format != "ti" or directions <= set(self.instructions)
+        return [
+            ("languages", self.languages, len(self.languages) == 2 and one != two, "two languages, e.g. ('en', 'ja')"),
+            ("directions", self.directions, bool(directions) and directions <= set(possible), f"among {', '.join(possible)}"),
+            ("format", self.format, self.format in ("ntp", "ti"), _one_of(("ntp", "ti"))),
+            ("instructions", self.instructions, told, "given for every direction"),
+            ("fields", self.fields, len(self.fields) in (0, 2), "two names of fields, or none"),
+            ("columns", columns, len(columns) == 2 and min(columns) >= 1, "two columns, counted from 1"),
+            ("score_column", self.score_column, self.score_column >= 0, "a column, counted from 1, or 0 for none"),
+            ("max_length_ratio", ratio, ratio is None or ratio >= 1, "at least 1, or None"),
+            ("characters_per_character", per, 0 < per < math.inf, "a positive number"),
+        ]
+
 
 @gin.configurable(module="corpus")
 @dataclasses.dataclass(frozen=True)
@@ -158,47 +190,9 @@ class Inputs:
         """The values as JSON types."""
         return _plain(dataclasses.asdict(self))
 
-    def validate(self) -> None:
-        """Refuse values that mean nothing.
-
-        Raises:
-          UsageError: names the value.
-        """
-        from beam_pipelines.inputs.table import FORMATS
-
-        for part in (self, self.fields, self.wikipedia, self.code, self.parallel):
-            for field in dataclasses.fields(part):
-                _check_type(f"{type(part).__name__}.{field.name}", getattr(part, field.name), field.type)
-        code, pairs = self.code, self.parallel
-        _known("Inputs.kind", self.kind, KINDS)
-        _known("Inputs.format", self.format, ("", *FORMATS))
-        _known("Wikipedia.cirrus_text", self.wikipedia.cirrus_text, ("text", "source_text"))
-        _known("Parallel.format", pairs.format, ("ntp", "ti"))
-        one, two = (*pairs.languages, "", "")[:2]
-        _require("Fields.text", self.fields.text, bool(self.fields.text), "the name of a field")
-        _require(
-            "Code.min_pylint_score",
-            code.min_pylint_score,
-            code.min_pylint_score is None or code.min_pylint_score <= 10,
-            "at most 10",
-        )
-        _require(
-            "Parallel.languages", pairs.languages, len(pairs.languages) == 2 and one != two, "two languages, e.g. ('en', 'ja')"
-        )
-        possible = (f"{one}-{two}", f"{two}-{one}")
-        fine = bool(pairs.directions) and set(pairs.directions) <= set(possible)
-        _require("Parallel.directions", pairs.directions, fine, f"one or both of {', '.join(possible)}")
-        given = pairs.format != "ti" or set(pairs.directions) <= set(pairs.instructions)
-        _require("Parallel.instructions", pairs.instructions, given, "given for every direction")
-        _require("Parallel.fields", pairs.fields, len(pairs.fields) in (0, 2), "two names of fields, or none")
-        _require(
-            "Parallel.columns", pairs.columns, len(pairs.columns) == 2 and min(pairs.columns) >= 1, "two columns, counted from 1"
-        )
-        _require("Parallel.score_column", pairs.score_column, pairs.score_column >= 0, "a column, counted from 1, or 0 for none")
-        ratio = pairs.max_length_ratio
-        _require("Parallel.max_length_ratio", ratio, ratio is None or ratio >= 1, "at least 1")
-        per = pairs.characters_per_character
-        _require("Parallel.characters_per_character", per, 0 < per < math.inf, "a positive number")
+    def checks(self) -> list[Check]:
+        """Conditions on the values. Whether a file has this format and the format this kind: `inputs/table.py`."""
+        return [("kind", self.kind, self.kind in KINDS, _one_of(KINDS))]
 
 
 def _plain(value: Any) -> Any:
@@ -207,31 +201,5 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _known(name: str, value: str, names: Sequence[str]) -> None:
-    _require(name, value, value in names, f"one of {', '.join(map(repr, names))}")
-
-
-def _require(name: str, value: Any, fine: bool, wanted: str) -> None:
-    if not fine:
-        raise UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    whole = number and isinstance(value, int)
-    items = list(value) if isinstance(value, list | tuple) else None
-    checks: dict[Any, tuple[bool, str]] = {
-        str: (isinstance(value, str), "a string"),
-        bool: (isinstance(value, bool), "True or False"),
-        int: (whole, "a whole number"),
-        float: (number, "a number"),
-        float | None: (number or value is None, "a number or None"),
-        Sequence[str]: (items is not None and all(isinstance(v, str) for v in items), "a list of strings"),
-        Sequence[int]: (items is not None and all(isinstance(v, int) for v in items), "a list of whole numbers"),
-        Mapping[str, str]: (
-            isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values()),
-            "a dictionary of strings",
-        ),
-    }
-    fine, wanted = checks.get(kind, (True, ""))
-    _require(name, value, fine, wanted)
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {', '.join(map(repr, names))}"
