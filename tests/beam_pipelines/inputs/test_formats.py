@@ -145,7 +145,9 @@ def test_parquet_streams_row_groups_and_a_damaged_one_costs_itself(tmp_path):
     fields = Inputs(fields=Fields(text="body", url="link"))
     path = parquet_file(tmp_path / "a.parquet", texts)
     items = read(path, fields)
-    assert [(r.text, r.url, r.place) for r in items] == [(t, f"http://a.example/{i}", f"row {i + 1}") for i, t in enumerate(texts)]
+    assert [(r.text, r.url, r.place) for r in items] == [
+        (t, f"http://a.example/{i}", f"row {i + 1}") for i, t in enumerate(texts)
+    ]
     data = bytearray(path.read_bytes())
     at = data.index("本文15".encode())
     data[at] ^= 0xFF
@@ -199,7 +201,9 @@ def test_zstd_warc_has_the_records_of_the_plain_one(web, tmp_path):
 @pytest.mark.parametrize("packed", [False, True], ids=["plain dictionary", "compressed dictionary"])
 def test_zstd_warc_with_the_dictionary_in_front(web, tmp_path, packed):
     """The Internet Archive's form: a skippable frame 0x184D2A5D holds the dictionary."""
-    records = web.warc_bytes([{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i, 8))} for i in range(60)], gzip=False)
+    records = web.warc_bytes(
+        [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i, 8))} for i in range(60)], gzip=False
+    )
     dictionary = zstandard.train_dictionary(4096, records)
     raw = dictionary.as_bytes()
     raw = zstandard.ZstdCompressor().compress(raw) if packed else raw
@@ -215,7 +219,9 @@ def test_wet_conversions_are_documents(web, tmp_path):
     record = web.warc_bytes([page], gzip=False)[0]
     text = web.ja_text(1)
     head = record[: record.index(b"\r\n\r\n")].replace(b"WARC-Type: response", b"WARC-Type: conversion")
-    head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith((b"Content-Length", b"WARC-Block", b"WARC-Payload")))
+    head = b"\r\n".join(
+        line for line in head.split(b"\r\n") if not line.startswith((b"Content-Length", b"WARC-Block", b"WARC-Payload"))
+    )
     path = tmp_path / "a.warc.wet.gz"
     path.write_bytes(gzip.compress(head + f"\r\nContent-Length: {len(text.encode())}\r\n\r\n{text}\r\n\r\n".encode()))
     (capture,) = read(path)

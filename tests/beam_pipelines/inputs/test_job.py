@@ -50,7 +50,10 @@ def test_records_of_all_kinds_of_oddness(web, tmp_path):
     lines = [json.dumps(r) for r in good + odd] + ["{"]
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    pq.write_table(pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]), tmp_path / "in/b.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
+        tmp_path / "in/b.parquet",
+    )
     value, shards = build(tmp_path / "in/*", tmp_path / "out", "corpus.Extraction.max_bytes = 50000")
     documents = {d.url: d for found in shards.values() for d in found}
     assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
@@ -72,7 +75,11 @@ def test_wikipedia_preset(web, tmp_path):
 
     body = "<mediawiki xml:lang='ja'><siteinfo><base>https://ja.wikipedia.org/wiki/x</base></siteinfo>"
     articles = [f"'''題{i}'''は[[項目]]。<ref>注</ref>\n{web.ja_text(i)}\n== 脚注 ==\n<references />" for i in range(3)]
-    body += "".join(page(f"題{i}", text) for i, text in enumerate(articles)) + page("ノート", "x", 1) + page("図だけ", "[[ファイル:a.jpg]]")
+    body += (
+        "".join(page(f"題{i}", text) for i, text in enumerate(articles))
+        + page("ノート", "x", 1)
+        + page("図だけ", "[[ファイル:a.jpg]]")
+    )
     (tmp_path / "jawiki-pages-articles.xml").write_text(body + page("短", "短い文です。") + "</mediawiki>", encoding="utf-8")
     value, shards = build(tmp_path / "*.xml", tmp_path / "out", preset="wikipedia")
     (documents,) = shards.values()
@@ -98,16 +105,23 @@ def test_wikitext_that_takes_too_long_is_dropped_alone(web, tmp_path):
 def test_code_preset_reads_folders(tmp_path):
     for i in range(3):
         (tmp_path / f"src/repo{i}").mkdir(parents=True)
-        (tmp_path / f"src/repo{i}/m.py").write_text(f"def f{i}(x):\r\n    \"\"\"か\u3099{i}\"\"\"\n\n\n\n    return x + {i}   \n")
+        (tmp_path / f"src/repo{i}/m.py").write_text(f'def f{i}(x):\r\n    """か\u3099{i}"""\n\n\n\n    return x + {i}   \n')
         (tmp_path / f"src/repo{i}/n.py").write_text("x = 1\n")
     with pytest.raises(UsageError, match="needs pylint"):
         build(tmp_path / "src/*", tmp_path / "out", preset="code")
     value, shards = build(tmp_path / "src/*", tmp_path / "out", "corpus.Code.min_pylint_score = None", preset="code")
     (documents,) = shards.values()
     assert [s["name"].partition("/")[0] for s in value["shards"]] == ["code"]
-    assert {d.text for d in documents} >= {f"def f{i}(x):\n    \"\"\"か\u3099{i}\"\"\"\n\n\n\n    return x + {i}   \n" for i in range(3)}, "white space and forms stay"
+    assert {d.text for d in documents} >= {
+        f'def f{i}(x):\n    """か\u3099{i}"""\n\n\n\n    return x + {i}   \n' for i in range(3)
+    }, "white space and forms stay"
     assert sum(d.text == "x = 1\n" for d in documents) == 1, "copies in other repositories go"
-    again = corpus.build_corpus([str(tmp_path / "src/*")], tmp_path / "out", preset="code", gin_bindings=[NO_HELDOUT, "corpus.Code.min_pylint_score = None"])
+    again = corpus.build_corpus(
+        [str(tmp_path / "src/*")],
+        tmp_path / "out",
+        preset="code",
+        gin_bindings=[NO_HELDOUT, "corpus.Code.min_pylint_score = None"],
+    )
     assert again == value
     (tmp_path / "src/repo0/o.py").write_text("y = 2\n")
     value, _ = build(tmp_path / "src/*", tmp_path / "out", "corpus.Code.min_pylint_score = None", preset="code")
@@ -117,9 +131,18 @@ def test_code_preset_reads_folders(tmp_path):
 def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
     rows = [f"{web.en_text(i, 1)}\t{web.ja_text(i, 1)}" for i in range(40)]
     (tmp_path / "a.tsv").write_text("\n".join([*rows, rows[0], "same\tsame"]), encoding="utf-8")
-    value, shards = build(tmp_path / "a.tsv", tmp_path / "out", "corpus.Split.heldout_share = 0.3", "corpus.Split.max_containment = None", preset="parallel")
+    value, shards = build(
+        tmp_path / "a.tsv",
+        tmp_path / "out",
+        "corpus.Split.heldout_share = 0.3",
+        "corpus.Split.max_containment = None",
+        preset="parallel",
+    )
     assert extracted(value) == {"duplicate_id": 2, "parallel_identical": 1}
-    sides = {split: {json.loads(d.meta)["package"] for name, found in shards.items() for d in found if f"/{split}-" in name} for split in ("train", "heldout")}
+    sides = {
+        split: {json.loads(d.meta)["package"] for name, found in shards.items() for d in found if f"/{split}-" in name}
+        for split in ("train", "heldout")
+    }
     assert sides["train"] and sides["heldout"] and not sides["train"] & sides["heldout"]
     assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
 

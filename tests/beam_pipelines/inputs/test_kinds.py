@@ -106,7 +106,14 @@ def test_cirrus_dump(tmp_path):
     path = tmp_path / "jawiki-20240101-cirrussearch-content.json.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     items = read(path)
-    assert told(items) == ["東京都は日本の首都。", "wiki_namespace", "bad_json_line", "wiki_disambiguation", "text_missing", "東京都は日本の首都。"]
+    assert told(items) == [
+        "東京都は日本の首都。",
+        "wiki_namespace",
+        "bad_json_line",
+        "wiki_disambiguation",
+        "text_missing",
+        "東京都は日本の首都。",
+    ]
     assert items[0].url == "https://ja.wikipedia.org/wiki/%E6%9D%B1%E4%BA%AC_%E9%83%BD"
     assert items[0].meta == {"title": "東京 都", "page_id": "10", "wiki": "jawiki", "categories": ["東京都", "日本の首都"]}
     assert items[-1].meta["page_id"] == "14"
@@ -119,12 +126,18 @@ def test_cirrus_dump(tmp_path):
     [
         ("'''東京'''は[[日本]]の[[首都圏 (日本)|首都圏]]。", "東京は日本の首都圏。"),
         ("{{Infobox|a={{b|c}}}}本文。<ref name=a>注</ref>続き<ref name=a />。", "本文。続き。"),
-        ("東京（とうきょう、{{lang-en|Tokyo}}）と{{lang|fr|Paris}}。", "東京（とうきょう、Tokyo）とパリ。".replace("パリ", "Paris")),
+        (
+            "東京（とうきょう、{{lang-en|Tokyo}}）と{{lang|fr|Paris}}。",
+            "東京（とうきょう、Tokyo）とパリ。".replace("パリ", "Paris"),
+        ),
         ("名（{{IPA|x}}、{{audio|y}}）と（、別名）。", "名と（別名）。"),
         ("{{読み仮名|漢字|かんじ}}と{{仮リンク|題|en|Title}}と{{ruby|字|じ}}", "漢字（かんじ）と題と字"),
         ("[[ファイル:a.jpg|thumb|説明の[[リンク]]]]本文[[File:b.png]][[画像:c.png|右]]", "本文"),
         ("本文[[Category:甲]][[カテゴリ:乙|丙]][[en:Tokyo]][[fr:Tokyo]]", "本文"),
-        ("[[:Category:甲|甲の一覧]]と[http://a.example 名]と[http://b.example]と http://c.example/", "甲の一覧と名とと http://c.example/"),
+        (
+            "[[:Category:甲|甲の一覧]]と[http://a.example 名]と[http://b.example]と http://c.example/",
+            "甲の一覧と名とと http://c.example/",
+        ),
         ("{| class=wikitable\n|-\n| a || b\n|}\n後", "後"),
         ("前<!-- 注釈\n -->後", "前後"),
         ("a<br />b<br>c", "a\nb\nc"),
@@ -208,7 +221,12 @@ def test_stack_v2_joins_downloaded_contents(tmp_path):
         {"blob_id": ids[name], "language": "Python", "path": f"{name}.py", "repo_name": "me/repo", "detected_licenses": ["MIT"], "src_encoding": encoding, "is_vendor": False, "is_generated": name == "made"}
         for name, encoding in [("plain", "UTF-8"), ("packed", "UTF-8"), ("euc", "EUC-JP"), ("git", "UTF-8"), ("other", "UTF-8"), ("cut", "UTF-8")]
     ]  # fmt: skip
-    rows += [rows[0] | {"blob_id": "2" * 40}, rows[0] | {"blob_id": "../../etc/passwd"}, rows[0] | {"is_generated": True}, rows[0] | {"is_vendor": True}]
+    rows += [
+        rows[0] | {"blob_id": "2" * 40},
+        rows[0] | {"blob_id": "../../etc/passwd"},
+        rows[0] | {"is_generated": True},
+        rows[0] | {"is_vendor": True},
+    ]
     rows += [rows[2] | {"src_encoding": "no-such-codec"}, rows[2] | {"src_encoding": "UTF-8"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     items = read(tmp_path / "a.parquet", Inputs(kind="code", code=Code(contents=str(contents))))
@@ -295,7 +313,15 @@ def test_tsv_gives_both_directions(tmp_path):
     path.write_bytes(f"0.9\t{EN}\t{JA}\n0.1\t{EN}\t{JA}\nonly\n".encode() + b"0.9\t\xff\t\xfe\r\n" + f"1\t {EN}\t{JA}x".encode())
     settings = Parallel(columns=(2, 3), score_column=1, min_score=0.5)
     items = read(path, Inputs(parallel=settings))
-    assert told(items) == [f"{EN}\n{JA}", f"{JA}\n{EN}", "parallel_score", "tsv_columns", "text_not_utf8", f"{EN}\n{JA}x", f"{JA}x\n{EN}"]
+    assert told(items) == [
+        f"{EN}\n{JA}",
+        f"{JA}\n{EN}",
+        "parallel_score",
+        "tsv_columns",
+        "text_not_utf8",
+        f"{EN}\n{JA}x",
+        f"{JA}x\n{EN}",
+    ]
     assert items[0].meta["pair"] == {"en": EN, "ja": JA} and items[0].meta["direction"] == "en-ja"
     assert items[0].meta["package"] == items[1].meta["package"] != items[-1].meta["package"]
     assert {i.lang for i in items if isinstance(i, Record)} == {"en-ja"}
@@ -310,12 +336,16 @@ def test_tmx_and_records_give_the_pairs_of_the_tsv(tmp_path):
     inline = '<bpt i="1">&lt;b&gt;</bpt>The <hi>weather</hi><ept i="1">&lt;/b&gt;</ept> is fine today, so let us go out.'
     one_sided = '<tu><tuv xml:lang="en"><seg>x</seg></tuv></tu>'
     head = '<?xml version="1.0"?><!DOCTYPE tmx SYSTEM "tmx14.dtd"><tmx version="1.4"><header/><body>'
-    (tmp_path / "a.tmx").write_text(f"{head}{unit.format(inline, JA)}{one_sided}{unit.format('Second side.', '二番目の側。')}</body></tmx>", encoding="utf-8")
+    (tmp_path / "a.tmx").write_text(
+        f"{head}{unit.format(inline, JA)}{one_sided}{unit.format('Second side.', '二番目の側。')}</body></tmx>", encoding="utf-8"
+    )
     forward = Inputs(kind="parallel", parallel=Parallel(directions=("en-ja",)))
     assert told(read(tmp_path / "a.tmx", forward)) == [f"{EN}\n{JA}", "tmx_language", "Second side.\n二番目の側。"]
     (tmp_path / "b.tmx").write_text(f"{head}{unit.format(EN, JA)}<tu>", encoding="utf-8")
     assert told(read(tmp_path / "b.tmx", forward)) == [f"{EN}\n{JA}", "xml_corrupt"]
-    (tmp_path / "a.jsonl").write_text(json.dumps({"translation": {"en": EN, "ja": JA}}) + "\n" + json.dumps({"translation": {"en": EN}}) + "\n")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"translation": {"en": EN, "ja": JA}}) + "\n" + json.dumps({"translation": {"en": EN}}) + "\n"
+    )
     nested = Inputs(kind="parallel", parallel=Parallel(fields=("translation.en", "translation.ja"), directions=("en-ja",)))
     assert told(read(tmp_path / "a.jsonl", nested)) == [f"{EN}\n{JA}", "parallel_empty_side"]
     pq.write_table(pa.table({"en": [EN], "ja": [JA]}), tmp_path / "a.parquet")
