@@ -56,7 +56,7 @@ def read_code(
     Raises:
       JaLlmError: the first records have neither content nor a blob id, or ids but no folder of contents is configured.
     """
-    strange, fine = 0, False
+    strange, fine, last = 0, False, dict[str, Any]()
     for row in rows:
         if not isinstance(row, Row):
             yield row
@@ -64,11 +64,12 @@ def read_code(
         if not fine:
             fine = _first(row.value, _CONTENT) is not None or _first(row.value, _BLOB) is not None
             strange += not fine
+            last = row.value
             if strange >= 100:
-                raise _other_schema(path, row.value)
+                raise _other_schema(path, last)
         yield _decide(row, settings, path, max_bytes)
     if strange and not fine:
-        raise _other_schema(path, row.value)
+        raise _other_schema(path, last)
 
 
 def _other_schema(path: str, value: dict[str, Any]) -> JaLlmError:
@@ -193,7 +194,8 @@ class _File:
         longest = max((len(line) for line in text.split("\n")), default=0)
         if settings.max_line_length is not None and longest > settings.max_line_length:
             return self.rejected("code_line_length", longest=longest, excerpt=shown)
-        language, meta = self.language.lower(), {}
+        language = self.language.lower()
+        meta: dict[str, Any] = {}
         if settings.check_syntax:
             wrong = syntax.problem(language, text)
             if wrong:

@@ -8,7 +8,7 @@ import bz2
 import dataclasses
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,7 +108,7 @@ def blocks(path: str | Path) -> Iterator[bytes]:
             offset = yield from _member(file, codec, offset, end)
 
 
-def _member(file: IO[bytes], codec: Codec, offset: int, size: int) -> Iterator[bytes]:
+def _member(file: IO[bytes], codec: Codec, offset: int, size: int) -> Generator[bytes, None, int]:
     """Yield one member's content; returns the offset behind it."""
     file.seek(offset)
     head = file.read(len(codec.magic))

@@ -59,11 +59,14 @@ def to_record(row: Row, fields: Fields) -> Record | Rejected:
     if not isinstance(text, str):
         return Rejected("text_not_string", row.place, {"detail": f"{fields.text} is {type(text).__name__}"})
     meta = {name: field(row.value, name) for name in fields.keep}
+    stated: dict[str, Any] = {
+        name: string(field(row.value, getattr(fields, name))) for name in ("url", "date", "source", "licence", "lang")
+    }
     meta["id"] = string(field(row.value, fields.id))
     return Record(
         text=text,
         place=row.place,
-        **{name: string(field(row.value, getattr(fields, name))) for name in ("url", "date", "source", "licence", "lang")},
+        **stated,
         meta={name: value for name, value in meta.items() if value not in (None, "")},
     )
 

@@ -65,7 +65,7 @@ def units_of(files: Sequence[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
         name = Path(real).relative_to(root).as_posix()
         try:
             stamp = stamp_of(real)
-            entry = {"name": name, "bytes": stamp[0], "sha256": content_hash(real)}
+            entry: dict[str, Any] = {"name": name, "bytes": stamp[0], "sha256": content_hash(real)}
         except OSError as error:
             raise JaLlmError(f"{path}: this input can't be read ({error.strerror}); check its permissions.") from error
         found.append((entry, Unit(sha256_json([entry["sha256"], name])[:16], name, real, entry["sha256"], stamp)))

@@ -8,6 +8,7 @@ revision (export-0.10 and 0.11). Redirects, other namespaces and disambiguation 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -129,7 +130,7 @@ def elements(path: str | Path, names: tuple[str, ...]) -> Iterator[ElementTree.E
       Broken: the decompression can't go on.
       ElementTree.ParseError: the XML can't be parsed further, or ends early.
     """
-    parser = ElementTree.XMLPullParser(("start", "end"))
+    parser: Any = ElementTree.XMLPullParser(("start", "end"))
     opened: list[ElementTree.Element] = []
 
     def ready() -> Iterator[ElementTree.Element]:

@@ -132,7 +132,7 @@ def _wikipedia(group) -> None:
         "wikipedia",
         handler,
         "The newest finished dump of a Wikipedia's articles, checked by its checksums; a broken run goes on.",
-        "ja-llm fetch wikipedia --wiki jawiki --out data/jawiki\n  ja-llm corpus build --input 'data/jawiki/*.bz2' --preset wikipedia --output data/wiki",
+        "ja-llm fetch wikipedia --wiki jawiki --out data/jawiki\n  ja-llm fetch wikipedia --format cirrus --date 20240101 --out data/cirrus",
     )
     parser.add_argument("--out", type=path, required=True, help="output folder")
     parser.add_argument("--wiki", default="jawiki", help="name of the wiki in the dumps (default: jawiki)")

@@ -236,7 +236,7 @@ def test_stack_v2_joins_downloaded_contents(tmp_path):
     ]  # fmt: skip
     with pytest.raises(JaLlmError, match="name blobs and hold no content; download the contents and name their folder"):
         read(tmp_path / "a.parquet", Inputs(kind="code"))
-    (tmp_path / "b.jsonl").write_text('{"text_body": "x"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text_body": "x"}\n{broken')
     with pytest.raises(JaLlmError, match="these records are no source code"):
         read(tmp_path / "b.jsonl", Inputs(kind="code"))
 
