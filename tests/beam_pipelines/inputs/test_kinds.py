@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import types
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -269,7 +270,7 @@ def test_pylint_is_asked_for_or_scores(tmp_path, monkeypatch):
         syntax.require_pylint()
 
     def run(arguments, reporter, exit):
-        text = open(arguments[0], encoding="utf-8").read()
+        text = Path(arguments[0]).read_text(encoding="utf-8")
         stats = types.SimpleNamespace(global_note=float(text.split("=")[1]), statement="=" in text and 1)
         return types.SimpleNamespace(linter=types.SimpleNamespace(stats=stats))
 
