@@ -6,6 +6,7 @@ each topic stands in `settings/`; a new stage's settings are a module there and 
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 import gin
 
 from beam_pipelines.settings.checks import Check
+from beam_pipelines.settings.classify import Classify, TopShare
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
-from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter
+from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
+from beam_pipelines.settings.host_cap import HostCap
 from beam_pipelines.settings.inputs import Inputs
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
+from ja_llm.files import canonical_json
 
 SWALLOW_V2 = ("extract", "language", "minhash", "dedup", "annotate", "select", "split")
 
@@ -43,8 +47,12 @@ class Corpus:
     extraction: Extraction = dataclasses.field(default_factory=Extraction)
     language: LanguageId = dataclasses.field(default_factory=LanguageId)
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
+    classify: Classify = dataclasses.field(default_factory=Classify)
+    top_share: TopShare = dataclasses.field(default_factory=TopShare)
+    host_cap: HostCap = dataclasses.field(default_factory=HostCap)
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
     languages: Sequence[str] = ("ja", "en")
@@ -55,13 +63,7 @@ class Corpus:
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON types."""
-        value = dataclasses.asdict(self)
-        value["split"]["ngrams"] = dict(self.split.ngrams)
-        value["inputs"] = self.inputs.to_json()
-        value["stages"] = list(self.stages)
-        value["languages"] = list(self.languages)
-        value["language"]["candidates"] = list(self.language.candidates)
-        return value
+        return json.loads(canonical_json(dataclasses.asdict(self)))
 
     def validate(self) -> None:
         """Refuse values that mean nothing. Which stages there are, and in what order they can stand: `chain.specs`.
@@ -71,14 +73,9 @@ class Corpus:
         """
         parts = _parts(self)
         for part in parts:
-            for field in dataclasses.fields(part):
-                fine, wanted = _is_of(getattr(part, field.name), field.type)
-                if not fine:
-                    raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+            _check_types(part)
         for part in parts:
-            for name, value, fine, wanted in part.checks() if hasattr(part, "checks") else ():
-                if not fine:
-                    raise _unfit(f"{type(part).__name__}.{name}", value, wanted)
+            _check_values(part)
 
     def checks(self) -> list[Check]:
         """Conditions on the values, and between the parts."""
@@ -98,6 +95,29 @@ def _parts(value: Any) -> list[Any]:
     return [*(part for field in fields if dataclasses.is_dataclass(field) for part in _parts(field)), value]
 
 
+def check_part(part: Any) -> None:
+    """Refuse values of a settings dataclass that mean nothing.
+
+    Raises:
+      UsageError: names the value.
+    """
+    _check_types(part)
+    _check_values(part)
+
+
+def _check_types(part: Any) -> None:
+    for field in dataclasses.fields(part):
+        fine, wanted = _is_of(getattr(part, field.name), field.type)
+        if not fine:
+            raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+
+
+def _check_values(part: Any) -> None:
+    for name, value, fine, wanted in part.checks() if hasattr(part, "checks") else ():
+        if not fine:
+            raise _unfit(f"{type(part).__name__}.{name}", value, wanted)
+
+
 def _unfit(name: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
 
@@ -105,6 +125,8 @@ def _unfit(name: str, value: Any, wanted: str) -> UsageError:
 def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
     """Whether a value is of a field's declared type, and what that is in words. A dataclass field is its own affair."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is bool:
+        return isinstance(value, bool), "True or False"
     if kind is int:
         return number and isinstance(value, int), "a whole number"
     if kind is float:
@@ -119,8 +141,10 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
         return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of strings"
     if kind == Sequence[int]:
         return isinstance(value, list | tuple) and all(_is_of(v, int)[0] for v in value), "a list of whole numbers"
+    if kind == Mapping[str, float]:
+        return isinstance(value, Mapping) and all(_is_of(n, float)[0] for n in value.values()), "a dictionary of numbers"
     if kind == Mapping[str, str]:
-        return isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values()), "a dictionary of strings"
+        return isinstance(value, Mapping) and all(isinstance(n, str) for n in value.values()), "a dictionary of strings"
     if kind == Mapping[str, int]:
         return isinstance(value, Mapping) and all(_is_of(n, int)[0] for n in value.values()), "a dictionary of whole numbers"
     return True, ""

@@ -18,6 +18,7 @@ from beam_pipelines import charset, http
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
+from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
@@ -285,11 +286,18 @@ def _values(config: Corpus) -> Any:
     return [values["extraction"], values["inputs"], python]
 
 
+def _files(config: Corpus) -> dict[str, str]:
+    """The folder of downloaded contents, where source code names its blobs; one blob more is another input."""
+    folder = config.inputs.code.contents
+    return {folder: contents_digest(folder)} if config.inputs.kind == "code" and folder else {}
+
+
 STAGE = StageSpec(
     "extract",
     VERSION,
     _values,
     run,
+    files=_files,
     packages=PACKAGES,
     close=lambda config: close_extractor(config.extraction),
 )

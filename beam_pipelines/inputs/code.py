@@ -19,7 +19,7 @@ from beam_pipelines.inputs import syntax
 from beam_pipelines.inputs.documents import string
 from beam_pipelines.inputs.items import Damage, Record, Rejected, Row
 from beam_pipelines.settings.inputs import Code
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.text.normalise import strip_controls
 
 _CONTENT, _BLOB = ("content", "text", "code"), ("blob_id", "hexsha", "id")
@@ -213,6 +213,22 @@ class _File:
         licence = " AND ".join(sorted(set(self.licences)))
         kept = {name: item for name, item in meta.items() if item != ""}
         return Record(text, self.place, url=url, date=self.date, licence=licence, lang="code", meta=kept, verbatim=True)
+
+
+def contents_digest(folder: str) -> str:
+    """Hex SHA-256 of the names in a folder of blobs: what stands under a name is checked against it when it is read.
+
+    Raises:
+      UsageError: there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"corpus.Code.contents = {folder!r}: there is no such folder; name the one that the blobs were downloaded to."
+        )
+    digest = hashlib.sha256()
+    for name in walk(folder):
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def _blob(file: _File, contents: str, encoding: str, path: str, max_bytes: int) -> str | Rejected:

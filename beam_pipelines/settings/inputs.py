@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import gin
 
@@ -186,19 +185,9 @@ class Inputs:
     code: Code = dataclasses.field(default_factory=Code)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
 
-    def to_json(self) -> dict[str, Any]:
-        """The values as JSON types."""
-        return _plain(dataclasses.asdict(self))
-
     def checks(self) -> list[Check]:
         """Conditions on the values. Whether a file has this format and the format this kind: `inputs/table.py`."""
         return [("kind", self.kind, self.kind in KINDS, _one_of(KINDS))]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _one_of(names: Sequence[str]) -> str:

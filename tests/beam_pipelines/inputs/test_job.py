@@ -1,6 +1,7 @@
 """Every input gives documents through the same job: presets, accounting, what must not land in a corpus, inputs that change."""
 
 import gzip
+import hashlib
 import json
 import os
 
@@ -126,6 +127,25 @@ def test_code_preset_reads_folders(tmp_path):
     (tmp_path / "src/repo0/o.py").write_text("y = 2\n")
     value, _ = build(tmp_path / "src/*", tmp_path / "out", "corpus.Code.min_pylint_score = None", preset="code")
     assert value["totals"]["documents"] == 5, "a folder that changed is another input"
+
+
+def test_more_downloaded_blobs_are_another_input(tmp_path):
+    texts = [f"x = {i}\n".encode() for i in range(3)]
+    ids = [hashlib.sha1(text).hexdigest() for text in texts]
+    rows = [
+        {"blob_id": i, "language": "Python", "path": "a.py", "repo_name": f"me/{i}", "detected_licenses": ["MIT"]} for i in ids
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    contents = tmp_path / "blobs"
+    bindings = [f"corpus.Code.contents = '{contents}'", "corpus.Code.min_pylint_score = None"]
+    with pytest.raises(UsageError, match="there is no such folder; name the one that the blobs were downloaded to"):
+        build(tmp_path / "a.parquet", tmp_path / "out", *bindings, preset="code")
+    contents.mkdir()
+    for count in (1, 3):
+        for name, text in list(zip(ids, texts, strict=True))[:count]:
+            (contents / name).write_bytes(text)
+        value, _ = build(tmp_path / "a.parquet", tmp_path / "out", *bindings, preset="code")
+        assert value["totals"]["documents"] == count and extracted(value).get("blob_missing", 0) == 3 - count
 
 
 def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
