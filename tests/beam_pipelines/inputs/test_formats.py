@@ -94,6 +94,7 @@ def test_jsonl_fields_and_bad_lines(tmp_path, ending):
         b'{"n": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         json.dumps({"body": "終わり"}).encode(),
+        b"[" * 60_000,
     ]
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(PACK[ending](b"\xef\xbb\xbf" + b"\n".join(records)))
@@ -107,7 +108,7 @@ def test_jsonl_fields_and_bad_lines(tmp_path, ending):
     assert kinds(items, Record)[0].meta == {"n": 1}
     assert [(r.reason, r.place) for r in kinds(items, Rejected)] == [
         ("bad_json_line", "line 2"), ("bad_json_line", "line 3"), ("bad_json_line", "line 4"), ("text_missing", "line 6"),
-        ("text_not_string", "line 7"), ("bad_json_line", "line 10"), ("too_large", "line 11"),
+        ("text_not_string", "line 7"), ("bad_json_line", "line 10"), ("too_large", "line 11"), ("bad_json_line", "line 13"),
     ]  # fmt: skip
 
 
