@@ -75,7 +75,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
                 for _ in range(item.lost_documents):
-                    tally.drop(item.reason, f"{unit.key}@{item.offset}", warc=unit.name, offset=item.offset, detail=item.detail)
+                    tally.drop(item.reason, f"{unit.key}@{item.offset}", input=unit.name, offset=item.offset, detail=item.detail)
                 continue
             seen += 1
             document = _document_or_none(item, unit, settings, extractor, tally, ids)

@@ -18,6 +18,7 @@ from ja_llm.documents import document_id, read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
 NO_HELDOUT = "corpus.Split.heldout_share = 0.0"
+SHORT = "corpus.Corpus.stages = ['extract', 'language', 'split']"
 
 
 def build(pattern, output, *bindings, **more):
@@ -55,7 +56,7 @@ def test_records_of_all_kinds_of_oddness(web, tmp_path):
         pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
         tmp_path / "in/b.parquet",
     )
-    value, shards = build(tmp_path / "in/*", tmp_path / "out", "corpus.Extraction.max_bytes = 50000")
+    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, "corpus.Extraction.max_bytes = 50000")
     documents = {d.url: d for found in shards.values() for d in found}
     assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
     assert len(documents) == value["totals"]["documents"] == 4 + 3 + 3
@@ -98,7 +99,7 @@ def test_wikitext_that_takes_too_long_is_dropped_alone(web, tmp_path):
         f"<page><title>b</title><ns>0</ns><revision><text>{web.ja_text(1)}</text></revision></page></mediawiki>",
         encoding="utf-8",
     )
-    value, shards = build(tmp_path / "a.xml", tmp_path / "out", "corpus.Extraction.deadline_s = 0.3", preset="wikipedia")
+    value, shards = build(tmp_path / "a.xml", tmp_path / "out", SHORT, "corpus.Extraction.deadline_s = 0.3", preset="wikipedia")
     assert [d.text for found in shards.values() for d in found] == [web.ja_text(1)]
     assert extracted(value) == {"extract_deadline": 1}
 
@@ -137,7 +138,11 @@ def test_more_downloaded_blobs_are_another_input(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     contents = tmp_path / "blobs"
-    bindings = [f"corpus.Code.contents = '{contents}'", "corpus.Code.min_pylint_score = None"]
+    bindings = [
+        f"corpus.Code.contents = '{contents}'",
+        "corpus.Code.min_pylint_score = None",
+        "corpus.Corpus.stages = ['extract', 'split']",
+    ]
     with pytest.raises(UsageError, match="there is no such folder; name the one that the blobs were downloaded to"):
         build(tmp_path / "a.parquet", tmp_path / "out", *bindings, preset="code")
     contents.mkdir()
@@ -197,9 +202,9 @@ def test_job_meets_the_change(web, tmp_path, monkeypatch):
 
     monkeypatch.setattr(extract, "read", growing)
     with pytest.raises(JaLlmError, match="this input changed"):
-        build(path, tmp_path / "out")
+        build(path, tmp_path / "out", SHORT)
     monkeypatch.undo()
-    assert build(path, tmp_path / "out")[0]["totals"]["documents"] == 2
+    assert build(path, tmp_path / "out", SHORT)[0]["totals"]["documents"] == 2
 
 
 def test_inputs_that_cannot_be_meant_are_sentences(tmp_path):
