@@ -169,7 +169,7 @@ def test_records_that_are_not_what_the_index_names_are_counted(server, crawl, tm
     (data,) = written(tmp_path / "out")
     assert data == expected(crawl, [crawl[2][5]])[0]
     damaged = tmp_path / "out/warc" / f"{CRAWL}-00000.warc.gz"
-    damaged.write_bytes(b"x")
+    damaged.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     assert fetch(server, tmp_path / "out", Wish(CRAWL, ("*.example.jp",))) == totals and damaged.read_bytes() == data, (
         "a changed file is fetched again"
     )

@@ -158,7 +158,7 @@ def test_wikitext_by_hand(source, plain):
 
 
 def test_tail_sections_go_with_what_is_below_them_and_others_stay():
-    text = "序\n== 歴史 ==\n史\n==脚注==\n注\n=== 注釈 ===\n釈\n== 年表 ==\n表\n=== 参考文献 ===\n書\n== '''外部リンク''' ==\n* x"
+    text = "序\n== 歴史 ==\n史\n==脚注==\n注\n=== 細目 ===\n釈\n== 年表 ==\n表\n=== 参考文献 ===\n書\n== '''外部リンク''' ==\n* x"
     assert cut_tail(text, Wikipedia().tail_sections) == "序\n== 歴史 ==\n史\n== 年表 ==\n表\n"
     assert cut_tail(text, ()) == text
     assert cut_tail("Text\n== See also ==\nx\n", Wikipedia().tail_sections) == "Text\n"
@@ -224,11 +224,12 @@ def test_stack_v2_joins_downloaded_contents(tmp_path):
     ]  # fmt: skip
     rows += [
         rows[0] | {"blob_id": "2" * 40},
-        rows[0] | {"blob_id": "../../etc/passwd"},
+        rows[0] | {"blob_id": "../secret.py"},
         rows[0] | {"is_generated": True},
         rows[0] | {"is_vendor": True},
     ]
     rows += [rows[2] | {"src_encoding": "no-such-codec"}, rows[2] | {"src_encoding": "UTF-8"}]
+    (tmp_path / "secret.py").write_text("no blob")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     items = read(tmp_path / "a.parquet", Inputs(kind="code", code=Code(contents=str(contents))))
     assert told(items) == [
@@ -240,6 +241,25 @@ def test_stack_v2_joins_downloaded_contents(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text_body": "x"}\n{broken')
     with pytest.raises(JaLlmError, match="these records are no source code"):
         read(tmp_path / "b.jsonl", Inputs(kind="code"))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "parses"),
+    [
+        ("Python", "x = " + "(" * 150 + "1" + ")" * 150, True),
+        ("python", "x = " + "-" * 50_000 + "1", False),  # the parser gives up: MemoryError
+        ("python", "x = " + "a." * 50_000 + "b", False),  # RecursionError
+        ("python", "a\0b", False),
+        ("JSON", '{"a": [1, 2.5e3]}', True),
+        ("json", "{", False),
+        ("json", "[" * 60_000, False),
+        ("TOML", "a = 1", True),
+        ("toml", "a =", False),
+        ("COBOL", "(", True),
+    ],
+)
+def test_syntax_checks(language, text, parses):
+    assert (syntax.problem(language, text) == "") is parses
 
 
 def test_plain_folder(tmp_path):
