@@ -2,7 +2,7 @@
 
 Field names are the data sets' own, tried in order: The Stack v1 has content, lang, max_stars_repo_name, max_stars_repo_path,
 max_stars_repo_licenses, hexsha; The Stack v2 has blob_id, language, repo_name, path, detected_licenses, src_encoding,
-is_generated, is_vendor (both data cards). Rules, in this order: language, vendored and generated files, licence, contents,
+is_generated, is_vendor, or one record a repository with all that under files (both data cards). Rules, in this order: language, vendored and generated files, licence, contents,
 line length, syntax, pylint score.
 """
 
@@ -26,7 +26,7 @@ _CONTENT, _BLOB = ("content", "text", "code"), ("blob_id", "hexsha", "id")
 _LANGUAGE, _PATH = ("language", "lang", "programming_language"), ("path", "max_stars_repo_path", "filename")
 _REPOSITORY = ("repo_name", "max_stars_repo_name", "repository_name")
 _LICENCES = ("detected_licenses", "max_stars_repo_licenses", "licenses", "license")
-COLUMNS = (*_CONTENT, *_BLOB, *_LANGUAGE, *_PATH, *_REPOSITORY, *_LICENCES, "src_encoding", "is_generated", "is_vendor", "visit_date", "revision_id")  # fmt: skip
+COLUMNS = (*_CONTENT, *_BLOB, *_LANGUAGE, *_PATH, *_REPOSITORY, *_LICENCES, "src_encoding", "is_generated", "is_vendor", "visit_date", "files")  # fmt: skip
 
 # Languages by file ending, for folders; names as The Stack has them.
 _BY_ENDING = {
@@ -61,6 +61,10 @@ def read_code(
         if not isinstance(row, Row):
             yield row
             continue
+        if isinstance(row.value.get("files"), list):  # a repository with its files (The Stack v2's train-full and train-smol ids)
+            fine = True
+            yield from (_decide(file, settings, path, max_bytes) for file in _files_of(row))
+            continue
         if not fine:
             fine = _first(row.value, _CONTENT) is not None or _first(row.value, _BLOB) is not None
             strange += not fine
@@ -70,6 +74,13 @@ def read_code(
         yield _decide(row, settings, path, max_bytes)
     if strange and not fine:
         raise _other_schema(path, last)
+
+
+def _files_of(row: Row) -> Iterator[Row]:
+    """The files of a repository's record, each with what the record says of all of them."""
+    common = {name: value for name, value in row.value.items() if name != "files"}
+    for number, value in enumerate(row.value["files"], 1):
+        yield Row(f"{row.place} file {number}", {**common, **value} if isinstance(value, dict) else common)
 
 
 def _other_schema(path: str, value: dict[str, Any]) -> JaLlmError:

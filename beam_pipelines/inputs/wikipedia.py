@@ -21,8 +21,10 @@ from beam_pipelines.settings.inputs import Wikipedia
 _REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
 # Templates that mark a page of equal titles, on the Japanese and the English Wikipedia.
 _DISAMBIGUATION = {"aimai", "曖昧さ回避", "人名の曖昧さ回避", "地名の曖昧さ回避", "同名の地名", "dmbox", "disambig", "disambiguation", "hndis", "geodis", "dab"}  # fmt: skip
-_TEMPLATE = re.compile(r"\{\{\s*([^|{}\n]{1,60}?)\s*(?:\||\}\})")
-_HEADING = re.compile(r"^(={1,6})\s*(.*?)\s*\1[ \t]*(?:<!--.*?-->)?[ \t]*$", re.MULTILINE)
+# These run here, without the extractor's deadline: no repetition beside another that takes the same characters.
+_TEMPLATE = re.compile(r"\{\{([^|{}]{1,80})(?:\||\}\})")
+_HEADING = re.compile(r"^=[^\n]*", re.MULTILINE)
+_NO_TITLE = re.compile(r"<!--.*?-->|<[^<>]*>|'{2,}")
 _CATEGORY = re.compile(r"\[\[\s*(?:Category|カテゴリ)\s*:\s*([^\]|]+)", re.IGNORECASE)
 _WIKI = re.compile(r"^([a-z]{2,3}(?:_[a-z_]+)?)(wiki|wiktionary|wikibooks|wikinews|wikisource|wikiquote|wikiversity|wikivoyage)$")
 _SITES = {"wiki": "wikipedia"}
@@ -69,7 +71,7 @@ def _cirrus_page(row: Row, page: str, settings: Wikipedia) -> Record | Rejected:
     if settings.drop_disambiguation and templates & _DISAMBIGUATION:
         return Rejected("wiki_disambiguation", row.place, shown)
     wiki, source_text = string(value.get("wiki")), settings.cirrus_text == "source_text"
-    if source_text and _REDIRECT.match(text):
+    if source_text and _REDIRECT.match(text[:500]):
         return Rejected("wiki_redirect", row.place, shown)
     meta = {"title": title, "page_id": page, "wiki": wiki, "categories": list(value.get("category") or ())}
     return Record(
@@ -162,7 +164,7 @@ def _xml_page(
     if not namespace.lstrip("-").isdigit() or int(namespace) not in settings.namespaces:
         return Rejected("wiki_namespace", place, shown | {"namespace": namespace})
     text, model = page.findtext("revision/text"), page.findtext("revision/model") or "wikitext"
-    if page.find("redirect") is not None or _REDIRECT.match(text or ""):
+    if page.find("redirect") is not None or _REDIRECT.match((text or "")[:500]):
         return Rejected("wiki_redirect", place, shown)
     if model != "wikitext":
         return Rejected("wiki_model", place, shown | {"model": model})
@@ -203,8 +205,8 @@ def cut_tail(text: str, names: Iterable[str]) -> str:
     """
     unwanted, pieces, at, level = {"".join(name.split()).lower() for name in names}, list[str](), 0, 0
     for heading in _HEADING.finditer(text):
-        depth, title = len(heading[1]), "".join(re.sub(r"<!--.*?-->|<[^>]*>|'{2,}", "", heading[2]).lower().split())
-        if level and depth > level:
+        depth, title = _heading(heading[0])
+        if depth == 0 or (level and depth > level):
             continue
         if title in unwanted:
             if not level:
@@ -215,3 +217,11 @@ def cut_tail(text: str, names: Iterable[str]) -> str:
     if not level:
         pieces.append(text[at:])
     return "".join(pieces)
+
+
+def _heading(line: str) -> tuple[int, str]:
+    """(depth, title without markup and white space, in lower case) of a line that begins with "="; depth 0: it is no heading."""
+    line = _NO_TITLE.sub("", line[:1000]).strip()
+    depth = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+    title = "".join(line[depth : len(line) - depth].lower().split()) if depth else ""
+    return (depth if title else 0), title

@@ -69,6 +69,14 @@ def test_zstd_without_a_checksum_and_skippable_frames(tmp_path):
         list(blocks(tmp_path / "a"))
 
 
+def test_zstd_frame_of_a_long_window(tmp_path):
+    """Large dumps are packed with --long=31: a frame that declares 2 GiB, one raw block in it (RFC 8878, sections 3.1.1.1 and 3.1.1.2)."""
+    window, content = (31 - 10) << 3, '{"text": "本文"}\n'.encode()
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([window]) + block)
+    assert [r.text for r in read(tmp_path / "a.jsonl.zst")] == ["本文"]
+
+
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\n", codec="utf-8"), max_size=40)), st.integers(1, 60))
 def test_lines_are_what_splitting_gives(tmp_path_factory, texts, limit):
     path = tmp_path_factory.mktemp("lines") / "a"
@@ -124,6 +132,25 @@ def test_jsonl_that_is_cut_loses_the_cut_line_and_says_so(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(bytes(flipped))
     items = read(tmp_path / "b.jsonl.gz")
     assert [d.reason for d in kinds(items, Damage)] == ["input_corrupt"], "what the checksum does not vouch for is told"
+
+
+@given(st.sampled_from([".gz", ".zst", ".bz2"]), st.floats(0, 1), st.booleans())
+def test_no_cut_and_no_flip_is_silent(tmp_path_factory, ending, where, flip):
+    """Whatever is cut or changed, a loss leaves a trace, and a cut file gives only what stood there (zstd: with its checksum)."""
+    texts = [f"本文{i} {i * 7919 % 1000}" for i in range(60)]
+    pack = zstandard.ZstdCompressor(write_checksum=True).compress if ending == ".zst" else PACK[ending]
+    data = pack("".join(json.dumps({"text": t}) + "\n" for t in texts).encode())
+    at = int(where * (len(data) - 1))
+    changed = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :] if flip else data[:at]
+    path = tmp_path_factory.mktemp("cut") / f"a.jsonl{ending}"
+    path.write_bytes(changed)
+    try:
+        items = read(path)
+    except JaLlmError:  # nothing with a text is left
+        return
+    got, lost = [r.text for r in kinds(items, Record)], kinds(items, Damage) + kinds(items, Rejected)
+    assert got == texts or lost or not changed
+    assert flip or got == texts[: len(got)]
 
 
 def test_another_schema_is_a_sentence(tmp_path):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -162,6 +163,29 @@ def test_tail_sections_go_with_what_is_below_them_and_others_stay():
     assert cut_tail(text, Wikipedia().tail_sections) == "序\n== 歴史 ==\n史\n== 年表 ==\n表\n"
     assert cut_tail(text, ()) == text
     assert cut_tail("Text\n== See also ==\nx\n", Wikipedia().tail_sections) == "Text\n"
+    assert (
+        cut_tail("Text\n==Notes== <!-- end -->\nx\n=no heading\n==\n== 次 ==\n文", Wikipedia().tail_sections)
+        == "Text\n== 次 ==\n文"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=" + " " * 300_000 + "x",
+        "{{" + " " * 300_000,
+        "#redirect" + " " * 300_000,
+        "[[Category:" * 30_000,
+        "== a " * 60_000,
+        "{{a" * 100_000,
+    ],
+)
+def test_text_made_to_stop_a_regular_expression_does_not(tmp_path, text):
+    """What is matched outside the extractor's process has no deadline: it must take linear time."""
+    (tmp_path / "a.xml").write_text("".join(dump([page("頁", text)])), encoding="utf-8")
+    start = time.process_time()
+    assert len(read(tmp_path / "a.xml")) == 1
+    assert time.process_time() - start < 2
 
 
 def stack_v1(**fields):
@@ -200,6 +224,8 @@ def test_stack_v1_as_jsonl_and_parquet(tmp_path):
     assert (first.licence, first.lang, first.verbatim) == ("MIT", "code", True)
     assert first.url == "https://github.com/me/repo/blob/HEAD/a/b.py"
     assert first.meta == {"syntax": "parsed", "language": "Python", "path": "a/b.py", "package": "me/repo", "blob": "0" * 40}
+    (tmp_path / "b.jsonl").write_text(json.dumps(stack_v1()) + "\n{bad")
+    assert told(read(tmp_path / "b.jsonl", settings)) == ["x = 1\n", "bad_json_line"]
     unchecked = read(tmp_path / "a.jsonl", Inputs(kind="code", code=Code(languages=("Java",))))
     assert [i.meta["syntax"] for i in unchecked if isinstance(i, Record)] == ["unchecked"]
 
@@ -236,6 +262,17 @@ def test_stack_v2_joins_downloaded_contents(tmp_path):
         "a = 'あ'\n", "b = 2\n", "c = '日本'\n", "d = 4\n", "blob_damaged", "blob_damaged", "blob_missing", "blob_missing", "code_generated",
         "code_vendored", "text_not_utf8", "text_not_utf8",
     ]  # fmt: skip
+    repositories = [
+        {
+            "repo_name": "me/repo",
+            "visit_date": None,
+            "files": [{k: v for k, v in row.items() if k != "repo_name"} for row in rows[:3]],
+        }
+    ]
+    pq.write_table(pa.Table.from_pylist(repositories), tmp_path / "full.parquet")
+    grouped = read(tmp_path / "full.parquet", Inputs(kind="code", code=Code(contents=str(contents))))
+    assert told(grouped) == told(items)[:3] and [i.place for i in grouped] == [f"row 1 file {n}" for n in (1, 2, 3)]
+    assert {i.meta["package"] for i in grouped} == {"me/repo"}
     with pytest.raises(JaLlmError, match="name blobs and hold no content; download the contents and name their folder"):
         read(tmp_path / "a.parquet", Inputs(kind="code"))
     (tmp_path / "b.jsonl").write_text('{"text_body": "x"}\n{broken')
