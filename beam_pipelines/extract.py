@@ -78,7 +78,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
                     tally.drop(item.reason, f"{unit.key}@{item.offset}", input=unit.name, offset=item.offset, detail=item.detail)
                 continue
             seen += 1
-            document = _document_or_none(item, unit, settings, extractor, tally, ids)
+            document = _document_or_none(item, unit, config, extractor, tally, ids)
             if document is not None:
                 tally.keep(document.text)
                 offsets.append(file.tell())
@@ -103,7 +103,7 @@ def close_extractor(settings: Extraction) -> None:
 
 
 def _document_or_none(
-    item: Capture | Record | Rejected, unit: Unit, settings: Extraction, extractor: Extractor, tally: Tally, ids: set[str]
+    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str]
 ) -> Document | None:
     """The item's document, or None where it was dropped and counted. `ids` are those of the unit's records so far."""
     place = item.offset if isinstance(item, Capture) else item.place
@@ -112,8 +112,10 @@ def _document_or_none(
         if isinstance(item, Rejected):
             raise Dropped(item.reason, **item.fields)
         if isinstance(item, Capture):
-            return to_document(item, unit.name, settings, extractor)
-        document = record_to_document(item, unit.name, settings, extractor)
+            return to_document(item, unit.name, config.extraction, extractor)
+        document = record_to_document(item, unit.name, config.extraction, extractor)
+        if "language" not in config.stages and document.lang not in config.languages:
+            raise Dropped(f"language_{document.lang or 'unknown'}")  # without that stage the input's word is what there is
         if document.id in ids:
             raise Dropped("duplicate_id", id=document.id)
         ids.add(document.id)
@@ -283,7 +285,8 @@ def _values(config: Corpus) -> Any:
     """What decides the result; which Python parses matters to source code alone."""
     values = config.to_json()
     python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
-    return [values["extraction"], values["inputs"], python]
+    languages = values["languages"] if "language" not in config.stages else None
+    return [values["extraction"], values["inputs"], python, languages]
 
 
 def _files(config: Corpus) -> dict[str, str]:

@@ -89,7 +89,7 @@ def _query(base: str, crawl: str, pattern: str, language: str) -> str:
         ("output", "json"),
         ("fl", _FIELDS),
         ("filter", "=status:200"),
-        ("filter", f"~languages:{language}"),
+        ("filter", f"~languages:{language}.*"),
     ]
     return f"{base}/{urllib.parse.quote(crawl)}-index?{urllib.parse.urlencode(values)}"
 

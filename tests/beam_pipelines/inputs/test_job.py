@@ -164,6 +164,9 @@ def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
         preset="parallel",
     )
     assert extracted(value) == {"duplicate_id": 2, "parallel_identical": 1}
+    other = ["corpus.Parallel.languages = ('de', 'ja')", "corpus.Parallel.directions = ('de-ja', 'ja-de')"]
+    with pytest.raises(JaLlmError, match=r"most were dropped for language_de-ja \(82\)"):
+        build(tmp_path / "a.tsv", tmp_path / "de", *other, preset="parallel")
     sides = {
         split: {json.loads(d.meta)["package"] for name, found in shards.items() for d in found if f"/{split}-" in name}
         for split in ("train", "heldout")
