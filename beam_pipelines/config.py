@@ -19,6 +19,7 @@ from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
 from beam_pipelines.settings.host_cap import HostCap
+from beam_pipelines.settings.inputs import Inputs
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
@@ -43,6 +44,7 @@ class Corpus:
         documents do not depend on them.
     """
 
+    inputs: Inputs = dataclasses.field(default_factory=Inputs)
     extraction: Extraction = dataclasses.field(default_factory=Extraction)
     language: LanguageId = dataclasses.field(default_factory=LanguageId)
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
@@ -71,11 +73,10 @@ class Corpus:
         Raises:
           UsageError: names the value.
         """
-        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
-        parts = [part for part in fields if dataclasses.is_dataclass(part)]
-        for part in [*parts, self]:
+        parts = _parts(self)
+        for part in parts:
             _check_types(part)
-        for part in [*parts, self]:
+        for part in parts:
             _check_values(part)
 
     def checks(self) -> list[Check]:
@@ -90,6 +91,12 @@ class Corpus:
             ("languages", self.languages, set(self.languages) <= set(self.split.ngrams), "among those of corpus.Split.ngrams"),
             ("shard_bytes", self.shard_bytes, self.shard_bytes > 0, "a positive number"),
         ]
+
+
+def _parts(value: Any) -> list[Any]:
+    """A dataclass's dataclasses, all levels, and itself last."""
+    fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [*(part for field in fields if dataclasses.is_dataclass(field) for part in _parts(field)), value]
 
 
 def check_part(part: Any) -> None:
@@ -130,10 +137,14 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
         return number, "a number"
     if kind == float | None:
         return number or value is None, "a number or None"
+    if kind is bool:
+        return isinstance(value, bool), "True or False"
     if kind is str:
         return isinstance(value, str), "a string"
     if kind == Sequence[str]:
         return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of strings"
+    if kind == Sequence[int]:
+        return isinstance(value, list | tuple) and all(_is_of(v, int)[0] for v in value), "a list of whole numbers"
     if kind == Mapping[str, float]:
         return isinstance(value, Mapping) and all(_is_of(n, float)[0] for n in value.values()), "a dictionary of numbers"
     if kind == Mapping[str, str]:

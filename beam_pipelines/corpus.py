@@ -1,4 +1,4 @@
-"""The corpus job: WARC files to a document set, by the chain of stages that a preset orders (`chain.py`).
+"""The corpus job: input files to a document set, by the chain of stages that a preset orders (`chain.py`).
 
 A stage is one Beam pipeline over the units of input that it has not finished, with files between the stages
 (`workspace.py`, `stage_files.py`), so that a killed job goes on where it was and one that is run again with one changed
@@ -10,7 +10,6 @@ threshold repeats only what the threshold touches.
 import argparse
 import contextlib
 import dataclasses
-import glob
 import os
 import shutil
 import sys
@@ -22,11 +21,12 @@ from beam_pipelines import chain, sink, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines.config import Corpus
 from beam_pipelines.flags import build_flags
+from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
 from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
 from ja_llm import manifest
 from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_file, sha256_json, write_json
+from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_json, write_json
 
 JOB = "corpus"
 # Which dropped documents are shown, and how much of each. Nothing in the set depends on it, so it is no part of its identity.
@@ -47,7 +47,7 @@ def build_corpus(
     The bytes of the set depend on the input files and the configuration alone.
 
     Args:
-      inputs: paths or globs of WARC files (.warc, .warc.gz); a bare string is one of them.
+      inputs: paths or globs of files (docs/inputs.md has the formats), or of folders of source code; a bare string is one of them.
       output: folder of the document set (layout: docs/architecture.md); its `.work` holds what lies between the stages.
       preset: name of a gin file in `gin_configs/corpus/`, or a path.
       gin_bindings: bindings that win over the preset.
@@ -68,10 +68,10 @@ def build_corpus(
     config = configuration.load(preset, gin_bindings)
     chain.side_files(config)
     check_options(beam_args)
-    files = find_inputs([inputs] if isinstance(inputs, str) else inputs)
+    files = find_inputs([inputs] if isinstance(inputs, str) else inputs, config.inputs)
     output = Path(output)
     with _locked(output) as work:
-        units, entries = _units(files)
+        units, entries = units_of(files)
         finished = _finished(output, config, entries)
         if finished is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
@@ -97,10 +97,11 @@ def plan(
     """
     from beam_pipelines.runner import check_options
 
-    config, files = configuration.load(preset, gin_bindings), find_inputs(inputs)
+    config = configuration.load(preset, gin_bindings)
+    files = find_inputs(inputs, config.inputs)
     chain.side_files(config)
     check_options(beam_args)
-    size = sum(file.stat().st_size for file in files)
+    size = sum(stamp_of(str(file))[0] for file in files)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     begun = "goes on with what is finished there" if (Path(output) / WORK).exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
@@ -141,47 +142,6 @@ def _build(
     )
     prune(work, [*finished.stages, written])
     return value
-
-
-def find_inputs(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns name, each once, in order of name.
-
-    Raises:
-      UsageError: there is no pattern, or one that matches no file.
-    """
-    if not patterns:
-        raise UsageError("there is no input; name WARC files with --input GLOB.")
-    found: dict[str, Path] = {}
-    for pattern in patterns:
-        pattern = os.fspath(pattern)
-        if "://" in pattern:
-            raise UsageError(f"{pattern}: only files that this machine can open are read; copy or mount them first.")
-        matches = [Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file()]
-        if Path(pattern).is_file():
-            matches.append(Path(pattern))
-        if not matches:
-            raise UsageError(
-                f"{pattern}: no file matches; check the path, and quote the pattern so that the shell leaves it alone."
-            )
-        for path in matches:
-            found[os.path.realpath(path)] = path
-    return [found[real] for real in sorted(found)]
-
-
-def _units(files: list[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
-    """The units of input and the manifest's entries, in order of name; names are relative to the files' common folder."""
-    root = Path(os.path.commonpath([os.path.realpath(path.parent) for path in files]))
-    units, entries = [], []
-    for path in files:
-        name = Path(os.path.realpath(path)).relative_to(root).as_posix()
-        try:
-            entry = {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        except OSError as error:
-            raise JaLlmError(f"{path}: this input can't be read ({error.strerror}); check its permissions.") from error
-        entries.append(entry)
-        units.append(Unit(sha256_json([entry["sha256"], name])[:16], name, os.path.realpath(path)))
-    order = sorted(range(len(files)), key=lambda i: str(entries[i]["name"]))
-    return [units[i] for i in order], [entries[i] for i in order]
 
 
 @contextlib.contextmanager
@@ -254,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m beam_pipelines.corpus`: parse, build, print the yields."""
     parser = argparse.ArgumentParser(
         prog="python -m beam_pipelines.corpus",
-        description="WARC files to filtered, deduplicated documents. Options that are not listed go to Beam (--runner ...).",
+        description="Web archives, dumps, records or source code to filtered, deduplicated documents. Options that are not listed go to Beam (--runner ...).",
         epilog="Example:\n  python -m beam_pipelines.corpus --input 'data/warc/*.warc.gz' --output data/corpus --workers 2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

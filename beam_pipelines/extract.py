@@ -1,4 +1,7 @@
-"""Stage 1: a WARC file to documents. HTTP status and type, body, charset, main text; each loss has a reason.
+"""Stage 1: an input file or folder to documents, whatever its format (`inputs/table.py`); each loss has a reason.
+
+Pages (WARC) go through HTTP status and type, body, charset and main text; records that are text already are cleaned alone,
+wikitext is made plain in the extractor's process.
 
 Writes `<unit>.tfrecord` (documents without language) and the marker with the counts, the damaged places and the offsets
 of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k".
@@ -6,21 +9,26 @@ of the documents in the TFRecord file, by which later stages refer to them: docu
 
 import functools
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from beam_pipelines import charset, http
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
-from beam_pipelines.extractor import ExtractionProblem, Extractor
+from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
+from beam_pipelines.inputs.code import contents_digest
+from beam_pipelines.inputs.files import require_unchanged
+from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
+from beam_pipelines.inputs.table import read
 from beam_pipelines.tally import Tally
-from beam_pipelines.warc import Capture, Damage, Other, read_captures
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
 from ja_llm.text.normalise import normalise, strip_controls
 
-VERSION = 2
-PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText")
+VERSION = 3
+PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard")
 
 _HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
 _PLAIN = ("text/plain",)
@@ -50,30 +58,35 @@ class Dropped(Exception):
 
 
 def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
-    """Extract one WARC file."""
+    """Extract one input.
+
+    Raises:
+      JaLlmError: its schema is another one than the configuration says, or it changed while it was read.
+    """
     tally = Tally.of(config)
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
-    offsets, damaged, responses = [], [], 0
+    offsets, damaged, seen, ids = [], [], 0, set[str]()
     with write_file(this.file(unit, ".tfrecord")) as file:
-        for item in read_captures(unit.path, settings.max_bytes):
+        for item in read(unit.path, config.inputs, settings.max_bytes):
             if isinstance(item, Other):
                 tally.count("other_records", item.kind)
                 continue
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
                 for _ in range(item.lost_documents):
-                    tally.drop(item.reason, f"{unit.key}@{item.offset}", warc=unit.name, offset=item.offset, detail=item.detail)
+                    tally.drop(item.reason, f"{unit.key}@{item.offset}", input=unit.name, offset=item.offset, detail=item.detail)
                 continue
-            responses += 1
-            document = _document_or_none(item, unit, settings, extractor, tally)
+            seen += 1
+            document = _document_or_none(item, unit, config, extractor, tally, ids)
             if document is not None:
                 tally.keep(document.text)
                 offsets.append(file.tell())
                 write_record(file, to_example(document))
-            if responses % 50 == 0:
-                note_progress(this, unit, responses)
-    note_progress(this, unit, responses)
+            if seen % 50 == 0:
+                note_progress(this, unit, seen)
+    note_progress(this, unit, seen)
+    require_unchanged(unit)
     return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
 
 
@@ -89,13 +102,81 @@ def close_extractor(settings: Extraction) -> None:
     _extractor.cache_clear()
 
 
-def _document_or_none(capture: Capture, unit: Unit, settings: Extraction, extractor: Extractor, tally: Tally) -> Document | None:
+def _document_or_none(
+    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str]
+) -> Document | None:
+    """The item's document, or None where it was dropped and counted. `ids` are those of the unit's records so far."""
+    place = item.offset if isinstance(item, Capture) else item.place
+    where = {"warc": unit.name, "offset": place} if isinstance(item, Capture) else {"input": unit.name, "place": place}
     try:
-        return to_document(capture, unit.name, settings, extractor)
+        if isinstance(item, Rejected):
+            raise Dropped(item.reason, **item.fields)
+        if isinstance(item, Capture):
+            return to_document(item, unit.name, config.extraction, extractor)
+        document = record_to_document(item, unit.name, config.extraction, extractor)
+        if "language" not in config.stages and document.lang not in config.languages:
+            raise Dropped(f"language_{document.lang or 'unknown'}")  # without that stage the input's word is what there is
+        if document.id in ids:
+            raise Dropped("duplicate_id", id=document.id)
+        ids.add(document.id)
+        return document
     except Dropped as drop:
-        fields: dict[str, Any] = {"url": capture.url, "warc": unit.name, "offset": capture.offset, **drop.fields}
-        tally.drop(drop.reason, f"{unit.key}@{capture.offset}", **fields)
+        url = "" if isinstance(item, Rejected) else _clean_url(item.url)
+        fields = _storable({**({"url": url} if url else {}), **where, **drop.fields})
+        tally.drop(drop.reason, f"{unit.key}@{place}", **fields)
         return None
+
+
+def _storable(value: Any) -> Any:
+    """The value without what JSON in UTF-8 can't hold: records that are dropped are often those that are odd."""
+    if isinstance(value, dict):
+        return {strip_controls(str(key)): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return strip_controls(value) if isinstance(value, str) else value
+
+
+def _clean_url(url: str) -> str:
+    """The URL without credentials and controls; "" if it is none that can be taken apart."""
+    url = without_credentials(strip_controls(url).strip())
+    try:
+        urlsplit(url)
+        return url
+    except ValueError:  # a bracket that is no IPv6 address, and the like
+        return ""
+
+
+def record_to_document(record: Record, name: str, settings: Extraction, extractor: Extractor) -> Document:
+    """One record to one document. Its `lang` is the input's word, if any; the language stage decides by content.
+
+    Raises:
+      Dropped: too_large, empty_text, extract_deadline, extract_crashed or extract_failed.
+    """
+    text = strip_controls(record.text)
+    if len(text.encode("utf-8")) > settings.max_bytes:
+        raise Dropped("too_large", characters=len(text))
+    if record.markup and text.strip():
+        try:
+            text = extractor.extract(text, WIKITEXT)
+        except ExtractionProblem as problem:
+            reason = "empty_text" if problem.reason == "no_main_text" else problem.reason
+            raise Dropped(reason, **({"detail": problem.detail} if problem.detail else {}), **record.meta) from None
+    if not record.verbatim:
+        text = normalise(text, settings.normalise)
+    if not text.strip():
+        raise Dropped("empty_text")
+    url, source = _clean_url(record.url), strip_controls(record.source) or settings.source
+    date = strip_controls(record.date)
+    return Document(
+        id=document_id(source, url, date, record.text),
+        text=text,
+        source=source,
+        url=url,
+        lang=strip_controls(record.lang),
+        date=date,
+        licence=strip_controls(record.licence) or settings.licence,
+        meta=meta_json(**_storable({**record.meta, "input": name, "place": record.place})),
+    )
 
 
 def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Extractor) -> Document:
@@ -105,10 +186,12 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
       Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type,
         binary_payload, empty_text, no_main_text, extract_deadline, extract_crashed or extract_failed.
     """
-    if capture.block is None:
+    if capture.block is None or (capture.kind == "conversion" and capture.size > settings.max_bytes):
         raise Dropped("too_large", bytes=capture.size)
     if capture.truncated:
         raise Dropped("body_truncated", detail=f"WARC-Truncated: {capture.truncated}")
+    if capture.kind == "conversion":
+        return _conversion(capture, warc, settings)
     response = http.parse_response(capture.block)
     if response.status != 200:
         raise Dropped(f"http_status_{response.status}" if response.status else "not_http")
@@ -125,13 +208,13 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     text = normalise(text, settings.normalise)
     if not text:
         raise Dropped("empty_text")
-    fields = capture.fields
+    fields, url = capture.fields, _clean_url(capture.url)
     source = fields.get("source") or settings.source
     return Document(
-        id=document_id(source, capture.url, capture.date, body),
+        id=document_id(source, url, capture.date, body),
         text=text,
         source=source,
-        url=capture.url,
+        url=url,
         date=capture.date,
         licence=fields.get("licence") or settings.licence,
         meta=meta_json(
@@ -143,6 +226,23 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
             bytes=len(body),
             **{name: fields[name] for name in ("package", "version") if fields.get(name)},
         ),
+    )
+
+
+def _conversion(capture: Capture, warc: str, settings: Extraction) -> Document:
+    """The text that a WET file holds of one page."""
+    body = capture.block or b""
+    text, url, source = normalise(body.decode("utf-8", "replace"), settings.normalise), _clean_url(capture.url), settings.source
+    if not text:
+        raise Dropped("empty_text")
+    return Document(
+        id=document_id(source, url, capture.date, body),
+        text=text,
+        source=source,
+        url=url,
+        date=capture.date,
+        licence=settings.licence,
+        meta=meta_json(warc=warc, offset=capture.offset, record_id=capture.record_id, bytes=len(body)),
     )
 
 
@@ -181,11 +281,26 @@ def _main_text(page: str, extractor: Extractor) -> str:
         raise Dropped(problem.reason, **({"detail": problem.detail} if problem.detail else {})) from None
 
 
+def _values(config: Corpus) -> Any:
+    """What decides the result; which Python parses matters to source code alone."""
+    values = config.to_json()
+    python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
+    languages = values["languages"] if "language" not in config.stages else None
+    return [values["extraction"], values["inputs"], python, languages]
+
+
+def _files(config: Corpus) -> dict[str, str]:
+    """The folder of downloaded contents, where source code names its blobs; one blob more is another input."""
+    folder = config.inputs.code.contents
+    return {folder: contents_digest(folder)} if config.inputs.kind == "code" and folder else {}
+
+
 STAGE = StageSpec(
     "extract",
     VERSION,
-    lambda config: config.to_json()["extraction"],
+    _values,
     run,
+    files=_files,
     packages=PACKAGES,
     close=lambda config: close_extractor(config.extraction),
 )

@@ -1,10 +1,10 @@
-"""Main text of an HTML page by trafilatura, in a process of its own that is killed when a page takes too long.
+"""Main text of an HTML page by trafilatura, or plain text of wikitext, in a process of its own that is killed when a page takes too long.
 
 trafilatura may not come back from some pages and has no time-out (adbar/trafilatura#704); a thread can't be killed, a
 process can. The limit is in CPU seconds, set in the child by an interval timer, so that a busy machine drops no more
 pages than an idle one; a wall-clock limit stands behind it for a child that waits without computing.
 
-Messages both ways: 4-byte little-endian length, 1 status byte, UTF-8 text.
+Messages both ways: 4-byte little-endian length, 1 byte (of a request its kind, of an answer its status), UTF-8 text.
 """
 
 import contextlib
@@ -18,9 +18,11 @@ import sys
 import time
 from typing import Any, BinaryIO
 
+from beam_pipelines.inputs import wikitext
 from ja_llm.text.normalise import strip_controls
 
-TEXT, NOTHING, FAILED = range(3)  # status of an answer; a request's status byte is 0
+TEXT, NOTHING, FAILED = range(3)  # status of an answer
+HTML, WIKITEXT = range(2)  # kind of a request
 WALL_CLOCK_FACTOR = 10
 _MEMORY = 8 << 30
 
@@ -51,15 +53,15 @@ class Extractor:
         self._command = [sys.executable, "-m", "beam_pipelines.extractor", str(deadline_s), favour, str(reset_every)]
         self._child: subprocess.Popen | None = None
 
-    def extract(self, html: str) -> str:
-        """Main text of a page, one paragraph a line.
+    def extract(self, page: str, kind: int = HTML) -> str:
+        """Main text of a page in HTML or WIKITEXT, one paragraph a line.
 
         Raises:
           ExtractionProblem: the page has none, or the extractor failed, crashed or did not come back in time.
         """
         child = self._start()
         try:
-            _send(child.stdin, 0, html)  # type: ignore[arg-type]
+            _send(child.stdin, kind, page)  # type: ignore[arg-type]
             status, text = self._receive(child)
         except (BrokenPipeError, EOFError):
             code = self._stop()
@@ -189,12 +191,13 @@ def _serve(deadline_s: float, favour: str, reset_every: int) -> None:
     sys.stdout = sys.stderr  # whatever a library prints must not get between the answers
     pages = 0
     while header := requests.read(5):
-        html = requests.read(struct.unpack("<IB", header)[0]).decode("utf-8")
+        length, kind = struct.unpack("<IB", header)
+        page = requests.read(length).decode("utf-8")
         # Its default action ends the process, whatever C code is running. The wall-clock alarm is for an orphan.
         signal.setitimer(signal.ITIMER_VIRTUAL, deadline_s)
         signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_FACTOR * deadline_s + 60)
         try:
-            text = main_text(html, favour)
+            text = wikitext.clean(page) if kind == WIKITEXT else main_text(page, favour)
             status = TEXT if text else NOTHING
         except Exception as error:  # any of lxml's and trafilatura's errors: this page is dropped with the reason counted
             status, text = FAILED, f"{type(error).__name__}: {error}"[:300]

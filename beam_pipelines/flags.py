@@ -7,7 +7,14 @@ from ja_llm.command_line import path
 
 def build_flags(parser: argparse.ArgumentParser) -> None:
     """Add them."""
-    parser.add_argument("--input", action="append", type=path, required=True, metavar="GLOB", help="WARC files (repeat)")
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=path,
+        required=True,
+        metavar="GLOB",
+        help="WARC, WET, JSONL, Parquet, dumps (docs/inputs.md; repeat)",
+    )
     parser.add_argument("--output", type=path, required=True, metavar="DIR", help="document set to write")
     parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
     parser.add_argument(

@@ -100,7 +100,7 @@ def trace(directory: str | os.PathLike, document_id: str) -> str:
         "source": document.source,
         "licence": document.licence or "not known",
         **meta,
-        "warc_sha256": inputs.get(meta.get("warc", ""), {}).get("sha256", ""),
+        "warc_sha256": inputs.get(meta.get("warc") or meta.get("input", ""), {}).get("sha256", ""),
         "shard": f"{shard}, document {position}",
         "characters": len(document.text),
     }

@@ -33,11 +33,14 @@ SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in the process that s
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One input file: `name` as the manifest has it, `key` of its content and name, `path` to read it."""
+    """One input: `name` as the manifest has it, `key` of its content and name, `path` to read it; `sha256` and `stamp` (bytes,
+    modification) by which a change during the run is seen."""
 
     key: str
     name: str
     path: str
+    sha256: str = ""
+    stamp: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)

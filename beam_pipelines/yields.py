@@ -92,14 +92,10 @@ def check_something_left(output: Path, yields: list[dict[str, Any]], others: dic
         return
     read = yields[0]["in"]["documents"]
     if read == 0:
-        if n := others.get("conversion", 0):
-            raise JaLlmError(
-                f"{output}: the input holds no response record but {n} conversion records (extracted text, as in Common Crawl's "
-                "WET files); give the WARC files that they were made from."
-            )
         found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
         raise JaLlmError(
-            f"{output}: the input holds no response record ({found or 'no record at all'}); give WARC files of a crawl."
+            f"{output}: the input holds no page and no text ({found or 'no record at all'}); check that it is what its names say, "
+            "and --preset or corpus.Inputs.kind."
         )
     reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
     most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])

@@ -23,7 +23,7 @@ def corpus(verbs) -> None:
         group,
         "build",
         build,
-        "WARC files to filtered, deduplicated documents (Apache Beam); other options go to Beam.",
+        "Web archives, dumps, records or source code to filtered, deduplicated documents (Apache Beam); other options go to Beam.",
         "ja-llm corpus build --input 'data/debian-docs/warc/*.warc.gz' --output data/corpus --preset swallow_v2",
         takes_rest=True,
     )

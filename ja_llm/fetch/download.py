@@ -1,4 +1,7 @@
-"""Getting one file over HTTP so that a cut connection costs nothing: `.part` file, Range requests, size and SHA-256."""
+"""Getting one file over HTTP so that a cut connection costs nothing: `.part` file, Range requests, size and checksum.
+
+A server that says when to come back (Retry-After) is believed.
+"""
 
 import hashlib
 import http.client
@@ -10,7 +13,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import os_error_sentence
@@ -18,6 +23,8 @@ from ja_llm.files import os_error_sentence
 _BLOCK = 1 << 18
 _AGENT = {"User-Agent": "ja-llm fetch"}
 TIMEOUT = 60.0  # seconds without a byte
+LONGEST_WAIT = 600.0  # seconds that a server may ask to wait
+_NAMES = {"sha256": "SHA-256", "sha1": "SHA-1", "md5": "MD5"}
 
 
 def warn(sentence: str) -> None:
@@ -25,7 +32,7 @@ def warn(sentence: str) -> None:
     print(f"ja-llm fetch: {sentence}", file=sys.stderr, flush=True)
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, example: str = "https://deb.debian.org/debian") -> str:
     """`url` without a trailing slash, if it is one that we fetch from: HTTPS, or plain HTTP on this machine.
 
     Without apt nothing but HTTPS vouches for the package index, so plain HTTP to other hosts is refused.
@@ -36,7 +43,7 @@ def check_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if not parts.hostname or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not local):
-        raise UsageError(f"--mirror {url}: the mirror must be an https:// address, e.g. https://deb.debian.org/debian.")
+        raise UsageError(f"--mirror {url}: the mirror must be an https:// address, e.g. {example}.")
     return url.rstrip("/")
 
 
@@ -61,19 +68,28 @@ def get(url: str, attempts: int = 5, pause: float = 0.5) -> bytes:
     return _retry(once, url, attempts, pause)
 
 
-def verify(path: str | os.PathLike, size: int, sha256: str) -> str:
-    """ "" if the file has this size and SHA-256, else what is wrong with it."""
+def verify(path: str | os.PathLike, size: int, checksum: str, algorithm: str = "sha256", by: str = "package index") -> str:
+    """ "" if the file has this size and checksum (hex), else what is wrong with it; `by` says who states them."""
     actual = os.path.getsize(path)
     if actual != size:
-        return f"it has {actual} bytes, but the package index says {size}"
-    digest = hashlib.sha256()
+        return f"it has {actual} bytes, but the {by} says {size}"
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK * 4):
             digest.update(block)
-    return "" if digest.hexdigest() == sha256 else "its SHA-256 differs from the package index's"
+    return "" if digest.hexdigest() == checksum else f"its {_NAMES[algorithm]} differs from the {by}'s"
 
 
-def download(url: str, target: Path, size: int, sha256: str, attempts: int = 5, pause: float = 0.5) -> None:
+def download(
+    url: str,
+    target: Path,
+    size: int,
+    checksum: str,
+    attempts: int = 5,
+    pause: float = 0.5,
+    algorithm: str = "sha256",
+    by: str = "package index",
+) -> None:
     """Fetch `url` to `target`, going on from a `.part` file of an earlier, broken try.
 
     The part file's name carries the checksum, so bytes of another version are never continued. A file that arrives
@@ -82,19 +98,21 @@ def download(url: str, target: Path, size: int, sha256: str, attempts: int = 5, 
     Args:
       url: where the file is.
       target: where it goes; exists afterwards only if it is whole and right.
-      size: bytes, by the package index.
-      sha256: hex digest, by the package index.
+      size: bytes, by the publisher's word.
+      checksum: hex digest, by the publisher's word.
       attempts: tries without any new byte before giving up.
       pause: seconds before the second try, doubled each time.
+      algorithm: of the checksum: sha256, sha1 or md5.
+      by: who states size and checksum, for messages.
 
     Raises:
       Gone: 404 or 410.
       JaLlmError: the server can't be reached, keeps failing, sends wrong bytes twice, or the disk is full.
     """
-    part = target.with_name(f"{sha256[:16]}-{target.name}.part")
+    part = target.with_name(f"{checksum[:16]}-{target.name}.part")
     for second in (False, True):
         _retry(lambda: _continue(url, part, size), url, attempts, pause, progress=lambda: _size(part))
-        problem = verify(part, size, sha256)
+        problem = verify(part, size, checksum, algorithm, by)
         if not problem:
             os.replace(part, target)
             return
@@ -180,6 +198,7 @@ def _retry(once: Callable, url: str, attempts: int, pause: float, progress: Call
     """Call `once` until it succeeds; tries that brought new bytes don't count against `attempts`."""
     failed, before = 0, progress() if progress else 0
     while True:
+        asked = 0.0
         try:
             return once()
         except urllib.error.HTTPError as error:
@@ -187,7 +206,7 @@ def _retry(once: Callable, url: str, attempts: int, pause: float, progress: Call
                 raise Gone(f"{url}: the server has no such file ({error.code}); it was moved or removed.") from None
             if error.code == 416 and progress:  # the part file fits no range of the file: the checksum will tell
                 return None
-            reason = f"the server answered {error.code} {error.reason}"
+            reason, asked = f"the server answered {error.code} {error.reason}", retry_after(error.headers)
         except (http.client.HTTPException, OSError) as error:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
         now = progress() if progress else 0
@@ -195,4 +214,15 @@ def _retry(once: Callable, url: str, attempts: int, pause: float, progress: Call
         before = max(before, now)
         if failed >= attempts:
             raise JaLlmError(f"{url}: can't be fetched ({reason}); check the network, then run the same command again to go on.")
-        time.sleep(min(pause * 2 ** max(failed - 1, 0), 20.0))
+        time.sleep(max(min(pause * 2 ** max(failed - 1, 0), 20.0), asked))
+
+
+def retry_after(headers: Any) -> float:
+    """Seconds that a server asks to wait (RFC 9110 section 10.2.3: seconds or a date), 0 if it does not, at most LONGEST_WAIT."""
+    value = (headers.get("Retry-After") or "").strip() if headers else ""
+    if value.isdigit():
+        return min(float(value), LONGEST_WAIT)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0), LONGEST_WAIT) if value else 0.0
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

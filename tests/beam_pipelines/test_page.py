@@ -10,7 +10,7 @@ from beam_pipelines import charset, http
 from beam_pipelines.config import Extraction
 from beam_pipelines.extract import Dropped, to_document
 from beam_pipelines.extractor import ExtractionProblem, Extractor
-from beam_pipelines.warc import Capture
+from beam_pipelines.inputs.items import Capture
 
 BODY = "日本語の本文です。".encode() * 40
 

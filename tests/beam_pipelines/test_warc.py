@@ -6,7 +6,8 @@ import re
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from beam_pipelines.warc import Capture, Damage, Other, read_captures
+from beam_pipelines.inputs.items import Capture, Damage, Other
+from beam_pipelines.inputs.warc import read_captures
 
 LIMIT = 1 << 20
 

@@ -1,0 +1,227 @@
+"""Every input gives documents through the same job: presets, accounting, what must not land in a corpus, inputs that change."""
+
+import gzip
+import hashlib
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_pipelines import corpus
+from beam_pipelines.config import load
+from beam_pipelines.extract import close_extractor
+from beam_pipelines.inputs.files import find_inputs, require_unchanged, units_of
+from beam_pipelines.settings.inputs import Inputs
+from ja_llm.documents import document_id, read_documents
+from ja_llm.errors import JaLlmError, UsageError
+
+NO_HELDOUT = "corpus.Split.heldout_share = 0.0"
+SHORT = "corpus.Corpus.stages = ['extract', 'language', 'split']"
+
+
+def build(pattern, output, *bindings, **more):
+    value = corpus.build_corpus([str(pattern)], output, gin_bindings=[NO_HELDOUT, *bindings], **more)
+    return value, {s["name"]: list(read_documents(output / s["name"])) for s in value["shards"]}
+
+
+def extracted(value):
+    table = value["yields"][0]
+    return {reason: count["documents"] for reason, count in table["dropped"].items()}
+
+
+def everything(folder):
+    """All bytes of a set, work folder and all."""
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_records_of_all_kinds_of_oddness(web, tmp_path):
+    """JSONL, its gz and Parquet twins: the same text is one document; each oddity is counted; nothing secret stays."""
+    good = [{"text": web.ja_text(i), "url": f"http://site{i}.example/", "date": "2024-01-01", "id": f"r{i}"} for i in range(4)]
+    odd = [
+        good[0],  # a duplicate, all fields equal
+        {"text": web.ja_text(7), "url": "https://me:hunter2@a.example/7", "id": "r1"},  # another text with an id that is taken
+        {"text": "\x00\u200b\n\n \n", "url": "http://empty.example/"},
+        {"text": "", "url": "http://empty.example/"},
+        {"text": web.ja_text(8) + "\ud800\x00終わり。", "url": "//no-scheme/\ud800", "source": "x\udfffy"},
+        {"text": web.ja_text(9), "url": "http://[broken"},
+        {"text": "長" * 30_000, "url": "http://u:hunter2@big.example/"},
+        {"txt": 1},
+    ]
+    lines = [json.dumps(r) for r in good + odd] + ["{"]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    pq.write_table(
+        pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
+        tmp_path / "in/b.parquet",
+    )
+    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, "corpus.Extraction.max_bytes = 50000")
+    documents = {d.url: d for found in shards.values() for d in found}
+    assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
+    assert len(documents) == value["totals"]["documents"] == 4 + 3 + 3
+    assert {"https://a.example/7", "//no-scheme/", ""} <= set(documents)
+    assert documents["//no-scheme/"].text == web.ja_text(8) + "終わり。" and documents["//no-scheme/"].source == "xy"
+    first = documents["http://site0.example/"]
+    assert first.id == document_id("web", first.url, "2024-01-01", web.ja_text(0)) and first.lang == "ja"
+    assert json.loads(first.meta) == {"id": "r0", "input": "a.jsonl.gz", "place": "line 1"}
+    assert b"hunter2" not in everything(tmp_path / "out")
+    sample = json.loads((tmp_path / "out/dropped/bad_json_line.jsonl").read_text())
+    assert (sample["input"], sample["place"], sample["excerpt"]) == ("a.jsonl.gz", "line 13", "{")
+
+
+def test_wikipedia_preset(web, tmp_path):
+    def page(title, text, ns=0):
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+        return f"<page><title>{title}</title><ns>{ns}</ns><id>1</id><revision><timestamp>2024-01-01T00:00:00Z</timestamp><text>{escaped}</text></revision></page>"
+
+    body = "<mediawiki xml:lang='ja'><siteinfo><base>https://ja.wikipedia.org/wiki/x</base></siteinfo>"
+    articles = [f"'''題{i}'''は[[項目]]。<ref>注</ref>\n{web.ja_text(i)}\n== 脚注 ==\n<references />" for i in range(3)]
+    body += (
+        "".join(page(f"題{i}", text) for i, text in enumerate(articles))
+        + page("ノート", "x", 1)
+        + page("図だけ", "[[ファイル:a.jpg]]")
+    )
+    (tmp_path / "jawiki-pages-articles.xml").write_text(body + page("短", "短い文です。") + "</mediawiki>", encoding="utf-8")
+    value, shards = build(tmp_path / "*.xml", tmp_path / "out", preset="wikipedia")
+    (documents,) = shards.values()
+    assert {d.text for d in documents} == {f"題{i}は項目。\n{web.ja_text(i)}" for i in range(3)}
+    assert {(d.source, d.licence, d.lang) for d in documents} == {("wikipedia", "CC-BY-SA-4.0", "ja")}
+    assert json.loads(documents[0].meta)["title"].startswith("題")
+    assert extracted(value) == {"wiki_namespace": 1, "empty_text": 1}
+    close_extractor(load("wikipedia").extraction)
+
+
+def test_wikitext_that_takes_too_long_is_dropped_alone(web, tmp_path):
+    nested = "{{a|" * 40_000
+    (tmp_path / "a.xml").write_text(
+        f"<mediawiki><page><title>a</title><ns>0</ns><revision><text>{nested}</text></revision></page>"
+        f"<page><title>b</title><ns>0</ns><revision><text>{web.ja_text(1)}</text></revision></page></mediawiki>",
+        encoding="utf-8",
+    )
+    value, shards = build(tmp_path / "a.xml", tmp_path / "out", SHORT, "corpus.Extraction.deadline_s = 0.3", preset="wikipedia")
+    assert [d.text for found in shards.values() for d in found] == [web.ja_text(1)]
+    assert extracted(value) == {"extract_deadline": 1}
+
+
+def test_code_preset_reads_folders(tmp_path):
+    for i in range(3):
+        (tmp_path / f"src/repo{i}").mkdir(parents=True)
+        (tmp_path / f"src/repo{i}/m.py").write_text(f'def f{i}(x):\r\n    """か\u3099{i}"""\n\n\n\n    return x + {i}   \n')
+        (tmp_path / f"src/repo{i}/n.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="needs pylint"):
+        build(tmp_path / "src/*", tmp_path / "out", preset="code")
+    value, shards = build(tmp_path / "src/*", tmp_path / "out", "corpus.Code.min_pylint_score = None", preset="code")
+    (documents,) = shards.values()
+    assert [s["name"].partition("/")[0] for s in value["shards"]] == ["code"]
+    assert {d.text for d in documents} >= {
+        f'def f{i}(x):\n    """か\u3099{i}"""\n\n\n\n    return x + {i}   \n' for i in range(3)
+    }, "white space and forms stay"
+    assert sum(d.text == "x = 1\n" for d in documents) == 1, "copies in other repositories go"
+    again = corpus.build_corpus(
+        [str(tmp_path / "src/*")],
+        tmp_path / "out",
+        preset="code",
+        gin_bindings=[NO_HELDOUT, "corpus.Code.min_pylint_score = None"],
+    )
+    assert again == value
+    (tmp_path / "src/repo0/o.py").write_text("y = 2\n")
+    value, _ = build(tmp_path / "src/*", tmp_path / "out", "corpus.Code.min_pylint_score = None", preset="code")
+    assert value["totals"]["documents"] == 5, "a folder that changed is another input"
+
+
+def test_more_downloaded_blobs_are_another_input(tmp_path):
+    texts = [f"x = {i}\n".encode() for i in range(3)]
+    ids = [hashlib.sha1(text).hexdigest() for text in texts]
+    rows = [
+        {"blob_id": i, "language": "Python", "path": "a.py", "repo_name": f"me/{i}", "detected_licenses": ["MIT"]} for i in ids
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    contents = tmp_path / "blobs"
+    bindings = [
+        f"corpus.Code.contents = '{contents}'",
+        "corpus.Code.min_pylint_score = None",
+        "corpus.Corpus.stages = ['extract', 'split']",
+    ]
+    with pytest.raises(UsageError, match="there is no such folder; name the one that the blobs were downloaded to"):
+        build(tmp_path / "a.parquet", tmp_path / "out", *bindings, preset="code")
+    contents.mkdir()
+    for count in (1, 3):
+        for name, text in list(zip(ids, texts, strict=True))[:count]:
+            (contents / name).write_bytes(text)
+        value, _ = build(tmp_path / "a.parquet", tmp_path / "out", *bindings, preset="code")
+        assert value["totals"]["documents"] == count and extracted(value).get("blob_missing", 0) == 3 - count
+
+
+def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
+    rows = [f"{web.en_text(i, 1)}\t{web.ja_text(i, 1)}" for i in range(40)]
+    (tmp_path / "a.tsv").write_text("\n".join([*rows, rows[0], "same\tsame"]), encoding="utf-8")
+    value, shards = build(
+        tmp_path / "a.tsv",
+        tmp_path / "out",
+        "corpus.Split.heldout_share = 0.3",
+        "corpus.Split.max_containment = None",
+        preset="parallel",
+    )
+    assert extracted(value) == {"duplicate_id": 2, "parallel_identical": 1}
+    other = ["corpus.Parallel.languages = ('de', 'ja')", "corpus.Parallel.directions = ('de-ja', 'ja-de')"]
+    with pytest.raises(JaLlmError, match=r"most were dropped for language_de-ja \(82\)"):
+        build(tmp_path / "a.tsv", tmp_path / "de", *other, preset="parallel")
+    sides = {
+        split: {json.loads(d.meta)["package"] for name, found in shards.items() for d in found if f"/{split}-" in name}
+        for split in ("train", "heldout")
+    }
+    assert sides["train"] and sides["heldout"] and not sides["train"] & sides["heldout"]
+    assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
+
+
+def test_an_input_that_changes_stops_the_job(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n')
+    (unit,), _ = units_of(find_inputs([str(path)], Inputs()))
+    require_unchanged(unit)
+    os.utime(path, ns=(1, 1))
+    require_unchanged(unit)  # another time, the same bytes
+    path.write_text('{"text": "y"}\n')
+    with pytest.raises(JaLlmError, match="this input changed or went while it was read; wait until nothing writes to it"):
+        require_unchanged(unit)
+    path.unlink()
+    with pytest.raises(JaLlmError, match="changed or went"):
+        require_unchanged(unit)
+
+
+def test_job_meets_the_change(web, tmp_path, monkeypatch):
+    """The file grows while it is read: the job ends with the sentence, and the next run reads the new file."""
+    from beam_pipelines import extract
+
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": web.ja_text(1)}) + "\n")
+    real = extract.read
+
+    def growing(*args):
+        yield from real(*args)
+        with open(path, "a") as file:
+            file.write(json.dumps({"text": web.ja_text(2)}) + "\n")
+
+    monkeypatch.setattr(extract, "read", growing)
+    with pytest.raises(JaLlmError, match="this input changed"):
+        build(path, tmp_path / "out", SHORT)
+    monkeypatch.undo()
+    assert build(path, tmp_path / "out", SHORT)[0]["totals"]["documents"] == 2
+
+
+def test_inputs_that_cannot_be_meant_are_sentences(tmp_path):
+    (tmp_path / "a.dat").write_text("x")
+    for pattern, preset, sentence in [
+        (tmp_path / "a.dat", "swallow_v2", "its ending says no format that is read"),
+        (tmp_path, "swallow_v2", r"this is a folder; name the files in it"),
+        (tmp_path / "none*", "wikipedia", "no file matches"),
+        ("gs://bucket/a.jsonl", "swallow_v2", "copy or mount"),
+    ]:
+        with pytest.raises(UsageError, match=sentence):
+            build(pattern, tmp_path / "out", preset=preset)
+    for binding in ("corpus.Inputs.kind = 'wiki'", "corpus.Parallel.directions = ['ja-de']", "corpus.Parallel.columns = (0, 1)", "corpus.Code.languages = 'Python'", "corpus.Fields.text = ''"):  # fmt: skip
+        name = binding.split(" =")[0]
+        with pytest.raises(UsageError, match=rf"{name} = .*: it must be .*; change this binding"):
+            load("swallow_v2", [binding])
+    assert not (tmp_path / "out").exists()
