@@ -7,6 +7,8 @@ mixed by splitmix64; the k hash functions of MinHash are odd-multiplier affine m
 Writes `<unit>.npy`: uint64 [documents, 1 + bands]: hash of the text, then one hash a band.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from ja_llm.text.scripts import code_points
 
 VERSION = 1
 PACKAGES = ("xxhash",)
-_BLOCK = 2048  # shingles at a time: the k x block table stays in cache
+_BLOCK = 1 << 15  # n-grams at a time: they and their hashes stay in the core's own cache
+BATCH = 1 << 17  # characters signed together
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
@@ -32,6 +35,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
+@functools.cache
 def _random(count: int, seed: int) -> np.ndarray:
     """uint64 [count] from a counter, independent of numpy's generators and their versions."""
     with np.errstate(over="ignore"):
@@ -52,30 +56,66 @@ def ngram_hashes(text: str, n: int) -> np.ndarray:
 
 
 class Signer:
-    """Signatures and band hashes for one setting."""
+    """Signatures and band hashes for one setting, of many texts at a time: numpy's calls cost more than a short text does."""
 
     def __init__(self, settings: MinHash):
         self._settings = settings
         k = settings.bands * settings.rows
         constants = _random(2 * k, settings.seed)
-        self._a = (constants[:k] | np.uint64(1))[:, None]
-        self._b = constants[k:][:, None]
+        self._functions = list(zip(constants[:k] | np.uint64(1), constants[k:], strict=True))
 
-    def signature(self, text: str) -> np.ndarray:
-        """uint32 [bands * rows]: the share of equal places of two texts' signatures estimates their Jaccard similarity."""
-        hashes = np.unique(ngram_hashes(squeeze(text), self._settings.ngram))
-        lowest = np.full(self._a.shape[0], np.iinfo(np.uint64).max, np.uint64)
-        with np.errstate(over="ignore"):
-            for start in range(0, len(hashes), _BLOCK):
-                table = self._a * hashes[None, start : start + _BLOCK]
-                table += self._b
-                np.minimum(lowest, table.min(axis=1), out=lowest)
-        return (lowest >> np.uint64(32)).astype(np.uint32)
+    def signatures(self, texts: Sequence[str]) -> np.ndarray:
+        """uint32 [texts, bands * rows]: the share of equal places of two texts' signatures estimates their Jaccard similarity."""
+        hashes, starts = _joined_ngram_hashes([squeeze(text) for text in texts], self._settings.ngram)
+        lowest = np.full((len(self._functions), len(texts)), np.iinfo(np.uint64).max, np.uint64)
+        for first in range(0, len(hashes), _BLOCK):
+            block = hashes[first : first + _BLOCK]
+            # The texts in this block, and where in it each begins; one that is longer goes on in the next block.
+            low = int(np.searchsorted(starts, first, "right")) - 1
+            high = int(np.searchsorted(starts, first + len(block), "left"))
+            places = np.maximum(starts[low:high] - first, 0)
+            value, found = np.empty_like(block), np.empty(high - low, np.uint64)
+            with np.errstate(over="ignore"):
+                for row, (a, b) in zip(lowest, self._functions, strict=True):
+                    np.multiply(block, a, out=value)
+                    np.add(value, b, out=value)
+                    np.minimum.reduceat(value, places, out=found)
+                    np.minimum(row[low:high], found, out=row[low:high])
+        return (lowest >> np.uint64(32)).astype(np.uint32).T
 
-    def band_hashes(self, text: str) -> np.ndarray:
-        """uint64 [bands]: hash of each band's rows."""
-        rows = self.signature(text).reshape(self._settings.bands, self._settings.rows)
-        return np.array([xxhash.xxh3_64_intdigest(row.tobytes(), seed=i) for i, row in enumerate(rows)], np.uint64)
+    def band_hashes(self, texts: Sequence[str]) -> np.ndarray:
+        """uint64 [texts, bands]: hash of each band's rows."""
+        bands, size = self._settings.bands, 4 * self._settings.rows
+        data = self.signatures(texts).tobytes()
+        places = range(0, len(data), size)
+        hashes = [xxhash.xxh3_64_intdigest(data[at : at + size], seed=i % bands) for i, at in enumerate(places)]
+        return np.array(hashes, np.uint64).reshape(len(texts), bands)
+
+
+def _joined_ngram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of all texts' n-grams one after another, int64 [texts]: where each text's begin)."""
+    sizes = np.array([max(1, len(text) - n + 1) for text in texts], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    out = np.empty(int(sizes.sum()), np.uint64)
+    long = [i for i, text in enumerate(texts) if len(text) >= n]
+    if long:
+        # All long texts as one; the n-grams that reach from one into the next are left out.
+        lengths = np.array([len(texts[i]) for i in long])
+        inside = np.ones(int(lengths.sum()), bool)
+        ends = np.cumsum(lengths)
+        for back in range(1, n):
+            inside[ends - back] = False
+        wanted = np.repeat(starts[long], sizes[long]) + _counted(sizes[long])
+        out[wanted] = ngram_hashes("".join(texts[i] for i in long), n)[inside[: len(inside) - n + 1]]
+    for i, text in enumerate(texts):
+        if len(text) < n:
+            out[starts[i]] = ngram_hashes(text, n)[0]
+    return out, starts
+
+
+def _counted(sizes: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each size, one after another."""
+    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def text_hash(text: str) -> int:
