@@ -133,10 +133,16 @@ class Tables:
                 yield found
 
 
+def splitmix64(x: np.ndarray) -> np.ndarray:
+    """Mix uint64 values (Steele, Lea, Flood 2014, the finaliser of SplittableRandom)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
 def fair_order(members: np.ndarray) -> np.ndarray:
     """uint64 [members]: an order of a bucket's members by a hash of document id and bucket, which favours no document."""
-    from beam_pipelines.minhash import splitmix64
-
     with np.errstate(over="ignore"):
         return splitmix64(splitmix64(splitmix64(members["high"]) + members["low"]) ^ members["hash"])
 

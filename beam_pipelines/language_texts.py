@@ -12,6 +12,7 @@ held-out message and no other paragraph of a held-out page is trained on.
 
 import dataclasses
 import glob
+import json
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,9 @@ def read_catalogues(paths: Sequence[str]) -> Iterator[Labelled]:
                 found = True
                 yield from _messages(data, parts[-3].replace("-", "_").split("_")[0].split("@")[0].lower())
         if not found:
-            raise UsageError(f"{path}: no compiled message catalogue (<language>/LC_MESSAGES/*.mo) is in it; name a wheel or a folder with some.")
+            raise UsageError(
+                f"{path}: no compiled message catalogue (<language>/LC_MESSAGES/*.mo) is in it; name a wheel or a folder with some."
+            )
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -88,6 +91,25 @@ def _mo_pairs(data: bytes) -> Iterator[tuple[str, str]]:
             length, at = struct.unpack_from(f"{order}2I", data, table + 8 * i)
             pair.append(data[at : at + length].decode("utf-8", "replace"))
         yield pair[0], pair[1]
+
+
+def read_pairs(path: str, without: Sequence[str] = ()) -> Iterator[Labelled]:
+    """The messages that `ja-llm fetch debian-docs` collects in `pairs/messages.jsonl`: {"en", "ja", "package"} a line.
+
+    Raises:
+      UsageError: the file can't be read as that.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                pair = json.loads(line)
+                if pair["package"] not in without and not pair["ja"].isascii():
+                    yield Labelled(pair["en"], "en", pair["en"])
+                    yield Labelled(pair["ja"], "ja", pair["en"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path}: this is no JSONL file with en, ja and package ({error}); name pairs/messages.jsonl."
+        ) from error
 
 
 def read_pages(pattern: str, lang: str) -> Iterator[Labelled]:

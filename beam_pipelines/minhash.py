@@ -1,38 +1,35 @@
-"""Stage 3: MinHash signatures of documents (Broder 1997), banded for locality-sensitive hashing.
+"""MinHash signatures of documents (Broder 1997), banded for locality-sensitive hashing.
 
 Shingles are character n-grams over the text without white space. A shingle's hash is a polynomial over its code points,
 mixed by splitmix64; the k hash functions of MinHash are odd-multiplier affine maps modulo 2^64 of it, of which the high
 32 bits are kept. Everything is numpy, and the result depends on the text and the settings alone.
 
-Writes `<unit>.npy`: uint64 [documents, 1 + bands]: hash of the text, then one hash a band.
+Writes the buckets of `buckets.py`: bucket 0 is the hash of the whole text, by which exact duplicates are found and named
+apart, then one bucket a band.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from beam_pipelines.buckets import entries_of, rank_row, splitmix64, write_entries
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, MinHash
-from beam_pipelines.extract import read_unit
-from beam_pipelines.language import read_languages
-from beam_pipelines.workspace import Stage, Tally, Unit, write_file
+from beam_pipelines.stage_files import remaining
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Stage, Unit
+from ja_llm.documents import Document
 from ja_llm.text.normalise import squeeze
 from ja_llm.text.scripts import code_points
 
-VERSION = 1
+VERSION = 3
 PACKAGES = ("xxhash",)
 _BLOCK = 1 << 15  # n-grams at a time: they and their hashes stay in the core's own cache
 BATCH = 1 << 17  # characters signed together
-
-
-def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Mix uint64 values (Steele, Lea, Flood 2014, the finaliser of SplittableRandom)."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
 
 
 @functools.cache
@@ -120,22 +117,40 @@ def _counted(sizes: np.ndarray) -> np.ndarray:
 
 def text_hash(text: str) -> int:
     """64-bit hash of the text without white space: equal for exact duplicates."""
-    return xxhash.xxh3_64_intdigest(squeeze(text).encode("utf-8", "surrogatepass"))
+    return _hash(squeeze(text))
 
 
-def run(unit: Unit, this: Stage, extracted: Stage, languages: Stage, config: Corpus) -> dict[str, Any]:
-    """Sign the documents of one unit that are in a kept language; the rows of others stay zero."""
-    tally = Tally(0, 0, config.seed)
+def _hash(dense: str) -> int:
+    return xxhash.xxh3_64_intdigest(dense.encode("utf-8", "surrogatepass"))
+
+
+def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
+    """Sign the documents of one unit."""
+    tally = Tally.of(config)
     signer = Signer(config.minhash)
-    rows = []
-    for document, lang in zip(read_unit(extracted, unit), read_languages(languages, unit), strict=True):
-        row = np.zeros(1 + config.minhash.bands, np.uint64)
-        if lang in config.languages:
-            row[0] = text_hash(document.text)
-            row[1:] = signer.band_hashes(document.text)
-            tally.keep(len(document.text), lang)
-        rows.append(row)
-    table = np.stack(rows) if rows else np.zeros((0, 1 + config.minhash.bands), np.uint64)
-    with write_file(this.file(unit, ".npy")) as file:
-        np.save(file, table)
+    ranks, tables = [], [np.zeros((0, 1 + config.minhash.bands), np.uint64)]
+    for batch in _batches(remaining(unit, before)):
+        for number, document, lang in batch:
+            ranks.append(rank_row(number, document))
+            tally.keep(document.text, lang)
+        texts = [squeeze(document.text) for _, document, _ in batch]
+        exact = np.array([_hash(text) for text in texts], np.uint64)
+        tables.append(np.concatenate([exact[:, None], signer.band_hashes(texts)], axis=1))
+    write_entries(this, unit, ranks, entries_of(np.concatenate(tables)))
     return tally.to_json()
+
+
+def _batches(documents: Iterable[tuple[int, Document, str]]) -> Iterator[list[tuple[int, Document, str]]]:
+    """Documents to sign together: about `BATCH` characters, so that a long one does not make the others' arrays long."""
+    batch, characters = [], 0
+    for entry in documents:
+        batch.append(entry)
+        characters += len(entry[1].text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+STAGE = StageSpec("minhash", VERSION, lambda config: dataclasses.asdict(config.minhash), run, packages=PACKAGES, drops=False)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from beam_pipelines.language_texts import Labelled, read_catalogues, read_pages
+from beam_pipelines.language_texts import Labelled, read_catalogues, read_pages, read_pairs
 from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import write_json
@@ -59,7 +59,9 @@ def train(texts: Sequence[Labelled], epochs: int = 4, rate: float = 0.3, l2: flo
     grams = [features(item.text) for item in texts]
     target = np.array([item.lang == "ja" for item in texts], np.float64)
     if not 0 < target.sum() < len(target):
-        raise JaLlmError(f"{len(texts)} texts, {int(target.sum())} of them Japanese: both kinds are needed; add texts of the other.")
+        raise JaLlmError(
+            f"{len(texts)} texts, {int(target.sum())} of them Japanese: both kinds are needed; add texts of the other."
+        )
     importance = np.where(target == 1, 0.5 / target.mean(), 0.5 / (1 - target.mean()))
     weights, squares, bias, bias_squares = np.zeros(BUCKETS), np.full(BUCKETS, 1e-8), 0.0, 1e-8
     usable = np.flatnonzero([len(g) > 0 for g in grams])
@@ -123,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--catalogues", nargs="*", default=[], metavar="WHEEL", help="wheels or folders with .mo files")
     parser.add_argument("--pages", nargs="*", default=[], metavar="LANG=GLOB", help="WARC files of pages in a language")
+    parser.add_argument("--pairs", metavar="FILE", help="pairs/messages.jsonl of `ja-llm fetch debian-docs`")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PACKAGE", help="leave out the pairs of these packages")
     parser.add_argument("--note", default="", help="what the card should say of the texts: origin and licences")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--output", type=Path, required=True, help="model file (.npz); the card is written beside it (.json)")
@@ -131,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         args = parser.parse_args([a for a in argv if a != "--debug"])
         texts = list(read_catalogues(args.catalogues))
+        if args.pairs:
+            texts += read_pairs(args.pairs, args.without)
         for entry in args.pages:
             lang, mark, pattern = entry.partition("=")
             if not mark:
@@ -142,10 +148,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         card = {
             "what": "character 1- to 3-gram logistic regression: is a text Japanese? (ja_llm/text/language_model.py)",
             "command": "python -m beam_pipelines.train_language with the inputs below",
-            "inputs": {"catalogues": [Path(p).name for p in args.catalogues], "pages": [_short(p) for p in args.pages]},
+            "inputs": {
+                "catalogues": [Path(p).name for p in args.catalogues],
+                "pages": [_short(p) for p in args.pages],
+                "pairs": Path(args.pairs).name if args.pairs else None,
+                "without": args.without,
+            },
             "texts": args.note,
             "epochs": args.epochs,
-            "trained_on": {"texts": len(training), "characters": sum(len(t.text) for t in training), "by_language": _counts(training)},
+            "trained_on": {
+                "texts": len(training),
+                "characters": sum(len(t.text) for t in training),
+                "by_language": _counts(training),
+            },
             "heldout": {"share_of_groups": HELDOUT, **measure(model, heldout)},
         }
         write_json(args.output.with_suffix(".json"), card)

@@ -20,7 +20,6 @@ BUCKETS = 3
 DATES = ["2023-01-01", "2024-05-05T10:00:00Z", "2024-05-05", ""]
 
 
-
 def document(ids):
     """(date, id, unit, hash of each bucket)."""
     hashes = st.tuples(*[st.integers(0, 9).map(lambda n: n << 60) for _ in range(BUCKETS)])

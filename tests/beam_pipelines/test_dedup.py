@@ -8,7 +8,6 @@ import pytest
 from datasketch import MinHash as PeerMinHash
 
 from beam_pipelines.config import MinHash
-from beam_pipelines.dedup import mark, rank
 from beam_pipelines.minhash import Signer, ngram_hashes, text_hash
 from ja_llm.text.normalise import squeeze
 
@@ -89,48 +88,3 @@ def test_hash_is_pinned():
 
 
 PINNED = [9256001757941054512, 10897750541241823869]
-
-
-# --- the rule ---
-
-
-def brute_force(documents):
-    """Dropped: any bucket seen in an earlier-ranked document, dropped ones included."""
-    order = sorted(documents, key=lambda d: (d["id"], d["unit"], d["number"]))
-    order.sort(key=lambda d: d["date"], reverse=True)
-    seen, dropped = set(), set()
-    for d in order:
-        if seen & d["buckets"]:
-            dropped.add((d["unit"], d["number"]))
-        seen |= d["buckets"]
-    return dropped
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_rule_against_brute_force(seed):
-    rng = random.Random(seed)
-    documents = [
-        {
-            "id": f"{rng.randrange(8):02x}",
-            "date": rng.choice(["2023-01-01", "2024-05-05T10:00:00Z", "2024-05-05", ""]),
-            "unit": rng.choice("ab"),
-            "number": i,
-            "buckets": {(band, rng.randrange(12)) for band in range(3)},
-        }
-        for i in range(25)
-    ]
-    groups = {}
-    for d in documents:
-        for bucket in d["buckets"]:
-            groups.setdefault(bucket, []).append((d["date"], d["id"], d["unit"], d["number"]))
-    marked = set()
-    for (band, _), members in groups.items():
-        rng.shuffle(members)
-        marked |= {(unit, number) for unit, (number, bucket, _) in mark(band, members) if bucket == band}
-    assert marked == brute_force(documents)
-
-
-def test_newest_is_kept_then_the_smallest_id():
-    members = [("2023-01-01", "a", "u", 0), ("2024-01-01", "c", "u", 1), ("2024-01-01", "b", "u", 2)]
-    assert min(members, key=rank) == members[2]
-    assert sorted(number for _, (number, _, better) in mark(1, members) if better == "b") == [0, 1]

@@ -39,7 +39,9 @@ def test_other_pages(a, b):
     assert normalise_url(a) != normalise_url(b)
 
 
-@pytest.mark.parametrize("url", ["", "no address", "/only/a/path", "http://", "http://[::1", "http://e.example:port/", "mailto:a@e.example"])
+@pytest.mark.parametrize(
+    "url", ["", "no address", "/only/a/path", "http://", "http://[::1", "http://e.example:port/", "mailto:a@e.example"]
+)
 def test_no_host(url):
     assert normalise_url(url) == ""
 
