@@ -62,7 +62,7 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
     against = [dedup_index.read(folder, config.minhash) for folder in config.dedup.against]
     _deduplicate(this, units, signed, 1 + config.minhash.bands, before, config, execution, config.dedup.clusters, against)
     if config.dedup.index:
-        dedup_index.write(this.part("index"), Tables.open(signed, units), this.part("links"), config.minhash)
+        dedup_index.write(this.part("dedup_index"), Tables.open(signed, units), this.part(f"{this.name}_links"), config.minhash)
 
 
 def _run_by(key: Callable[[Document], str]) -> Callable[..., None]:
@@ -107,11 +107,11 @@ def _deduplicate(
 ) -> None:
     """Find the links of all buckets, apply the rule, and finish every unit."""
     tables = Tables.open(signed, units)
-    links, wanted = this.part("links"), {task.key: task for task in tasks(buckets, tables.documents)}
+    links, wanted = this.part(f"{this.name}_links"), {task.key: task for task in tasks(buckets, tables.documents)}
     places = [Unit(key, key, str(links.folder)) for key in wanted]
     run_units(links, places, _run_task, (tables, wanted, against), execution)
-    _write_verdict(this.part("verdict"), tables, decide(tables, links, wanted, rule))
-    run_units(this, units, _finish, (this.part("verdict"), list(before), config), execution)
+    _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
+    run_units(this, units, _finish, (this.part(f"{this.name}_verdict"), list(before), config), execution)
 
 
 def _run_task(

@@ -54,7 +54,7 @@ def write(this: Stage, tables: Tables, links: Stage, settings: MinHash) -> None:
 
 def publish(this: Stage, output: Path) -> None:
     """Put the index that the stage has written beside the documents; equal files are linked, not copied, where that is possible."""
-    source = this.part("index").folder
+    source = this.part("dedup_index").folder
     if not (source / FILE).exists():
         shutil.rmtree(output / NAME, ignore_errors=True)
         return
