@@ -1,9 +1,12 @@
-"""Whether a page may be Japanese, from its raw bytes, before the costly extraction. Swallow Corpus v1's rule (NLP2024 paper, `warc2raw.py`).
+"""Whether a page may be Japanese, from its raw bytes, before the costly extraction.
 
-A page may be if its html element's lang attribute begins with "ja" (so "jav" and "jam" pass too, as in Swallow's code), or
-if its first title, decoded as the first of UTF-8, Shift_JIS and EUC-JP that decodes, scores above 0 in the language
-model. Swallow measured precision .888 and recall .967 for it and about 15 times the speed of extracting every page. What it
-loses are pages with neither: the HTTP header's charset, the address and a page's own charset are not looked at.
+Rule "swallow_v1" (Swallow Corpus v1, NLP2024 paper and `warc2raw.py`): a page may be if its html element's lang attribute begins
+with "ja" (so "jav" and "jam" pass too, as in Swallow's code), or if its first title, decoded as the first of UTF-8,
+Shift_JIS and EUC-JP that decodes, scores above 0 in the language model. Swallow measured precision .888, recall .967 and about 15
+times the speed of extracting every page. Neither the HTTP header nor the address nor the page's own charset is looked at.
+
+Rule "kana" passes besides every page whose bytes hold `_KANA_NEEDED` kana in UTF-8: manuals and old pages that neither
+declare a language nor have a Japanese title.
 """
 
 import html
@@ -11,27 +14,37 @@ import re
 
 from ja_llm.text.language_model import LanguageModel, packaged
 
+RULES = ("swallow_v1", "kana")
 _LANG = re.compile(rb"""<html\b[^>]{0,1000}?\blang\s*=\s*["']?\s*ja""", re.IGNORECASE)
 _TITLE = re.compile(rb"<title\b[^>]{0,1000}>(.{0,2000}?)</title", re.IGNORECASE | re.DOTALL)
-_LOOK_AT = 1 << 16  # bytes in which the html element and the title stand
+_KANA = re.compile(rb"\xe3[\x81-\x83][\x80-\xbf]")  # U+3040 to U+30FF
+_KANA_NEEDED = 20
+_HEAD = 1 << 16  # bytes in which the html element and the title stand
+_BODY = 1 << 20  # bytes in which kana are looked for
 _CHARSETS = ("utf-8", "cp932", "euc_jp")
 
 
-def may_be_japanese(body: bytes, model: LanguageModel | None = None) -> bool:
+def may_be_japanese(body: bytes, rule: str = "swallow_v1", model: LanguageModel | None = None) -> bool:
     """Whether the page is worth extracting.
 
     Args:
       body: the page's bytes, after content decoding.
+      rule: one of RULES.
       model: the packaged one if None.
+
+    Example:
+      >>> [may_be_japanese(head) for head in (b"<html lang=ja>", b"<title>Welcome</title>", "<title>ようこそ</title>".encode("cp932"))]
+      [True, False, True]
     """
-    head = body[:_LOOK_AT]
+    head = body[:_HEAD]
     if _LANG.search(head):
         return True
     match = _TITLE.search(head)
     title = _decoded(match[1]) if match else ""
-    if title.isascii():  # no kana and no kanji: the model need not be asked
-        return False
-    return (model or packaged()).score(title) > 0
+    # Without kana and kanji the model need not be asked.
+    if not title.isascii() and (model or packaged()).score(title) > 0:
+        return True
+    return rule == "kana" and sum(1 for _ in zip(range(_KANA_NEEDED), _KANA.finditer(body, 0, _BODY), strict=False)) == _KANA_NEEDED
 
 
 def _decoded(title: bytes) -> str:
