@@ -6,6 +6,7 @@ each topic stands in `settings/`; a new stage's settings are a module there and 
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import gin
 from beam_pipelines.settings.checks import Check
 from beam_pipelines.settings.dedup import Dedup, LineDedup, MinHash
 from beam_pipelines.settings.extraction import Extraction
-from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter
+from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
+from ja_llm.files import canonical_json
 
 SWALLOW_V2 = ("extract", "language", "minhash", "dedup", "annotate", "select", "split")
 
@@ -43,6 +45,7 @@ class Corpus:
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
     dedup: Dedup = dataclasses.field(default_factory=Dedup)
     lines: LineDedup = dataclasses.field(default_factory=LineDedup)
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
     split: Split = dataclasses.field(default_factory=Split)
@@ -55,13 +58,7 @@ class Corpus:
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON types."""
-        value = dataclasses.asdict(self)
-        value["split"]["ngrams"] = dict(self.split.ngrams)
-        value["stages"] = list(self.stages)
-        value["dedup"]["against"] = list(self.dedup.against)
-        value["languages"] = list(self.languages)
-        value["language"]["candidates"] = list(self.language.candidates)
-        return value
+        return json.loads(canonical_json(dataclasses.asdict(self)))
 
     def validate(self) -> None:
         """Refuse values that mean nothing. Which stages there are, and in what order they can stand: `chain.specs`.
@@ -100,6 +97,8 @@ def _unfit(name: str, value: Any, wanted: str) -> UsageError:
 def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
     """Whether a value is of a field's declared type, and what that is in words. A dataclass field is its own affair."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is bool:
+        return isinstance(value, bool), "True or False"
     if kind is int:
         return number and isinstance(value, int), "a whole number"
     if kind is float:

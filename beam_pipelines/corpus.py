@@ -21,7 +21,7 @@ from typing import Any
 from beam_pipelines import chain, dedup_index, sink, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines.config import Corpus
-from beam_pipelines.flags import build_flags
+from beam_pipelines.flags import bindings, build_flags
 from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
 from ja_llm import manifest
 from ja_llm.command_line import run
@@ -222,6 +222,7 @@ def _is_corpus(output: Path) -> bool:
 def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that decide the documents, and those that only decide which dropped ones are kept as samples."""
     values = config.to_json()
+    values["dedup"]["against"] = dedup_index.fingerprints(config.dedup.against)  # what is in them, not where they lie
     sampling = {name: values.pop(name) for name in _SAMPLING}
     return values, sampling
 
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def build() -> None:
         args, rest = parser.parse_known_args([a for a in argv if a != "--debug"])
-        how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
+        how = {"preset": args.preset, "gin_bindings": bindings(args), "beam_args": rest, "workers": args.workers}
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:

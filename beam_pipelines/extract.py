@@ -13,10 +13,12 @@ from beam_pipelines import charset, http
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import ExtractionProblem, Extractor
+from beam_pipelines.rapid_check import may_be_japanese
 from beam_pipelines.tally import Tally
 from beam_pipelines.warc import Capture, Damage, Other, read_captures
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
+from ja_llm.text import language_model
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 2
@@ -102,7 +104,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     """One response to one document (its `lang` is still empty).
 
     Raises:
-      Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type,
+      Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type, rapid_check,
         binary_payload, empty_text, no_main_text, extract_deadline, extract_crashed or extract_failed.
     """
     if capture.block is None:
@@ -118,6 +120,8 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     except http.BodyProblem as problem:
         raise Dropped(problem.reason, bytes=len(response.body)) from None
     is_html = _is_html(body, content_type)
+    if settings.rapid_check and is_html and not may_be_japanese(body, settings.rapid_check):
+        raise Dropped("rapid_check")
     decoded = charset.decode(body, content_type)
     if _is_binary(body, decoded):
         raise Dropped("binary_payload", content_type=content_type)
@@ -184,7 +188,7 @@ def _main_text(page: str, extractor: Extractor) -> str:
 STAGE = StageSpec(
     "extract",
     VERSION,
-    lambda config: config.to_json()["extraction"],
+    lambda config: [config.to_json()["extraction"], language_model.VERSION if config.extraction.rapid_check else None],
     run,
     packages=PACKAGES,
     close=lambda config: close_extractor(config.extraction),

@@ -126,7 +126,7 @@ def read_pages(pattern: str, lang: str) -> Iterator[Labelled]:
     for file in files:
         with open(file, "rb") as stream:
             for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=True):
-                url = record.headers.get("WARC-Target-URI", "")
+                url = record.headers.get("WARC-Target-URI") or ""
                 for text in _blocks(record.reader.read()):
                     if (scripts.count(text).kana > 0) == (lang == "ja"):
                         yield Labelled(text, lang, url.rpartition("/")[2].partition(".")[0])

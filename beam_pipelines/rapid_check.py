@@ -44,7 +44,9 @@ def may_be_japanese(body: bytes, rule: str = "swallow_v1", model: LanguageModel 
     # Without kana and kanji the model need not be asked.
     if not title.isascii() and (model or packaged()).score(title) > 0:
         return True
-    return rule == "kana" and sum(1 for _ in zip(range(_KANA_NEEDED), _KANA.finditer(body, 0, _BODY), strict=False)) == _KANA_NEEDED
+    return (
+        rule == "kana" and sum(1 for _ in zip(range(_KANA_NEEDED), _KANA.finditer(body, 0, _BODY), strict=False)) == _KANA_NEEDED
+    )
 
 
 def _decoded(title: bytes) -> str:

@@ -3,8 +3,17 @@
 from beam_pipelines import annotate, dedup, extract, language, lines, minhash, select, split
 from beam_pipelines.chain import StageSpec
 
-_MODULES = (extract, language, minhash, dedup, lines, annotate, select, split)
+_SPECS = (
+    extract.STAGE,
+    language.STAGE,
+    dedup.URL_STAGE,
+    dedup.EXACT_STAGE,
+    minhash.STAGE,
+    dedup.STAGE,
+    lines.STAGE,
+    annotate.STAGE,
+    select.STAGE,
+    split.STAGE,
+)
 
-STAGES: dict[str, StageSpec] = {
-    spec.name: spec for spec in (dedup.URL_STAGE, dedup.EXACT_STAGE, *(module.STAGE for module in _MODULES))
-}
+STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}

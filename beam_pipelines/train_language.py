@@ -52,23 +52,34 @@ def _share(group: str) -> float:
 
 
 def mixtures(texts: Sequence[Labelled], seed: int = 1) -> list[Labelled]:
-    """Made-up pages that mix languages, a quarter as many as there are Japanese texts: Japanese between a tenth and three fifths of the
-    characters, English or German for the rest; they count as Japanese. Manuals and blogs about software are such pages,
-    and a model of unmixed sentences takes them for English."""
+    """Made-up pages that mix languages, a quarter as many as there are Japanese texts, and as many Chinese and Korean ones.
+
+    Japanese (or Chinese, or Korean) is between a tenth and three fifths of the characters, English or German the rest; the page
+    counts as what it was mixed from. Manuals and blogs about software are such pages, and a model of unmixed sentences takes
+    the Japanese ones for English.
+    """
     rng = random.Random(seed)
-    japanese = [item.text for item in texts if item.lang == "ja" and len(item.text) >= 10]
-    latin = [item.text for item in texts if item.lang in ("en", "de") and len(item.text) >= 10]
+    pools = {lang: [t.text for t in texts if t.lang == lang and len(t.text) >= 10] for lang in ("ja", "zh", "ko")}
+    latin = [t.text for t in texts if t.lang in ("en", "de") and len(t.text) >= 10]
     found = []
-    for i in range(len(japanese) // 4 if latin else 0):
-        size, share = rng.randint(100, 1500), rng.uniform(0.1, 0.6)
-        parts: list[str] = []
-        for pool, wanted in ((japanese, share * size), (latin, (1 - share) * size)):
-            while wanted > 0:
-                parts.append(pool[rng.randrange(len(pool))])
-                wanted -= len(parts[-1])
-        rng.shuffle(parts)
-        found.append(Labelled("\n".join(parts), "ja", f"mixture {i}"))
+    for i in range(len(pools["ja"]) // 4 if latin else 0):
+        for lang in ("ja", ("zh", "ko")[i % 2]):
+            if not pools[lang]:
+                continue
+            size, share = rng.randint(100, 1500), rng.uniform(0.1, 0.6)
+            parts = [*_characters(pools[lang], share * size, rng), *_characters(latin, (1 - share) * size, rng)]
+            rng.shuffle(parts)
+            found.append(Labelled("\n".join(parts), lang, f"mixture {i}"))
     return found
+
+
+def _characters(pool: Sequence[str], wanted: float, rng: random.Random) -> list[str]:
+    """Texts drawn from the pool, with about as many characters in all as are wanted."""
+    parts: list[str] = []
+    while wanted > 0:
+        parts.append(pool[rng.randrange(len(pool))])
+        wanted -= len(parts[-1])
+    return parts
 
 
 def train(texts: Sequence[Labelled], epochs: int = 4, rate: float = 0.3, l2: float = 1e-6) -> LanguageModel:

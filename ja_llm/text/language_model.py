@@ -19,6 +19,7 @@ import numpy as np
 
 from ja_llm.text.scripts import code_points
 
+VERSION = 1  # of the features and the packaged weights
 BUCKETS = 1 << 18
 ORDERS = (1, 2, 3)
 PACKAGED = Path(__file__).with_name("language_model.npz")
