@@ -56,7 +56,7 @@ def mixtures(texts: Sequence[Labelled], seed: int = 1) -> list[Labelled]:
 
     Japanese (or Chinese, or Korean) is between a tenth and three fifths of the characters, English or German the rest; the page
     counts as what it was mixed from. Manuals and blogs about software are such pages, and a model of unmixed sentences takes
-    the Japanese ones for English.
+    the Japanese ones for English. Half as many hold but a line of Japanese, up to a fiftieth, and are not Japanese.
     """
     rng = random.Random(seed)
     pools = {lang: [t.text for t in texts if t.lang == lang and len(t.text) >= 10] for lang in ("ja", "zh", "ko")}
@@ -64,12 +64,14 @@ def mixtures(texts: Sequence[Labelled], seed: int = 1) -> list[Labelled]:
     found = []
     for i in range(len(pools["ja"]) // 4 if latin else 0):
         for lang in ("ja", ("zh", "ko")[i % 2]):
-            if not pools[lang]:
-                continue
-            size, share = rng.randint(100, 1500), rng.uniform(0.1, 0.6)
-            parts = [*_characters(pools[lang], share * size, rng), *_characters(latin, (1 - share) * size, rng)]
-            rng.shuffle(parts)
-            found.append(Labelled("\n".join(parts), lang, f"mixture {i}"))
+            if pools[lang]:
+                size, share = rng.randint(100, 1500), rng.uniform(0.1, 0.6)
+                parts = [*_characters(pools[lang], share * size, rng), *_characters(latin, (1 - share) * size, rng)]
+                rng.shuffle(parts)
+                found.append(Labelled("\n".join(parts), lang, f"mixture {i}"))
+        if i % 2:
+            line = pools["ja"][rng.randrange(len(pools["ja"]))]
+            found.append(Labelled("\n".join([*_characters(latin, 50 * len(line), rng), line]), "en", f"mixture {i}"))
     return found
 
 

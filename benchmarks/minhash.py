@@ -223,13 +223,25 @@ def run_size(args: argparse.Namespace, size: int, pool: Sequence[str]) -> dict[s
     subprocess.run(command, check=True)
     value = read_json(work / "measured.json")
     if args.peers:
-        value["peers"] = run_peers(args, work, units, extracted)
+        value["peers"] = run_peers(args, work, units, extracted, pairs)
     if not args.keep:
         shutil.rmtree(work)
     return value
 
 
-def run_peers(args: argparse.Namespace, work: Path, units: list[Unit], extracted: Stage) -> dict[str, Any]:
+def _removed_share(path: Path, pairs: list[tuple[int, float]]) -> dict[str, float]:
+    """By level the share of planted pairs of which the peer dropped a member."""
+    removed = {int(unit) + int(number) for unit, number in (id.split(":") for id in read_json(path))}
+    table = {}
+    for level in LEVELS:
+        these = [n for n, j in pairs if abs(j - level) == min(abs(j - other) for other in LEVELS)]
+        table[str(level)] = round(sum(n in removed or n - 1 in removed for n in these) / max(1, len(these)), 4)
+    return table
+
+
+def run_peers(
+    args: argparse.Namespace, work: Path, units: list[Unit], extracted: Stage, pairs: list[tuple[int, float]]
+) -> dict[str, Any]:
     """Each peer in its own environment, on the same documents as JSONL."""
     from beam_pipelines.stage_files import remaining
 
@@ -238,7 +250,7 @@ def run_peers(args: argparse.Namespace, work: Path, units: list[Unit], extracted
     for unit in units:
         with open(folder / f"{unit.key}.jsonl", "w", encoding="utf-8") as file:
             for number, document, _ in remaining(unit, [extracted]):
-                file.write(json.dumps({"id": f"{unit.key}:{number}", "text": document.text}, ensure_ascii=False) + "\n")
+                file.write(json.dumps({"id": f"{unit.name}:{number}", "text": document.text}, ensure_ascii=False) + "\n")
     found = {}
     for name in ("datatrove", "text_dedup"):
         log(f"peer {name}")
@@ -249,6 +261,8 @@ def run_peers(args: argparse.Namespace, work: Path, units: list[Unit], extracted
         )
         last = done.stdout.strip().splitlines()[-1:] or [""]
         found[name] = json.loads(last[0]) if last[0].startswith("{") else {"failed": (done.stderr or done.stdout)[-500:]}
+        if "removed" in found[name]:
+            found[name]["found_pairs"] = _removed_share(work / name / "removed.json", pairs)
         log(f"peer {name}: {found[name]}")
     return found
 

@@ -1,7 +1,7 @@
 """Is a text Japanese? A linear model over its character 1- to 3-grams, as Swallow Corpus v1 has one ("nanigo").
 
 score(text) = sum of the n-grams' weights / sqrt(number of n-grams) + bias; Japanese if it is above 0 (NLP2024 paper and code
-of Swallow Corpus v1: a linear SVM on the same features). Ours is a logistic regression, so sigmoid(score) is a
+of Swallow Corpus v1: a linear SVM on all n-grams). Ours is a logistic regression, so sigmoid(score) is a
 probability, and n-grams are hashed into a table, so that a text costs a few numpy calls and not a look-up for each n-gram.
 The weights are trained by `python -m beam_pipelines.train_language`; what on, and how well they do, is in the card beside
 them, `ja_llm/text/language_model.json`.
@@ -26,20 +26,24 @@ PACKAGED = Path(__file__).with_name("language_model.npz")
 CARD = Path(__file__).with_name("language_model.json")
 _LONGEST = 20_000  # characters, of the text's middle; more does not change the answer
 _WHITE_SPACE = re.compile(r"\s+")
-_DIGITS = re.compile(r"\d")
+_ALIKE = ((re.compile(r"\d"), "0"), (re.compile(r"[a-z]"), "a"))
 # Odd constants below 2^64: multiplicative hashing, Knuth 1998, section 6.4.
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
 
 def features(text: str) -> np.ndarray:
-    """int32 [n-grams]: bucket of every 1-, 2- and 3-gram of the text, lower-cased, digits alike, white space as one space.
+    """int32 [n-grams]: bucket of every 1-, 2- and 3-gram of the text, lower-cased, white space as one space.
 
-    A text shorter than three characters has the n-grams that fit; an empty one none.
+    All digits are alike, and so are the letters a to z: which English words stand in a page says nothing of its being Japanese, but
+    a model that sees them learns what the pages it was trained on are about. A text shorter than three characters has the n-grams that fit; an empty one none.
     """
     if len(text) > _LONGEST:
         start = (len(text) - _LONGEST) // 2
         text = text[start : start + _LONGEST]
-    points = code_points(_DIGITS.sub("0", _WHITE_SPACE.sub(" ", text.strip()).lower())).astype(np.uint64) + np.uint64(1)
+    text = _WHITE_SPACE.sub(" ", text.strip()).lower()
+    for kind, sign in _ALIKE:
+        text = kind.sub(sign, text)
+    points = code_points(text).astype(np.uint64) + np.uint64(1)
     grams = []
     with np.errstate(over="ignore"):
         for n in ORDERS:
