@@ -29,6 +29,13 @@ class Characters:
         return list("".join(text.split()))
 
 
+def encoded_hash(text):
+    """datatrove 0.10.1 gives str to xxhash, which xxhash 4 refuses."""
+    import xxhash
+
+    return xxhash.xxh64_intdigest(text.encode())
+
+
 def datatrove(folder, work, ngram, bands, rows, workers):
     """Its four stages with the local executor, one task a file."""
     from datatrove.executor import LocalPipelineExecutor
@@ -40,7 +47,7 @@ def datatrove(folder, work, ngram, bands, rows, workers):
     norm = TextNormConfig(False, False, False, False, False)
     config = minhash.MinhashConfig(n_grams=ngram, num_buckets=bands, hashes_per_bucket=rows, norm_config=norm)
     signatures = minhash.MinhashDedupSignature(f"{work}/signatures", config=config)
-    signatures.word_tokenizer = Characters()
+    signatures.word_tokenizer, signatures._hash_func = Characters(), encoded_hash
     files = len(glob.glob(f"{folder}/*.jsonl"))
     stages = (
         ([JsonlReader(folder), signatures], files),
