@@ -77,8 +77,11 @@ def test_catalogues_give_their_messages(tmp_path):
         path.write_bytes(catalogue([("", "Content-Type: text/plain"), ("menu\4File\0Files", f"{words}\0{words}")]))
     found = {(item.text, item.lang, item.group) for item in read_catalogues([str(tmp_path)])}
     assert found == {("File", "en", "File"), ("ファイル", "ja", "File"), ("文件", "zh", "File"), ("Datei", "de", "File")}
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no compiled message catalogue"):
-        list(read_catalogues([str(tmp_path / "x/locale/ja/LC_MESSAGES/none")]))
+        list(read_catalogues([str(tmp_path / "empty")]))
+    with pytest.raises(UsageError, match="no wheel that can be read"):
+        list(read_catalogues([str(tmp_path / "none.whl")]))
 
 
 def test_pages_give_blocks_of_their_language(web, tmp_path):
