@@ -65,13 +65,15 @@ def mixtures(texts: Sequence[Labelled], seed: int = 1) -> list[Labelled]:
     for i in range(len(pools["ja"]) // 4 if latin else 0):
         for lang in ("ja", ("zh", "ko")[i % 2]):
             if pools[lang]:
-                size, share = rng.randint(100, 1500), rng.uniform(0.1, 0.6)
+                size, share = rng.randint(100, 800), rng.uniform(0.1, 0.6)
                 parts = [*_characters(pools[lang], share * size, rng), *_characters(latin, (1 - share) * size, rng)]
                 rng.shuffle(parts)
                 found.append(Labelled("\n".join(parts), lang, f"mixture {i}"))
         if i % 2:
             line = pools["ja"][rng.randrange(len(pools["ja"]))]
-            found.append(Labelled("\n".join([*_characters(latin, 50 * len(line), rng), line]), "en", f"mixture {i}"))
+            found.append(
+                Labelled("\n".join([*_characters(latin, 50 * min(len(line), 20), rng), line[:20]]), "en", f"mixture {i}")
+            )
     return found
 
 

@@ -26,7 +26,7 @@ PACKAGED = Path(__file__).with_name("language_model.npz")
 CARD = Path(__file__).with_name("language_model.json")
 _LONGEST = 20_000  # characters, of the text's middle; more does not change the answer
 _WHITE_SPACE = re.compile(r"\s+")
-_ALIKE = ((re.compile(r"\d"), "0"), (re.compile(r"[a-z]"), "a"))
+_ALIKE = ((re.compile(r"\d"), "0"), (re.compile(r"[a-z]"), "a"), (re.compile(r"[!-/:-@\[-`{-~]"), "."))
 # Odd constants below 2^64: multiplicative hashing, Knuth 1998, section 6.4.
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
@@ -34,8 +34,8 @@ _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E377
 def features(text: str) -> np.ndarray:
     """int32 [n-grams]: bucket of every 1-, 2- and 3-gram of the text, lower-cased, white space as one space.
 
-    All digits are alike, and so are the letters a to z: which English words stand in a page says nothing of its being Japanese, but
-    a model that sees them learns what the pages it was trained on are about. A text shorter than three characters has the n-grams that fit; an empty one none.
+    All digits are alike, and so are the letters a to z and the signs of ASCII: which English words and which options stand in a page
+    says nothing of its being Japanese, but a model that sees them learns what the pages it was trained on are about. A text shorter than three characters has the n-grams that fit; an empty one none.
     """
     if len(text) > _LONGEST:
         start = (len(text) - _LONGEST) // 2
