@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from beam_pipelines import clusters, dedup_index, minhash
+from beam_pipelines import clusters, dedup_index
 from beam_pipelines.buckets import (
     EARLIER,
     LINK,
@@ -34,7 +34,6 @@ from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import find, remaining, write_annotations
 from beam_pipelines.tally import Tally
-from beam_pipelines.url import normalise_url
 from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_file
 from ja_llm.documents import Document
 from ja_llm.errors import UsageError
@@ -65,8 +64,11 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
         dedup_index.write(this.part("dedup_index"), Tables.open(signed, units), this.part(f"{this.name}_links"), config.minhash)
 
 
-def _run_by(key: Callable[[Document], str]) -> Callable[..., None]:
-    """`run_all` of a stage that needs one bucket: documents with equal keys; one with an empty key is by itself."""
+def run_by(key: Callable[[Document], str]) -> Callable[..., None]:
+    """`run_all` of a stage that needs one bucket: documents with equal keys; one with an empty key is by itself.
+
+    Used by `url_dedup.py` and `exact_dedup.py`; `key` is a function of a module, because workers get it.
+    """
 
     def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
         signed = this.part(f"{this.name}_keys")
@@ -84,14 +86,6 @@ def _sign(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, key:
         hashes.append(xxhash.xxh3_64_intdigest((key(document) or f"\0{unit.key}:{number}").encode("utf-8", "surrogatepass")))
     write_entries(this, unit, ranks, entries_of(np.array(hashes, np.uint64).reshape(-1, 1)))
     return tally.to_json()
-
-
-def _url(document: Document) -> str:
-    return normalise_url(document.url)
-
-
-def _text(document: Document) -> str:
-    return minhash.squeeze(document.text)
 
 
 def _deduplicate(
@@ -185,5 +179,3 @@ STAGE = StageSpec(
     run_all=run_all,
     needs=("minhash",),
 )
-URL_STAGE = StageSpec("url_dedup", VERSION, lambda config: None, run_all=_run_by(_url))
-EXACT_STAGE = StageSpec("exact_dedup", VERSION, lambda config: None, run_all=_run_by(_text))

@@ -1,19 +1,36 @@
 """The stages that a preset can name in `corpus.Corpus.stages`. A new one is a module of its own and a line here."""
 
-from beam_pipelines import annotate, dedup, extract, language, lines, minhash, select, split
+from beam_pipelines import (
+    annotate,
+    classify,
+    dedup,
+    exact_dedup,
+    extract,
+    host_cap,
+    language,
+    lines,
+    minhash,
+    select,
+    split,
+    top_share,
+    url_dedup,
+)
 from beam_pipelines.chain import StageSpec
 
-_SPECS = (
-    extract.STAGE,
-    language.STAGE,
-    dedup.URL_STAGE,
-    dedup.EXACT_STAGE,
-    minhash.STAGE,
-    dedup.STAGE,
-    lines.STAGE,
-    annotate.STAGE,
-    select.STAGE,
-    split.STAGE,
+_MODULES = (
+    extract,
+    language,
+    url_dedup,
+    exact_dedup,
+    minhash,
+    dedup,
+    lines,
+    annotate,
+    classify,
+    select,
+    top_share,
+    host_cap,
+    split,
 )
 
-STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
+STAGES: dict[str, StageSpec] = {module.STAGE.name: module.STAGE for module in _MODULES}

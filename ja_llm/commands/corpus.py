@@ -2,6 +2,7 @@
 
 from beam_pipelines.flags import bindings, build_flags
 from ja_llm.command_line import path
+from ja_llm.commands.corpus_classifier import train_classifier
 from ja_llm.commands.parsing import add_group, add_verb
 
 
@@ -60,3 +61,5 @@ def corpus(verbs) -> None:
     )
     parser.add_argument("directory", type=path, metavar="DIR")
     parser.add_argument("id", metavar="DOCUMENT_ID")
+
+    train_classifier(group)
