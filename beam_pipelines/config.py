@@ -86,6 +86,12 @@ class Corpus:
             ("languages", self.languages, bool(self.languages), "not empty"),
             ("languages", self.languages, not unfiltered, only),
             ("languages", self.languages, set(self.languages) <= set(self.split.ngrams), "among those of corpus.Split.ngrams"),
+            (
+                "stages",
+                list(self.stages),
+                not self.dedup.against or "dedup" in self.stages,
+                "with 'dedup', which compares with corpus.Dedup.against",
+            ),
             ("shard_bytes", self.shard_bytes, self.shard_bytes > 0, "a positive number"),
         ]
 

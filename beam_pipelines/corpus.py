@@ -222,7 +222,6 @@ def _is_corpus(output: Path) -> bool:
 def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that decide the documents, and those that only decide which dropped ones are kept as samples."""
     values = config.to_json()
-    values["dedup"]["against"] = dedup_index.fingerprints(config.dedup.against)  # what is in them, not where they lie
     sampling = {name: values.pop(name) for name in _SAMPLING}
     if files := chain.side_files(config):
         values["side_files"] = files

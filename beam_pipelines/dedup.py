@@ -172,10 +172,17 @@ def _finish(unit: Unit, this: Stage, verdict: Stage, before: Sequence[Stage], co
     return tally.to_json()
 
 
+def _against(config: Corpus) -> dict[str, str]:
+    for folder in config.dedup.against:
+        dedup_index.read(folder, config.minhash)  # refuses one that does not fit before anything runs
+    return {folder: dedup_index.fingerprint(folder) for folder in config.dedup.against}
+
+
 STAGE = StageSpec(
     "dedup",
     VERSION,
-    lambda config: [config.dedup.clusters, [dedup_index.fingerprint(folder) for folder in config.dedup.against]],
+    lambda config: [config.dedup.clusters, config.dedup.index],
     run_all=run_all,
     needs=("minhash",),
+    files=_against,
 )

@@ -10,7 +10,6 @@ documents index their buckets). It holds hashes and ids and no text. A later run
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +96,6 @@ def fingerprint(folder: str) -> str:
       UsageError: there is no index.
     """
     return sha256_json(_open(folder)[1])
-
-
-def fingerprints(folders: Iterable[str]) -> list[str]:
-    """Of each folder."""
-    return [fingerprint(folder) for folder in folders]
 
 
 def _open(folder: str) -> tuple[Path, dict[str, Any]]:
