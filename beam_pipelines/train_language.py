@@ -199,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "trained_on": {
                 "texts": len(training),
                 "characters": sum(len(t.text) for t in training),
+                "made_up_mixed_pages": len(mixed),
                 "by_language": _counts(training),
             },
             "heldout": {"share_of_groups": HELDOUT, **measure(model, heldout)},
