@@ -10,7 +10,9 @@ The buckets are those of `buckets.py`: one entry for each distinct line of a doc
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,23 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
     entries = sum(signed.result(unit)["lines"] for unit in units)
     wanted = {task.key: task for task in tasks(1, entries, fair=config.lines.keep == "hash")}
     run_units(links, [Unit(key, key, str(links.folder)) for key in wanted], _run_task, (tables, wanted), execution)
-    run_units(this, units, _finish, (tables, links, sorted(wanted), list(before), config), execution)
+    gone = this.part("line_gone")
+    _deal(tables, [links.file(key, ".links") for key in sorted(wanted)], gone)
+    run_units(this, units, _finish, (tables, gone, list(before), config), execution)
+
+
+def _deal(tables: Tables, paths: Sequence[Path], gone: Stage) -> None:
+    """`<unit>.links` for every unit: its own share of the tasks' links, so that a unit reads no others'."""
+    shutil.rmtree(gone.folder, ignore_errors=True)
+    gone.folder.mkdir(parents=True)
+    for path in paths:
+        for block in read_rows(path, LINK):
+            rows = block[np.argsort(block["document"], kind="stable")]
+            ends = np.searchsorted(rows["document"], tables.first)
+            for unit, low, high in zip(tables.units, ends, ends[1:], strict=False):
+                if high > low:
+                    with open(gone.file(unit, ".links"), "ab") as file:
+                        file.write(rows[low:high].tobytes())
 
 
 def _sign(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
@@ -104,18 +122,13 @@ def _run_task(unit: Unit, this: Stage, tables: Tables, wanted: dict[str, Task]) 
     return {"members": members}
 
 
-def _finish(
-    unit: Unit, this: Stage, tables: Tables, links: Stage, tasks_done: Sequence[str], before: Sequence[Stage], config: Corpus
-) -> dict[str, Any]:
+def _finish(unit: Unit, this: Stage, tables: Tables, dealt: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Rewrite one unit's documents."""
-    place = tables.units.index(unit.key)
-    first, end = int(tables.first[place]), int(tables.first[place + 1])
+    first, path = int(tables.first[tables.units.index(unit.key)]), dealt.file(unit, ".links")
     gone: dict[int, set[int]] = {}
-    for key in tasks_done:
-        for rows in read_rows(links.file(key, ".links"), LINK):
-            mine = rows[(rows["document"] >= first) & (rows["document"] < end)]
-            for row, value in zip((mine["document"] - first).tolist(), mine["hash"].tolist(), strict=True):
-                gone.setdefault(row, set()).add(value)
+    for rows in read_rows(path, LINK) if path.exists() else ():
+        for row, value in zip((rows["document"] - first).tolist(), rows["hash"].tolist(), strict=True):
+            gone.setdefault(row, set()).add(value)
     tally = Tally.of(config)
     with changed_documents(this, unit) as changed:
         for row, (number, document, lang) in enumerate(remaining(unit, before)):
