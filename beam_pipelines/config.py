@@ -15,7 +15,7 @@ import gin
 
 from beam_pipelines.settings.checks import Check
 from beam_pipelines.settings.classify import Classify, TopShare
-from beam_pipelines.settings.dedup import MinHash
+from beam_pipelines.settings.dedup import Dedup, LineDedup, MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
 from beam_pipelines.settings.host_cap import HostCap
@@ -48,6 +48,8 @@ class Corpus:
     extraction: Extraction = dataclasses.field(default_factory=Extraction)
     language: LanguageId = dataclasses.field(default_factory=LanguageId)
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
+    dedup: Dedup = dataclasses.field(default_factory=Dedup)
+    lines: LineDedup = dataclasses.field(default_factory=LineDedup)
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
@@ -89,6 +91,12 @@ class Corpus:
             ("languages", self.languages, bool(self.languages), "not empty"),
             ("languages", self.languages, not unfiltered, only),
             ("languages", self.languages, set(self.languages) <= set(self.split.ngrams), "among those of corpus.Split.ngrams"),
+            (
+                "stages",
+                list(self.stages),
+                not self.dedup.against or "dedup" in self.stages,
+                "with 'dedup', which compares with corpus.Dedup.against",
+            ),
             ("shard_bytes", self.shard_bytes, self.shard_bytes > 0, "a positive number"),
         ]
 

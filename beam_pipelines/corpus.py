@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import chain, sink, stats, yields
+from beam_pipelines import chain, dedup_index, sink, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines.config import Corpus
-from beam_pipelines.flags import build_flags
+from beam_pipelines.flags import bindings, build_flags
 from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
 from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
 from ja_llm import manifest
@@ -125,6 +125,9 @@ def _build(
     execution = dataclasses.replace(execution, documents=documents)
     shards = sink.run_all(written, output, units, finished.stages, config.shard_bytes, execution)
     _remove_stale_shards(output, shards)
+    for this in finished.stages:
+        if this.name == "dedup":
+            dedup_index.publish(this, output)
     damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
@@ -224,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def build() -> None:
         args, rest = parser.parse_known_args([a for a in argv if a != "--debug"])
-        how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
+        how = {"preset": args.preset, "gin_bindings": bindings(args), "beam_args": rest, "workers": args.workers}
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:

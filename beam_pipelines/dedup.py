@@ -1,124 +1,188 @@
-"""Which documents are duplicates of an earlier-ranked one, over the whole corpus.
+"""Which documents are duplicates of a better-ranked one, over the whole corpus: stages url_dedup, exact_dedup and dedup.
 
-The rule is Doubri's (Swallow): a document is dropped if any of its buckets was seen in an earlier-ranked document,
-dropped documents included. Rank: newer date first, then smaller id. So in every bucket the best-ranked document stays
-and marks the others; no connected components, no iteration, and the result does not depend on any order of processing.
-The hash of the whole text is one more bucket, so exact duplicates are found by it and named apart.
+All three are one operation on other buckets (`buckets.py`): by normalised URL, by the hash of the text without white space, by that
+and the MinHash bands. Rank: newer date first, then smaller id. Who goes is decided by one of the rules of `clusters.py`:
+by default Doubri's (Swallow), for the dedup stage connected components as an option. What an earlier run knows
+(`dedup_index.py`) goes in any case.
+
+Annotates what stays with cluster_size: how many documents it stands for, itself included, so that weights can be chosen later.
 """
 
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from beam_pipelines import minhash
+import numpy as np
+import xxhash
+
+from beam_pipelines import clusters, dedup_index
+from beam_pipelines.buckets import (
+    EARLIER,
+    LINK,
+    Tables,
+    Task,
+    TaskFiles,
+    by_rank,
+    document_id,
+    entries_of,
+    find_links,
+    rank_row,
+    read_rows,
+    tasks,
+    write_entries,
+)
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
-from beam_pipelines.stage_files import find, remaining
+from beam_pipelines.stage_files import find, remaining, write_annotations
 from beam_pipelines.tally import Tally
-from beam_pipelines.workspace import Execution, Stage, Unit
-from ja_llm.errors import JaLlmError
-from ja_llm.files import os_error_sentence
+from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_file
+from ja_llm.documents import Document
+from ja_llm.errors import UsageError
 
-VERSION = 1
-EXACT, NEAR = "duplicate_exact", "duplicate_near"
+VERSION = 2
+EXACT, NEAR, URL, EARLIER_RUN = "duplicate_exact", "duplicate_near", "duplicate_url", "duplicate_earlier_run"
+_REASONS = {"url_dedup": (URL, URL), "exact_dedup": (EXACT, EXACT), "dedup": (EXACT, NEAR)}  # of bucket 0 and of the others
 
-# A member of a bucket: date, document id, unit key, number in the unit. (unit, number) names a document even where one
-# capture stands in two files and the ids are equal.
-Member = tuple[str, str, str, int]
-
-# A bucket's key in the GroupByKey: bytes, because a key needs a deterministic coder and Beam's integers end at 63 bits.
-_KEY = ">HQ"
-
-
-def rank(member: Member) -> tuple[bytes, str, str, int]:
-    """Sort key of a member: newest date first, then id, unit and number.
-
-    Example:
-      >>> min([("2023-01-01", "b", "u", 0), ("2024-01-01", "c", "u", 1), ("2024-01-01", "a", "u", 2)], key=rank)
-      ('2024-01-01', 'a', 'u', 2)
-    """
-    date, *rest = member
-    newest_first = bytes(255 - b for b in date.encode("utf-8")) + b"\xff"
-    return newest_first, *rest  # type: ignore[return-value]
-
-
-def mark(bucket: int, members: Iterable[Member]) -> Iterator[tuple[str, tuple[int, int, str]]]:
-    """Mark all but the best of a bucket: (unit, (number, bucket, id of the best)). Goes over `members` twice, keeps one."""
-    best = min(members, key=rank)
-    for member in members:
-        if tuple(member) != tuple(best):
-            yield member[2], (member[3], bucket, best[1])
-
-
-def _mark_key(group: tuple[bytes, Iterable[Member]]) -> Iterator[tuple[str, tuple[int, int, str]]]:
-    return mark(struct.unpack(_KEY, group[0])[0], group[1])
+_VERDICT = np.dtype(
+    [("number", "<u4"), ("size", "<u4"), ("bucket", "<u2"), ("dropped", "?"), ("earlier", "?"), ("high", "<u8"), ("low", "<u8")]
+)
 
 
 def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
-    """Find the duplicates among all units' documents in one pipeline; every unit's file is written at its end."""
-    from beam_pipelines.runner import run_pipeline
+    """Deduplicate by text and MinHash bands.
 
-    def build(pipeline: Any) -> None:
-        import apache_beam as beam
-
-        source = pipeline | "Units" >> beam.Create(list(units), reshuffle=False)
-        marks = (
-            source
-            | "Spread" >> beam.Reshuffle()
-            | "Buckets" >> beam.FlatMap(buckets, before)
-            | "Bucket" >> beam.GroupByKey()
-            | "Mark" >> beam.FlatMap(_mark_key)
+    Raises:
+      UsageError: another stage stands between minhash and this one: it may have dropped documents that were signed.
+    """
+    signed = find(before, "minhash")
+    if before[-1] is not signed:
+        raise UsageError(
+            f"corpus.Corpus.stages has {before[-1].name!r} between 'minhash' and 'dedup'; put it before or after both."
         )
-        everyone = source | "Every unit" >> beam.Map(lambda unit: (unit.key, None))
-        _ = (
-            (marks, everyone)
-            | beam.Flatten()
-            | "By unit" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write, this, before, config)
-        )
-
-    run_pipeline(build, execution.beam_args, execution.shuffling())
+    against = [dedup_index.read(folder, config.minhash) for folder in config.dedup.against]
+    _deduplicate(this, units, signed, 1 + config.minhash.bands, before, config, execution, config.dedup.clusters, against)
+    if config.dedup.index:
+        dedup_index.write(this.part("dedup_index"), Tables.open(signed, units), this.part(f"{this.name}_links"), config.minhash)
 
 
-def buckets(unit: Unit, before: Sequence[Stage]) -> Iterator[tuple[bytes, Member]]:
-    """(bucket and hash, member) for each of a unit's documents; bucket 0 is the text's own hash."""
-    hashes = minhash.read_hashes(find(before, "minhash"), unit)
-    for number, document, _ in remaining(unit, before):
-        member = (document.date, document.id, unit.key, number)
-        for bucket, value in enumerate(hashes[number]):
-            yield struct.pack(_KEY, bucket, value), member
+def run_by(key: Callable[[Document], str]) -> Callable[..., None]:
+    """`run_all` of a stage that needs one bucket: documents with equal keys; one with an empty key is by itself.
+
+    Used by `url_dedup.py` and `exact_dedup.py`; `key` is a function of a module, because workers get it.
+    """
+
+    def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
+        signed = this.part(f"{this.name}_keys")
+        run_units(signed, units, _sign, (list(before), config, key), execution)
+        _deduplicate(this, units, signed, 1, before, config, execution, clusters.RULES[0], [])
+
+    return run_all
 
 
-def _write(group: tuple[str, Iterable[Any]], this: Stage, before: Sequence[Stage], config: Corpus) -> None:
-    from beam_pipelines.runner import WorkerError
-
-    unit, marks = group
-    try:
-        this.finish(unit, _unit_result(unit, marks, before, config))
-    except JaLlmError as error:
-        raise WorkerError(error) from error
-    except OSError as error:
-        raise WorkerError(os_error_sentence(error, this.marker(unit))) from error
-
-
-def _unit_result(
-    unit: str, marks: Iterable[tuple[int, int, str] | None], before: Sequence[Stage], config: Corpus
-) -> dict[str, Any]:
-    # The text's hash is bucket 0, so an exact duplicate is called one whatever other buckets say.
-    first: dict[int, tuple[int, str]] = {}
-    for item in marks:
-        if item is not None:
-            number, bucket, better = item
-            first[number] = min(first.get(number, (bucket, better)), (bucket, better))
+def _sign(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, key: Callable[[Document], str]) -> dict[str, Any]:
     tally = Tally.of(config)
-    for number, document, lang in remaining(unit, before):
-        if number in first:
-            bucket, better = first[number]
-            reason = NEAR if bucket else EXACT
-            tally.drop_document(number, document, reason, note=better, duplicate_of=better)
-        else:
-            tally.keep(document.text, lang)
+    ranks, hashes = [], []
+    for number, document, _ in remaining(unit, before):
+        ranks.append(rank_row(number, document))
+        hashes.append(xxhash.xxh3_64_intdigest((key(document) or f"\0{unit.key}:{number}").encode("utf-8", "surrogatepass")))
+    write_entries(this, unit, ranks, entries_of(np.array(hashes, np.uint64).reshape(-1, 1)))
     return tally.to_json()
 
 
-STAGE = StageSpec("dedup", VERSION, lambda config: None, run_all=run_all, needs=("minhash",))
+def _deduplicate(
+    this: Stage,
+    units: Sequence[Unit],
+    signed: Stage,
+    buckets: int,
+    before: Sequence[Stage],
+    config: Corpus,
+    execution: Execution,
+    rule: str,
+    against: Sequence[dedup_index.Index],
+) -> None:
+    """Find the links of all buckets, apply the rule, and finish every unit."""
+    tables = Tables.open(signed, units)
+    links, wanted = this.part(f"{this.name}_links"), {task.key: task for task in tasks(buckets, tables.documents)}
+    places = [Unit(key, key, str(links.folder)) for key in wanted]
+    run_units(links, places, _run_task, (tables, wanted, against), execution)
+    _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
+    run_units(this, units, _finish, (this.part(f"{this.name}_verdict"), list(before), config), execution)
+
+
+def _run_task(
+    unit: Unit, this: Stage, tables: Tables, wanted: dict[str, Task], against: Sequence[dedup_index.Index]
+) -> dict[str, Any]:
+    task = wanted[unit.key]
+    with (
+        write_file(this.file(unit, ".links")) as links,
+        write_file(this.file(unit, ".earlier")) as earlier,
+        write_file(this.file(unit, ".index")) as index,
+    ):
+        rows = [one.rows(task.bucket) for one in against]
+        return {"members": find_links(tables, task, rows, TaskFiles(links, earlier, index))}
+
+
+def decide(tables: Tables, links: Stage, wanted: dict[str, Task], rule: str) -> tuple[clusters.Verdict, np.ndarray]:
+    """(the verdict on all documents, EARLIER rows that its `earlier` counts in)."""
+    met = [rows for key in sorted(wanted) for rows in read_rows(links.file(key, ".earlier"), EARLIER)]
+    rows = np.concatenate(met) if met else np.zeros(0, EARLIER)
+    earlier = np.full(tables.documents, -1)
+    earlier[rows["document"][::-1]] = np.arange(len(rows))[::-1]  # the last write counts: that of the smallest bucket
+
+    def found() -> Iterator[tuple[int, np.ndarray]]:
+        for key in sorted(wanted):
+            for block in read_rows(links.file(key, ".links"), LINK):
+                yield wanted[key].bucket, block
+
+    ranks = tables.all_ranks()
+    return clusters.decide(rule, tables.documents, found(), earlier, lambda chosen: by_rank(ranks, chosen)), rows
+
+
+def _write_verdict(this: Stage, tables: Tables, decided: tuple[clusters.Verdict, np.ndarray]) -> None:
+    """`<unit>.npy` for every unit: _VERDICT [documents]."""
+    verdict, earlier = decided
+    ranks = tables.all_ranks()
+    rows = np.zeros(tables.documents, _VERDICT)
+    rows["number"], rows["size"], rows["bucket"] = ranks["number"], verdict.size, verdict.bucket
+    rows["dropped"], rows["earlier"] = verdict.dropped, verdict.earlier >= 0
+    for half in ("high", "low"):
+        rows[half] = ranks[half][verdict.better]
+        rows[half][rows["earlier"]] = earlier[half][verdict.earlier[rows["earlier"]]]
+    this.folder.mkdir(parents=True, exist_ok=True)
+    for index, unit in enumerate(tables.units):
+        with write_file(this.file(unit, ".npy")) as file:
+            np.save(file, rows[tables.first[index] : tables.first[index + 1]])
+
+
+def _finish(unit: Unit, this: Stage, verdict: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
+    """Count, drop and annotate one unit's documents."""
+    tally, exact_and_near = Tally.of(config), _REASONS[this.name]
+    table = np.load(verdict.file(unit, ".npy"))
+
+    def kept() -> Iterator[tuple[int, dict[str, Any]]]:
+        for row, (number, document, lang) in zip(table, remaining(unit, before), strict=True):
+            if not row["dropped"]:
+                tally.keep(document.text, lang)
+                yield number, {"cluster_size": int(row["size"])}
+                continue
+            reason = EARLIER_RUN if row["earlier"] else exact_and_near[int(row["bucket"]) > 0]
+            better = document_id(row["high"], row["low"])
+            tally.drop_document(number, document, reason, note=better, duplicate_of=better)
+
+    write_annotations(this, unit, kept())
+    return tally.to_json()
+
+
+def _against(config: Corpus) -> dict[str, str]:
+    for folder in config.dedup.against:
+        dedup_index.read(folder, config.minhash)  # refuses one that does not fit before anything runs
+    return {folder: dedup_index.fingerprint(folder) for folder in config.dedup.against}
+
+
+STAGE = StageSpec(
+    "dedup",
+    VERSION,
+    lambda config: [config.dedup.clusters, config.dedup.index],
+    run_all=run_all,
+    needs=("minhash",),
+    files=_against,
+)

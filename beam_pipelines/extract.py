@@ -22,9 +22,11 @@ from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
+from beam_pipelines.rapid_check import may_be_japanese
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
+from ja_llm.text import language_model
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 3
@@ -183,7 +185,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     """One response to one document (its `lang` is still empty).
 
     Raises:
-      Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type,
+      Dropped: http_status_N, not_http, too_large, body_truncated, content_encoding, empty_body, content_type, rapid_check,
         binary_payload, empty_text, no_main_text, extract_deadline, extract_crashed or extract_failed.
     """
     if capture.block is None or (capture.kind == "conversion" and capture.size > settings.max_bytes):
@@ -201,6 +203,8 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     except http.BodyProblem as problem:
         raise Dropped(problem.reason, bytes=len(response.body)) from None
     is_html = _is_html(body, content_type)
+    if settings.rapid_check and is_html and not may_be_japanese(body, settings.rapid_check):
+        raise Dropped("rapid_check")
     decoded = charset.decode(body, content_type)
     if _is_binary(body, decoded):
         raise Dropped("binary_payload", content_type=content_type)
@@ -286,7 +290,8 @@ def _values(config: Corpus) -> Any:
     values = config.to_json()
     python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
     languages = values["languages"] if "language" not in config.stages else None
-    return [values["extraction"], values["inputs"], python, languages]
+    rapid = language_model.VERSION if config.extraction.rapid_check else None
+    return [values["extraction"], values["inputs"], python, languages, rapid]
 
 
 def _files(config: Corpus) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The flags of the corpus job, for `ja-llm corpus build` and `python -m beam_pipelines.corpus`: argparse, nothing heavy."""
 
 import argparse
+import os
 
 from ja_llm.command_line import path
 
@@ -25,5 +26,19 @@ def build_flags(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="change one value of the preset (repeat)",
     )
+    parser.add_argument(
+        "--against",
+        action="append",
+        type=path,
+        default=[],
+        metavar="DIR",
+        help="output of an earlier run; documents similar to its own are dropped (repeat)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
     parser.add_argument("--dry_run", action="store_true", help="say what would be read, and by which rules, and stop")
+
+
+def bindings(args: argparse.Namespace) -> list[str]:
+    """The gin bindings that the flags mean."""
+    against = [os.path.abspath(folder) for folder in args.against]
+    return [*args.bindings, *([f"corpus.Dedup.against = {against!r}"] if against else [])]

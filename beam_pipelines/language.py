@@ -2,6 +2,7 @@
 
 Kana are Japanese and nothing else, so their share among letters decides first (HojiChar and llm-jp do the same), then that
 of hangul and of kanji; the rest goes to py3langid, whose model is inside its wheel, restricted to the configured candidates.
+By option the packaged linear model says what is Japanese, with this rule as a second opinion.
 
 Annotates lang, confidence, kana_share; what is in no kept language is dropped.
 """
@@ -15,7 +16,8 @@ from beam_pipelines.config import Corpus, LanguageId
 from beam_pipelines.stage_files import remaining, write_annotations
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit
-from ja_llm.text import scripts
+from ja_llm.text import language_model, scripts
+from ja_llm.text.language_model import packaged
 
 VERSION = 2
 PACKAGES = ("py3langid",)
@@ -33,17 +35,26 @@ def identify(text: str, settings: LanguageId) -> tuple[str, float, float]:
     if counts.letters < settings.min_letters:
         return "und", 0.0, 0.0
     share = (counts.kana + counts.halfwidth_kana) / counts.letters
-    if share >= settings.min_kana_share and counts.hangul < counts.kana:
-        return "ja", 1.0, share
+    by_kana = share >= settings.min_kana_share and counts.hangul < counts.kana
+    if settings.method == "rule":
+        return ("ja", 1.0, share) if by_kana else (*_other(text, counts, settings), share)
+    probability = packaged().probability(text)
+    if (probability > 0.5) != by_kana and settings.second_opinion:
+        return "und", 0.5, share
+    return ("ja", probability, share) if probability > 0.5 else (*_other(text, counts, settings), share)
+
+
+def _other(text: str, counts: scripts.ScriptCounts, settings: LanguageId) -> tuple[str, float]:
+    """(language, confidence) of a text that is not Japanese."""
     if counts.hangul >= settings.min_kana_share * counts.letters:
-        return "ko", 1.0, share
+        return "ko", 1.0
     if counts.kanji >= settings.min_han_share * counts.letters:
-        return "zh", 1.0, share
+        return "zh", 1.0
     # Too little kana for a Japanese text: the classifier chooses among the others.
     others = tuple(lang for lang in settings.candidates if lang != "ja")
     start = max(0, (len(text) - _CLASSIFY_CHARACTERS) // 2)
     lang, confidence = _identifier(others).classify(text[start : start + _CLASSIFY_CHARACTERS])
-    return lang, float(confidence), share
+    return lang, float(confidence)
 
 
 @functools.cache
@@ -75,7 +86,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "language",
     VERSION,
-    lambda config: [config.to_json()["language"], list(config.languages)],
+    lambda config: [config.to_json()["language"], list(config.languages), language_model.VERSION],
     run,
     packages=PACKAGES,
 )

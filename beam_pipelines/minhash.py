@@ -4,37 +4,35 @@ Shingles are character n-grams over the text without white space. A shingle's ha
 mixed by splitmix64; the k hash functions of MinHash are odd-multiplier affine maps modulo 2^64 of it, of which the high
 32 bits are kept. Everything is numpy, and the result depends on the text and the settings alone.
 
-Writes `<unit>.npy`: uint64 [documents, 2 + bands]: number of the document, hash of its text, then one hash a band.
+Writes the buckets of `buckets.py`: bucket 0 is the hash of the whole text, by which exact duplicates are found and named
+apart, then one bucket a band.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from beam_pipelines.buckets import entries_of, rank_row, splitmix64, write_entries
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, MinHash
 from beam_pipelines.stage_files import remaining
 from beam_pipelines.tally import Tally
-from beam_pipelines.workspace import Stage, Unit, write_file
+from beam_pipelines.workspace import Stage, Unit
+from ja_llm.documents import Document
 from ja_llm.text.normalise import squeeze
 from ja_llm.text.scripts import code_points
 
-VERSION = 2
+VERSION = 3
 PACKAGES = ("xxhash",)
-_BLOCK = 2048  # shingles at a time: the k x block table stays in cache
+_BLOCK = 1 << 15  # n-grams at a time: they and their hashes stay in the core's own cache
+BATCH = 1 << 17  # characters signed together
 
 
-def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Mix uint64 values (Steele, Lea, Flood 2014, the finaliser of SplittableRandom)."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-
+@functools.cache
 def _random(count: int, seed: int) -> np.ndarray:
     """uint64 [count] from a counter, independent of numpy's generators and their versions."""
     with np.errstate(over="ignore"):
@@ -55,57 +53,104 @@ def ngram_hashes(text: str, n: int) -> np.ndarray:
 
 
 class Signer:
-    """Signatures and band hashes for one setting."""
+    """Signatures and band hashes for one setting, of many texts at a time: numpy's calls cost more than a short text does."""
 
     def __init__(self, settings: MinHash):
         self._settings = settings
         k = settings.bands * settings.rows
         constants = _random(2 * k, settings.seed)
-        self._a = (constants[:k] | np.uint64(1))[:, None]
-        self._b = constants[k:][:, None]
+        self._functions = list(zip(constants[:k] | np.uint64(1), constants[k:], strict=True))
 
-    def signature(self, text: str) -> np.ndarray:
-        """uint32 [bands * rows]: the share of equal places of two texts' signatures estimates their Jaccard similarity."""
-        hashes = np.unique(ngram_hashes(squeeze(text), self._settings.ngram))
-        lowest = np.full(self._a.shape[0], np.iinfo(np.uint64).max, np.uint64)
-        with np.errstate(over="ignore"):
-            for start in range(0, len(hashes), _BLOCK):
-                table = self._a * hashes[None, start : start + _BLOCK]
-                table += self._b
-                np.minimum(lowest, table.min(axis=1), out=lowest)
-        return (lowest >> np.uint64(32)).astype(np.uint32)
+    def signatures(self, texts: Sequence[str]) -> np.ndarray:
+        """uint32 [texts, bands * rows]: the share of equal places of two texts' signatures estimates their Jaccard similarity."""
+        hashes, starts = _joined_ngram_hashes([squeeze(text) for text in texts], self._settings.ngram)
+        lowest = np.full((len(self._functions), len(texts)), np.iinfo(np.uint64).max, np.uint64)
+        for first in range(0, len(hashes), _BLOCK):
+            block = hashes[first : first + _BLOCK]
+            # The texts in this block, and where in it each begins; one that is longer goes on in the next block.
+            low = int(np.searchsorted(starts, first, "right")) - 1
+            high = int(np.searchsorted(starts, first + len(block), "left"))
+            places = np.maximum(starts[low:high] - first, 0)
+            value, found = np.empty_like(block), np.empty(high - low, np.uint64)
+            with np.errstate(over="ignore"):
+                for row, (a, b) in zip(lowest, self._functions, strict=True):
+                    np.multiply(block, a, out=value)
+                    np.add(value, b, out=value)
+                    np.minimum.reduceat(value, places, out=found)
+                    np.minimum(row[low:high], found, out=row[low:high])
+        return (lowest >> np.uint64(32)).astype(np.uint32).T
 
-    def band_hashes(self, text: str) -> np.ndarray:
-        """uint64 [bands]: hash of each band's rows."""
-        rows = self.signature(text).reshape(self._settings.bands, self._settings.rows)
-        return np.array([xxhash.xxh3_64_intdigest(row.tobytes(), seed=i) for i, row in enumerate(rows)], np.uint64)
+    def band_hashes(self, texts: Sequence[str]) -> np.ndarray:
+        """uint64 [texts, bands]: hash of each band's rows."""
+        bands, size = self._settings.bands, 4 * self._settings.rows
+        data = self.signatures(texts).tobytes()
+        places = range(0, len(data), size)
+        hashes = [xxhash.xxh3_64_intdigest(data[at : at + size], seed=i % bands) for i, at in enumerate(places)]
+        return np.array(hashes, np.uint64).reshape(len(texts), bands)
+
+
+def _joined_ngram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of all texts' n-grams one after another, int64 [texts]: where each text's begin)."""
+    sizes = np.array([max(1, len(text) - n + 1) for text in texts], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    out = np.empty(int(sizes.sum()), np.uint64)
+    long = [i for i, text in enumerate(texts) if len(text) >= n]
+    if long:
+        # All long texts as one; the n-grams that reach from one into the next are left out.
+        lengths = np.array([len(texts[i]) for i in long])
+        inside = np.ones(int(lengths.sum()), bool)
+        ends = np.cumsum(lengths)
+        for back in range(1, n):
+            inside[ends - back] = False
+        wanted = np.repeat(starts[long], sizes[long]) + _counted(sizes[long])
+        out[wanted] = ngram_hashes("".join(texts[i] for i in long), n)[inside[: len(inside) - n + 1]]
+    for i, text in enumerate(texts):
+        if len(text) < n:
+            out[starts[i]] = ngram_hashes(text, n)[0]
+    return out, starts
+
+
+def _counted(sizes: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each size, one after another."""
+    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def text_hash(text: str) -> int:
     """64-bit hash of the text without white space: equal for exact duplicates."""
-    return xxhash.xxh3_64_intdigest(squeeze(text).encode("utf-8", "surrogatepass"))
+    return _hash(squeeze(text))
+
+
+def _hash(dense: str) -> int:
+    return xxhash.xxh3_64_intdigest(dense.encode("utf-8", "surrogatepass"))
 
 
 def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Sign the documents of one unit."""
     tally = Tally.of(config)
     signer = Signer(config.minhash)
-    rows = []
-    for number, document, lang in remaining(unit, before):
-        row = np.zeros(2 + config.minhash.bands, np.uint64)
-        row[0], row[1] = number, text_hash(document.text)
-        row[2:] = signer.band_hashes(document.text)
-        tally.keep(document.text, lang)
-        rows.append(row)
-    table = np.stack(rows) if rows else np.zeros((0, 2 + config.minhash.bands), np.uint64)
-    with write_file(this.file(unit, ".npy")) as file:
-        np.save(file, table)
+    ranks, tables = [], [np.zeros((0, 1 + config.minhash.bands), np.uint64)]
+    for batch in _batches(remaining(unit, before)):
+        for number, document, lang in batch:
+            ranks.append(rank_row(number, document))
+            tally.keep(document.text, lang)
+        texts = [squeeze(document.text) for _, document, _ in batch]
+        exact = np.array([_hash(text) for text in texts], np.uint64)
+        tables.append(np.concatenate([exact[:, None], signer.band_hashes(texts)], axis=1))
+    write_entries(this, unit, ranks, entries_of(np.concatenate(tables)))
     return tally.to_json()
 
 
-def read_hashes(this: Stage, unit: Unit | str) -> dict[int, list[int]]:
-    """By document number: the hash of the text, then one hash a band."""
-    return {row[0]: row[1:] for row in np.load(this.file(unit, ".npy")).tolist()}
+def _batches(documents: Iterable[tuple[int, Document, str]]) -> Iterator[list[tuple[int, Document, str]]]:
+    """Documents to sign together: about `BATCH` characters, so that a long one does not make the others' arrays long."""
+    batch, characters = [], 0
+    for entry in documents:
+        batch.append(entry)
+        characters += len(entry[1].text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 STAGE = StageSpec("minhash", VERSION, lambda config: dataclasses.asdict(config.minhash), run, packages=PACKAGES, drops=False)

@@ -5,21 +5,27 @@ from beam_pipelines import (
     carry,
     classify,
     dedup,
+    exact_dedup,
     extract,
     host_cap,
     language,
+    lines,
     minhash,
     select,
     split,
     top_share,
+    url_dedup,
 )
 from beam_pipelines.chain import StageSpec
 
 _MODULES = (
     extract,
     language,
+    url_dedup,
+    exact_dedup,
     minhash,
     dedup,
+    lines,
     annotate,
     classify,
     select,

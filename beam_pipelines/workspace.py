@@ -24,7 +24,14 @@ from ja_llm.files import canonical_json, os_error_sentence, read_json, sha256_js
 from ja_llm.progress import Progress
 
 WORK = ".work"
-_ENDINGS = (".tfrecord", ".jsonl", ".npy")  # what a stage may write for a unit beside its marker
+_ENDINGS = (
+    ".tfrecord",
+    ".jsonl",
+    ".npy",
+    ".ranks.npy",
+    ".links",
+    ".earlier",
+)  # what a stage may write for a unit beside its marker
 
 # A worker process takes seconds to start; a stage after extraction handles some hundred documents in one.
 DOCUMENTS_PER_WORKER = 500

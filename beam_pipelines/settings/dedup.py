@@ -1,6 +1,7 @@
 """Settings of the stages that look for duplicates."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import gin
 
@@ -24,3 +25,52 @@ class MinHash:
         """Conditions on the values."""
         values = {"bands": self.bands, "rows": self.rows, "ngram": self.ngram}
         return [(name, value, value >= 1, "at least 1") for name, value in values.items()]
+
+
+@gin.configurable(module="corpus")
+@dataclasses.dataclass(frozen=True)
+class Dedup:
+    """Who goes for whom, given which documents share a bucket.
+
+    Attributes:
+      clusters: "drop_rule" drops what shares a bucket with a better-ranked document (Doubri, Swallow), "union_find" all but the
+        best-ranked of every connected component, which are more.
+      against: outputs of earlier runs; what is similar to a document in their index is dropped. `--against DIR` adds to it.
+      index: write this run's own index into its output: 24 bytes a document and bucket, 504 a document with 20 bands.
+    """
+
+    clusters: str = "drop_rule"
+    against: Sequence[str] = ()
+    index: bool = True
+
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        rules = ("drop_rule", "union_find")
+        return [("clusters", self.clusters, self.clusters in rules, f"one of {rules}")]
+
+
+@gin.configurable(module="corpus")
+@dataclasses.dataclass(frozen=True)
+class LineDedup:
+    """Lines, or paragraphs, that stand in several documents.
+
+    Attributes:
+      unit: "line", or "paragraph" (lines up to an empty one).
+      min_characters: shorter ones are left alone, white space not counted. C4: 0.
+      keep: which document keeps it: "hash", by a hash that favours no document (C4), or "newest".
+      min_remaining: a document is dropped if it has lost a line and has fewer characters left, white space not counted.
+    """
+
+    unit: str = "line"
+    min_characters: int = 10
+    keep: str = "hash"
+    min_remaining: int = 1
+
+    def checks(self) -> list[Check]:
+        """Conditions on the values."""
+        return [
+            ("unit", self.unit, self.unit in ("line", "paragraph"), "'line' or 'paragraph'"),
+            ("keep", self.keep, self.keep in ("hash", "newest"), "'hash' or 'newest'"),
+            ("min_characters", self.min_characters, self.min_characters >= 0, "0 or more"),
+            ("min_remaining", self.min_remaining, self.min_remaining >= 0, "0 or more"),
+        ]

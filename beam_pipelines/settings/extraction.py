@@ -4,6 +4,7 @@ import dataclasses
 
 import gin
 
+from beam_pipelines import rapid_check
 from beam_pipelines.settings.checks import Check
 from ja_llm.text.normalise import FORMS
 
@@ -21,6 +22,8 @@ class Extraction:
         the result; a wall-clock limit of ten times as much stands behind it).
       favour: trafilatura's balance: "" for its own, "recall" or "precision".
       normalise: Unicode form of the text: "NFC", "NFKC" or "" for none.
+      rapid_check: rule by which a page is dropped on its raw bytes, before extraction, if it can't be Japanese: "swallow_v1" or
+        "kana" (`rapid_check.py`); "" for none, because it drops pages of all other languages too.
       reset_caches_every: pages between resets of trafilatura's caches, which grow without bound (adbar/trafilatura#216).
     """
 
@@ -30,6 +33,7 @@ class Extraction:
     deadline_s: float = 20.0
     favour: str = ""
     normalise: str = "NFC"
+    rapid_check: str = ""
     reset_caches_every: int = 1000
 
     def checks(self) -> list[Check]:
@@ -39,4 +43,5 @@ class Extraction:
             ("deadline_s", self.deadline_s, self.deadline_s > 0, "a positive number"),
             ("favour", self.favour, self.favour in ("", "recall", "precision"), "one of '', 'recall', 'precision'"),
             ("normalise", self.normalise, self.normalise in FORMS, "one of '', 'NFC', 'NFKC'"),
+            ("rapid_check", self.rapid_check, self.rapid_check in ("", *rapid_check.RULES), f"'' or one of {rapid_check.RULES}"),
         ]

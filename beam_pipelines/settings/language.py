@@ -16,6 +16,9 @@ class LanguageId:
     """Language by content.
 
     Attributes:
+      method: "rule" lets kana decide what is Japanese, "model" the packaged linear model over character 1- to 3-grams
+        (`ja_llm/text/language_model.py`). The other languages are told apart by hangul, kanji and py3langid in either case.
+      second_opinion: with "model", a text is Japanese only if the rule says so too; what the two disagree on is "und".
       min_kana_share: share of kana (hangul) among letters from which a text is Japanese (Korean), whatever the classifier
         says: half a sentence of it stands in a page of commands, none in a page of another language.
       min_han_share: share of kanji among letters from which a text without that much kana is Chinese: the classifier takes a
@@ -24,6 +27,8 @@ class LanguageId:
       min_letters: texts with fewer letters are "und".
     """
 
+    method: str = "rule"
+    second_opinion: bool = False
     min_kana_share: float = 0.05
     min_han_share: float = 0.05
     candidates: Sequence[str] = _CANDIDATES
@@ -35,6 +40,7 @@ class LanguageId:
         known = "among the languages that py3langid knows (ISO 639-1, e.g. 'de')"
         other = "at least one language beside 'ja', which kana decide"
         return [
+            ("method", self.method, self.method in ("rule", "model"), "'rule' or 'model'"),
             ("candidates", unknown[0] if unknown else "", not unknown, known),
             ("candidates", self.candidates, bool(set(self.candidates) - {"ja"}), other),
         ]

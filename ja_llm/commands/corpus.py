@@ -1,6 +1,6 @@
 """`ja-llm corpus`: build a document set, and look into it."""
 
-from beam_pipelines.flags import build_flags
+from beam_pipelines.flags import bindings, build_flags
 from ja_llm.command_line import path
 from ja_llm.commands.corpus_classifier import train_classifier
 from ja_llm.commands.parsing import add_group, add_verb
@@ -13,7 +13,7 @@ def corpus(verbs) -> None:
         from beam_pipelines.corpus import build_corpus, plan
         from beam_pipelines.stats import format_yields
 
-        how = {"preset": args.preset, "gin_bindings": args.bindings, "beam_args": rest, "workers": args.workers}
+        how = {"preset": args.preset, "gin_bindings": bindings(args), "beam_args": rest, "workers": args.workers}
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:

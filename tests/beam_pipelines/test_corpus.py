@@ -240,7 +240,7 @@ def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built
     assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
     kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
     stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}
-    assert stages == {"extract", "language", "minhash", "dedup", "annotate"}
+    assert stages == {"extract", "language", "minhash", "dedup", "dedup_links", "dedup_verdict", "dedup_index", "annotate"}
     # A configuration that leaves nothing must not leave the old set looking finished either.
     with pytest.raises(JaLlmError, match="no document is left"):
         build(
