@@ -1,4 +1,4 @@
-"""What a finished document set says about itself: yields, samples of what was dropped, where a document came from."""
+"""What a finished document set says about itself: yields, speeds, where a document came from."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 from ja_llm import manifest
 from ja_llm.documents import Document, read_documents
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json
 
 _WIDTH = 80
 
@@ -46,26 +47,17 @@ def _wrap(lines: list[str]) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")]
 
 
-def dropped_samples(directory: str | os.PathLike, reason: str) -> str:
-    """The sample of documents that were dropped for a reason, as text to read.
+def format_timings(directory: str | os.PathLike) -> str:
+    """The run's speeds as text: a line a stage.
 
     Raises:
-      UsageError: nothing was dropped for this reason; names those that there are.
+      JaLlmError: the run left no timings.
     """
-    folder = Path(directory) / "dropped"
-    reasons = sorted(path.stem for path in folder.glob("*.jsonl"))
-    if reason not in reasons:
-        near = [r for r in reasons if r.startswith(reason)]
-        known = ", ".join(near or reasons) or "nothing was dropped"
-        raise UsageError(f"{directory}: no document was dropped for {reason!r}; the reasons are: {known}.")
-    parts = []
-    for line in (folder / f"{reason}.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        text = entry.pop("text", "")
-        parts.append(
-            "\n".join([*(f"{key}: {value}" for key, value in entry.items()), *([f"    {row}" for row in text.splitlines()])])
-        )
-    return f"\n{'-' * _WIDTH}\n".join(parts)
+    value = read_json(Path(directory) / "timings.json", "file of timings")
+    rows = [f"{'stage':<14} {'documents':>10} {'seconds':>10} {'a second':>10}", "-" * 47]
+    for name, entry in value["stages"].items():
+        rows.append(f"{name:<14} {entry['documents']:>10} {entry['seconds']:>10.1f} {entry['documents_per_second']:>10.1f}")
+    return "\n".join([*rows, value["note"]])
 
 
 def find_document(directory: str | os.PathLike, document_id: str) -> tuple[Document, str, int]:

@@ -106,7 +106,9 @@ def histogram(
         for most in [max(bins, key=lambda i: bins[i])]
     )
     limits = "".join(f" {name} stands at {number(at)}." for name, at in levels)
-    return figure(title, f"Shares over {x_label}. {said}.{limits}", "".join(parts), _HEIGHT, list(shares))
+    return figure(
+        title, f"Shares over {x_label}. {said}.{limits}", "".join(parts), _HEIGHT, list(shares) if len(shares) > 1 else []
+    )
 
 
 def _axes(x, ends: tuple[float, float], top: float, up: float, x_label: str, log: bool) -> str:

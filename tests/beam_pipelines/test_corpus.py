@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import corpus, stats
+from beam_pipelines import corpus, samples, stats
 from ja_llm import manifest
 from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
@@ -281,9 +281,9 @@ def test_stats_samples_and_trace(built):
     table = stats.format_yields(value)
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "duplicate_exact" in table and "warc_truncated" in table and "c.warc.gz at " in table
-    assert "duplicate_of" in stats.dropped_samples(output, "duplicate_near")
+    assert "duplicate_of" in samples.sample(output, ["duplicate_near"])
     with pytest.raises(UsageError, match="duplicate_exact, duplicate_near"):
-        stats.dropped_samples(output, "duplicate")
+        samples.sample(output, ["duplicate"])
     document = next(iter(read_documents(output / value["shards"][0]["name"])))
     told = stats.trace(output, document.id)
     assert document.url in told and json.loads(document.meta)["warc"] in told and document.text[:20] in told
