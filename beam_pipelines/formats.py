@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from beam_pipelines.workspace import Execution
 from ja_llm import manifest
 from ja_llm.documents import FIELDS, Document, read_documents
 from ja_llm.errors import JaLlmError, UsageError
@@ -102,9 +103,7 @@ def write_copies(
     held = _held(folder, versions)
     jobs = [(shard, name) for shard in value["shards"] for name in wanted]
     missing = [(shard, name) for shard, name in jobs if not _whole(folder, shard, held.get(copy_name(shard["name"], name)))]
-    from beam_pipelines.workspace import worth
-
-    processes = min(worth(workers, len(missing), 1), len(missing))
+    processes = Execution(beam_args, workers, documents=len(missing)).processes(each=1)
     if processes == 1 and not beam_args:
         for job in missing:
             _copy(job, folder)

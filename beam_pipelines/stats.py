@@ -1,13 +1,10 @@
-"""What a finished document set says about itself: yields, speeds, where a document came from."""
+"""What a finished document set says about itself: yields and speeds."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ja_llm import manifest
-from ja_llm.documents import Document, read_documents
-from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json
 
 _WIDTH = 80
@@ -58,42 +55,3 @@ def format_timings(directory: str | os.PathLike) -> str:
     for name, entry in value["stages"].items():
         rows.append(f"{name:<14} {entry['documents']:>10} {entry['seconds']:>10.1f} {entry['documents_per_second']:>10.1f}")
     return "\n".join([*rows, value["note"]])
-
-
-def find_document(directory: str | os.PathLike, document_id: str) -> tuple[Document, str, int]:
-    """(document, shard, position in the shard) of a document of the set.
-
-    Raises:
-      UsageError: the id is no id.
-      JaLlmError: the set is not whole or has no such document.
-    """
-    if len(document_id) != 32 or not set(document_id) <= set("0123456789abcdef"):
-        raise UsageError(f"{document_id}: a document id is 32 hex digits.")
-    value = manifest.read(directory, manifest.DOCUMENTS)
-    for shard in value["shards"]:
-        for position, document in enumerate(read_documents(Path(directory) / shard["name"])):
-            if document.id == document_id:
-                return document, shard["name"], position
-    raise JaLlmError(
-        f"{directory}: there is no document {document_id}; it may have been dropped, see {Path(directory) / 'dropped'}."
-    )
-
-
-def trace(directory: str | os.PathLike, document_id: str) -> str:
-    """Where a document came from: URL, date, licence, package, the WARC record, and where it stands in the set."""
-    document, shard, position = find_document(directory, document_id)
-    meta = json.loads(document.meta)
-    inputs = {entry["name"]: entry for entry in manifest.read(directory, manifest.DOCUMENTS)["inputs"]}
-    rows: dict[str, Any] = {
-        "id": document.id,
-        "url": document.url,
-        "date": document.date,
-        "language": document.lang,
-        "source": document.source,
-        "licence": document.licence or "not known",
-        **meta,
-        "warc_sha256": inputs.get(meta.get("warc", ""), {}).get("sha256", ""),
-        "shard": f"{shard}, document {position}",
-        "characters": len(document.text),
-    }
-    return "\n".join([*(f"{key:<12} {value}" for key, value in rows.items()), "", *document.text[:500].splitlines()])

@@ -16,7 +16,7 @@ def corpus(verbs) -> None:
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
-            print(format_yields(build_corpus(args.input, args.output, **how)))
+            print(format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
 
     parser = add_verb(
         group,
@@ -99,19 +99,19 @@ def _look(group) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
     def trace(args, rest):
-        from beam_pipelines.stats import trace as trace_document
+        from beam_pipelines.trace import trace as trace_document
 
-        print(trace_document(args.directory, args.id))
+        print(trace_document(args.directory, args.document))
 
     parser = add_verb(
         group,
         "trace",
         trace,
-        "Where a document came from: URL, package, licence, stages.",
+        "A document's way through every stage, kept or dropped: measures, changes, where it came from and where it stands.",
         "ja-llm corpus trace data/corpus 0123456789abcdef0123456789abcdef",
     )
     parser.add_argument("directory", type=path, metavar="DIR")
-    parser.add_argument("id", metavar="DOCUMENT_ID")
+    parser.add_argument("document", metavar="ID_OR_URL")
 
 
 def _make(group) -> None:

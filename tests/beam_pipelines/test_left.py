@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipelines import compare, formats, samples
-from beam_pipelines.card import HTML, JSON, MARKDOWN, published, write_card, write_counts
+from beam_pipelines.card import HTML, MARKDOWN, published, write_card, write_counts
 from beam_pipelines.card.blocks import Quotes, Table, Text
 from beam_pipelines.card.summary import COUNT_EDGES, SHARE_EDGES, Histograms, Summary, count_bin, share_bin, summarise
 from ja_llm import manifest
@@ -168,22 +168,19 @@ def test_equal_sets_give_equal_cards_whether_counted_by_the_job_or_read_again(ma
     scores = Histograms()
     write_card(folder)
     read = [(folder / name).read_bytes() for name in (HTML, MARKDOWN)]
-    write_counts(folder, value, summarise(sorted(folder.glob("*/*.tfrecord"))), scores)
+    write_counts(folder, value["shards"], summarise(sorted(folder.glob("*/*.tfrecord"))), scores)
     write_card(folder)
     assert [(folder / name).read_bytes() for name in (HTML, MARKDOWN)] == read
     scores.add("ja", {"letters": 500, "hiragana_share": 0.4, "nothing": float("nan")})
     scores.add("ja", {"letters": 300, "hiragana_share": 0.5})
-    write_counts(folder, value, summarise(sorted(folder.glob("*/*.tfrecord"))), scores)
+    write_counts(folder, value["shards"], summarise(sorted(folder.glob("*/*.tfrecord"))), scores)
     write_card(folder)
     assert "min stands at 400" in (folder / HTML).read_text(encoding="utf-8"), (
         "a threshold is drawn into its statistic's histogram"
     )
-    held = json.loads((folder / JSON).read_text())
-    write_counts(folder, {**value, "totals": {}}, Summary(), scores)
+    write_counts(folder, value["shards"][1:], Summary(), scores)
     write_card(folder)
-    assert "17 documents" in (folder / MARKDOWN).read_text() and held["documents"] == manifest.fingerprint(value), (
-        "another set's counts are not taken"
-    )
+    assert "17 documents" in (folder / MARKDOWN).read_text(), "another set's counts are not taken"
 
 
 def test_v1_beside_ours():
