@@ -20,6 +20,7 @@ from typing import Any
 
 from beam_pipelines import card, chain, sink, stats, yields
 from beam_pipelines import config as configuration
+from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
 from beam_pipelines.config import Corpus
 from beam_pipelines.flags import build_flags
@@ -100,7 +101,7 @@ def plan(
     beam_args: Sequence[str] = (),
     workers: int = 1,
 ) -> str:
-    """What `build_corpus` with the same arguments would read, and by which rules; nothing is written.
+    """What `build_corpus` with the same arguments would read, by which rules, and what it would take; nothing is written.
 
     Raises:
       UsageError: as `build_corpus`.
@@ -114,7 +115,21 @@ def plan(
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     begun = "goes on with what is finished there" if (Path(output) / WORK).exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
-    return f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}\nby preset {preset}:\n{rules}"
+    pages, known = planning.estimate_pages(files)
+    like = read_json(Path(output) / manifest.NAME, "manifest")["yields"] if _is_corpus(Path(output)) else []
+    found = planning.rows(config, pages, like)
+    return "\n".join(
+        (
+            f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}",
+            f"by preset {preset}:",
+            rules,
+            "",
+            planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
+            f"(speeds: {planning.speeds()['measured']})",
+            "",
+            planning.of_swallow_v2(config),
+        )
+    )
 
 
 def _build(
