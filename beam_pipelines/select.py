@@ -1,6 +1,5 @@
 """Decide by thresholds on what `annotate` measured: a changed threshold repeats nothing but this and what follows."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "select",
     VERSION,
-    lambda config: [dataclasses.asdict(config.japanese), dataclasses.asdict(config.english)],
+    lambda config: [config.to_json()[name] for name in ("japanese", "english")],
     run,
     needs=("annotate",),
     light=True,
