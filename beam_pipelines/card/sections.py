@@ -142,7 +142,7 @@ def _lengths(summary: Summary) -> list[Block]:
     tables = summary.lengths.tables
     rows = []
     for lang, statistics in sorted(tables.items()):
-        bins = statistics.get("characters", {})
+        bins: Mapping[int, int] = statistics.get("characters", {})
         total = sum(bins.values())
         if total:
             rows.append([_lang(lang), f"{total:,}", *(f"{_quantile(bins, share):,.0f}" for share in (0.1, 0.5, 0.9))])
