@@ -15,6 +15,7 @@ from typing import Any
 
 from beam_pipelines.card import published
 from beam_pipelines.config import Corpus
+from ja_llm.pages.charts import size
 
 # Bytes of compressed WARC a page: 394,192 pages of 10 WARC files of CC-MAIN-2023-23 have 12.05 GB (Swallow v1, NLP2024).
 WARC_BYTES_PER_PAGE = 12.05e9 / 394_192
@@ -107,7 +108,7 @@ def rows(
 def _rapid(config: Corpus) -> bool:
     """Whether a page's raw bytes are looked at before it is extracted."""
     parts = (value for value in config.to_json().values() if isinstance(value, dict))
-    return any(value is True for part in parts for name, value in part.items() if name.startswith("rapid"))
+    return any(bool(value) for part in parts for name, value in part.items() if name.startswith("rapid"))
 
 
 def _shares_of(like: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
@@ -186,21 +187,6 @@ def format_plan(found: Sequence[Row], title: str) -> str:
         f"in all {hours:,.1f} core-hours{without}, {size(sum(r.written for r in found))} written, {size(sum(r.shuffled for r in found))} shuffled"
     )
     return "\n".join(lines)
-
-
-def size(value: float) -> str:
-    """Bytes as a person writes them.
-
-    Example:
-      >>> size(0), size(999), size(2.5e9), size(3.1e15)
-      ('', '999 B', '2.5 GB', '3.1 PB')
-    """
-    if not value:
-        return ""
-    for power, unit in ((15, "PB"), (12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
-        if value >= 10**power:
-            return f"{value / 10**power:.1f} {unit}"
-    return f"{value:.0f} B"
 
 
 def of_swallow_v2(config: Corpus) -> str:

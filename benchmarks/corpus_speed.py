@@ -216,14 +216,11 @@ def our_filters(source: Path, target: Path) -> None:
     target.write_text(json.dumps({"seconds": seconds, "kept": kept, "rules": names}))
 
 
-def rapid_bindings() -> list[str]:
+def rapid_bindings(rule: str) -> list[str]:
     """The binding that switches the look at the raw bytes on; [] where this version has none."""
-    from beam_pipelines.config import load
+    from beam_pipelines.settings.extraction import Extraction
 
-    flat = load("swallow_v2").to_json()
-    found = [f"{part}.{name}" for part, values in flat.items() if isinstance(values, dict) for name in values if "rapid" in name]
-    classes = {"extraction": "Extraction", "language": "LanguageId"}
-    return [f"corpus.{classes[name.split('.')[0]]}.{name.split('.')[1]} = True" for name in found]
+    return [f"corpus.Extraction.rapid_check = {rule!r}"] if hasattr(Extraction, "rapid_check") else []
 
 
 def main() -> None:
@@ -234,6 +231,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=10_000, help="pages of each part, at most")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--core", type=int, default=0, help="the core that everything is pinned to")
+    parser.add_argument("--rapid_rule", default="swallow_v1", help="of the look at the raw bytes, in the mix")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--update_plan", action="store_true", help="write the stages' speeds into beam_pipelines/speeds.json")
     parser.add_argument("--filters", nargs=2, type=Path, metavar=("TEXTS", "OUT"), help=argparse.SUPPRESS)
@@ -243,7 +241,7 @@ def main() -> None:
         return
     if not args.peers:
         parser.error("name the peers' python with --peers (see --help's first lines in the module)")
-    rapid = rapid_bindings()
+    rapid = rapid_bindings(args.rapid_rule)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         about = write_inputs(args.warc, folder, args.pages)

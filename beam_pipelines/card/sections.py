@@ -6,7 +6,7 @@ from typing import Any
 from beam_pipelines.card import published
 from beam_pipelines.card.blocks import Block, Code, Plots, Points, Quotes, Section, Table, Text
 from beam_pipelines.card.summary import COUNT_EDGES, SHARE_EDGES, Summary, is_share
-from ja_llm.pages.charts import funnel, histogram, percent
+from ja_llm.pages.charts import funnel, histogram, percent, size
 from ja_llm.pages.html import cut
 
 HOSTS, LICENCES, SHOWN = 30, 30, 3  # rows of the tables, samples of a reason
@@ -32,8 +32,9 @@ def sections(
         ("published", "Beside Swallow Corpus v1", _published(manifest)),
         ("lengths", "Lengths", _lengths(summary)),
         ("scores", "Statistics and their thresholds", _scores(scores, manifest.get("config", {}))),
-        ("hosts", "Hosts", _hosts(summary)),
+        ("hosts", "Hosts", _hosts(summary, manifest.get("capped_hosts", {}))),
         ("licences", "Licences and sources", _licences(summary)),
+        ("contaminated", "Evaluation sets that were found", _contaminated(manifest.get("contaminated", {}))),
         ("personal", "Changed texts and personal data", _modified(manifest, samples.get("modified", {}))),
         ("dropped", "Samples of what was dropped", _samples(samples.get("dropped", {}), "dropped as")),
         ("again", "How it was made", _made(manifest)),
@@ -89,19 +90,25 @@ def _yields(manifest: Mapping[str, Any]) -> list[Block]:
         came, kept = table["in"], table["kept"]
         share = kept["documents"] / came["documents"] if came["documents"] else None
         by = ", ".join(f"{name} {count['documents']:,}" for name, count in table["kept_by"].items())
-        rows.append([table["stage"], by, *_both(came), *_both(kept), percent(share) if share is not None else ""])
+        rows.append([table["stage"], by, *_both(came), *_both(kept), _bytes(kept), percent(share) if share is not None else ""])
         shares.append(share)
         for reason, count in sorted(table["dropped"].items(), key=lambda pair: (-pair[1]["documents"], pair[0])):
             part = percent(count["documents"] / came["documents"])
-            reasons.append([reason, table["stage"], f"{count['documents']:,}", part, f"{count['characters']:,}"])
+            reasons.append([reason, table["stage"], f"{count['documents']:,}", part, f"{count['characters']:,}", _bytes(count)])
     first = [("pages", tables[0]["in"]["documents"]), *((table["stage"], table["kept"]["documents"]) for table in tables)]
-    head = ("stage", "kept by", "documents in", "characters in", "documents kept", "characters kept", "kept")
+    head = ("stage", "kept by", "documents in", "characters in", "documents kept", "characters kept", "bytes kept", "kept")
     return [
         Plots([funnel("Documents left after each stage", first, "documents", "Shares of the pages that were read.")]),
         Table("Documents and characters in and out of each stage", head, rows, numbers=2, shares=shares),
-        Table("Dropped, by reason", ("reason", "stage", "documents", "of what came in", "characters"), reasons, numbers=2),
+        Table(
+            "Dropped, by reason", ("reason", "stage", "documents", "of what came in", "characters", "bytes"), reasons, numbers=2
+        ),
         Text("A page is counted under the first rule that it breaks; manifest.json has how many broke each rule (broken_rules)."),
     ]
+
+
+def _bytes(count: Mapping[str, Any]) -> str:
+    return size(count["bytes"]) if "bytes" in count else ""
 
 
 def _both(count: Mapping[str, Any]) -> list[str]:
@@ -195,7 +202,7 @@ def _scores(scores: Mapping[str, Any], config: Mapping[str, Any]) -> list[Block]
     return [Text(note), Plots(plots)]
 
 
-def _hosts(summary: Summary) -> list[Block]:
+def _hosts(summary: Summary, capped: Mapping[str, int]) -> list[Block]:
     top = summary.top("hosts", HOSTS)
     total = sum(summary.lengths.tables[lang]["characters"].total() for lang in summary.lengths.tables) or 1
     langs = sorted(summary.tables["hosts"])
@@ -207,7 +214,17 @@ def _hosts(summary: Summary) -> list[Block]:
     distinct = summary.distinct("hosts")
     more = f"; the {len(rows)} with the most are shown" if distinct > len(rows) else ""
     head = ("host", *(f"documents, {_lang(lang)}" for lang in langs), "of all")
-    return [Text(f"{distinct:,} different hosts{more}."), Table("Hosts with the most documents", head, rows, shares=shares)]
+    blocks: list[Block] = [
+        Text(f"{distinct:,} different hosts{more}."),
+        Table("Hosts with the most documents", head, rows, shares=shares),
+    ]
+    if capped:
+        lost = sorted(capped.items(), key=lambda pair: (-pair[1], pair[0]))[:HOSTS]
+        blocks += [
+            Text(f"{len(capped):,} sites had more pages than the cap allows; what the largest lost:"),
+            Table("Sites above the cap", ("site", "pages dropped"), [[name or "(no host)", f"{n:,}"] for name, n in lost]),
+        ]
+    return blocks
 
 
 def _licences(summary: Summary) -> list[Block]:
@@ -220,6 +237,12 @@ def _licences(summary: Summary) -> list[Block]:
         blocks.append(Table(f"Documents by {name}", (name, "documents"), rows))
     blocks.append(Text("Licences are what the input says of each page; they are no legal advice."))
     return blocks
+
+
+def _contaminated(tasks: Mapping[str, int]) -> list[Block]:
+    """How many documents held items of which evaluation task."""
+    rows = [[task, f"{n:,}"] for task, n in sorted(tasks.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return [Table("Documents that held items of an evaluation set", ("evaluation set", "documents"), rows)] if rows else []
 
 
 def _modified(manifest: Mapping[str, Any], samples: Samples) -> list[Block]:

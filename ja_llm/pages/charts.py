@@ -46,6 +46,21 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
+def size(value: float) -> str:
+    """Bytes as a person writes them.
+
+    Example:
+      >>> size(0), size(999), size(2.5e9), size(3.1e15)
+      ('', '999 B', '2.5 GB', '3.1 PB')
+    """
+    if not value:
+        return ""
+    for power, unit in ((15, "PB"), (12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if value >= 10**power:
+            return f"{value / 10**power:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
 def histogram(
     title: str,
     series: Mapping[str, Mapping[int, float]],
