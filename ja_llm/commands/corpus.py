@@ -2,6 +2,7 @@
 
 from beam_pipelines.flags import build_flags
 from ja_llm.command_line import path
+from ja_llm.commands.corpus_classifier import train_classifier
 from ja_llm.commands.parsing import add_group, add_verb
 
 
@@ -30,6 +31,7 @@ def corpus(verbs) -> None:
 
     _look(group)
     _make(group)
+    train_classifier(group)
 
 
 def _look(group) -> None:
