@@ -175,9 +175,8 @@ def test_equal_sets_give_equal_cards_whether_counted_by_the_job_or_read_again(ma
     scores.add("ja", {"letters": 300, "hiragana_share": 0.5})
     write_counts(folder, value["shards"], summarise(sorted(folder.glob("*/*.tfrecord"))), scores)
     write_card(folder)
-    assert "min stands at 400" in (folder / HTML).read_text(encoding="utf-8"), (
-        "a threshold is drawn into its statistic's histogram"
-    )
+    page = (folder / HTML).read_text(encoding="utf-8")
+    assert "min stands at 400" in page and ">min</text>" in page, "a threshold is drawn into its statistic's histogram"
     write_counts(folder, value["shards"][1:], Summary(), scores)
     write_card(folder)
     assert "site0.example" in (folder / MARKDOWN).read_text(), "the counts of other shards are not taken"
