@@ -86,7 +86,8 @@ def write_copies(
 
     Args:
       directory: of the document set.
-      formats: of `WRITERS`; "tfrecord" is the set itself.
+      formats: of `WRITERS`; "tfrecord" is the set itself, and alone it means no copies. None at all: those that there are, made
+        again where their shard has changed.
       beam_args: Beam's options.
       workers: local processes, 0 for one a core.
 
@@ -97,7 +98,8 @@ def write_copies(
       UsageError: an unknown format.
       JaLlmError: the set is not whole, or the disk is full.
     """
-    folder, wanted = Path(directory), check(formats)
+    folder = Path(directory)
+    wanted = check(formats or _formats(folder))
     value = manifest.read(folder, manifest.DOCUMENTS)
     versions = manifest.software(*sorted({PACKAGES[name] for name in wanted}))
     held = _held(folder, versions)
@@ -144,6 +146,14 @@ def copy_name(shard: str, name: str) -> str:
       'ja/train-00000-of-00001.parquet'
     """
     return f"{shard.removesuffix(SHARD)}.{name}"
+
+
+def _formats(folder: Path) -> list[str]:
+    """The formats of an earlier call."""
+    if not (folder / COPIES).exists():
+        return []
+    names = [entry["name"] for entry in read_json(folder / COPIES, "list of copies")["copies"]]
+    return [name for name in WRITERS if any(copy.endswith(f".{name}") for copy in names)]
 
 
 def _held(folder: Path, versions: dict[str, str]) -> dict[str, dict[str, Any]]:

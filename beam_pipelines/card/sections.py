@@ -268,14 +268,19 @@ def _modified(manifest: Mapping[str, Any], samples: Samples) -> list[Block]:
 def _samples(samples: Samples, how: str) -> list[Block]:
     blocks: list[Block] = []
     for reason, found in samples.items():
-        entries = []
-        for sample in list(found)[:SHOWN]:
-            about = (
-                (k, v) for k, v in sample.items() if k not in ("text", "id", "reason", "statistics") and v not in (None, "", {})
-            )
-            entries.append((" · ".join(f"{k}: {cut(str(v), 120)}" for k, v in about), str(sample.get("text") or "")))
+        entries = [_quote(sample) for sample in list(found)[:SHOWN]]
         blocks.append(Quotes(f"{how} {reason}: {len(entries)} of {len(found)} samples", entries))
     return blocks
+
+
+_NOT_TOLD = ("text", "before", "after", "id", "reason", "statistics")
+
+
+def _quote(sample: Mapping[str, Any]) -> tuple[str, str]:
+    """(what is known of a sample, its text: of a changed one before and after)."""
+    about = ((key, value) for key, value in sample.items() if key not in _NOT_TOLD and value not in (None, "", {}))
+    texts = [f"{key}:\n{cut(str(sample[key]), 140)}" for key in ("before", "after") if sample.get(key)]
+    return " · ".join(f"{key}: {cut(str(value), 120)}" for key, value in about), str(sample.get("text") or "\n".join(texts))
 
 
 def _made(manifest: Mapping[str, Any]) -> list[Block]:

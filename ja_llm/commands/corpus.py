@@ -145,10 +145,12 @@ def _make(group) -> None:
         group,
         "copy",
         copy,
-        "Copies of a set's shards in other formats beside them; those of formats not named are removed. Other options go to Beam.",
+        "Copies of a set's shards in other formats beside them, in place of other copies. Other options go to Beam.",
         "ja-llm corpus copy data/corpus --format parquet --format jsonl.zst",
         takes_rest=True,
     )
     parser.add_argument("directory", type=path, metavar="DIR")
-    parser.add_argument("--format", action="append", default=[], metavar="F", help="jsonl.zst or parquet (repeat)")
+    parser.add_argument(
+        "--format", action="append", default=[], metavar="F", help="jsonl.zst, parquet, or tfrecord for none (repeat)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
