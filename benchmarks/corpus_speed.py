@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -95,19 +96,19 @@ def pinned(core: int) -> dict[str, Any]:
     return {"preexec_fn": lambda: os.sched_setaffinity(0, {core}), "env": {**os.environ, **single}}
 
 
-def timed(command: Sequence[str], core: int, log: Path) -> float:
-    """Seconds of a command.
+def timed(command: Sequence[str], core: int, log: Path) -> tuple[float, float]:
+    """(seconds, CPU seconds of the process and its children) of a command.
 
     Raises:
       RuntimeError: it failed; with the end of what it said.
     """
-    start = time.monotonic()
+    start, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with open(log, "w") as file:
         done = subprocess.run([str(part) for part in command], stdout=file, stderr=file, cwd=ROOT, **pinned(core))
-    seconds = time.monotonic() - start
+    seconds, now = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{log.read_text()[-3000:]}")
-    return seconds
+    return seconds, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
 
 
 def ours(source: Path, out: Path, bindings: Sequence[str]) -> list[str]:
@@ -119,8 +120,8 @@ def ours(source: Path, out: Path, bindings: Sequence[str]) -> list[str]:
 def end_to_end(part: str, folder: Path, peers: str, core: int, repeats: int, rapid: Sequence[str]) -> dict[str, Any]:
     """Rates of both on a part, and our stages' speeds."""
     bindings = [*ALIKE, *(rapid if part == "mix" else [])]
-    runs: dict[str, list[float]] = {"ours": [], "datatrove": []}
-    starts: dict[str, list[float]] = {"ours": [], "datatrove": []}
+    runs: dict[str, list[tuple[float, float]]] = {"ours": [], "datatrove": []}
+    starts: dict[str, list[tuple[float, float]]] = {"ours": [], "datatrove": []}
     stages: list[dict[str, Any]] = []
     pages = 0
     for repeat in range(repeats):
@@ -141,23 +142,35 @@ def end_to_end(part: str, folder: Path, peers: str, core: int, repeats: int, rap
                 theirs = json.loads((out / "datatrove" / "counts.json").read_text())
     found: dict[str, Any] = {"pages": pages, "kept_ours": kept, "counts_datatrove": theirs}
     for name in runs:
-        whole, start = statistics.median(runs[name]), statistics.median(starts[name])
-        found[name] = {
-            "seconds": [round(s, 2) for s in runs[name]],
-            "start_up_seconds": [round(s, 2) for s in starts[name]],
-            "pages_per_second": round(pages / (whole - start), 2),
-            "pages_per_second_with_start_up": round(pages / whole, 2),
-        }
-    found["ratio"] = round(found["ours"]["pages_per_second"] / found["datatrove"]["pages_per_second"], 3)
-    found["ratio_with_start_up"] = round(
-        found["ours"]["pages_per_second_with_start_up"] / found["datatrove"]["pages_per_second_with_start_up"], 3
-    )
+        found[name] = _rates(pages, runs[name], starts[name])
+    ratios = {
+        "ratio": "pages_per_second",
+        "ratio_with_start_up": "pages_per_second_with_start_up",
+        "ratio_of_cpu": "pages_per_cpu_second",
+    }
+    found |= {name: round(found["ours"][rate] / found["datatrove"][rate], 3) for name, rate in ratios.items()}
     names = {name for table in stages for name in table}
     found["stages_per_second"] = {
         name: statistics.median(table[name]["documents_per_second"] for table in stages if name in table)
         for name in sorted(names)
     }
     return found
+
+
+def _rates(pages: int, runs: Sequence[tuple[float, float]], starts: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """All repeats, and the rates of their medians; a rate without more words is without the start."""
+    (whole, start), (cpu, cpu_start) = (
+        tuple(statistics.median(run[i] for run in table) for table in (runs, starts)) for i in (0, 1)
+    )
+    return {
+        "seconds": [round(run[0], 2) for run in runs],
+        "cpu_seconds": [round(run[1], 2) for run in runs],
+        "start_up_seconds": [round(run[0], 2) for run in starts],
+        "start_up_cpu_seconds": [round(run[1], 2) for run in starts],
+        "pages_per_second": round(pages / (whole - start), 2),
+        "pages_per_second_with_start_up": round(pages / whole, 2),
+        "pages_per_cpu_second": round(pages / (cpu - cpu_start), 2),
+    }
 
 
 # The job's start over input without a page: it ends with the sentence that nothing is left, which is no failure here.
@@ -254,7 +267,7 @@ def main() -> None:
         parts: dict[str, Any] = {}
         for part in ("japanese", "mix"):
             parts[part] = {**about[part], **end_to_end(part, folder, args.peers, args.core, args.repeats, rapid)}
-            print(part, json.dumps({k: parts[part][k] for k in ("pages", "ratio", "ratio_with_start_up")}), flush=True)
+            print(part, json.dumps({k: parts[part][k] for k in parts[part] if k.startswith(("pages", "ratio"))}), flush=True)
         parts["filters"] = filters(folder, args.peers, args.core, args.repeats)
         print("filters", json.dumps(parts["filters"]["ratio"]), flush=True)
         peers = subprocess.run([args.peers, PEERS, "versions"], capture_output=True, text=True, check=True).stdout
