@@ -74,13 +74,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plots:
-    """SVG figures side by side; in Markdown the table beside them says the same."""
+    """SVG figures side by side, HTML only; with a `summary` they open below it."""
 
     figures: Sequence[str]
+    summary: str = ""
 
     def html(self) -> str:
         drawn = [figure for figure in self.figures if figure]
-        return f'<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+        plots = f'<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+        return f"<details><summary>{escape(self.summary)}</summary>{plots}</details>" if plots and self.summary else plots
 
     def markdown(self) -> str:
         return ""

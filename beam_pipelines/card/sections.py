@@ -36,7 +36,7 @@ def sections(
         ("licences", "Licences and sources", _licences(summary)),
         ("contaminated", "Evaluation sets that were found", _contaminated(manifest.get("contaminated", {}))),
         ("personal", "Changed texts and personal data", _modified(manifest, samples.get("modified", {}))),
-        ("dropped", "Samples of what was dropped", _samples(samples.get("dropped", {}), "dropped as")),
+        ("dropped", "Samples of what was dropped", _dropped(samples.get("dropped", {}))),
         ("again", "How it was made", _made(manifest)),
     ]
     return [(key, name, blocks) for key, name, blocks in parts if blocks]
@@ -175,31 +175,28 @@ def _quantile(bins: Mapping[int, int], share: float) -> float:
 
 
 def _scores(scores: Mapping[str, Any], config: Mapping[str, Any]) -> list[Block]:
-    """One plot a statistic and language with the thresholds that the run set."""
+    """One plot a statistic and language, those first that the run has thresholds on."""
     thresholds = {"ja": config.get("japanese", {}), "en": config.get("english", {})}
-    plots = []
+    decided, others = [], []
     for lang, statistics in sorted(scores.items(), key=lambda pair: (pair[0] != "ja", pair[0])):
         limits = thresholds.get(lang) or {}
         for name, bins in statistics.items():
             levels = [(side, limits[f"{side}_{name}"]) for side in ("min", "max") if limits.get(f"{side}_{name}") is not None]
-            edges = SHARE_EDGES if is_share(name) else COUNT_EDGES
-            counts = {int(place): n for place, n in bins.items()}
-            spread = sum(1 for n in counts.values() if n) > 1
-            if spread or levels:
-                plots.append(
-                    histogram(
-                        f"{_lang(lang)}: {name.replace('_', ' ')}",
-                        {_lang(lang): counts},
-                        edges,
-                        name.replace("_", " "),
-                        levels,
-                        log=not is_share(name),
-                    )
-                )
-    if not plots:
+            counts, told = {int(place): n for place, n in bins.items()}, name.replace("_", " ")
+            share = is_share(name)
+            plot = histogram(
+                f"{_lang(lang)}: {told}",
+                {_lang(lang): counts},
+                SHARE_EDGES if share else COUNT_EDGES,
+                told,
+                levels,
+                log=not share,
+            )
+            (decided if levels else others).append(plot)
+    if not decided and not others:
         return []
     note = "All documents that reached this stage, those too that were dropped by it; the lines are the thresholds."
-    return [Text(note), Plots(plots)]
+    return [Text(note), Plots(decided), Plots(others, f"Without a threshold in this run: {len(others)}")]
 
 
 def _hosts(summary: Summary, capped: Mapping[str, int]) -> list[Block]:
@@ -260,9 +257,16 @@ def _modified(manifest: Mapping[str, Any], samples: Samples) -> list[Block]:
     if found:
         blocks += [
             Table("Personal data replaced by placeholders, by kind", ("kind", "places"), found),
-            Text("Found by patterns and check digits: what has another form stays. Only counts are kept, never the data."),
+            Text("Found by patterns and check digits: what has another form stays. This table has counts only."),
         ]
     return [*blocks, *_samples(samples, "changed by")]
+
+
+def _dropped(samples: Samples) -> list[Block]:
+    warning = Text(
+        "These are texts as they were crawled and may hold personal data: look through them before you publish this card."
+    )
+    return [warning, *_samples(samples, "dropped as")] if samples else []
 
 
 def _samples(samples: Samples, how: str) -> list[Block]:

@@ -189,6 +189,11 @@ def test_equal_sets_give_equal_cards_whether_counted_by_the_job_or_read_again(ma
     write_card(folder)
     page = (folder / HTML).read_text(encoding="utf-8")
     assert "min stands at 400" in page and ">min</text>" in page, "a threshold is drawn into its statistic's histogram"
+    assert (
+        page.index("Japanese: letters")
+        < page.index("Without a threshold in this run: 1")
+        < page.index("Japanese: hiragana share")
+    )
     write_counts(folder, value["shards"][1:], Summary(), scores)
     write_card(folder)
     assert "site0.example" in (folder / MARKDOWN).read_text(), "the counts of other shards are not taken"
