@@ -41,9 +41,11 @@ def sample(directory: str | os.PathLike, reasons: Sequence[str] = (), number: in
       seed: of that hash.
 
     Raises:
-      UsageError: nothing was dropped or changed for a reason; names those that there are.
+      UsageError: nothing was dropped or changed for a reason; names those that there are. Or a negative number.
       JaLlmError: the set is not whole.
     """
+    if number < 0 or kept < 0:
+        raise UsageError(f"--number {number} --kept {kept}: how many samples to show can't be negative; give 0 or more.")
     found = {DROPPED: read_samples(directory, DROPPED), MODIFIED: read_samples(directory, MODIFIED)}
     every = sorted({*found[DROPPED], *found[MODIFIED]})
     for reason in reasons:

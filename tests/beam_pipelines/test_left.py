@@ -234,6 +234,8 @@ def test_samples_are_shown_by_reason(made):
     assert samples.sample(folder, kept=4, seed=3) == kept != samples.sample(folder, kept=4, seed=4)
     with pytest.raises(UsageError, match="reasons are: ja_letters_low"):
         samples.sample(folder, ["ja"])
+    with pytest.raises(UsageError, match="can't be negative"):
+        samples.sample(folder, number=-1)
 
 
 def test_two_runs_side_by_side(made, tmp_path):
