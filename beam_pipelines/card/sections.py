@@ -177,7 +177,8 @@ def _quantile(bins: Mapping[int, int], share: float) -> float:
 def _scores(scores: Mapping[str, Any], config: Mapping[str, Any]) -> list[Block]:
     """One plot a statistic and language, those first that the run has thresholds on."""
     thresholds = {"ja": config.get("japanese", {}), "en": config.get("english", {})}
-    decided, others = [], []
+    decided: list[str] = []
+    others: list[str] = []
     for lang, statistics in sorted(scores.items(), key=lambda pair: (pair[0] != "ja", pair[0])):
         limits = thresholds.get(lang) or {}
         for name, bins in statistics.items():
