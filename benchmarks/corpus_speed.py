@@ -6,18 +6,20 @@
 
 Three parts on the WARC files of `ja-llm fetch debian-docs`:
   japanese   the pages of the Japanese manuals: both extract every page, so that trafilatura decides the time
-  mix        Japanese pages among three to four per cent of others, Common Crawl's share: ours looks at the raw bytes first
+  mix        four per cent of such pages among others, Common Crawl's share: ours looks at the raw bytes first
   filters    the heuristic rules alone, on the Japanese texts that ours extracted: ours, HojiChar's, datatrove's
 
 Each run is a process of its own, pinned to one core with its children. Ours is `python -m beam_pipelines.corpus` without
 deduplication, which datatrove does in a job of its own (`benchmarks/minhash.py`); datatrove's is WarcReader, Trafilatura with the
 same options in its own sandbox process, our language rule as a filter, GopherRepetitionFilter and GopherQualityFilter, JsonlWriter
-(`benchmarks/corpus_speed_peers.py`). A rate is of pages over the seconds of a run less those of the same run over a WARC file without
-a page; both stand in the result. Repeats alternate; ratios are of medians. Writes `benchmarks/results/corpus_speed.json`, and with
---update_plan the speeds that `--dry_run` multiplies with (`beam_pipelines/speeds.json`).
+(`benchmarks/corpus_speed_peers.py`). A rate is of the pages that the system's reader passed on over the seconds of a run, less those of
+the same run over a WARC file without a page. With the start, and of CPU seconds, which other load moves less, they stand in the result too,
+and so does how many Japanese pages the look at the raw bytes lost. Repeats alternate; ratios are of medians. Writes
+`benchmarks/results/corpus_speed.json`, and with --update_plan the speeds that `--dry_run` multiplies with (`beam_pipelines/speeds.json`).
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -48,31 +50,36 @@ JAPANESE_SHARE = 0.04
 PACKAGES = ("apache-beam", "fastwarc", "trafilatura", "lxml", "py3langid", "numpy")
 
 
-def members(path: Path) -> list[tuple[bytes, bytes]]:
-    """(a response's gzip member, those of the records that follow it up to the next response), unchanged, of a WARC file."""
-    from warcio.archiveiterator import ArchiveIterator
+def members(path: Path) -> list[bytes]:
+    """The gzip members of each response of a WARC file, with those of the records that follow it up to the next response.
 
-    data, found = path.read_bytes(), []
+    A response gets the header WARC-Identified-Payload-Type, as in Common Crawl: without it datatrove asks libmagic, which takes a
+    quarter of these pages (XHTML) for something else, and the two would not read the same pages.
+    """
+    from warcio.archiveiterator import ArchiveIterator
+    from warcio.warcwriter import WARCWriter
+
+    pages: list[bytes] = []
     with open(path, "rb") as file:
-        iterator = ArchiveIterator(file)
-        for record in iterator:
-            kind = record.rec_type
-            record.content_stream().read()
-            start = iterator.get_record_offset()
-            iterator.read_to_end(record)
-            found.append((kind, data[start : start + iterator.get_record_length()]))
-    pages: list[tuple[bytes, bytes]] = []
-    for kind, part in found:
-        if kind == "response":
-            pages.append((part, b""))
-        elif pages:
-            pages[-1] = (pages[-1][0], pages[-1][1] + part)
+        for record in ArchiveIterator(file):
+            out = io.BytesIO()
+            if record.rec_type == "response":
+                kind = (
+                    (record.http_headers.get_header("Content-Type") or "").partition(";")[0].strip()
+                    if record.http_headers
+                    else ""
+                )
+                record.rec_headers.replace_header("WARC-Identified-Payload-Type", kind or "application/octet-stream")
+                pages.append(b"")
+            WARCWriter(out, gzip=True).write_record(record)
+            if pages:
+                pages[-1] += out.getvalue()
     return pages
 
 
 def write_inputs(warc: Path, folder: Path, pages: int) -> dict[str, dict[str, int]]:
     """WARC files of the parts: `japanese`, `mix` and `empty`; returns how many pages of which kind each has."""
-    pools: dict[bool, list[tuple[bytes, bytes]]] = {True: [], False: []}
+    pools: dict[bool, list[bytes]] = {True: [], False: []}
     for path in sorted(warc.glob("*.warc.gz")):
         pools["-ja-" in path.name] += members(path)
     japanese = pools[True][:: max(1, len(pools[True]) // pages)][:pages]
@@ -86,7 +93,7 @@ def write_inputs(warc: Path, folder: Path, pages: int) -> dict[str, dict[str, in
     for name, chosen in (("japanese", japanese), ("mix", mixed), ("empty", [])):
         (folder / name).mkdir(parents=True)
         with open(folder / name / "pages.warc.gz", "wb") as file:
-            file.writelines(part for page in chosen for part in page)
+            file.writelines(chosen)
     return {"japanese": {"pages": len(japanese)}, "mix": {"pages": len(mixed), "of_japanese_manuals": few}}
 
 
@@ -140,9 +147,12 @@ def end_to_end(part: str, folder: Path, peers: str, core: int, repeats: int, rap
             table["datatrove"].append(timed(command, core, folder / "log"))
             if source.name != "empty":
                 theirs = json.loads((out / "datatrove" / "counts.json").read_text())
-    found: dict[str, Any] = {"pages": pages, "kept_ours": kept, "counts_datatrove": theirs}
+                theirs_read = _forwarded(theirs, "Warc", "documents")
+    left = {"ours": kept["language"], "datatrove": _forwarded(theirs, "Lambda")}
+    found: dict[str, Any] = {"pages": pages, "pages_datatrove": theirs_read, "japanese": left, "kept_ours": kept}
+    found["japanese_lost"] = round(1 - left["ours"] / left["datatrove"], 4) if left["datatrove"] else None
     for name in runs:
-        found[name] = _rates(pages, runs[name], starts[name])
+        found[name] = _rates(pages if name == "ours" else theirs_read, runs[name], starts[name])
     ratios = {
         "ratio": "pages_per_second",
         "ratio_with_start_up": "pages_per_second_with_start_up",
@@ -155,6 +165,11 @@ def end_to_end(part: str, folder: Path, peers: str, core: int, repeats: int, rap
         for name in sorted(names)
     }
     return found
+
+
+def _forwarded(counts: dict[str, dict[str, int]], step: str, what: str = "forwarded") -> int:
+    """A count of one of datatrove's steps."""
+    return next(values.get(what, 0) for name, values in counts.items() if name.endswith(step))
 
 
 def _rates(pages: int, runs: Sequence[tuple[float, float]], starts: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -53,7 +53,13 @@ def pages(source: str, target: str) -> None:
             LambdaFilter(japanese),
             # English words: the fastest of datatrove's splitters, so that its Japanese morphemes do not decide the comparison.
             GopherRepetitionFilter(),
-            GopherQualityFilter(min_stop_words=None, min_avg_word_length=None, max_avg_word_length=None, min_doc_words=None),
+            GopherQualityFilter(
+                min_stop_words=None,
+                min_avg_word_length=None,
+                max_avg_word_length=None,
+                min_doc_words=None,
+                max_non_alpha_words_ratio=None,
+            ),
             JsonlWriter(f"{target}/out"),
         ],
         tasks=1,
