@@ -2,6 +2,7 @@
 
 from beam_pipelines import (
     annotate,
+    carry,
     classify,
     dedup,
     extract,
@@ -24,6 +25,7 @@ _MODULES = (
     select,
     top_share,
     host_cap,
+    carry,
     split,
 )
 
