@@ -140,7 +140,7 @@ def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]
       files: of the input.
       probe: responses to read of each.
     """
-    total = sum(file.stat().st_size for file in files)
+    total = sum(_size(file) for file in files)
     warcs = [file for file in files if ".warc" in file.name]
     if not files:
         return 0.0, "there is no file"
@@ -153,16 +153,24 @@ def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]
     return total / WARC_BYTES_PER_PAGE, "at 30.6 kB a page, as in Common Crawl"
 
 
+def _size(file: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else file.stat().st_size
+
+
 def _probe(file: Path, probe: int) -> tuple[int, int]:
-    """(responses, compressed bytes that they take) at the start of a WARC file."""
-    from beam_pipelines.warc import Capture, read_captures
+    """(responses, compressed bytes that they take) at the start of a WARC file; (0, 0) of one that can't be read."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     seen = 0
-    for item in read_captures(str(file), 1 << 20):
-        if isinstance(item, Capture):
-            if seen == probe:
-                return seen, item.offset
-            seen += 1
+    try:
+        with open(file, "rb") as stream:
+            for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False):
+                if seen == probe:
+                    return seen, record.stream_pos
+                seen += 1
+    except Exception:  # any of fastwarc's: an estimate does without this file, the run itself says what is wrong with it
+        return 0, 0
     return seen, file.stat().st_size
 
 

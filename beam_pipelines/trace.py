@@ -142,7 +142,7 @@ def _head(document: Document, value: dict[str, Any]) -> str:
         "source": document.source,
         "licence": document.licence or "not known",
         **meta,
-        "warc_sha256": inputs.get(meta.get("warc", ""), {}).get("sha256", ""),
+        "warc_sha256": inputs.get(meta.get("warc") or meta.get("input", ""), {}).get("sha256", ""),
     }
     return "\n".join(f"{key:<12} {item}" for key, item in rows.items() if item != "")
 

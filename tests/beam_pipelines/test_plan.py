@@ -66,6 +66,14 @@ def test_pages_are_estimated_from_the_input_itself(web, tmp_path):
     assert count == pytest.approx(60, rel=0.1) and "first 30 responses" in how
     (tmp_path / "other.jsonl").write_bytes(b"x" * 61_140)
     assert plan.estimate_pages([tmp_path / "other.jsonl"])[0] == pytest.approx(2, rel=0.01)
+    (tmp_path / "bad.warc.gz").write_bytes(b"x" * 61_140)
+    assert plan.estimate_pages([tmp_path / "bad.warc.gz"]) == (
+        pytest.approx(2, rel=0.01),
+        "at 30.6 kB a page, as in Common Crawl",
+    )
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_bytes(b"x" * 61_140)
+    assert plan.estimate_pages([tmp_path / "code"])[0] == pytest.approx(2, rel=0.01), "a folder counts its files"
 
 
 def test_dry_run_writes_nothing_and_says_what_a_run_would_take(web, tmp_path):
