@@ -17,11 +17,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import chain, dedup_index, sink, stats, yields
+from beam_pipelines import card, chain, dedup_index, sink, stats, yields
 from beam_pipelines import config as configuration
+from beam_pipelines import plan as planning
+from beam_pipelines.card.scores import collect as collect_scores
 from beam_pipelines.config import Corpus
 from beam_pipelines.flags import bindings, build_flags
+from beam_pipelines.formats import check as check_formats
+from beam_pipelines.formats import write_copies
 from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
+from beam_pipelines.trace import write_chain
 from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
 from ja_llm import manifest
 from ja_llm.command_line import run
@@ -41,6 +46,7 @@ def build_corpus(
     gin_bindings: Sequence[str] = (),
     beam_args: Sequence[str] = (),
     workers: int = 1,
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Build a document set, or go on with one that was interrupted, or verify a finished one.
 
@@ -53,6 +59,7 @@ def build_corpus(
       gin_bindings: bindings that win over the preset.
       beam_args: Beam's options; they say where and how the job runs. Default: Beam's local Python runner.
       workers: local processes, 0 for one a core.
+      formats: of copies beside the TFRecord shards, which are always written: "jsonl.zst", "parquet" (`formats.py`).
 
     Returns:
       The manifest; `yields` are the counts per stage and reason, `damaged` the damaged places of the input.
@@ -68,17 +75,21 @@ def build_corpus(
     config = configuration.load(preset, gin_bindings)
     chain.side_files(config)
     check_options(beam_args)
+    check_formats(formats)
     files = find_inputs([inputs] if isinstance(inputs, str) else inputs, config.inputs)
     output = Path(output)
     with _locked(output) as work:
         units, entries = units_of(files)
-        finished = _finished(output, config, entries)
-        if finished is not None:
+        value = _finished(output, config, entries)
+        if value is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
-            return finished
-        with contextlib.suppress(FileNotFoundError):
-            (output / manifest.NAME).unlink()  # from here to the end the set is not whole
-        return _build(config, units, entries, output, work, Execution(list(beam_args), workers))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                (output / manifest.NAME).unlink()  # from here to the end the set is not whole
+            value = _build(config, units, entries, output, work, Execution(list(beam_args), workers))
+        card.write_card(output, value)
+        write_copies(output, formats, beam_args, workers)
+        return value
 
 
 def plan(
@@ -90,7 +101,7 @@ def plan(
     beam_args: Sequence[str] = (),
     workers: int = 1,
 ) -> str:
-    """What `build_corpus` with the same arguments would read, and by which rules; nothing is written.
+    """What `build_corpus` with the same arguments would read, by which rules, and what it would take; nothing is written.
 
     Raises:
       UsageError: as `build_corpus`.
@@ -105,7 +116,21 @@ def plan(
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     begun = "goes on with what is finished there" if (Path(output) / WORK).exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
-    return f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}\nby preset {preset}:\n{rules}"
+    pages, known = planning.estimate_pages(files)
+    like = read_json(Path(output) / manifest.NAME, "manifest")["yields"] if _is_corpus(Path(output)) else []
+    found = planning.rows(config, pages, like)
+    return "\n".join(
+        (
+            f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}",
+            f"by preset {preset}:",
+            rules,
+            "",
+            planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
+            f"(speeds: {planning.speeds()['measured']})",
+            "",
+            planning.of_swallow_v2(config),
+        )
+    )
 
 
 def _build(
@@ -123,11 +148,13 @@ def _build(
     written = stage(work, "sink", sink.VERSION, config.shard_bytes, finished.stages[-1:])
     documents = sum(len(result["offsets"]) for result in results[chain.FIRST])
     execution = dataclasses.replace(execution, documents=documents)
-    shards = sink.run_all(written, output, units, finished.stages, config.shard_bytes, execution)
+    shards, summary = sink.run_all(written, output, units, finished.stages, config.shard_bytes, execution)
     _remove_stale_shards(output, shards)
     for this in finished.stages:
         if this.name == "dedup":
             dedup_index.publish(this, output)
+    counted, scores = collect_scores(work, units, finished.stages, config, execution)
+    card.write_counts(output, shards, summary, scores)
     damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
@@ -143,7 +170,8 @@ def _build(
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
         **tables,
     )
-    prune(work, [*finished.stages, written])
+    write_chain(work, finished.stages)
+    prune(work, [*finished.stages, written, counted])
     return value
 
 
@@ -231,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
-            print(stats.format_yields(build_corpus(args.input, args.output, **how)))
+            print(stats.format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
 
     return run("corpus", build, debug="--debug" in argv)
 

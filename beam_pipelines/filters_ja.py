@@ -86,7 +86,7 @@ def _letters(text: str, settings: Statistics) -> dict[str, float]:
 
 
 def _ngrams(text: str) -> dict[str, float]:
-    repeats = {r.n: r for r in rules.ngram_repeats(text, 10)}
+    repeats = {r.n: r for r in rules.ngram_repeats(text, 10, covered_from=5)}
     top = [repeats[n] for n in (2, 3, 4)]
     duplicates = [repeats[n] for n in range(5, 11)]
     return {

@@ -36,6 +36,13 @@ def build_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
     parser.add_argument("--dry_run", action="store_true", help="say what would be read, and by which rules, and stop")
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="F",
+        help="copies beside the TFRecord shards: jsonl.zst, parquet; tfrecord for none (repeat)",
+    )
 
 
 def bindings(args: argparse.Namespace) -> list[str]:

@@ -89,41 +89,81 @@ class Repeats:
     covered: int
 
 
-def ngram_repeats(text: str, longest: int) -> list[Repeats]:
-    """Count the n-grams of 1 to `longest` characters.
+def ngram_repeats(text: str, longest: int, covered_from: int = 1) -> list[Repeats]:
+    """Count the n-grams of 1 to `longest` characters; `covered` only of those of `covered_from` and more, 0 of shorter ones.
 
-    An n-gram can only repeat where its first n-1 characters do, so each length looks at the places that the one before left.
+    The places of the text are sorted once by the `longest` characters that stand there; those that share n of them then stand side
+    by side. An n-gram can only repeat where its first n-1 characters do, so each length looks at the places that the one before left.
 
     Example:
       >>> ngram_repeats("あいあいあ", 2)[1]
       Repeats(n=2, total=4, distinct=2, repeated=2, top=2, covered=3)
     """
-    characters = np.unique(scripts.code_points(text), return_inverse=True)[1].astype(np.int64)
-    base = int(characters.max(initial=0)) + 1
-    at, label = np.arange(len(characters)), np.zeros(len(characters), np.int64)
+    at, padded = _sorted_places(text, longest)
+    length = len(at)
+    common = _common_prefixes(at, padded, longest)
     found = []
     for n in range(1, longest + 1):
-        inside = at + n <= len(characters)
-        at, label = at[inside], label[inside]
-        values, first, label, counts = np.unique(
-            label * base + characters[at + n - 1], return_index=True, return_inverse=True, return_counts=True
-        )
-        total = max(0, len(characters) - n + 1)
-        again = np.ones(len(at), bool)
-        again[first] = False
-        edges = np.zeros(len(characters) + 1, np.int64)
-        edges[at[again]] += 1
-        edges[at[again] + n] -= 1
-        found.append(
-            Repeats(
-                n,
-                total,
-                total - len(at) + len(values),
-                int((counts > 1).sum()),
-                int(counts.max(initial=min(total, 1))),
-                int((np.cumsum(edges) > 0).sum()),
-            )
-        )
-        stay = counts[label] > 1
-        at, label = at[stay], label[stay]
+        total = max(0, length - n + 1)
+        starts = np.flatnonzero(common < n)  # of groups of places with the same n characters
+        counts = np.diff(starts, append=len(at))
+        repeated = counts[counts > 1]
+        distinct = total - int(repeated.sum()) + len(repeated)
+        covered = 0
+        if n >= covered_from:
+            stay = np.repeat(counts > 1, counts)
+            at, common = at[stay], common[stay]
+            starts = np.cumsum(repeated) - repeated
+            common[starts] = 0
+            covered = _covered(at, starts, repeated, n, length)
+        found.append(Repeats(n, total, distinct, len(repeated), int(repeated.max(initial=min(total, 1))), covered))
     return found
+
+
+def _covered(at: np.ndarray, starts: np.ndarray, counts: np.ndarray, n: int, length: int) -> int:
+    """Characters in n-grams that occurred before: all places of each group but its first in the text."""
+    if not len(starts):
+        return 0
+    again = at[at != np.repeat(np.minimum.reduceat(at, starts), counts)]
+    edges = np.bincount(again, minlength=length + 1) - np.bincount(again + n, minlength=length + 1)
+    return int(np.count_nonzero(np.cumsum(edges)))
+
+
+def _sorted_places(text: str, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [characters]: places in order of the characters that stand there, int64: the characters as small numbers, 0 behind the end)."""
+    characters = _numbered(scripts.code_points(text))
+    bits = int(characters.max(initial=1)).bit_length()
+    padded = np.concatenate([characters, np.zeros(longest, np.int64)])
+    order = np.arange(len(characters))
+    each = 63 // bits  # characters that fit in a key
+    for start in reversed(range(0, longest, each)):
+        key = np.zeros(len(characters), np.int64)
+        for i in range(start, min(start + each, longest)):
+            key = (key << bits) | padded[i : i + len(characters)]
+        order = order[np.argsort(key[order], kind="stable")]
+    return order, padded
+
+
+def _numbered(points: np.ndarray) -> np.ndarray:
+    """int64 [characters]: the characters numbered from 1 in order of their code points."""
+    if points.max(initial=0) < 1 << 16:
+        points = points.astype(np.uint16)  # numpy sorts these in linear time
+    order = np.argsort(points, kind="stable")
+    ordered, numbers = points[order], np.empty(len(points), np.int64)
+    numbers[order] = np.cumsum(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(points)])
+    return numbers
+
+
+def _common_prefixes(at: np.ndarray, padded: np.ndarray, longest: int) -> np.ndarray:
+    """int64 [places]: how many characters each place has in common with the one before it, at most `longest`; 0 for the first.
+
+    What lies behind the end of the text is common with nothing.
+    """
+    common = np.zeros(len(at), np.int64)
+    left, here, before = np.arange(1, len(at)), at[1:], at[:-1]
+    for n in range(longest):
+        characters = padded[here + n]
+        same = (characters == padded[before + n]) & (characters > 0)
+        left, here, before = left[same], here[same], before[same]
+        common[left] = n + 1
+    return common

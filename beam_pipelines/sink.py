@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines import stage_files
+from beam_pipelines.card.summary import Summary
 from beam_pipelines.workspace import Execution, Stage, Unit
 from ja_llm import manifest
 from ja_llm.documents import to_example, write_record
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, os_error_sentence
 
-VERSION = 1
+VERSION = 2
 
 # id, unit key, which stage wrote its text last, byte offset in that stage's file of the unit
 Place = tuple[str, str, int, int]
@@ -44,8 +45,8 @@ def shard_of(document_id: str, count: int) -> int:
 
 def run_all(
     this: Stage, output: Path, units: Sequence[Unit], before: Sequence[Stage], shard_bytes: int, execution: Execution
-) -> list[dict[str, Any]]:
-    """Write the shards that are not there yet; return the manifest's entries of all."""
+) -> tuple[list[dict[str, Any]], Summary]:
+    """Write the shards that are not there yet; return the manifest's entries of all, and what their documents count up to."""
     counts = shard_counts(before[-1], units, shard_bytes)
     names = [shard_name(lang, where, i, n) for (lang, where), n in counts.items() for i in range(n)]
     missing = {name for name in names if not _finished(this, output, name)}
@@ -73,7 +74,10 @@ def run_all(
             )
 
         run_pipeline(build, execution.beam_args, execution.shuffling())
-    return [{k: v for k, v in this.result(marker_name(name)).items() if k != "files"} for name in names]
+    results, summary = [this.result(marker_name(name)) for name in names], Summary()
+    for result in results:
+        summary.merge(result["summary"])
+    return [{k: v for k, v in result.items() if k not in ("files", "summary")} for result in results], summary
 
 
 def marker_name(name: str) -> str:
@@ -111,16 +115,19 @@ def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path,
 def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, before: Sequence[Stage]) -> None:
     """Write one shard and its marker."""
     lang, _, rest = name.partition("/")
-    characters = 0
+    characters, summary = 0, Summary()
     with atomic_write(output / name) as file:
         for _, unit, index, offset in places:
             document = stage_files.read_document(before[index].file(unit, ".tfrecord"), offset)
+            document = dataclasses.replace(document, lang=lang)
             characters += len(document.text)
-            write_record(file, to_example(dataclasses.replace(document, lang=lang)))
+            summary.add(document)
+            write_record(file, to_example(document))
     counts: dict[str, int | str] = {
         "documents": len(places),
         "characters": characters,
         "lang": lang,
         "split": rest.partition("-")[0],
     }
-    this.finish(marker_name(name), manifest.file_entry(output / name, output, **counts))
+    entry = manifest.file_entry(output / name, output, **counts)
+    this.finish(marker_name(name), {**entry, "summary": summary.to_json()})

@@ -1,13 +1,11 @@
-"""What a finished document set says about itself: yields, samples of what was dropped, where a document came from."""
+"""What a finished document set says about itself: yields and speeds."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ja_llm import manifest
-from ja_llm.documents import Document, read_documents
-from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import read_json
 
 _WIDTH = 80
 
@@ -46,62 +44,14 @@ def _wrap(lines: list[str]) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")]
 
 
-def dropped_samples(directory: str | os.PathLike, reason: str) -> str:
-    """The sample of documents that were dropped for a reason, as text to read.
+def format_timings(directory: str | os.PathLike) -> str:
+    """The run's speeds as text: a line a stage.
 
     Raises:
-      UsageError: nothing was dropped for this reason; names those that there are.
+      JaLlmError: the run left no timings.
     """
-    folder = Path(directory) / "dropped"
-    reasons = sorted(path.stem for path in folder.glob("*.jsonl"))
-    if reason not in reasons:
-        near = [r for r in reasons if r.startswith(reason)]
-        known = ", ".join(near or reasons) or "nothing was dropped"
-        raise UsageError(f"{directory}: no document was dropped for {reason!r}; the reasons are: {known}.")
-    parts = []
-    for line in (folder / f"{reason}.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        text = entry.pop("text", "")
-        parts.append(
-            "\n".join([*(f"{key}: {value}" for key, value in entry.items()), *([f"    {row}" for row in text.splitlines()])])
-        )
-    return f"\n{'-' * _WIDTH}\n".join(parts)
-
-
-def find_document(directory: str | os.PathLike, document_id: str) -> tuple[Document, str, int]:
-    """(document, shard, position in the shard) of a document of the set.
-
-    Raises:
-      UsageError: the id is no id.
-      JaLlmError: the set is not whole or has no such document.
-    """
-    if len(document_id) != 32 or not set(document_id) <= set("0123456789abcdef"):
-        raise UsageError(f"{document_id}: a document id is 32 hex digits.")
-    value = manifest.read(directory, manifest.DOCUMENTS)
-    for shard in value["shards"]:
-        for position, document in enumerate(read_documents(Path(directory) / shard["name"])):
-            if document.id == document_id:
-                return document, shard["name"], position
-    raise JaLlmError(
-        f"{directory}: there is no document {document_id}; it may have been dropped, see {Path(directory) / 'dropped'}."
-    )
-
-
-def trace(directory: str | os.PathLike, document_id: str) -> str:
-    """Where a document came from: URL, date, licence, package, the WARC record, and where it stands in the set."""
-    document, shard, position = find_document(directory, document_id)
-    meta = json.loads(document.meta)
-    inputs = {entry["name"]: entry for entry in manifest.read(directory, manifest.DOCUMENTS)["inputs"]}
-    rows: dict[str, Any] = {
-        "id": document.id,
-        "url": document.url,
-        "date": document.date,
-        "language": document.lang,
-        "source": document.source,
-        "licence": document.licence or "not known",
-        **meta,
-        "warc_sha256": inputs.get(meta.get("warc") or meta.get("input", ""), {}).get("sha256", ""),
-        "shard": f"{shard}, document {position}",
-        "characters": len(document.text),
-    }
-    return "\n".join([*(f"{key:<12} {value}" for key, value in rows.items()), "", *document.text[:500].splitlines()])
+    value = read_json(Path(directory) / "timings.json", "file of timings")
+    rows = [f"{'stage':<14} {'documents':>10} {'seconds':>10} {'a second':>10}", "-" * 47]
+    for name, entry in value["stages"].items():
+        rows.append(f"{name:<14} {entry['documents']:>10} {entry['seconds']:>10.1f} {entry['documents_per_second']:>10.1f}")
+    return "\n".join([*rows, value["note"]])

@@ -51,6 +51,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "batches": ("docs/training.md", batches),
         "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
         "t5x": ("docs/t5x.md", t5x),
+        "corpus_speed": ("docs/corpus.md", corpus_speed),
     }
     return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
 
@@ -345,6 +346,26 @@ def batches(value: dict[str, Any]) -> str:
     lines += [f"| {name} | {found['tokens_per_second'] / 1e6:.1f}M |" for name, found in value["batches"].items()]
     ratio = value["first_batch_seconds"]["ratio"]
     return "\n".join([*lines, f"| first batch at step 1,000,000 beside that at step 0 | {ratio:.2f} times the time |"])
+
+
+def corpus_speed(value: dict[str, Any]) -> str:
+    """The corpus job beside datatrove, its rules beside HojiChar's too, on one core."""
+    lines = ["| on one core | ours | peer | ratio | goal |", "|---|---|---|---|---|"]
+    names = {"japanese": "pages of Japanese manuals, end to end", "mix": "4 % Japanese pages among others, end to end"}
+    for part, name in names.items():
+        found = value[part]
+        rates = " | ".join(f"{found[who]['pages_per_second']:.1f} pages/s" for who in ("ours", "datatrove"))
+        lines.append(
+            f"| {found['pages']:,} {name} | {rates} (datatrove) | {found['ratio']:.2f} | {value['goals'][part]['goal']} |"
+        )
+    found = value["filters"]
+    median = {name: statistics.median(rates) for name, rates in found["documents_per_second"].items()}
+    for name, ratio in found["ratio"].items():
+        rates = f"{median['ours']:,.0f} documents/s | {median[name]:,.0f} documents/s ({name})"
+        lines.append(
+            f"| rules alone, {found['documents']:,} documents | {rates} | {ratio:.2f} | {value['goals']['filters']['goal']} |"
+        )
+    return "\n".join(lines)
 
 
 def checkpoint_overhead(value: dict[str, Any]) -> str:

@@ -307,7 +307,7 @@ def _sweep(group) -> None:
 
 def sweep_plot(result) -> str:
     """The sweep as an SVG file: costs and tokens over the number of new pieces, relative to none."""
-    from ja_llm.evaluation.svg import Line, standalone
+    from ja_llm.pages.svg import Line, standalone
 
     rows, lang = result["rows"], result["settings"]["lang"]
 

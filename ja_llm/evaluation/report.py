@@ -4,19 +4,16 @@ No clock, no script, no network: equal input gives an equal page, and a Content-
 Whatever comes from data is escaped. A part whose input is absent says "not measured" and how to measure it.
 """
 
-import importlib.resources
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ja_llm import __version__
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation import report_parts as parts
 from ja_llm.evaluation.report_data import read_corpus, read_runs
 from ja_llm.evaluation.report_suites import suites
-from ja_llm.evaluation.svg import escape
 from ja_llm.files import atomic_write, read_json
+from ja_llm.pages.html import page
 
 
 def write_report(
@@ -63,20 +60,9 @@ def write_report(
         ("next", "Commands to go on", parts.commands(found, corpus, certificate)),
         ("ledger", "Ledgers", parts.ledgers(found)),
     ]
-    page = string.Template(_template()).substitute(
-        title=escape("ja_llm report: " + ", ".join(run.name for run in found)),
-        subtitle=escape(parts.subtitle(found)),
-        navigation="".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections),
-        sections="\n".join(
-            f'<section id="{key}">\n<h2>{escape(name)}</h2>\n{content}\n</section>' for key, name, content in sections
-        ),
-        version=escape(__version__),
-    )
+    title = "ja_llm report: " + ", ".join(run.name for run in found)
+    whole = page(title, parts.subtitle(found), sections)
     out = Path(out)
     with atomic_write(out) as file:
-        file.write(page.encode("utf-8", "replace"))
+        file.write(whole.encode("utf-8", "replace"))
     return out
-
-
-def _template() -> str:
-    return (importlib.resources.files("ja_llm.evaluation") / "report_template.html").read_text(encoding="utf-8")

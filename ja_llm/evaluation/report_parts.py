@@ -9,9 +9,9 @@ from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.report_data import Run, Stage
-from ja_llm.evaluation.report_html import absent, cut, table
-from ja_llm.evaluation.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
 from ja_llm.files import shown
+from ja_llm.pages.html import absent, bar, cut, quotations, table
+from ja_llm.pages.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
 
 _MOST_TEXTS = 5
 SENTENCES = (
@@ -210,7 +210,7 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
         came, went = stage.documents_in, stage.documents_out
         share = went / came if came and went is not None else None
         kept = f" ({share:.1%})" if share is not None else ""
-        body += f'<tr><th scope="row">{escape(stage.name)}</th><td class="n">{_count(came)}</td><td class="n">{_count(went)}{kept}{_bar(share)}</td></tr>'
+        body += f'<tr><th scope="row">{escape(stage.name)}</th><td class="n">{_count(came)}</td><td class="n">{_count(went)}{kept}{bar(share)}</td></tr>'
         reasons = sorted(stage.dropped.items(), key=lambda pair: (-pair[1], pair[0]))
         if reasons:
             told = ", ".join(f"{escape(reason)} {number(count)}" for reason, count in reasons)
@@ -225,22 +225,12 @@ def funnel(stages: Sequence[Stage], totals: Mapping[str, Any], dropped: Mapping[
     return told + stages_table + "".join(_dropped(reason, found) for reason, found in dropped.items() if found)
 
 
-def _bar(share: float | None) -> str:
-    if share is None or share > 1:
-        return ""
-    parts = (("kept", share), ("gone", 1 - share))
-    return f'<div class="bar" aria-hidden="true">{"".join(f"""<span class="{n}" style="width:{100 * v:.1f}%"></span>""" for n, v in parts)}</div>'
-
-
 def _dropped(reason: str, found: Sequence[Mapping[str, Any]]) -> str:
-    quotes = ""
+    entries = []
     for sample in found:
-        text = str(sample.get("text") or "")
-        note = " · ".join(
-            f"{k}: {cut(str(v), 120)}" for k, v in sample.items() if k not in ("text", "id") and v not in (None, "", {})
-        )
-        quotes += f"<blockquote><b>{escape(note)}</b>\n{escape(cut(text, 300)) or '(no text)'}</blockquote>"
-    return f"<details><summary>dropped as {escape(reason)}: {len(found)} {'sample' if len(found) == 1 else 'samples'}</summary>{quotes}</details>"
+        about = ((k, v) for k, v in sample.items() if k not in ("text", "id") and v not in (None, "", {}))
+        entries.append((" · ".join(f"{k}: {cut(str(v), 120)}" for k, v in about), str(sample.get("text") or "")))
+    return quotations(f"dropped as {reason}: {len(found)} {'sample' if len(found) == 1 else 'samples'}", entries)
 
 
 def _count(value: int | None) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.report_data import PROFILES, PUBLISHED, Run, published_name, result_files
-from ja_llm.evaluation.report_html import cut, table
 from ja_llm.evaluation.samples import finished_tasks, read_samples
-from ja_llm.evaluation.svg import Dot, escape, number
 from ja_llm.evaluation.svg_suite import bars, radar
 from ja_llm.files import read_json
+from ja_llm.pages.html import cut, table
+from ja_llm.pages.svg import Dot, escape, number
 
 _SHOWN = 2  # right and wrong answers of each task
 _LANGUAGES = (("ja", "Japanese"), ("en", "English"))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ja_llm.evaluation.svg import SERIES, Dot, escape, figure, number, tick, ticks
+from ja_llm.pages.svg import SERIES, Dot, escape, figure, number, tick, ticks
 
 _SIZE, _RADIUS, _MIDDLE = 420, 130, 172
 _HEIGHT, _LEFT, _TOP, _BOTTOM = 250, 46, 12, 56

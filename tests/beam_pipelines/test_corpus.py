@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import corpus, stats
+from beam_pipelines import corpus, samples, stats, trace
 from ja_llm import manifest
 from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
@@ -320,14 +321,48 @@ def test_stats_samples_and_trace(built):
     table = stats.format_yields(value)
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "duplicate_exact" in table and "warc_truncated" in table and "c.warc.gz at " in table
-    assert "duplicate_of" in stats.dropped_samples(output, "duplicate_near")
+    assert "duplicate_of" in samples.sample(output, ["duplicate_near"])
     with pytest.raises(UsageError, match="duplicate_exact, duplicate_near"):
-        stats.dropped_samples(output, "duplicate")
+        samples.sample(output, ["duplicate"])
+    assert "extract" in stats.format_timings(output)
+
+
+def test_trace_tells_every_stage_of_what_was_kept_and_of_what_was_dropped(built, tmp_path):
+    output, value = built
     document = next(iter(read_documents(output / value["shards"][0]["name"])))
-    told = stats.trace(output, document.id)
+    told = trace.trace(output, document.id)
     assert document.url in told and json.loads(document.meta)["warc"] in told and document.text[:20] in told
+    assert re.findall(r"^(\w+): kept", told, re.MULTILINE) == ["language", "minhash", "dedup", "annotate", "select", "split"]
+    assert f"in the set: {value['shards'][0]['name']}, document 0" in told and "words" in told
+    sample = json.loads((output / "dropped/duplicate_near.jsonl").read_text().splitlines()[0])
+    told = trace.trace(output, sample["url"])
+    assert (
+        f"dedup: dropped as duplicate_near ({sample['duplicate_of']})" in told and "select:" not in told and sample["id"] in told
+    )
+    with pytest.raises(JaLlmError, match=r"b.example/empty was dropped as empty_body \(.*it never became a document"):
+        trace.trace(output, "http://b.example/empty")
     with pytest.raises(JaLlmError, match="there is no document"):
-        stats.trace(output, "0" * 32)
+        trace.trace(output, "0" * 32)
+    with pytest.raises(UsageError, match="32 hex digits, or the URL"):
+        trace.trace(output, "abc")
+    shutil.copytree(output, tmp_path / "moved", ignore=shutil.ignore_patterns(".work"))
+    assert "in the set:" in trace.trace(tmp_path / "moved", document.id)
+
+
+def test_a_run_leaves_a_card_with_histograms_of_what_was_measured(built):
+    output, value = built
+    counts = json.loads((output / "card.json").read_text())
+    filtered = next(t for t in value["yields"] if t["stage"] == "select")
+    assert (
+        sum(counts["scores"]["ja"]["letters"].values()) + sum(counts["scores"]["en"]["words"].values())
+        == filtered["in"]["documents"]
+    )
+    for lang in ("ja", "en"):
+        assert sum(counts["summary"]["lengths"][lang]["characters"].values()) == sum(
+            c["documents"] for c in value["totals"][lang].values()
+        )
+    page = (output / "card.html").read_text(encoding="utf-8")
+    assert "min stands at 400" in page and "duplicate_near" in page and "site0.example" in page
 
 
 @pytest.mark.parametrize(

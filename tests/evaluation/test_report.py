@@ -10,7 +10,7 @@ import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.report import write_report
-from ja_llm.evaluation.svg import Dot, Line, dot_plot, line_plot, number, thin, tick, ticks
+from ja_llm.pages.svg import Dot, Line, dot_plot, line_plot, number, thin, tick, ticks
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=y>&amp;$title${x}"
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -16,8 +16,8 @@ from ja_llm.evaluation import report_suites
 from ja_llm.evaluation.report import write_report
 from ja_llm.evaluation.report_data import PUBLISHED
 from ja_llm.evaluation.statistics import Statistic, described, paired, suite_mean
-from ja_llm.evaluation.svg import Dot
 from ja_llm.evaluation.svg_suite import bars, radar
+from ja_llm.pages.svg import Dot
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -1,0 +1,213 @@
+"""What a run would take before it is begun: pages, records of each stage, bytes of signatures and shuffle, core-hours.
+
+Speeds are measured ones (`speeds.json`, written by `python -m benchmarks.corpus_speed`); shares of what a stage keeps are those of
+an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.2 %) and for
+deduplication (23 %), v1's for its quality filter (24.1 %), deduplication (28.7 %) and host filter (93.3 %). An estimate is no
+better than these two tables: the printed plan names both.
+"""
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines.card import published
+from beam_pipelines.config import Corpus
+from ja_llm.pages.charts import size
+
+# Bytes of compressed WARC a page: 394,192 pages of 10 WARC files of CC-MAIN-2023-23 have 12.05 GB (Swallow v1, NLP2024).
+WARC_BYTES_PER_PAGE = 12.05e9 / 394_192
+CHARACTERS = 1_450  # of a Japanese page: 12e12 over 8.3e9 pages (Swallow v2)
+BYTES_PER_CHARACTER = 2.8  # of UTF-8; kana and kanji have 3, digits, Latin letters and line ends 1
+_RECORD = 200  # bytes of a stored document beside its text: id, URL, date, meta
+_PLACE = 120  # bytes that the writing of the shards shuffles for a document: shard, id, unit, offset, coding
+_HASH, _RANK = 12, 28  # bytes of a hash with its row number, of a document's rank, in what the deduplication reads
+_RAPID_PASSES = (
+    0.967 / 0.888
+)  # pages that the look at the raw bytes lets through / Japanese pages: recall / precision (Swallow v1)
+_V2_DAYS = 30  # "about a month" (the Llama 3.1 Swallow page), on machines that it does not name
+
+# Share of its input that a stage keeps where no earlier run tells: {stage: (share, source)}
+_V2_KEPT = published.V2_DEDUPLICATED / published.V2_JAPANESE
+_PUBLISHED: dict[str, tuple[float, str]] = {
+    "language": (published.V2_JAPANESE / published.V2_PAGES, "Swallow v2"),
+    "dedup": (_V2_KEPT, "Swallow v2"),
+    "select": (published.v1_share(published.QUALITY) or 1.0, "Swallow v1"),
+    "host_filter": (published.v1_share(published.HOST) or 1.0, "Swallow v1"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A stage of the plan.
+
+    Attributes:
+      stage: its name.
+      records: that come in.
+      kept: share that stays, and where the figure is from.
+      source: of the share.
+      speed: records a second of one core; None where none was measured.
+      written: bytes that the stage leaves for those after it.
+      shuffled: bytes that go through a GroupByKey.
+    """
+
+    stage: str
+    records: float
+    kept: float
+    source: str
+    speed: float | None
+    written: float = 0.0
+    shuffled: float = 0.0
+
+    @property
+    def core_hours(self) -> float | None:
+        """Work of the stage."""
+        return self.records / self.speed / 3600 if self.speed else None
+
+
+def speeds() -> dict[str, Any]:
+    """The measured speeds: {"stages": {stage: records a second of a core}, "measured": how and on what}."""
+    return json.loads((importlib.resources.files("beam_pipelines") / "speeds.json").read_text(encoding="utf-8"))
+
+
+def rows(
+    config: Corpus, pages: float, like: Sequence[Mapping[str, Any]] = (), given: Mapping[str, float] | None = None
+) -> list[Row]:
+    """The plan of a chain.
+
+    Args:
+      config: names the stages and their settings.
+      pages: that the first stage is given.
+      like: yields of an earlier run, whose shares are taken.
+      given: {stage: share} that win over both.
+
+    Returns:
+      A row a stage in order, and "sink" at the end.
+    """
+    table = speeds()["stages"]
+    known = _shares_of(like)
+    records, found = float(pages), []
+    stages = list(config.stages)
+    if _rapid(config):
+        share, source = known.get("language") or _PUBLISHED["language"]
+        found.append(Row("rapid check", records, min(1.0, share * _RAPID_PASSES), source, table.get("rapid_check")))
+        records *= found[0].kept
+        known["language"] = (1 / _RAPID_PASSES, "Swallow v1")
+    for name in [*stages, "sink"]:
+        share, source = known.get(name) or _PUBLISHED.get(name, (1.0, "assumed"))
+        if given and name in given and not (name == "language" and _rapid(config)):
+            share, source = given[name], "given"
+        kept = records * share
+        found.append(Row(name, records, share, source, table.get(name), *_bytes(name, config, records, kept)))
+        records = kept
+    return found
+
+
+def _rapid(config: Corpus) -> bool:
+    """Whether a page's raw bytes are looked at before it is extracted."""
+    parts = (value for value in config.to_json().values() if isinstance(value, dict))
+    return any(bool(value) for part in parts for name, value in part.items() if name.startswith("rapid"))
+
+
+def _shares_of(like: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
+    return {
+        table["stage"]: (table["kept"]["documents"] / table["in"]["documents"], "earlier run")
+        for table in like
+        if table["in"]["documents"]
+    }
+
+
+def _bytes(stage: str, config: Corpus, records: float, kept: float) -> tuple[float, float]:
+    """(bytes written, bytes shuffled) of a stage."""
+    text = CHARACTERS * BYTES_PER_CHARACTER + _RECORD
+    if stage == "extract":
+        return kept * text, 0.0
+    if stage == "minhash":
+        return records * ((config.minhash.bands + 1) * _HASH + _RANK), 0.0
+    if stage == "annotate":
+        return records * 600.0, 0.0  # a line of some thirty statistics
+    if stage == "sink":
+        return kept * text, kept * _PLACE
+    return 0.0, 0.0
+
+
+def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]:
+    """(pages in the files, how that is known): from the first records of up to eight WARC files, else by the usual size of a page.
+
+    Args:
+      files: of the input.
+      probe: responses to read of each.
+    """
+    total = sum(_size(file) for file in files)
+    warcs = [file for file in files if ".warc" in file.name]
+    if not files:
+        return 0.0, "there is no file"
+    read, passed = 0, 0
+    for file in warcs[:: max(1, len(warcs) // 8)][:8]:
+        pages, where = _probe(file, probe)
+        read, passed = read + pages, passed + where
+    if read and passed:
+        return total / (passed / read), f"from the first {read:,} responses of the input ({passed / read / 1e3:,.1f} kB each)"
+    return total / WARC_BYTES_PER_PAGE, "at 30.6 kB a page, as in Common Crawl"
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else file.stat().st_size
+
+
+def _probe(file: Path, probe: int) -> tuple[int, int]:
+    """(responses, compressed bytes that they take) at the start of a WARC file; (0, 0) of one that can't be read."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    seen = 0
+    try:
+        with open(file, "rb") as stream:
+            for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False):
+                if seen == probe:
+                    return seen, record.stream_pos
+                seen += 1
+    except Exception:  # any of fastwarc's: an estimate does without this file, the run itself says what is wrong with it
+        return 0, 0
+    return seen, file.stat().st_size
+
+
+def format_plan(found: Sequence[Row], title: str) -> str:
+    """A plan as a table of at most 100 columns."""
+    lines = [
+        title,
+        f"{'stage':<14} {'records in':>16} {'kept':>8} {'':<12} {'a second':>9} {'core-hours':>12} {'written':>9} {'shuffled':>9}",
+    ]
+    lines.append("-" * 96)
+    for row in found:
+        hours, speed = row.core_hours, row.speed
+        lines.append(
+            f"{row.stage:<14} {row.records:>16,.0f} {100 * row.kept:>7.2f}% {'(' + row.source + ')':<12} "
+            f"{f'{speed:,.0f}' if speed else '?':>9} {f'{hours:,.1f}' if hours is not None else '?':>12} "
+            f"{size(row.written):>9} {size(row.shuffled):>9}"
+        )
+    hours = sum(row.core_hours or 0.0 for row in found)
+    unknown = [row.stage for row in found if row.core_hours is None]
+    without = f" (without {', '.join(unknown)}, whose speed was not measured)" if unknown else ""
+    lines.append(
+        f"in all {hours:,.1f} core-hours{without}, {size(sum(r.written for r in found))} written, {size(sum(r.shuffled for r in found))} shuffled"
+    )
+    return "\n".join(lines)
+
+
+def of_swallow_v2(config: Corpus) -> str:
+    """The same chain on Swallow v2's pages, beside what is known of how long it took."""
+    pages = float(published.V2_PAGES)
+    found = rows(config, pages, given={"language": published.V2_JAPANESE / pages, "dedup": _V2_KEPT})
+    told = format_plan(
+        found,
+        f"Swallow v2's size: {published.V2_PAGES / 1e9:.1f}e9 pages of 94 crawls, {published.V2_JAPANESE / 1e9:.1f}e9 of them Japanese",
+    )
+    searching = [row for row in found if row.stage in ("minhash", "dedup")]
+    hours = sum(row.core_hours or 0.0 for row in searching)
+    return (
+        f"{told}\nSwallow v2 says of its deduplication that it took about a month, on machines that it does not name; here signing and "
+        f"finding take {hours:,.0f} core-hours, which is {_V2_DAYS} days of {hours / 24 / _V2_DAYS:,.0f} cores"
+    )

@@ -1,0 +1,107 @@
+"""The plan before a run, and the page that tells how to add a stage."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from beam_pipelines import corpus, plan
+from beam_pipelines.config import load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def table(rows) -> dict[str, plan.Row]:
+    return {row.stage: row for row in rows}
+
+
+def test_records_flow_through_the_stages_by_published_shares():
+    config = load("swallow_v2")
+    rows = plan.rows(config, 1_000_000)
+    assert [row.stage for row in rows] == [*config.stages, "sink"]
+    for before, row in zip(rows, rows[1:], strict=False):
+        assert row.records == pytest.approx(before.records * before.kept)
+    found = table(rows)
+    # 8.3e9 of 254.7e9 pages are Japanese, 1.9e9 of them no duplicates (Swallow v2); v1's filter keeps 24.1 %.
+    assert found["language"].kept == pytest.approx(0.0326, abs=1e-4) and found["dedup"].kept == pytest.approx(0.229, abs=1e-3)
+    assert found["select"].kept == pytest.approx(0.241, abs=1e-3)
+    speeds = plan.speeds()["stages"]
+    assert found["extract"].core_hours == pytest.approx(1_000_000 / speeds["extract"] / 3600)
+    # 21 hashes of 12 bytes and a rank of 28 for each document that is signed.
+    assert found["minhash"].written == pytest.approx(found["minhash"].records * (21 * 12 + 28))
+    assert found["sink"].shuffled > 0 and found["sink"].core_hours is None
+
+
+def test_an_earlier_run_tells_the_shares_and_the_order_is_the_presets():
+    like = [{"stage": "select", "in": {"documents": 200}, "kept": {"documents": 50}}]
+    rows = table(plan.rows(load("swallow_v1"), 100, like))
+    assert (rows["select"].kept, rows["select"].source) == (0.25, "earlier run")
+    names = [row.stage for row in plan.rows(load("swallow_v1"), 100)]
+    assert names.index("select") < names.index("dedup")
+
+
+def test_swallow_v2s_size_stands_beside_its_month():
+    told = plan.of_swallow_v2(load("swallow_v2"))
+    assert "254.7e9 pages" in told and "8.3e9 of them Japanese" in told and "about a month" in told
+    signed = next(row for row in plan.rows(load("swallow_v2"), 254.7e9) if row.stage == "minhash")
+    assert signed.records == pytest.approx(8.3e9) and f"{signed.core_hours:,.1f}" in told
+
+
+def test_speeds_are_those_of_a_result_file():
+    results = ROOT / "benchmarks" / "results"
+    measured = set()
+    for path in (results / "debian_docs.json", results / "corpus_speed.json"):
+        if path.exists():
+            measured |= set(map(float, re.findall(r"[\d.]+(?=[,}\s])", path.read_text())))
+    speeds = plan.speeds()["stages"]
+    assert speeds and all(float(value) in measured for value in speeds.values())
+
+
+def test_pages_are_estimated_from_the_input_itself(web, tmp_path):
+    pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(60)]
+    paths = [web.write_warc(tmp_path / f"{n}.warc.gz", pages[n::3]) for n in range(3)]
+    count, how = plan.estimate_pages(paths, probe=10)
+    assert count == pytest.approx(60, rel=0.1) and "first 30 responses" in how
+    (tmp_path / "other.jsonl").write_bytes(b"x" * 61_140)
+    assert plan.estimate_pages([tmp_path / "other.jsonl"])[0] == pytest.approx(2, rel=0.01)
+    (tmp_path / "bad.warc.gz").write_bytes(b"x" * 61_140)
+    assert plan.estimate_pages([tmp_path / "bad.warc.gz"]) == (
+        pytest.approx(2, rel=0.01),
+        "at 30.6 kB a page, as in Common Crawl",
+    )
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_bytes(b"x" * 61_140)
+    assert plan.estimate_pages([tmp_path / "code"])[0] == pytest.approx(2, rel=0.01), "a folder counts its files"
+
+
+def test_dry_run_writes_nothing_and_says_what_a_run_would_take(web, tmp_path):
+    path = web.write_warc(tmp_path / "a.warc.gz", [{"url": "http://a.example/", "body": web.html(web.ja_text(1))}])
+    told = corpus.plan([str(path)], tmp_path / "out")
+    for wanted in ("would read 1 files", "core-hours", "minhash", "min_letters", "about a month"):
+        assert wanted in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_documented_filter_of_ten_lines_works(web, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n# beam_pipelines/filler.py\n(.*?)```", text, re.DOTALL)[1]
+    body = code[code.index("def run") : code.index("STAGE")]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 10
+    (tmp_path / "filler_of_the_page.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from beam_pipelines import stages
+
+    module = __import__("filler_of_the_page")
+    monkeypatch.setitem(stages.STAGES, "filler", module.STAGE)
+    chain = re.search(r"corpus.Corpus.stages = (\[.*?'filler'.*?\])", text)[0]
+    pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(5)]
+    pages.append({"url": "http://a.example/filler", "body": web.html(web.ja_text(9) + "\nLorem ipsum dolor")})
+    path = web.write_warc(tmp_path / "a.warc.gz", pages)
+    bindings = [chain, "corpus.Split.heldout_share = 0.0"]
+    value = corpus.build_corpus([str(path)], tmp_path / "out", gin_bindings=bindings)
+    row = next(t for t in value["yields"] if t["stage"] == "filler")
+    assert {reason: n["documents"] for reason, n in row["dropped"].items()} == {"filler_text": 1}
+    assert json.loads((tmp_path / "out/dropped/filler_text.jsonl").read_text())["url"] == "http://a.example/filler"
+    del sys.modules["filler_of_the_page"]
