@@ -1,0 +1,181 @@
+"""Parameters into a new checkpoint, each piece as soon as it is there, and what lies there compared with them.
+
+The arrays of a model that was made at once (imported, expanded) lie in files of their own, a layer each where they are large: nothing is
+copied on the way to the disk, and a part can be read without the rest. Two-byte types are not compressed: by zstd they become a tenth
+smaller and take many times as long.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+from ja_llm.train.checkpoint_errors import readable, writable
+from ja_llm.train.stored_arrays import check_shapes, stored_tree
+
+_CHUNK = 1 << 27  # bytes; no file of an array is larger
+_SMALL = 1 << 25  # bytes of an array of all layers that is left in one file
+
+
+class Filling:
+    """Which parts of parameters are there, while they are being read.
+
+    Args:
+      parts: (path in the tree of parameters, place in the parameter's leading axes) of each.
+    """
+
+    def __init__(self, parts: list[tuple[tuple[str, ...], tuple[int, ...]]]):
+        self._left = collections.Counter((path, at[:1]) for path, at in parts)
+        self._there: dict[Any, concurrent.futures.Future] = {key: concurrent.futures.Future() for key in self._left}
+        self._turn, self._ended = threading.Lock(), False
+
+    def filled(self, path: tuple[str, ...], at: tuple[int, ...]) -> None:
+        """A part is there.
+
+        Raises:
+          CancelledError: nobody waits for it any more.
+        """
+        with self._turn:
+            if self._ended:
+                raise concurrent.futures.CancelledError
+            self._left[path, at[:1]] -= 1
+            if not self._left[path, at[:1]]:
+                self._there[path, at[:1]].set_result(None)
+
+    def end(self) -> None:
+        """No more will come, or be waited for."""
+        with self._turn:
+            self._ended = True
+            for future in self._there.values():
+                if not future.done():
+                    future.set_exception(RuntimeError("the numbers did not come"))
+
+    async def wait(self, path: tuple[str, ...], at: tuple[int, ...]) -> None:
+        """Until all parts at the place, or of the whole parameter, are there.
+
+        Raises:
+          RuntimeError: they will not come.
+        """
+        for (other, place), future in self._there.items():
+            if other == path and place[: len(at)] == at[: len(place)]:
+                await asyncio.wrap_future(future)
+
+
+class _Handler(ocp.type_handlers.NumpyHandler):
+    """Writes numpy arrays without a copy, a layer at a time where that is a file of its own."""
+
+    def __init__(self, params: Any, filling: Filling | None):
+        super().__init__(deepcopy_host_arrays=False)  # by default for callers that go on changing them
+        self._filling = filling
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        self._paths = {_place_of(leaf): tuple(key.key for key in keys) for keys, leaf in leaves if isinstance(leaf, np.ndarray)}
+
+    async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
+        array = await tensorstore.open(tensorstore.Spec(tspec), create=True, open=True, context=ts_context)
+        chunk = array.chunk_layout.read_chunk.shape
+        by_layer = value.ndim > 1 and chunk[0] == 1 < value.shape[0]
+        for at in [(i,) for i in range(value.shape[0])] if by_layer else [()]:
+            if self._filling is not None:
+                await self._filling.wait(self._paths[_place_of(value)], at)
+            await array[at].write(value[at], can_reference_source_data_indefinitely=True) if at else await array.write(
+                value, can_reference_source_data_indefinitely=True
+            )
+
+
+def _place_of(value: np.ndarray) -> int:
+    return value.__array_interface__["data"][0]
+
+
+def write_params(folder: Path, params: Any, name: Path, step: int = 0, filling: Filling | None = None) -> None:
+    """Write parameters as the checkpoint `step` of the model directory that lies in `folder` and will be called `name`.
+
+    The memory holds little beside them.
+
+    Args:
+      folder: the model directory.
+      params: pytree of arrays.
+      name: what messages call it.
+      step: the checkpoint's number.
+      filling: what of `params`, then numpy arrays, is there yet: each part is written when it is.
+
+    Raises:
+      JaLlmError: the disk is full, or it can't be written.
+    """
+    path = folder / "checkpoints" / str(step) / "params"
+    usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
+    types = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Handler(params, filling)), usual)
+    compress = any(leaf.dtype.itemsize != 2 for leaf in jax.tree.leaves(params))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_ocdbt=False, use_compression=compress)
+    how = jax.tree_util.tree_map_with_path(_save_args, params)
+    with writable(name), ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(params, save_args=how))
+
+
+def _save_args(keys: Any, leaf: Any) -> Any:
+    layers = keys[0].key == "layers" and leaf.ndim > 1 and leaf.nbytes > _SMALL
+    return ocp.SaveArgs(chunk_byte_size=_CHUNK, shard_axes=(0,) if layers else ())
+
+
+def first_difference(item: Path, params: Any) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """Compare what `write_params` wrote with what it was given; a few of its files are in memory at a time.
+
+    Args:
+      item: the folder `params` of the checkpoint.
+      params: the arrays.
+
+    Returns:
+      None, or (path in the tree, indices) of the first element that differs.
+
+    Raises:
+      JaLlmError: it can't be read, or has other arrays.
+    """
+    with readable(item.parent):
+        check_shapes(stored_tree(item), params, "model")
+        for path, leaf, where, stored in _chunks(item, params):
+            meant = _on_host(leaf, where)
+            if not same_bits(stored, meant):
+                kind = f"u{stored.dtype.itemsize}"
+                first = np.unravel_index(np.argmax(stored.view(kind) != meant.view(kind)), stored.shape)
+                return path, tuple(part.start + int(n) for part, n in zip(where, first, strict=True))
+    return None
+
+
+def _chunks(item: Path, params: Any) -> Iterator[tuple[tuple[str, ...], Any, tuple[slice, ...], np.ndarray]]:
+    """(path, array in memory, place, numbers on disk) of each chunk; the next is read meanwhile."""
+    context, coming = tensorstore.Context(), collections.deque()
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = tuple(key.key for key in keys)
+        where = {"driver": "file", "path": f"{item}/{'.'.join(path)}/"}
+        spec = {"driver": "zarr", "kvstore": where, "fill_missing_data_reads": False}
+        array = tensorstore.open(spec, open=True, read=True, context=context).result()
+        chunk = array.chunk_layout.read_chunk.shape
+        for begin in itertools.product(*(range(0, size, step) for size, step in zip(leaf.shape, chunk, strict=True))):
+            place = tuple(slice(b, min(b + step, size)) for b, step, size in zip(begin, chunk, leaf.shape, strict=True))
+            coming.append((path, leaf, place, array[place].read() if place else array.read()))
+            if len(coming) > 1:
+                *what, numbers = coming.popleft()
+                yield *what, numbers.result()
+    for *what, numbers in coming:
+        yield *what, numbers.result()
+
+
+def _on_host(leaf: Any, where: tuple[slice, ...]) -> np.ndarray:
+    """A part of a parameter: of one that lies on the host no copy, else what the part alone needs."""
+    here = isinstance(leaf, np.ndarray) or {device.platform for device in leaf.devices()} == {"cpu"} and len(leaf.devices()) == 1
+    return np.asarray(leaf)[where] if here else np.asarray(leaf[where])
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one dtype and shape hold the same bits."""
+    if a.flags.c_contiguous and b.flags.c_contiguous and a.nbytes % 8 == 0:
+        return np.array_equal(a.reshape(-1).view(np.uint64), b.reshape(-1).view(np.uint64))
+    return np.array_equal(a.view(f"u{a.dtype.itemsize}"), b.view(f"u{b.dtype.itemsize}"))
