@@ -9,10 +9,12 @@ import asyncio
 import collections
 import concurrent.futures
 import itertools
+import math
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -71,11 +73,17 @@ class Filling:
 
 
 class _Handler(ocp.type_handlers.NumpyHandler):
-    """Writes numpy arrays without a copy, a layer at a time where that is a file of its own."""
+    """Writes numpy arrays, a layer at a time where that is a file of its own.
 
-    def __init__(self, params: Any, filling: Filling | None):
+    Args:
+      params: all that will be written.
+      filling: as of `write_params`.
+      raw: the numbers lie in the files as they are.
+    """
+
+    def __init__(self, params: Any, filling: Filling | None, raw: bool):
         super().__init__(deepcopy_host_arrays=False)  # by default for callers that go on changing them
-        self._filling = filling
+        self._filling, self._raw = filling, raw
         leaves = jax.tree_util.tree_leaves_with_path(params)
         self._paths = {_place_of(leaf): tuple(key.key for key in keys) for keys, leaf in leaves if isinstance(leaf, np.ndarray)}
 
@@ -86,9 +94,34 @@ class _Handler(ocp.type_handlers.NumpyHandler):
         for at in [(i,) for i in range(value.shape[0])] if by_layer else [()]:
             if self._filling is not None:
                 await self._filling.wait(self._paths[_place_of(value)], at)
-            await array[at].write(value[at], can_reference_source_data_indefinitely=True) if at else await array.write(
-                value, can_reference_source_data_indefinitely=True
-            )
+            part = slice(at[0], at[0] + 1) if at else ...
+            if not self._raw:
+                await array[part].write(value[part], can_reference_source_data_indefinitely=True)
+                continue
+            for place in _places(value.shape, chunk):
+                if not at or place[0].start == at[0]:
+                    await asyncio.to_thread(_write_raw, Path(tspec["kvstore"]["path"]) / _name(place, chunk), value[place])
+
+
+def _places(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Where each chunk lies in an array; they divide it."""
+    for begin in itertools.product(*(range(0, size, step) for size, step in zip(shape, chunk, strict=True))):
+        yield tuple(slice(b, b + step) for b, step in zip(begin, chunk, strict=True))
+
+
+def _name(place: tuple[slice, ...], chunk: tuple[int, ...]) -> str:
+    """A chunk's file (zarr v2, "Chunks")."""
+    return ".".join(str(part.start // step) for part, step in zip(place, chunk, strict=True)) or "0"
+
+
+def _write_raw(path: Path, value: np.ndarray) -> None:
+    """A chunk without compression: its numbers in C order. TensorStore would copy those of one layer first."""
+    data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    with path.open("wb", buffering=0) as file:
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+        os.fsync(file.fileno())
 
 
 def _place_of(value: np.ndarray) -> int:
@@ -112,9 +145,9 @@ def write_params(folder: Path, params: Any, name: Path, step: int = 0, filling: 
     """
     path = folder / "checkpoints" / str(step) / "params"
     usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
-    types = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Handler(params, filling)), usual)
-    compress = any(leaf.dtype.itemsize != 2 for leaf in jax.tree.leaves(params))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_ocdbt=False, use_compression=compress)
+    raw = all(leaf.dtype.itemsize == 2 for leaf in jax.tree.leaves(params))
+    types = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Handler(params, filling, raw)), usual)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_ocdbt=False, use_compression=not raw)
     how = jax.tree_util.tree_map_with_path(_save_args, params)
     with writable(name), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(params, save_args=how))
@@ -150,22 +183,32 @@ def first_difference(item: Path, params: Any) -> tuple[tuple[str, ...], tuple[in
 
 
 def _chunks(item: Path, params: Any) -> Iterator[tuple[tuple[str, ...], Any, tuple[slice, ...], np.ndarray]]:
-    """(path, array in memory, place, numbers on disk) of each chunk; the next is read meanwhile."""
-    context, coming = tensorstore.Context(), collections.deque()
+    """(path, array in memory, place, numbers on disk) of each chunk; the numbers are written over when the next is asked for."""
+    context, room = tensorstore.Context(), np.empty(0, np.uint8)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        where = {"driver": "file", "path": f"{item}/{'.'.join(path)}/"}
-        spec = {"driver": "zarr", "kvstore": where, "fill_missing_data_reads": False}
+        folder = item / ".".join(path)
+        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}, "fill_missing_data_reads": False}
         array = tensorstore.open(spec, open=True, read=True, context=context).result()
-        chunk = array.chunk_layout.read_chunk.shape
-        for begin in itertools.product(*(range(0, size, step) for size, step in zip(leaf.shape, chunk, strict=True))):
-            place = tuple(slice(b, min(b + step, size)) for b, step, size in zip(begin, chunk, leaf.shape, strict=True))
-            coming.append((path, leaf, place, array[place].read() if place else array.read()))
-            if len(coming) > 1:
-                *what, numbers = coming.popleft()
-                yield *what, numbers.result()
-    for *what, numbers in coming:
-        yield *what, numbers.result()
+        chunk, raw = array.chunk_layout.read_chunk.shape, array.spec().to_json()["metadata"]["compressor"] is None
+        size = math.prod(chunk) * leaf.dtype.itemsize
+        room = np.empty(size, np.uint8) if raw and size > room.size else room
+        for place in _places(leaf.shape, chunk):
+            if not raw:
+                yield path, leaf, place, array[place].read().result() if place else array.read().result()
+                continue
+            with (folder / _name(place, chunk)).open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != size or _read(file, room[:size]) != size:
+                    raise ValueError(f"{file.name} is not as long as its numbers")
+            yield path, leaf, place, room[:size].view(leaf.dtype).reshape(chunk)
+
+
+def _read(file: BinaryIO, room: np.ndarray) -> int:
+    """Fill the room from the file; gives the bytes that came."""
+    begin = 0
+    while begin < len(room) and (came := file.readinto(room[begin:].data)):  # type: ignore[attr-defined]
+        begin += came
+    return begin
 
 
 def _on_host(leaf: Any, where: tuple[slice, ...]) -> np.ndarray:
