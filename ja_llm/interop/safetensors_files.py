@@ -178,7 +178,7 @@ def _places(path: Path, file: BinaryIO, digest: Any) -> list[tuple[str, str, tup
     length = np.empty(8, np.uint8)
     for piece in _filled(path, file, length):
         digest.update(piece)
-    header = np.empty(min(struct.unpack("<Q", length)[0], path.stat().st_size), np.uint8)
+    header = np.empty(min(struct.unpack("<Q", length.data)[0], path.stat().st_size), np.uint8)
     for piece in _filled(path, file, header):
         digest.update(piece)
     stored = {name: entry for name, entry in json.loads(bytes(header)).items() if name != "__metadata__"}
@@ -189,7 +189,7 @@ def _places(path: Path, file: BinaryIO, digest: Any) -> list[tuple[str, str, tup
 
 def _filled(path: Path, file: BinaryIO, room: np.ndarray) -> Iterator[memoryview]:
     """The file's next bytes into `room`, piece by piece, each as soon as it is there."""
-    view, begin = memoryview(room), 0
+    view, begin = room.data, 0
     while begin < len(view):
         read = file.readinto(view[begin : begin + _PIECE])  # type: ignore[attr-defined]
         if not read:

@@ -89,7 +89,7 @@ class _Handler(ocp.type_handlers.NumpyHandler):
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
         array = await tensorstore.open(tensorstore.Spec(tspec), create=True, open=True, context=ts_context)
-        chunk = array.chunk_layout.read_chunk.shape
+        chunk = _chunk_of(array)
         by_layer = value.ndim > 1 and chunk[0] == 1 < value.shape[0]
         for at in [(i,) for i in range(value.shape[0])] if by_layer else [()]:
             if self._filling is not None:
@@ -101,6 +101,10 @@ class _Handler(ocp.type_handlers.NumpyHandler):
             for place in _places(value.shape, chunk):
                 if not at or place[0].start == at[0]:
                     await asyncio.to_thread(_write_raw, Path(tspec["kvstore"]["path"]) / _name(place, chunk), value[place])
+
+
+def _chunk_of(array: tensorstore.TensorStore) -> tuple[int, ...]:
+    return tuple(size or 1 for size in array.chunk_layout.read_chunk.shape or ())
 
 
 def _places(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -190,7 +194,7 @@ def _chunks(item: Path, params: Any) -> Iterator[tuple[tuple[str, ...], Any, tup
         folder = item / ".".join(path)
         spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}, "fill_missing_data_reads": False}
         array = tensorstore.open(spec, open=True, read=True, context=context).result()
-        chunk, raw = array.chunk_layout.read_chunk.shape, array.spec().to_json()["metadata"]["compressor"] is None
+        chunk, raw = _chunk_of(array), array.spec().to_json()["metadata"]["compressor"] is None
         size = math.prod(chunk) * leaf.dtype.itemsize
         room = np.empty(size, np.uint8) if raw and size > room.size else room
         for place in _places(leaf.shape, chunk):

@@ -67,7 +67,7 @@ def test_a_tokenizer_that_no_tokenizer_json_can_say_is_exported_as_it_came(
 def test_the_import_says_what_an_export_would_have(plain_source, with_user_defined, tmp_path):
     summary = hf.format_summary(import_hf(plain_source(with_user_defined, rows=360), tmp_path / "model"))
     assert "an export would have the source's own tokenizer files, unchanged; " in summary
-    assert "has user-defined or unused pieces such as '<unused0>'" in summary
+    assert "has user-defined pieces such as '<mask>' and also puts a space before each text" in summary
 
 
 def test_a_full_disk_is_not_taken_for_a_tokenizer_that_can_not_be_said(tokenizer, tmp_path, monkeypatch):
