@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
@@ -232,9 +231,8 @@ def export_hf(
     """
     out = Path(out_dir).absolute()
     _refuse_loss(out, overwrite)
-    loaded = load_model(model_path)
-    config, tokenizer = loaded.config, loaded.tokenizer
-    params = jax.tree.map(np.asarray, loaded.params)
+    loaded = load_model(model_path, on_host=True)
+    config, tokenizer, params = loaded.config, loaded.tokenizer, loaded.params
     if config.padding_ids:  # Hugging Face can't mask them: a row of zeros would have the logit 0
         ids = config.vocab_size - config.padding_ids
         params = map_tables(params, lambda table, _: table[:ids])

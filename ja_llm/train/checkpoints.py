@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -31,7 +32,7 @@ from ja_llm.train.checkpoint_errors import readable, writable
 from ja_llm.train.digests import digests
 from ja_llm.train.processes import together
 from ja_llm.train.retention import Best, preservation, superfluous
-from ja_llm.train.written_arrays import write_params
+from ja_llm.train.written_arrays import read_on_host, write_params
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 SCHEMA = "ja_llm.model/2"
@@ -380,6 +381,7 @@ def load_model(
     shardings: Any = None,
     overrides: Mapping[str, Any] | None = None,
     dtype: Any = None,
+    on_host: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint's parameters.
 
@@ -390,6 +392,7 @@ def load_model(
       overrides: execution fields of the DecoderConfig (dtype, remat_policy, attention) that shall differ from what
         model.json has as default.
       dtype: of the arrays; the model's `param_dtype` when None. Whatever they lie in on disk, only one array at a time is held in that.
+      on_host: numpy arrays of the model's `param_dtype`, whatever devices there are.
 
     Raises:
       UsageError: the model or step does not exist, or `overrides` names another field.
@@ -414,6 +417,10 @@ def load_model(
     abstract = abstract_params(config)
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype, sharding=s), abstract, spread)
-    params = stored_arrays.read_params(directory / "checkpoints" / str(step) / "params", abstract)
+    item = directory / "checkpoints" / str(step) / "params"
+    params = read_on_host(item, abstract) if on_host else None
+    if params is None:
+        params = stored_arrays.read_params(item, abstract)
+        params = jax.tree.map(np.asarray, params) if on_host else params
     ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
     return LoadedModel(config, params, tokenizer, step, directory, ledger)

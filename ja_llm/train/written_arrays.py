@@ -8,21 +8,22 @@ smaller and take many times as long.
 import asyncio
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
-import math
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from ja_llm import storage
 from ja_llm.train.checkpoint_errors import readable, writable
-from ja_llm.train.stored_arrays import check_shapes, stored_tree
+from ja_llm.train.stored_arrays import check_digests, check_shapes, stored_tree
 
 _CHUNK = 1 << 27  # bytes; no file of an array is larger
 _SMALL = 1 << 25  # bytes of an array of all layers that is left in one file
@@ -163,7 +164,7 @@ def _save_args(keys: Any, leaf: Any) -> Any:
 
 
 def first_difference(item: Path, params: Any) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
-    """Compare what `write_params` wrote with what it was given; a few of its files are in memory at a time.
+    """Compare what `write_params` wrote with what it was given; two of its files are in memory at a time.
 
     Args:
       item: the folder `params` of the checkpoint.
@@ -175,44 +176,99 @@ def first_difference(item: Path, params: Any) -> tuple[tuple[str, ...], tuple[in
     Raises:
       JaLlmError: it can't be read, or has other arrays.
     """
-    with readable(item.parent):
-        check_shapes(stored_tree(item), params, "model")
-        for path, leaf, where, stored in _chunks(item, params):
-            meant = _on_host(leaf, where)
-            if not same_bits(stored, meant):
-                kind = f"u{stored.dtype.itemsize}"
-                first = np.unravel_index(np.argmax(stored.view(kind) != meant.view(kind)), stored.shape)
-                return path, tuple(part.start + int(n) for part, n in zip(where, first, strict=True))
-    return None
+    own = threading.local()
+
+    def differs(chunk: _Chunk) -> tuple[int, ...] | None:
+        meant = _on_host(chunk.leaf, chunk.place)
+        if getattr(own, "room", np.empty(0)).size < meant.nbytes:
+            own.room = np.empty(meant.nbytes, np.uint8)
+        stored = own.room[: meant.nbytes].view(meant.dtype).reshape(meant.shape)
+        chunk.read(stored)
+        if same_bits(stored, meant):
+            return None
+        kind = f"u{stored.dtype.itemsize}"
+        first = np.unravel_index(np.argmax(stored.view(kind) != meant.view(kind)), stored.shape)
+        return tuple(part.start + int(n) for part, n in zip(chunk.place, first, strict=True))
+
+    with readable(item.parent), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        chunks = list(_chunks(item, params))
+        found = ((chunk.path, first) for chunk, first in zip(chunks, pool.map(differs, chunks), strict=True) if first is not None)
+        return next(found, None)
 
 
-def _chunks(item: Path, params: Any) -> Iterator[tuple[tuple[str, ...], Any, tuple[slice, ...], np.ndarray]]:
-    """(path, array in memory, place, numbers on disk) of each chunk; the numbers are written over when the next is asked for."""
-    context, room = tensorstore.Context(), np.empty(0, np.uint8)
+def read_on_host(item: Path, abstract: Any) -> Any | None:
+    """Parameters that `write_params` wrote, as numpy arrays, each number read straight to its place.
+
+    Args:
+      item: the folder `params` of the checkpoint.
+      abstract: shapes and dtypes.
+
+    Returns:
+      The arrays; None where the checkpoint lies otherwise (in a bucket or in one database, as a run's does, or in another dtype).
+
+    Raises:
+      JaLlmError: it can't be read, or is of another model.
+    """
+    if storage.is_remote(item) or (item / "manifest.ocdbt").exists():
+        return None
+    with readable(item.parent), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        stored = stored_tree(item)
+        check_shapes(stored, abstract, "model")
+        if not jax.tree.all(jax.tree.map(lambda there, wanted: there.dtype == wanted.dtype, stored, abstract)):
+            return None
+        params = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract)
+        for _ in pool.map(lambda chunk: chunk.read(chunk.leaf[(*chunk.place, ...)]), _chunks(item, params)):
+            pass
+        check_digests(item.parent, "params", params)
+        return params
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """A chunk on disk.
+
+    Attributes:
+      path: of its array in the tree.
+      leaf: the array in memory.
+      place: of the chunk in the array.
+      array: what TensorStore reads it with.
+      file: that holds its numbers as they are; None where they are compressed.
+    """
+
+    path: tuple[str, ...]
+    leaf: Any
+    place: tuple[slice, ...]
+    array: tensorstore.TensorStore
+    file: Path | None
+
+    def read(self, into: np.ndarray) -> None:
+        """The chunk's numbers into an array of its shape and dtype."""
+        if self.file is None:
+            into[...] = self.array[self.place].read().result() if self.place else self.array.read().result()
+            return
+        room = into if into.flags.c_contiguous else np.empty(into.shape, into.dtype)
+        data, begin = room.reshape(-1).view(np.uint8).data, 0
+        with self.file.open("rb", buffering=0) as file:
+            while begin < len(data) and (came := file.readinto(data[begin:])):  # type: ignore[attr-defined]
+                begin += came
+            if begin < len(data) or file.read(1):
+                raise ValueError(f"{self.file} is not as long as its numbers")
+        if room is not into:
+            into[...] = room
+
+
+def _chunks(item: Path, params: Any) -> Iterator[_Chunk]:
+    """What `write_params` wrote for these arrays."""
+    check_shapes(stored_tree(item), params, "model")
+    context = tensorstore.Context()
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
         folder = item / ".".join(path)
         spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}, "fill_missing_data_reads": False}
         array = tensorstore.open(spec, open=True, read=True, context=context).result()
         chunk, raw = _chunk_of(array), array.spec().to_json()["metadata"]["compressor"] is None
-        size = math.prod(chunk) * leaf.dtype.itemsize
-        room = np.empty(size, np.uint8) if raw and size > room.size else room
         for place in _places(leaf.shape, chunk):
-            if not raw:
-                yield path, leaf, place, array[place].read().result() if place else array.read().result()
-                continue
-            with (folder / _name(place, chunk)).open("rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size != size or _read(file, room[:size]) != size:
-                    raise ValueError(f"{file.name} is not as long as its numbers")
-            yield path, leaf, place, room[:size].view(leaf.dtype).reshape(chunk)
-
-
-def _read(file: BinaryIO, room: np.ndarray) -> int:
-    """Fill the room from the file; gives the bytes that came."""
-    begin = 0
-    while begin < len(room) and (came := file.readinto(room[begin:].data)):  # type: ignore[attr-defined]
-        begin += came
-    return begin
+            yield _Chunk(path, leaf, place, array, folder / _name(place, chunk) if raw else None)
 
 
 def _on_host(leaf: Any, where: tuple[slice, ...]) -> np.ndarray:

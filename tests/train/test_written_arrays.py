@@ -12,7 +12,7 @@ import pytest
 from ja_llm.errors import JaLlmError
 from ja_llm.train import written_arrays
 from ja_llm.train.stored_arrays import read_params
-from ja_llm.train.written_arrays import Filling, first_difference, write_params
+from ja_llm.train.written_arrays import Filling, first_difference, read_on_host, write_params
 
 SHAPES = {
     "token_embedder": {"embedding": (40, 12)},
@@ -75,6 +75,7 @@ def test_what_comes_in_any_order_and_from_any_thread_lies_there_at_the_end(tmp_p
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=device), meant)
     jax.tree.map(np.testing.assert_array_equal, read_params(item, abstract), meant)
+    jax.tree.map(np.testing.assert_array_equal, read_on_host(item, abstract), meant)
     assert first_difference(item, meant) is None
     if dtype == BF16:  # the files are the numbers: a layer of each kernel, rows of the tables, one file where it is small
         assert (item / "layers.kernel" / "1.0.0.0").read_bytes() == meant["layers"]["kernel"][1].tobytes()
@@ -98,6 +99,8 @@ def test_a_file_that_is_lost_or_cut_off_is_damage_and_no_zeros(tmp_path, spoil):
     spoil(tmp_path / "checkpoints" / "0" / "params" / "layers.kernel" / "2.0.0.0")
     with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
         first_difference(tmp_path / "checkpoints" / "0" / "params", params)
+    with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
+        read_on_host(tmp_path / "checkpoints" / "0" / "params", params)
 
 
 def test_numbers_that_do_not_come_end_the_writing(tmp_path):
