@@ -2,6 +2,7 @@
 
 import copy as pycopy
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from ja_llm.interop.self_check import TEXTS
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.quickstart.pages import load_pages
+from ja_llm.train import written_arrays
 from ja_llm.train.checkpoints import load_model, save_model
 
 torch = pytest.importorskip("torch")
@@ -448,6 +450,16 @@ def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monke
     with pytest.raises(JaLlmError, match=message):
         import_hf(copy, tmp_path / "model", "bfloat16")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_disk_that_fills_up_while_the_source_is_read_ends_the_import(copy, tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(written_arrays, "_write_raw", full)
+    with pytest.raises(JaLlmError, match="model: the disk is full; free some space"):
+        import_hf(copy, tmp_path / "model", "bfloat16")
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 def test_a_model_that_lost_a_file_is_damaged_and_not_full_of_zeros(copy, tmp_path):
