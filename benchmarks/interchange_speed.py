@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,14 @@ def config(layers: int) -> DecoderConfig:
 
 def make(folder: Path, layers: int, shard_bytes: int) -> list[Path]:
     """The checkpoint."""
-    rng = np.random.default_rng(0)
     plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(config(layers))]
-    # Exponents below that of infinity.
-    values = ((name, rng.integers(0, 0x3F80, shape, np.uint16).view(BF16)) for name, _, shape in plan)
-    return write_tensors(folder, plan, values, shard_bytes)
+    shapes = {name: shape for name, _, shape in plan}
+
+    def values(name: str) -> np.ndarray:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        return rng.integers(0, 0x3F80, shapes[name], np.uint16).view(BF16)  # exponents below that of infinity
+
+    return [folder / name for name in write_tensors(folder, plan, values, shard_bytes)]
 
 
 class Memory(threading.Thread):
@@ -92,7 +96,7 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
     from safetensors.numpy import load_file, save_file
 
     from ja_llm.interop.hf import export_hf, import_hf
-    from ja_llm.interop.parameters import check_names, published_tensors, read_params
+    from ja_llm.interop.parameters import check_names, read_params, write_published
 
     model, source, out = config(layers), work / "source", work / task
     shutil.rmtree(out, ignore_errors=True)
@@ -113,8 +117,7 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
     out.mkdir()
     if task == "export_tensors":
         params = read_params(TensorFolder(source), model, source)
-        plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(model)]
-        return lambda: write_tensors(out, plan, published_tensors(params, model, "bfloat16", "export"), shard_bytes), False
+        return lambda: write_published(out, params, model, "bfloat16", shard_bytes), False
     ready = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
     return lambda: [save_file(values, out / name, metadata={"format": "pt"}) for name, values in ready.items()], False
 

@@ -5,6 +5,7 @@ rotary embedding turns neighbours; ours turns (i, i + d/2), as the published wei
 With the rows as they lie in the file a model still writes plausible text, at a few tenths of a bit per byte more.
 """
 
+import concurrent.futures
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from ja_llm.errors import JaLlmError
+from ja_llm.files import sha256_file
 from ja_llm.interop import hf_config
 from ja_llm.interop.gguf_file import GGUFFile
 from ja_llm.interop.gguf_tokenizer import read_tokenizer
+from ja_llm.interop.safetensors_files import Take
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.rope import frequencies
 from ja_llm.vocab.base import Tokenizer
@@ -81,6 +84,14 @@ class GGUFTensors:
         value = self._file.read(theirs, expert)
         projection = name.split(".")[-2]
         return halves(value, self._heads[projection]) if projection in self._heads else value
+
+    def each(self, take: Take) -> dict[str, str]:
+        """Every tensor, dequantised, while another thread hashes the file; as `safetensors_files.TensorFolder.each`."""
+        with concurrent.futures.ThreadPoolExecutor(1) as hashing:
+            digests = {path.name: hashing.submit(sha256_file, path) for path in self.files}
+            for name in self:
+                take(name, self[name])
+            return {name: digest.result() for name, digest in digests.items()}
 
 
 def _published(name: str, experts: int) -> list[tuple[str, int | None]]:

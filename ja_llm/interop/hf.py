@@ -4,6 +4,7 @@ Both directions go through the one map of the model's family (`ja_llm.interop.pa
 that an import read.
 """
 
+import concurrent.futures
 import dataclasses
 import math
 import re
@@ -11,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, read_json, sha256_file, write_json
+from ja_llm.files import atomic_directory, read_json, write_json
 from ja_llm.interop import hf_config, model_card, self_check
-from ja_llm.interop.parameters import NUMPY, check_names, compare, published_tensors, read_params
-from ja_llm.interop.safetensors_files import FLOATS, INDEX, TensorFolder, Tensors, write_tensors
+from ja_llm.interop.parameters import check_names, compare, empty_params, read_into, read_spread, write_published
+from ja_llm.interop.safetensors_files import FLOATS, INDEX, TensorFolder, Tensors
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.models.families import tensors
-from ja_llm.train.checkpoints import LoadedModel, load_model, new_model, refuse_loss, write_params
+from ja_llm.train.checkpoints import LoadedModel, load_model, new_model, refuse_loss
 from ja_llm.train.ledger import carried, new_ledger, parent_entry
+from ja_llm.train.written_arrays import Filling, write_params
 from ja_llm.vocab import published
 from ja_llm.vocab.base import CHAT_TEMPLATE_FILE, SPECIAL_IDS_FILE, Tokenizer, load_tokenizer
 from ja_llm.vocab.initialise import SPARE_ROWS, check_rows, map_tables
@@ -110,17 +111,11 @@ def finish_import(
     out, config = Path(out_dir).absolute(), source.config
     refuse_loss(out, overwrite)
     spread = None if mesh is None else sharding.shardings(param_axes(config), abstract_params(config), mesh)
-    files = [file_entry(path) for path in source.files]
-    identity = {"files": files, "model": config.subset(CHECKPOINT_FIELDS), "vocabulary": source.tokenizer.fingerprint}
-    came = {name: value for name, value in source.carried.items() if value or name in ("licence", "generation")}
-    ledger = new_ledger("import", identity, parents=source.parents, source=source.path.resolve().name, **came)
-    params = read_params(source.tensors, config, source.path, spread)
-    with new_model(out, config=config, tokenizer=source.tokenizer, ledger=ledger, overwrite=overwrite) as hidden:
-        write_params(hidden, params, out)
-        del params  # the next line holds them again
-        loaded = load_model(hidden, shardings=spread)
-        compare(source.tensors, loaded.params, config, source.path)
-    digests = {entry["name"]: entry["sha256"] for entry in files if entry["name"] in {p.name for p in source.tensors.files}}
+    with new_model(out, config=config, tokenizer=source.tokenizer, ledger=None, overwrite=overwrite) as hidden:
+        params, digests = _read_and_write(source, hidden, out, spread)
+        write_json(hidden / "run.json", _import_ledger(source, digests))
+        compare(hidden / "checkpoints" / "0", params, config, source.path)
+    del params  # the model below holds them again
     summary = _summary("imported", source.path, out, config, config.param_dtype, source.tensors.files, digests)
     summary["check"] = {
         "rows": config.vocab_size,
@@ -130,8 +125,56 @@ def finish_import(
     if source.kinds:
         summary["kinds"] = source.kinds
     if try_texts:
-        summary["check"]["texts"] = self_check.try_texts(dataclasses.replace(loaded, directory=out))
+        summary["check"]["texts"] = self_check.try_texts(load_model(out, shardings=spread))
     return summary
+
+
+def _read_and_write(source: Source, hidden: Path, out: Path, spread: Any) -> tuple[Any, dict[str, str]]:
+    """The source's numbers into memory and, as they come, into the model directory `hidden`, which will be `out`.
+
+    Returns:
+      (parameters, name of each file of weights -> hex SHA-256 of the bytes that were read).
+    """
+    if spread is not None:
+        params, digests = read_spread(source.tensors, source.config, source.path, spread)
+        write_params(hidden, params, out)
+        return params, digests
+    params = empty_params(source.config)
+    filling = Filling([(part.path, part.at) for tensor in tensors(source.config) for part in tensor.parts])
+
+    def read() -> dict[str, str]:
+        try:
+            return read_into(source.tensors, source.config, source.path, params, filling.filled)
+        finally:
+            filling.end()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read)
+        try:
+            write_params(hidden, params, out, filling=filling)
+        except BaseException:
+            filling.end()
+            if isinstance(error := reading.exception(), JaLlmError):  # then that is why it could not be written
+                raise error from None
+            raise
+        return params, reading.result()
+
+
+def _import_ledger(source: Source, digests: dict[str, str]) -> dict[str, Any]:
+    """The ledger of an import; `digests` are of the files that were read, the others are hashed here."""
+    files = [
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": digests[path.name]}
+        if path in source.tensors.files
+        else file_entry(path)
+        for path in source.files
+    ]
+    identity = {
+        "files": files,
+        "model": source.config.subset(CHECKPOINT_FIELDS),
+        "vocabulary": source.tokenizer.fingerprint,
+    }
+    came = {name: value for name, value in source.carried.items() if value or name in ("licence", "generation")}
+    return new_ledger("import", identity, parents=source.parents, source=source.path.resolve().name, **came)
 
 
 def open_hf(source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_ROWS) -> Source:
@@ -188,9 +231,8 @@ def export_hf(
     """
     out = Path(out_dir).absolute()
     _refuse_loss(out, overwrite)
-    loaded = load_model(model_path)
-    config, tokenizer = loaded.config, loaded.tokenizer
-    params = jax.tree.map(np.asarray, loaded.params)
+    loaded = load_model(model_path, on_host=True)
+    config, tokenizer, params = loaded.config, loaded.tokenizer, loaded.params
     if config.padding_ids:  # Hugging Face can't mask them: a row of zeros would have the logit 0
         ids = config.vocab_size - config.padding_ids
         params = map_tables(params, lambda table, _: table[:ids])
@@ -203,13 +245,11 @@ def export_hf(
         write_json(temporary / "config.json", hf_config.to_hf(config, dtype, tokenizer.bos_id, tokenizer.eos_id) | token_ids)
         settings = carried(loaded.ledger, "generation", {"do_sample": False})
         write_json(temporary / "generation_config.json", _with_all_ends(settings, tokenizer))
-        plan = [(tensor.name, NUMPY[dtype], tensor.shape) for tensor in tensors(config)]
-        write_tensors(temporary, plan, published_tensors(params, config, dtype, "export"), max_shard_bytes)
+        digests = write_published(temporary, params, config, dtype, max_shard_bytes)
         write_json(temporary / LEDGER, {**loaded.ledger, "step": loaded.step})
         (temporary / _CARD).write_text(model_card.model_card(loaded, dtype), encoding="utf-8")
-        names = _self_check(temporary, params, config, dtype)
-    files = [out / name for name in names]
-    digests = {path.name: sha256_file(path) for path in files}
+        _self_check(temporary, config)
+    files = [out / name for name in digests]
     return {**_summary("exported", Path(model_path), out, config, dtype, files, digests), "tokenizer": written}
 
 
@@ -307,16 +347,9 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
 
 
-def _self_check(folder: Path, params: Any, config: DecoderConfig, dtype: str) -> list[str]:
-    """Read the written files as an import would, and compare every tensor bit for bit; gives the weight files' names."""
-    written = TensorFolder(folder)
+def _self_check(folder: Path, config: DecoderConfig) -> None:
+    """Open the written folder as an import would; its numbers were compared bit for bit as they were written."""
     back = hf_config.from_hf(read_json(folder / "config.json"), "config.json", config.param_dtype)
     if other := [name for name in ARCHITECTURE_FIELDS if getattr(back, name) != getattr(config, name)]:
         raise JaLlmError(f"{folder}: config.json reads back with another {other[0]} than was written; export again.")
-    check_names(written, config, folder)
-    for name, value in published_tensors(params, config, dtype, "check"):
-        if written[name].dtype != value.dtype or written[name].tobytes() != value.tobytes():
-            raise JaLlmError(
-                f"{folder}: the tensor {name} reads back differently from what was written; the disk may be failing, export again."
-            )
-    return [path.name for path in written.files]
+    check_names(TensorFolder(folder), config, folder)

@@ -3,10 +3,11 @@
 Nothing is permuted or scaled, so what is written holds the very numbers that were read.
 """
 
-import concurrent.futures
+import contextlib
 import functools
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ja_llm.errors import JaLlmError
-from ja_llm.interop.safetensors_files import FLOATS, Tensors
+from ja_llm.interop.safetensors_files import FLOATS, Tensors, write_tensors
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
-from ja_llm.models.families import Tensor, family, tensors
-from ja_llm.progress import track
+from ja_llm.models.families import family, tensors
+from ja_llm.progress import Progress
+from ja_llm.train.written_arrays import first_difference
 
-_THREADS = 2
 NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -84,62 +85,114 @@ def read_params(folder: Tensors, config: DecoderConfig, source: Path, shardings:
       shardings: a tree of NamedSharding: each tensor then goes straight to the devices that hold it; None gives numpy arrays.
 
     Returns:
-      The tree of parameters. The host's memory holds one tensor a thread beside it, and with `shardings` one.
+      The tree of parameters. The host's memory holds one tensor a thread beside it.
 
     Raises:
       JaLlmError: a number is not finite, or too large for the parameters' dtype.
     """
-    abstract = abstract_params(config)
-    if shardings is None:
-        return _read_arrays(folder, config, source, jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract))
-    params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract, shardings)
-    for name, weight, parts in track(list(tensors(config)), "import", "tensor"):
-        value = _finite(folder[name], name, source, config.param_dtype)
-        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            group = _leaf(params, part.path[:-1])
-            group[part.path[-1]] = _place(group[part.path[-1]], ours, part.at, _leaf(shardings, part.path))
+    if shardings is not None:
+        return read_spread(folder, config, source, shardings)[0]
+    params = empty_params(config)
+    read_into(folder, config, source, params)
     return params
 
 
-def _read_arrays(folder: Tensors, config: DecoderConfig, source: Path, params: Any) -> Any:
-    """Fill the arrays; two threads, because turning a matrix takes longer than reading it."""
-
-    def one(tensor: Tensor) -> None:
-        value = _finite(folder[tensor.name], tensor.name, source, config.param_dtype)
-        shapes = [part.shape for part in tensor.parts]
-        for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, shapes), strict=True):
-            # [...] keeps a view of an array without axes to choose from
-            tensor.weight.place(ours, _leaf(params, part.path)[(*part.at, ...)])
-
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for done in track([pool.submit(one, tensor) for tensor in tensors(config)], "import", "tensor"):
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return params
+def empty_params(config: DecoderConfig) -> Any:
+    """Numpy arrays for the parameters, to be filled."""
+    return jax.tree.map(lambda a: np.empty(a.shape, a.dtype), abstract_params(config))
 
 
-def compare(folder: Tensors, params: Any, config: DecoderConfig, source: Path) -> None:
-    """Read every tensor again and compare it with the parameters, which were written to a disk and read from it.
+def read_into(
+    folder: Tensors,
+    config: DecoderConfig,
+    source: Path,
+    params: Any,
+    filled: Callable[[tuple[str, ...], tuple[int, ...]], None] = lambda path, at: None,
+) -> dict[str, str]:
+    """Fill the arrays with the numbers of a source, reading each of its bytes once; errors as of `read_params`.
+
+    Args:
+      folder: of the tensors.
+      config: of the model.
+      source: for messages.
+      params: numpy arrays, as of `empty_params`.
+      filled: is told the path and place of what lies there, in several threads.
+
+    Returns:
+      Name of each file -> hex SHA-256 of its bytes.
+    """
+    wanted = {tensor.name: tensor for tensor in tensors(config)}
+    with _counted("import", len(wanted)) as count:
+
+        def take(name: str, value: np.ndarray) -> None:
+            if name not in wanted:  # one that says nothing new, see `check_names`
+                return
+            tensor = wanted[name]
+            value = _finite(value, name, source, config.param_dtype)
+            shapes = [part.shape for part in tensor.parts]
+            for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, shapes), strict=True):
+                # [...] keeps a view of an array without axes to choose from
+                tensor.weight.place(ours, _leaf(params, part.path)[(*part.at, ...)])
+                filled(part.path, part.at)
+            count()
+
+        return folder.each(take)
+
+
+def read_spread(folder: Tensors, config: DecoderConfig, source: Path, shardings: Any) -> tuple[Any, dict[str, str]]:
+    """(`read_params` with shardings, name of each file -> hex SHA-256 of its bytes)."""
+    params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract_params(config), shardings)
+    wanted, turn = {tensor.name: tensor for tensor in tensors(config)}, threading.Lock()
+    with _counted("import", len(wanted)) as count:
+
+        def take(name: str, value: np.ndarray) -> None:
+            if name not in wanted:
+                return
+            tensor = wanted[name]
+            value = _finite(value, name, source, config.param_dtype)
+            shapes = [part.shape for part in tensor.parts]
+            for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, shapes), strict=True):
+                group, own = _leaf(params, part.path[:-1]), np.array(ours)  # the devices read it after `value` is written over
+                with turn:
+                    group[part.path[-1]] = _place(group[part.path[-1]], own, part.at, _leaf(shardings, part.path))
+            count()
+
+        return params, folder.each(take)
+
+
+@contextlib.contextmanager
+def _counted(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """Progress that several threads count."""
+    turn = threading.Lock()
+    with Progress(label, total, "tensor") as progress:
+
+        def count() -> None:
+            with turn:
+                progress.update()
+
+        yield count
+
+
+def compare(checkpoint: Path, params: Any, config: DecoderConfig, source: Path) -> None:
+    """Read a written checkpoint and compare it, bit for bit, with the parameters that were to be written.
+
+    Args:
+      checkpoint: holds the item `params`.
+      params: as `read_params` gives them.
+      config: of the model.
+      source: what was imported, for messages.
 
     Raises:
-      JaLlmError: one differs.
+      JaLlmError: it can't be read, or something differs; the source's tensor is named.
     """
-    for name, weight, parts in track(list(tensors(config)), "check", "tensor"):
-        value = _finite(folder[name], name, source, config.param_dtype)
-        for part, ours in zip(parts, weight.to_ours(value, [part.shape for part in parts]), strict=True):
-            if not np.array_equal(_on_host(_leaf(params, part.path), part.at), ours):
-                raise JaLlmError(
-                    f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
-                )
-
-
-def _on_host(leaf: Any, at: tuple[int, ...]) -> np.ndarray:
-    """A slice of a parameter: of one that lies on the host no copy, else what the slice alone needs."""
-    here = isinstance(leaf, np.ndarray) or {device.platform for device in leaf.devices()} == {"cpu"} and len(leaf.devices()) == 1
-    return np.asarray(leaf)[at] if here else np.asarray(leaf[at])
+    found = first_difference(checkpoint / "params", params)
+    if found is not None:
+        path, first = found
+        parts = ((tensor.name, part) for tensor in tensors(config) for part in tensor.parts)
+        name = next(name for name, part in parts if part.path == path and part.at == first[: len(part.at)])
+        raise JaLlmError(
+            f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
+        )
 
 
 def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
@@ -181,8 +234,33 @@ def all_finite(value: np.ndarray) -> bool:
     return all((bits[n : n + 65536] << 1).max() < least for n in range(0, bits.size, 65536))
 
 
-def published_tensors(params: Any, config: DecoderConfig, dtype: str, label: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The published tensors, one after the other."""
-    for name, weight, parts in track(list(tensors(config)), label, "tensor"):
-        values = [_leaf(params, part.path)[part.at] for part in parts]
-        yield name, weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
+def published(params: Any, config: DecoderConfig, dtype: str) -> Callable[[str], np.ndarray]:
+    """What gives the published tensor of a name, C-contiguous and of `dtype`; it may be called in several threads.
+
+    Raises (what it gives):
+      JaLlmError: a number is not finite, or too large for `dtype`.
+    """
+    known = {tensor.name: tensor for tensor in tensors(config)}
+
+    def tensor(name: str) -> np.ndarray:
+        values = [_leaf(params, part.path)[part.at] for part in known[name].parts]
+        return known[name].weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
+
+    return tensor
+
+
+def write_published(folder: Path, params: Any, config: DecoderConfig, dtype: str, max_bytes: int) -> dict[str, str]:
+    """Write the published tensors of a model, as `write_tensors`, with progress.
+
+    Raises:
+      JaLlmError: as `write_tensors` and `published`.
+    """
+    plan, tensor = [(t.name, NUMPY[dtype], t.shape) for t in tensors(config)], published(params, config, dtype)
+    with _counted("export", len(plan)) as count:
+
+        def counted(name: str) -> np.ndarray:
+            value = tensor(name)
+            count()
+            return value
+
+        return write_tensors(folder, plan, counted, max_bytes)

@@ -1,12 +1,14 @@
 """A folder of safetensors files as one mapping from tensor name to array, read and written."""
 
 import collections
+import concurrent.futures
+import hashlib
 import json
 import math
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,10 +18,14 @@ import safetensors
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import os_error_sentence, read_json, write_json
+from ja_llm.train.written_arrays import same_bits
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+Take = Callable[[str, np.ndarray], None]
 
 
 class Tensors(Protocol):
@@ -36,6 +42,13 @@ class Tensors(Protocol):
 
     def dtype(self, name: str) -> str:
         """The tensor's type, one of `FLOATS` where it can be imported."""
+
+    def each(self, take: Take) -> dict[str, str]:
+        """Give every tensor of a type in `FLOATS` to `take(name, numbers)`, as `each_of_files` does.
+
+        Returns:
+          Name of each file -> hex SHA-256 of its bytes.
+        """
 
 
 class TensorFolder:
@@ -88,6 +101,10 @@ class TensorFolder:
                 self._open.popitem(last=False)
         return file.get_tensor(name)
 
+    def each(self, take: Take) -> dict[str, str]:
+        """Every byte of the files is read once: it is hashed, and given to `take`; see `each_of_files`."""
+        return each_of_files(self.files, _read_file, take)
+
 
 _OPEN = 2  # files that are mapped at a time: what was read of a mapped file counts as the process's memory
 
@@ -97,6 +114,90 @@ def _opened(path: Path) -> Any:
         return safetensors.safe_open(path, "np")
     except (safetensors.SafetensorError, OSError) as error:
         raise JaLlmError(f"{path}: this file is damaged or cut off ({error}); download or export it again.") from error
+
+
+_READERS = 2  # files that are read at a time, each with one tensor in memory
+_PIECE = 1 << 22  # bytes that are read and hashed at a time: they stay in the processor's cache
+
+
+def each_of_files(files: Sequence[Path], read: Callable[[Path, Take], str], take: Take) -> dict[str, str]:
+    """`read(file, take)` of each file, two at a time.
+
+    Args:
+      files: to read.
+      read: gives the file's tensors to what it gets, and returns the file's hex SHA-256.
+      take: called in several threads at once; its array is written over when it returns.
+
+    Returns:
+      Name of each file -> its hex SHA-256.
+
+    Raises:
+      Whatever `read` or `take` raises first; the other files are left where they are.
+    """
+    stopped = threading.Event()
+
+    def go_on(name: str, value: np.ndarray) -> None:
+        if stopped.is_set():
+            raise concurrent.futures.CancelledError
+        take(name, value)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        jobs = [pool.submit(read, path, go_on) for path in files]
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                job.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {path.name: job.result() for path, job in zip(files, jobs, strict=True)}
+
+
+def _read_file(path: Path, take: Take) -> str:
+    """A file from its first byte to its last, through one buffer as large as its largest tensor. It is not mapped: a mapped page counts
+    as this process's memory, and a disk that fails under one ends the process."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(1) as hashing:
+            places = _places(path, file, digest)
+            room = np.empty(max((size for *_, size in places), default=0), np.uint8)
+            for name, kind, shape, size in places:
+                data = room[:size]
+                hashed = [hashing.submit(digest.update, piece) for piece in _filled(path, file, data)]
+                if kind in FLOATS:
+                    take(name, data.view(np.dtype(FLOATS[kind])).reshape(shape))
+                for piece in hashed:
+                    piece.result()
+    except OSError as error:
+        raise os_error_sentence(error, path, reading=True) from error
+    return digest.hexdigest()
+
+
+def _places(path: Path, file: BinaryIO, digest: Any) -> list[tuple[str, str, tuple[int, ...], int]]:
+    """(name, type, shape, bytes) of a file's tensors, in the order of their bytes, which begin where the file then stands."""
+    length = np.empty(8, np.uint8)
+    for piece in _filled(path, file, length):
+        digest.update(piece)
+    header = np.empty(min(struct.unpack("<Q", length.data)[0], path.stat().st_size), np.uint8)
+    for piece in _filled(path, file, header):
+        digest.update(piece)
+    stored = {name: entry for name, entry in json.loads(bytes(header)).items() if name != "__metadata__"}
+    begins = sorted(stored, key=lambda name: stored[name]["data_offsets"])
+    sizes = {name: stored[name]["data_offsets"][1] - stored[name]["data_offsets"][0] for name in begins}
+    return [(name, stored[name]["dtype"], tuple(stored[name]["shape"]), sizes[name]) for name in begins]
+
+
+def _filled(path: Path, file: BinaryIO, room: np.ndarray) -> Iterator[memoryview]:
+    """The file's next bytes into `room`, piece by piece, each as soon as it is there."""
+    view, begin = room.data, 0
+    while begin < len(view):
+        read = file.readinto(view[begin : begin + _PIECE])  # type: ignore[attr-defined]
+        if not read:
+            raise JaLlmError(
+                f"{path}: this file is damaged or cut off (it ended while it was read); download or export it again."
+            )
+        yield view[begin : begin + read]
+        begin += read
 
 
 def _files(folder: Path) -> list[Path]:
@@ -128,23 +229,23 @@ def _files(folder: Path) -> list[Path]:
 Plan = Sequence[tuple[str, np.dtype, tuple[int, ...]]]
 
 
-def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int) -> list[Path]:
-    """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; one is held at a time.
+def write_tensors(folder: Path, plan: Plan, tensor: Callable[[str], np.ndarray], max_bytes: int) -> dict[str, str]:
+    """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; each is read back and compared.
 
     A file is 8 bytes of its header's length, the header (JSON: type, shape, place of each tensor), and the numbers
-    (safetensors' README, "Format").
+    (safetensors' README, "Format"). Two files are written at a time; for each, two tensors are held.
 
     Args:
       folder: where.
       plan: name, dtype and shape of each tensor.
-      tensors: the same with their numbers, in that order, C-contiguous.
+      tensor: gives the numbers of the tensor of that name, C-contiguous; called in several threads at once.
       max_bytes: of a file's numbers.
 
     Returns:
-      The files.
+      Name of each file -> hex SHA-256 of what was read back from it.
 
     Raises:
-      JaLlmError: the disk is full or the folder can't be written.
+      JaLlmError: the disk is full or the folder can't be written, or something reads back differently.
     """
     groups: list[list[tuple[str, np.dtype, tuple[int, ...]]]] = []
     room = 0
@@ -158,28 +259,53 @@ def write_tensors(folder: Path, plan: Plan, tensors: Iterator[tuple[str, np.ndar
     names = (
         [SINGLE] if len(groups) == 1 else [f"model-{n:05d}-of-{len(groups):05d}.safetensors" for n in range(1, len(groups) + 1)]
     )
-    values = iter(tensors)
+    group_of = dict(zip(names, groups, strict=True))
+
+    def write(path: Path, wrote: Take) -> str:
+        return _write_file(path, group_of[path.name], tensor, wrote)
+
     try:
-        for name, group in zip(names, groups, strict=True):
-            with (folder / name).open("wb") as file:
-                file.write(_header(group))
-                _write_values(file, group, values)
-        if next(values, None) is not None:  # ... and it is told that the last was taken
-            raise ValueError("more tensors come than were planned")
+        digests = each_of_files([folder / name for name in names], write, lambda *_: None)
     except OSError as error:
         raise os_error_sentence(error, folder) from error
     if len(groups) > 1:
-        weight_map = {item[0]: name for name, group in zip(names, groups, strict=True) for item in group}
+        weight_map = {item[0]: name for name, group in group_of.items() for item in group}
         write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_size, plan))}, "weight_map": weight_map})
-    return [folder / name for name in names]
+    return digests
 
 
-def _write_values(file: BinaryIO, group: Plan, values: Iterator[tuple[str, np.ndarray]]) -> None:
-    for item in group:
-        tensor, value = next(values)
-        if (tensor, value.dtype, value.shape) != item or not value.flags.c_contiguous:
-            raise ValueError(f"{tensor} {value.dtype} {value.shape} comes where {item} was planned")
-        file.write(value.reshape(-1).view(np.uint8).data)
+def _write_file(path: Path, group: Plan, tensor: Callable[[str], np.ndarray], wrote: Take) -> str:
+    digest, header = hashlib.sha256(), _header(group)
+    with path.open("w+b", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(1) as ahead:
+        _write_values(file, np.frombuffer(header, np.uint8), digest, "header")
+        coming = ahead.submit(tensor, group[0][0])
+        for n, item in enumerate(group):
+            value = coming.result()
+            if n + 1 < len(group):
+                coming = ahead.submit(tensor, group[n + 1][0])
+            if (value.dtype, value.shape) != item[1:] or not value.flags.c_contiguous:
+                raise ValueError(f"{value.dtype} {value.shape} comes where {item} was planned")
+            _write_values(file, value.reshape(-1).view(np.uint8), digest, f"tensor {item[0]}")
+            wrote(item[0], value)
+            del value
+    return digest.hexdigest()
+
+
+def _write_values(file: BinaryIO, data: np.ndarray, digest: Any, what: str) -> None:
+    """Write bytes at the file's end, read them back, compare them and take them into the digest."""
+    begin, room = file.tell(), np.empty(min(_PIECE, len(data)), np.uint8)
+    written = 0
+    while written < len(data):
+        written += file.write(data[written:].data)
+    file.seek(begin)
+    for start in range(0, len(data), _PIECE):
+        meant = data[start : start + _PIECE]
+        for piece in _filled(Path(file.name), file, room[: len(meant)]):
+            digest.update(piece)
+        if not same_bits(room[: len(meant)], meant):
+            raise JaLlmError(
+                f"{file.name}: the {what} reads back differently from what was written; the disk may be failing, export again."
+            )
 
 
 def _size(item: tuple[str, np.dtype, tuple[int, ...]]) -> int:

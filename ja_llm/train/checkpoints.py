@@ -32,6 +32,7 @@ from ja_llm.train.checkpoint_errors import readable, writable
 from ja_llm.train.digests import digests
 from ja_llm.train.processes import together
 from ja_llm.train.retention import Best, preservation, superfluous
+from ja_llm.train.written_arrays import read_on_host, write_params
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 SCHEMA = "ja_llm.model/2"
@@ -282,7 +283,7 @@ def new_model(
     *,
     config: DecoderConfig,
     tokenizer: Tokenizer,
-    ledger: dict[str, Any],
+    ledger: dict[str, Any] | None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Iterator[Path]:
@@ -293,7 +294,7 @@ def new_model(
       directory: where; what may be lost is refused, see `refuse_loss`.
       config: the decoder's configuration.
       tokenizer: saved to `vocab/`.
-      ledger: written to `run.json`.
+      ledger: written to `run.json`; None: the block writes it.
       notes: further files, name -> JSON value, or text where the name does not end in .json (a certificate and its page), which
         appear with the model or not at all.
       overwrite: what lies beside an earlier model in its folder may go.
@@ -306,33 +307,14 @@ def new_model(
     refuse_loss(directory, overwrite)
     with atomic_directory(directory) as temporary:
         write_model_files(temporary, config, tokenizer)
-        write_json(temporary / "run.json", ledger)
+        if ledger is not None:
+            write_json(temporary / "run.json", ledger)
         for name, value in (notes or {}).items():
             if name.endswith(".json"):
                 write_json(temporary / name, value)
             else:
                 (temporary / name).write_text(value, encoding="utf-8")
         yield temporary
-
-
-_DATA_FILE = 1 << 25  # bytes of a checkpoint's data files; what is not yet in one is held in memory, by default up to 2 GB
-
-
-def write_params(folder: Path, params: Any, name: Path, step: int = 0) -> None:
-    """Write parameters as the checkpoint `step` of the model directory that lies in `folder` and will be called `name`.
-
-    The memory holds little beside them.
-
-    Raises:
-      JaLlmError: the disk is full, or it can't be written.
-    """
-    path = folder / "checkpoints" / str(step) / "params"
-    # By default each numpy array is copied first, for callers that go on changing it.
-    own = (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
-    usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(own, usual))
-    with writable(name), ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_DATA_FILE))
 
 
 def refuse_foreign(directory: Path) -> None:
@@ -399,6 +381,7 @@ def load_model(
     shardings: Any = None,
     overrides: Mapping[str, Any] | None = None,
     dtype: Any = None,
+    on_host: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint's parameters.
 
@@ -409,6 +392,7 @@ def load_model(
       overrides: execution fields of the DecoderConfig (dtype, remat_policy, attention) that shall differ from what
         model.json has as default.
       dtype: of the arrays; the model's `param_dtype` when None. Whatever they lie in on disk, only one array at a time is held in that.
+      on_host: numpy arrays of the model's `param_dtype`, whatever devices there are.
 
     Raises:
       UsageError: the model or step does not exist, or `overrides` names another field.
@@ -433,6 +417,10 @@ def load_model(
     abstract = abstract_params(config)
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype, sharding=s), abstract, spread)
-    params = stored_arrays.read_params(directory / "checkpoints" / str(step) / "params", abstract)
+    item = directory / "checkpoints" / str(step) / "params"
+    params = read_on_host(item, abstract) if on_host else None
+    if params is None:
+        params = stored_arrays.read_params(item, abstract)
+        params = jax.tree.map(np.asarray, params) if on_host else params
     ledger = read_json(directory / "run.json", "ledger") if (directory / "run.json").exists() else {}
     return LoadedModel(config, params, tokenizer, step, directory, ledger)

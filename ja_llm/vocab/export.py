@@ -8,6 +8,9 @@ The translation, and why each part is what it is:
 - merges of a BPE: SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost on ties. So
   every split of a piece into two pieces is a merge, ranked by the score of the whole.
 - a unigram's pieces and scores: see `ja_llm.vocab.export_unigram`.
+- user-defined pieces of a BPE, which the text is cut at before anything merges: added tokens that are looked for in the normalised
+  text; both libraries take the leftmost, of these the longest. Where a mark goes before each text, it would go before
+  each such token's name too, so that model is refused.
 - byte fallback: a character that is no piece becomes its UTF-8 bytes, which never merge.
 - the class written is PreTrainedTokenizerFast: it takes tokenizer.json as it is, while LlamaTokenizer would rebuild
   normaliser and pre-tokenizer in its own way.
@@ -43,8 +46,8 @@ def export_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
 
     Raises:
       JaLlmError: the model has something that a tokenizer.json can't say with equal ids (a normaliser other than
-        identity, user-defined pieces, equal scores, a piece with a character that is no piece), or the self-check finds a text
-        with other ids.
+        identity, unused pieces, user-defined ones beside a space before each text, equal scores, a piece with a character that
+        is no piece), or the self-check finds a text with other ids.
     """
     value = tokenizer_json(tokenizer)
     check_ids(tokenizer, canonical_json(value))
@@ -93,7 +96,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    special = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.type in (CONTROL, UNKNOWN)]
+    added = (CONTROL, UNKNOWN, USER_DEFINED) if proto.trainer_spec.model_type == BPE else (CONTROL, UNKNOWN)
     return {
         "version": "1.0",
         "truncation": None,
@@ -101,14 +104,15 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         "added_tokens": [
             {
                 "id": i,
-                "content": piece,
+                "content": p.piece,
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
-                "normalized": False,
-                "special": True,
+                "normalized": p.type == USER_DEFINED,
+                "special": p.type != USER_DEFINED,
             }
-            for i, piece in special
+            for i, p in enumerate(proto.pieces)
+            if p.type in added
         ],
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": WORD_START}, replace]}
         if prefix
@@ -181,15 +185,17 @@ def _refuse_unsupported(proto: Any) -> None:
     if proto.trainer_spec.treat_whitespace_as_suffix:
         refuse("it puts the mark of a space after the word")
     bpe = proto.trainer_spec.model_type == BPE
-    odd = [p.piece for p in proto.pieces if p.type == UNUSED or (bpe and p.type == USER_DEFINED)]
-    if odd:
-        refuse(f"it has user-defined or unused pieces such as {odd[0]!r}")
+    if unused := [p.piece for p in proto.pieces if p.type == UNUSED]:
+        refuse(f"it has unused pieces such as {unused[0]!r}")
+    own = {p.piece for p in proto.pieces if bpe and p.type == USER_DEFINED}
+    if own and rules.add_dummy_prefix:
+        refuse(f"it has user-defined pieces such as {min(own)!r} and also puts a space before each text")
     normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
     scores: dict[float, str] = {}
     for piece, score in normal.items() if bpe else ():
         if len(piece) > 1 and scores.setdefault(score, piece) != piece:
             refuse(f"the pieces {scores[score]!r} and {piece!r} have the same score")
-        missing = [c for c in piece if c not in normal]
+        missing = [c for c in piece if c not in normal and c not in own]
         if missing:
             refuse(f"the piece {piece!r} has the character {missing[0]!r}, which is no piece itself")
 
@@ -201,7 +207,7 @@ def check_ids(tokenizer: SentencePieceTokenizer, text: str) -> None:
     other = tokenizers.Tokenizer.from_str(text)
     other.encode_special_tokens = True
     proto = tokenizer.proto
-    surfaces = [p.piece.replace(WORD_START, " ") for p in proto.pieces if p.type in (NORMAL, BYTE)]
+    surfaces = [p.piece.replace(WORD_START, " ") for p in proto.pieces if p.type in (NORMAL, BYTE, USER_DEFINED)]
     draw = random.Random(0)
     samples = surfaces + ["".join(draw.choices(surfaces, k=12)) for _ in range(2000)]
     samples += [c * n for c in " -=#\n0a。ー" for n in range(1, 40)]

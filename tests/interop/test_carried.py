@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from ja_llm import manifest
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, write_json
-from ja_llm.interop import hf
+from ja_llm.interop import hf, safetensors_files
 from ja_llm.interop.hf import export_hf, import_hf
 from ja_llm.train.checkpoints import load_model, save_model
 from ja_llm.train.ledger import carried, carried_ids, new_ledger, parent_entry
@@ -66,7 +67,7 @@ def test_a_tokenizer_that_no_tokenizer_json_can_say_is_exported_as_it_came(
 def test_the_import_says_what_an_export_would_have(plain_source, with_user_defined, tmp_path):
     summary = hf.format_summary(import_hf(plain_source(with_user_defined, rows=360), tmp_path / "model"))
     assert "an export would have the source's own tokenizer files, unchanged; " in summary
-    assert "has user-defined or unused pieces such as '<unused0>'" in summary
+    assert "has user-defined pieces such as '<mask>' and also puts a space before each text" in summary
 
 
 def test_a_full_disk_is_not_taken_for_a_tokenizer_that_can_not_be_said(tokenizer, tmp_path, monkeypatch):
@@ -221,16 +222,26 @@ def test_a_model_appears_when_it_is_compared_and_an_earlier_one_stays_until_then
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "src"]
 
 
-def test_each_file_of_a_source_is_hashed_once(plain_source, tokenizer, tmp_path, monkeypatch):
-    from ja_llm import files, manifest
+def test_each_byte_of_the_weights_is_read_once_and_their_hash_is_of_what_was_read(plain_source, tokenizer, tmp_path, monkeypatch):
+    folder, hashed, read = plain_source(tokenizer), [], []
+    real, filled = manifest.sha256_file, safetensors_files._filled
 
-    folder, hashed = plain_source(tokenizer), []
-    real = files.sha256_file
-    for module in (hf, manifest):
-        monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(str(path)) or real(path))
+    def counted(path, file, room):
+        for piece in filled(path, file, room):
+            read.append((path, len(piece)))
+            yield piece
+
+    monkeypatch.setattr(manifest, "sha256_file", lambda path: hashed.append(path) or real(path))
+    monkeypatch.setattr(safetensors_files, "_filled", counted)
     summary = import_hf(folder, tmp_path / "model")
-    assert sorted(hashed) == [str(folder / "config.json"), str(folder / "model.safetensors")]
-    assert summary["files"] == {"model.safetensors": real(folder / "model.safetensors")}
+    weights = folder / "model.safetensors"
+    assert hashed == [folder / "config.json"] and {path for path, _ in read} == {weights}
+    assert sum(size for _, size in read) == weights.stat().st_size
+    assert summary["files"] == {"model.safetensors": real(weights)}
+    entries = {entry["name"]: entry["sha256"] for entry in load_model(tmp_path / "model").ledger["identity"]["files"]}
+    assert entries == {name: real(folder / name) for name in ("config.json", "model.safetensors")}
+    written = export_hf(tmp_path / "model", tmp_path / "export")["files"]
+    assert written == {"model.safetensors": real(tmp_path / "export" / "model.safetensors")}
 
 
 def test_an_export_counts_to_its_end_and_cuts_its_files_where_it_is_told(plain_source, tokenizer, tmp_path, capsys):

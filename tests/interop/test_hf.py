@@ -2,6 +2,7 @@
 
 import copy as pycopy
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from ja_llm.interop.self_check import TEXTS
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.quickstart.pages import load_pages
+from ja_llm.train import written_arrays
 from ja_llm.train.checkpoints import load_model, save_model
 
 torch = pytest.importorskip("torch")
@@ -423,18 +425,48 @@ def test_a_model_at_chance_is_warned_of_and_one_that_reads_is_not():
     assert "chance)" in told(1.0, 2.0) and "no better" not in told(1.0, 2.0)
 
 
-def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch):
-    real = hf.load_model
+@pytest.mark.parametrize(
+    ("file", "place", "message"),
+    [
+        ("decoder_norm.scale/0", 14, "model.norm.weight reads back from the model directory with other numbers"),
+        ("layers.mlp.wo.kernel/0.0.0", 2 * 77 * 60 + 2, "model.layers.1.mlp.down_proj.weight reads back from the model"),
+        ("layers.mlp.wo.kernel/0.0.0", None, "this checkpoint is damaged"),
+    ],
+)
+def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch, file, place, message):
+    """One bit that the disk turned, or a file that it lost."""
+    real = hf.write_params
 
-    def wrong(path, **more):
-        loaded = real(path, **more)
-        loaded.params["decoder_norm"]["scale"] = loaded.params["decoder_norm"]["scale"].at[7].add(1e-6)
-        return loaded
+    def failing(folder, *args, **more):
+        real(folder, *args, **more)
+        path = folder / "checkpoints" / "0" / "params" / file
+        content = bytearray(path.read_bytes())
+        path.unlink()
+        if place is not None:
+            content[place] ^= 1
+            path.write_bytes(content)
 
-    monkeypatch.setattr(hf, "load_model", wrong)
-    with pytest.raises(JaLlmError, match="model.norm.weight reads back from the model directory with other numbers"):
-        import_hf(copy, tmp_path / "model")
+    monkeypatch.setattr(hf, "write_params", failing)
+    with pytest.raises(JaLlmError, match=message):
+        import_hf(copy, tmp_path / "model", "bfloat16")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_disk_that_fills_up_while_the_source_is_read_ends_the_import(copy, tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(written_arrays, "_write_raw", full)
+    with pytest.raises(JaLlmError, match="model: the disk is full; free some space"):
+        import_hf(copy, tmp_path / "model", "bfloat16")
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_a_model_that_lost_a_file_is_damaged_and_not_full_of_zeros(copy, tmp_path):
+    import_hf(copy, tmp_path / "model")
+    (tmp_path / "model" / "checkpoints" / "0" / "params" / "token_embedder.embedding" / "0.0").unlink()
+    with pytest.raises(JaLlmError, match="this checkpoint is damaged"):
+        load_model(tmp_path / "model")
 
 
 def test_auto_tokenizer_gives_our_ids_on_ten_thousand_lines(copy, tmp_path, tokenizer):

@@ -12,6 +12,7 @@ from ja_llm.errors import JaLlmError
 from ja_llm.files import canonical_json
 from ja_llm.vocab import export
 from ja_llm.vocab.base import load_tokenizer
+from ja_llm.vocab.expand import expand_sentencepiece
 from ja_llm.vocab.export import tokenizer_json
 from ja_llm.vocab.sentencepiece_tokenizer import BPE, NORMAL, USER_DEFINED, SentencePieceTokenizer
 
@@ -114,6 +115,38 @@ def test_random_vocabularies_with_scores_in_any_order():
             assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text), (text, pieces, scores)
 
 
+OWN = ["\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁", "<unused0>", "<table>", "</table>", "harbour", "<ta"]
+
+
+@pytest.fixture(scope="module")
+def gemma_like(base, japanese, tmp_path_factory):
+    """As Gemma's: pieces that are taken whole wherever they stand, and no space before a text. (the base, it expanded, transformers' of that)"""
+    from transformers import AutoTokenizer
+
+    proto = base.proto
+    proto.normalizer_spec.add_dummy_prefix = False
+    kept = [piece for piece in proto.pieces if piece.piece not in OWN]
+    del proto.pieces[:]
+    proto.pieces.extend(kept)
+    for piece in OWN:
+        proto.pieces.add(piece=piece, score=0.0, type=USER_DEFINED)
+    before = SentencePieceTokenizer(proto.SerializeToString())
+    after = expand_sentencepiece(before, [japanese], new_pieces=120).tokenizer
+    folder = tmp_path_factory.mktemp("gemma")
+    after.export_hf(folder)
+    return before, after, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@given(text=st.lists(st.one_of(_fragments, st.sampled_from([*OWN, " ", "   ", "<", "table>"])), max_size=15).map("".join))
+@settings(max_examples=400, deadline=None)
+def test_an_expanded_vocabulary_with_user_defined_pieces_gives_equal_ids(gemma_like, text):
+    before, after, theirs = gemma_like
+    ids = after.encode(text)
+    assert as_text(theirs, text) == ids
+    assert theirs.decode(ids, clean_up_tokenization_spaces=False) == after.decode(ids) == text.replace("▁", " ")
+    assert after.vocab_size > before.vocab_size == len(before.proto.pieces)
+
+
 def test_the_self_check_finds_wrong_merges(base, tmp_path, monkeypatch):
     right = export.merges(base.proto)
     monkeypatch.setattr(export, "merges", lambda proto: right[5:] + right[:5])
@@ -127,7 +160,7 @@ def test_what_can_not_be_said_with_equal_ids_is_refused(base, english, tmp_path)
     user.pieces[300].type = USER_DEFINED
     normaliser.normalizer_spec.remove_extra_whitespaces = True
     cases = {
-        "user-defined": SentencePieceTokenizer(user.SerializeToString()),
+        "user-defined pieces such as .* and also puts a space before each text": SentencePieceTokenizer(user.SerializeToString()),
         "normaliser": SentencePieceTokenizer(normaliser.SerializeToString()),
         "same score": model_of([("a", -9.0), ("b", -9.0), ("ab", -1.0), ("ba", -1.0)]),
         "no piece itself": model_of([("a", -2.0), ("ab", -1.0)]),

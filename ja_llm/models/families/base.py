@@ -90,13 +90,25 @@ class Weight:
         return value.reshape(self._flat_shape(value.shape)[::-1]).T
 
 
-def copy_turned(into: np.ndarray, value: np.ndarray) -> None:
-    """into[...] = value for matrices of which one lies by rows and the other by columns.
+_ROWS, _LINES = 512, 256  # rows and bytes of a tile that stays in the processor's cache
 
-    Sixteen columns at a time: a strip's rows stay in the cache, which is four times as fast as numpy's own order.
+
+def copy_turned(into: np.ndarray, value: np.ndarray) -> None:
+    """into[...] = value for matrices of one dtype, of which the first lies by rows and the other by columns.
+
+    Tile by tile, each by way of a copy whose rows lie close together: rows that are a power of two apart would all fall into the same
+    few lines of the cache. As integers, which numpy copies faster than bfloat16.
     """
-    for start in range(0, into.shape[1], 16):
-        into[:, start : start + 16] = value[:, start : start + 16]
+    kind = np.dtype(f"u{value.dtype.itemsize}")
+    into, lying = into.view(kind), value.T.view(kind)
+    columns = _LINES // kind.itemsize
+    tile = np.empty((_ROWS, columns + 32), kind)
+    for row in range(0, lying.shape[0], _ROWS):
+        for column in range(0, lying.shape[1], columns):
+            piece = lying[row : row + _ROWS, column : column + columns]
+            held = tile[: piece.shape[0], : piece.shape[1]]
+            held[...] = piece
+            into[column : column + columns, row : row + _ROWS] = held.T
 
 
 @dataclasses.dataclass(frozen=True)
