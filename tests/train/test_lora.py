@@ -145,7 +145,7 @@ def test_what_is_no_matrix_and_what_does_not_go_together_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_step_of_seven_billion_parameters_fits_into_24_gib():
+def test_a_step_of_seven_billion_parameters_fits_into_24_gib(optimized):
     config = DecoderConfig(
         vocab_size=32000, embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128, mlp_dim=11008,
         max_length=4096, dtype="bfloat16", remat_policy="full",
