@@ -14,7 +14,6 @@ import numpy as np
 
 from ja_llm.train.settings import name_of
 
-
 _PIECE = 1 << 16  # elements that stay in the processor's cache: a training step waits for this
 _WEIGHTS = 2 * np.arange(_PIECE, dtype=np.uint32) + np.uint32(1)
 

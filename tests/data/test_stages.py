@@ -23,7 +23,11 @@ def cache_of(tmp_path_factory, make_cache, documents):
 
     def make(share):
         folder = root / f"{share:g}"
-        return folder if folder.exists() else make_cache(folder, {"ja": (share, docs["ja"]), "en": (round(1 - share, 6), docs["en"])})
+        return (
+            folder
+            if folder.exists()
+            else make_cache(folder, {"ja": (share, docs["ja"]), "en": (round(1 - share, 6), docs["en"])})
+        )
 
     return make
 

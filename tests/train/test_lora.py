@@ -156,6 +156,8 @@ def test_a_step_of_seven_billion_parameters_fits_into_24_gib(optimized):
     shape = jax.ShapeDtypeStruct((1, 2048), "int32")
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
     batch = {**dict.fromkeys(names, shape), "decoder_loss_weights": jax.ShapeDtypeStruct((1, 2048), "float32")}
-    needed = needed_bytes(step.lower(plan.abstract, batch, plan.model).compile())
+    # A CPU multiplies bfloat16 as float32, and XLA would convert the weights of all layers before the scan: 24 GiB that no GPU needs.
+    outside = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion"}
+    needed = needed_bytes(step.lower(plan.abstract, batch, plan.model).compile(compiler_options=outside))
     print(f"{needed / 2**30:.2f} GiB")
     assert needed < 24 * 2**30
