@@ -79,20 +79,23 @@ class Mixing:
     def place(self, row: int) -> tuple[int, int]:
         """See `Order`; O(1), and where a block is entered the making of its table, unless it is like one of the last ones."""
         block, at = divmod(row, self.block)
-        before = self._at_start(block)
-        table = _table(tuple(b - a for a, b in zip(before, self._at_start(block + 1), strict=True)))
+        before, table = self._block(block)
         source = int(table.sources[at])
         return source, before[source] + int(table.earlier[at])
 
     def counts(self, rows: int) -> list[int]:
         """See `Order`."""
         block, at = divmod(rows, self.block)
-        before = self._at_start(block)
         if not at:
-            return before
-        table = _table(tuple(b - a for a, b in zip(before, self._at_start(block + 1), strict=True)))
+            return self._at_start(block)
+        before, table = self._block(block)
         here = np.bincount(table.sources[:at], minlength=len(before))
         return [a + int(b) for a, b in zip(before, here, strict=True)]
+
+    def _block(self, block: int) -> tuple[list[int], "_Table"]:
+        """Rows of each source before a block, and its own order."""
+        before = self._at_start(block)
+        return before, _table(tuple(b - a for a, b in zip(before, self._at_start(block + 1), strict=True)))
 
     def _at_start(self, block: int) -> list[int]:
         """Rows of each source before a block: differences of the shares' running sums, each cut to whole rows.
