@@ -2,7 +2,8 @@
 
     WORK/shard-NNNNN/    one input shard, tokenized and sorted: ids uint8 [n, 16], order uint8 [n, 16], sizes int64 [n] in tokens, bytes int32 [n],
                          tokens int32 [sizes.sum()], counts.json; documents without text are left out
-    WORK/part-NNNNN/     one of the parts into which the order is divided, over all shards: the same but for order and counts
+    WORK/part-NNNNN-of-NNNNN/
+                         one of the parts into which the order is divided, over all shards: the same but for counts
 
 A document's place is the hash of the seed and its id (`order_key`), as in process, so the store has the same bytes however many workers there
 were. A folder appears when it is whole, so a job that was killed goes on with those that lack. All workers must reach the folder (one
@@ -74,7 +75,7 @@ def arrange(shards: int, characters: int, work: Path, workers: int = 1, beam_arg
       JaLlmError: a document comes twice, or the disk is full.
     """
     parts = min(1 + characters // PART_CHARACTERS, _MOST_PARTS)
-    folders = [work / f"part-{number:05d}" for number in range(parts)]
+    folders = [work / f"part-{number:05d}-of-{parts:05d}" for number in range(parts)]
     pending = [(number, str(folder)) for number, folder in enumerate(folders) if not folder.exists()]
     _run(_arrange_part, pending, (str(work), shards, parts), workers, beam_args)
     return folders

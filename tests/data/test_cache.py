@@ -183,8 +183,9 @@ def test_a_killed_beam_cache_goes_on_with_what_is_missing(cached, root, vocab, t
     monkeypatch.setattr(beam_job, "_run", lambda function, items, *more: ran.append(items) or run(function, items, *more))
     (work,) = (out / ".work").iterdir()
     assert len(list(work.glob("part-*"))) > 4
-    for name in ("shard-00001", "part-00002"):  # as if it had been killed before these were whole
-        (work / name).rename(work / f".{name}.tmp")
+    for name in ("shard-00001", "part-00002-*"):  # as if it had been killed before these were whole
+        (whole,) = work.glob(name)
+        whole.rename(work / f".{whole.name}.tmp")
     cache("web_ja", vocab, root, out, splits=("train",), workers=Workers())
     assert [[str(item).count(str(work)) for item in items] for items in ran] == [[1], [1]]
     assert "shard-00001" in str(ran[0]) and "part-00002" in str(ran[1])
