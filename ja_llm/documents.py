@@ -117,6 +117,11 @@ def from_example(data: bytes) -> Document:
         raise JaLlmError(f"a record is not a document ({error}).") from error
 
 
+def order_key(seed: int, identity: str) -> bytes:
+    """16 bytes to sort documents by, where they shall come in a shuffled order that depends on the seed and their ids alone."""
+    return hashlib.blake2b(f"{seed}/{identity}".encode(), digest_size=16).digest()
+
+
 def _masked_crc(data: bytes) -> int:
     import google_crc32c
 

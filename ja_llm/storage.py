@@ -44,8 +44,13 @@ def place(path: str | os.PathLike) -> Path:
     """
     if not is_remote(path):
         return local_path(path)
-    os.environ.setdefault("EPATH_USE_TF", "false")  # etils would load TensorFlow where it is installed
+    # etils would go to the bucket by TensorFlow where it is installed. It asks once, at the first path that anybody uses, on this machine's
+    # disk too (orbax does), and remembers the answer.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     from etils import epath
+    from etils.epath import gpath
+
+    getattr(getattr(gpath, "_is_tf_installed", None), "cache_clear", lambda: None)()
 
     try:
         import fsspec

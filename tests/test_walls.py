@@ -22,6 +22,7 @@ FORBIDDEN = {
     "ja_llm.sharding": TENSORFLOW | BEAM | {"ja_llm.train", "ja_llm.data"},
     "ja_llm.data.store": TENSORFLOW | BEAM | JAX,
     "ja_llm.data.packing": TENSORFLOW | BEAM | JAX,
+    "ja_llm.data.mixing": TENSORFLOW | BEAM | JAX,
     "ja_llm.data.batches": TENSORFLOW | BEAM,
     "ja_llm.train": TENSORFLOW | BEAM | {"ja_llm.data.cache", "ja_llm.data.registry", "ja_llm.data.seqio_vocabulary", "tasks"},
     "ja_llm.train.loop": {"ja_llm.data", "ja_llm.evaluation"},

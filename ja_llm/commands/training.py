@@ -7,7 +7,7 @@ from ja_llm.errors import UsageError
 
 def cache(verbs) -> None:
     def handler(args, rest):
-        from ja_llm.data.cache import cache, format_cache
+        from ja_llm.data.cache import Workers, cache, format_cache
         from ja_llm.data.registry import parse_documents
 
         for module in args.module:
@@ -15,7 +15,17 @@ def cache(verbs) -> None:
 
         from ja_llm.data.seqio_cache import cache_seqio, known
 
+        workers = None
+        if args.workers is not None or rest:
+            from beam_pipelines.runner import check_options
+
+            check_options(rest)
+            workers = Workers(1 if args.workers is None else args.workers, tuple(rest))
         if (rates := known(args.task)) is not None:
+            if workers:
+                raise UsageError(
+                    f"{args.task!r} is seqio's and tokenized in this process; leave --workers and Beam's options out."
+                )
             if args.documents:
                 raise UsageError(f"--documents: {args.task!r} is seqio's, and reads its own source; leave it out.")
             print(format_cache(cache_seqio(args.task, rates, args.vocab, args.out, seed=args.seed)))
@@ -25,7 +35,7 @@ def cache(verbs) -> None:
                 "--documents DIR is needed: the document set that the task reads (only a task of seqio's own has its source itself)."
             )
         documents = parse_documents(args.documents, args.task)
-        print(format_cache(cache(args.task, args.vocab, documents, args.out, seed=args.seed)))
+        print(format_cache(cache(args.task, args.vocab, documents, args.out, seed=args.seed, workers=workers)))
 
     parser = add_verb(
         verbs,
@@ -33,6 +43,7 @@ def cache(verbs) -> None:
         handler,
         "Resolve a task or mixture into token stores; training then needs no TensorFlow.",
         "ja-llm cache --task swallow_ja90_en10 --vocab models/expanded/vocab --documents data/corpus --out data/tokens",
+        takes_rest=True,
     )
     parser.add_argument("--task", required=True, metavar="NAME", help="registered task or mixture, ours or seqio's")
     parser.add_argument(
@@ -53,6 +64,13 @@ def cache(verbs) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of the documents' order")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="tokenize by Apache Beam in N local processes (0: one a core), for corpora whose tokens do not fit in memory; options that are not here "
+        "go to Beam, e.g. --runner=FlinkRunner",
+    )
 
 
 def train(verbs) -> None:

@@ -1,7 +1,7 @@
 """Batches: a pure function of (data fingerprint, seed, schedule, data step).
 
 Every member store of a mixture is cut into rows by its packing plan; Grain's `MapDataset` shuffles the rows of a member
-(anew each epoch), repeats them and mixes the members by their rates. Rows are of equal length, so shares of rows are
+(anew each epoch) and repeats them; `ja_llm.data.mixing` mixes the members by their rates. Rows are of equal length, so shares of rows are
 shares of tokens. Batch k is rows [k * batch_size, (k + 1) * batch_size) of that order: nothing is replayed after a restart,
 and any number of hosts reads the same batch, each its own rows. Needs NumPy, Grain and TensorStore; no TensorFlow.
 """
@@ -18,6 +18,7 @@ import numpy as np
 
 from ja_llm import manifest
 from ja_llm.data.best_fit import BestFit
+from ja_llm.data.mixing import MIXINGS, Order
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.store import SMALL_BYTES, TokenStore
@@ -47,11 +48,12 @@ class BatchSource:
       split: "train" or "heldout".
       packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
         padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
-      read: {identity of a member: rows} that earlier stages read of it; its order goes on from there.
+      mixing: "exact", or "grain" for a run that began before there was the former; see `ja_llm.data.mixing`.
 
     Attributes:
+      mixing: which row is of which member.
       mixture: fingerprint of the mixture (what a stage of a schedule names).
-      fingerprint: identity of the data whatever the seed and batch size: stores, packing plans, rates, length.
+      fingerprint: identity of the data whatever the seed and batch size: stores, packing plans, rates, length, mixing.
       vocabulary: fingerprint of the vocabulary that the tokens belong to.
       licences: {licence: documents} of the document sets.
 
@@ -69,7 +71,7 @@ class BatchSource:
         schedule: DataSchedule | None = None,
         split: str = "train",
         packing: str = "concatenate",
-        read: Mapping[str, int] | None = None,
+        mixing: str = "exact",
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
@@ -83,6 +85,10 @@ class BatchSource:
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
+        # A row of a plan with padding holds fewer tokens, and rates are shares of tokens.
+        self.mixing: Order = MIXINGS[mixing](
+            [m.rate / (1 - m.plan.statistics()["padding"] if packing == "best_fit" else 1.0) for m in self._members]
+        )
         self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(
             {
@@ -90,13 +96,16 @@ class BatchSource:
                 "length": length,
                 "vocabulary": self.vocabulary,
                 "split": split,
+                # So that a version which does not know this order refuses the run.
+                **({} if mixing == "grain" else {"mixing": mixing}),
             }
         )
-        self.goes_on_after(read or {})
+        self._orders = [self._shuffled(member) for member in self._members]
+        self.goes_on_after({})
 
     def goes_on_after(self, read: Mapping[str, int]) -> None:
         """Begin each member's order behind the rows that were read of it: {identity of a member: rows}."""
-        self._order = self._mixed_rows(read)
+        self._begins = [read.get(_identity(member), 0) for member in self._members]
 
     def _open_members(self, entries: list[dict[str, Any]]) -> list[_Member]:
         chosen = [(entry, entry["splits"][self.split]) for entry in entries if self.split in entry["splits"]]
@@ -128,29 +137,15 @@ class BatchSource:
             members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
         return members
 
-    def _mixed_rows(self, read: Mapping[str, int]) -> grain.MapDataset:
-        """The endless order of (member, row in member)."""
-        parts = []
-        for number, member in enumerate(self._members):
-            rows = grain.MapDataset.range(member.plan.rows)
-            # Own seeds: with one seed for all, members of equal size would be shuffled alike.
-            digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
-            rows = rows.shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
-            if done := read.get(_identity(member), 0):
-                rows = rows.slice(slice(done, None))
-            parts.append(rows.map(_Tag(number)))
-        return grain.MapDataset.mix(parts, weights=self._weights())
-
-    def _weights(self) -> list[int]:
-        """Rates as the integers that Grain mixes by: it scales weights so that the least is 100 and cuts fractions off."""
-        # A row of a plan with padding holds fewer tokens, and rates are shares of tokens.
-        rates = [m.rate / (1 - m.plan.statistics()["padding"] if self._packing == "best_fit" else 1.0) for m in self._members]
-        return [round(100 * rate / min(rates)) for rate in rates]
+    def _shuffled(self, member: _Member) -> grain.MapDataset:
+        """The endless order of a member's rows, each epoch shuffled by itself."""
+        # Own seeds: with one seed for all, members of equal size would be shuffled alike.
+        digest = hashlib.sha256(f"{self.seed}/{member.task}/{self.split}".encode()).digest()
+        return grain.MapDataset.range(member.plan.rows).shuffle(seed=int.from_bytes(digest[:4], "little")).repeat()
 
     def rows_read(self, rows: int) -> dict[str, int]:
         """Of the first `rows` rows how many are of each member, by its identity (task, store and plan)."""
-        weights = self._weights()
-        return {_identity(m): round(rows * w / sum(weights)) for m, w in zip(self._members, weights, strict=True)}
+        return {_identity(m): count for m, count in zip(self._members, self.mixing.counts(rows), strict=True)}
 
     def row_identity(self, data_step: int) -> list[tuple[str, int]]:
         """(task, row in its store) of every row of the global batch `data_step`."""
@@ -165,7 +160,8 @@ class BatchSource:
             )
         size = self.batch_size // num_shards
         first = data_step * self.batch_size + shard * size
-        return [self._order[i] for i in range(first, first + size)]
+        places = [self.mixing.place(i) for i in range(first, first + size)]
+        return [(m, int(self._orders[m][self._begins[m] + before])) for m, before in places]
 
     def __getitem__(self, data_step: int) -> Batch:
         """The global batch `data_step`: int32/float32 arrays `[batch_size, length]` (docs/architecture.md, Batch)."""
@@ -251,10 +247,9 @@ class BatchSource:
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """For each task its rate, share of rows, and what its packing plan says of itself."""
-        weights = self._weights()
         return {
-            member.task: {"rate": member.rate, "share": weight / sum(weights), **member.plan.statistics()}
-            for member, weight in zip(self._members, weights, strict=True)
+            member.task: {"rate": member.rate, "share": share, **member.plan.statistics()}
+            for member, share in zip(self._members, self.mixing.shares, strict=True)
         }
 
 
@@ -273,16 +268,6 @@ class Readable(Protocol):
 
 
 _INTEGER_FEATURES = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
-
-
-class _Tag(grain.transforms.Map):
-    """Row -> (member, row)."""
-
-    def __init__(self, member: int):
-        self._member = member
-
-    def map(self, element: Any) -> tuple[int, int]:
-        return self._member, int(element)
 
 
 def trace_text(text: str, tokenizer: Tokenizer, start: int, stop: int) -> str:

@@ -4,26 +4,41 @@
     OUT/vocab/                   copy of the tokenizer
     OUT/<task>/<split>/          one token store each (ja_llm.data.store)
 
-Each member's seqio task runs in this process, for corpora whose tokens fit in memory (4 bytes a token). Documents are put
-in a shuffled order that depends on the seed and their ids alone, so any number of readers would write the same store.
+Each member's seqio task runs in this process, for corpora whose tokens fit in memory (4 bytes a token); for larger ones `Workers` tokenize
+and sort by Beam (`beam_pipelines.cache`). Documents are put in a shuffled order that depends on the seed and their ids alone, so any
+number of workers write the same store.
 A store depends on the document set of its own task alone: another member's set can change without touching it.
 Training needs the folder alone, and no TensorFlow.
 """
 
 import collections
-import hashlib
-from collections.abc import Iterator, Sequence
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ja_llm import manifest
 from ja_llm.data import registry, store
+from ja_llm.documents import order_key
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory
+from ja_llm.files import atomic_directory, sha256_json
 from ja_llm.progress import track
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
+
+
+class Workers(NamedTuple):
+    """How Beam runs the job.
+
+    Attributes:
+      processes: local ones; 0 for one a core.
+      beam_args: Beam's own options.
+    """
+
+    processes: int = 1
+    beam_args: Sequence[str] = ()
 
 
 def cache(
@@ -34,6 +49,7 @@ def cache(
     *,
     splits: Sequence[str] = registry.SPLITS,
     seed: int = 0,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Write the token stores of a task or mixture; a finished cache is returned at once, a broken-off one is gone on with.
 
@@ -44,14 +60,15 @@ def cache(
       out_dir: folder to write.
       splits: splits to write. "train" must have documents of every task; another split is left out where it has none.
       seed: decides the order of documents.
+      workers: tokenize by Beam, whose memory does not grow with the corpus; None tokenizes in this process.
 
     Returns:
       The mixture's manifest. Its config has the fingerprint of each set under `documents`. `members` lists for each task its `rate` (share of training tokens) and for each split `path`,
       `fingerprint` and the counts `documents`, `tokens`, `characters`, `bytes` (UTF-8), `empty_documents` (left out).
 
     Raises:
-      UsageError: the name is unknown, a document set has no folder or one that nothing reads was named, or `out_dir` holds a
-        cache of other content.
+      UsageError: the name is unknown, a document set has no folder or one that nothing reads was named, `out_dir` holds a
+        cache of other content, or a task has preprocessors, which `workers` can't run.
       JaLlmError: a document set is unfinished or damaged, or a task has no documents.
     """
     out_dir = Path(out_dir)
@@ -74,11 +91,13 @@ def cache(
         _check_same(out_dir, {k: v for k, v in finished["config"].items() if k != "stores"}, request)
         return finished
     roots = {task: folders[registry.task(task).documents] for task in rates}
+    if workers is not None:
+        _check_workers(workers, rates)
     parts = {task: _splits_with_documents(task, root, read[root], splits) for task, root in roots.items()}
     _save_vocabulary(tokenizer, out_dir)
     members = []
     for task, rate in rates.items():
-        written = {split: _write_store(task, split, tokenizer, roots[task], request, out_dir) for split in parts[task]}
+        written = {split: _write_store(task, split, tokenizer, roots[task], request, out_dir, workers) for split in parts[task]}
         members.append({"task": task, "rate": rate, "splits": written})
     licences = sum((collections.Counter(value.get("licences", {})) for value in read.values()), collections.Counter())
     return _write_mixture(out_dir, request, members, sorted(set(request["documents"].values())), dict(sorted(licences.items())))
@@ -128,7 +147,13 @@ def _save_vocabulary(tokenizer: Tokenizer, out_dir: Path) -> None:
 
 
 def _write_store(
-    task: str, split: str, tokenizer: Tokenizer, root: Path, request: dict[str, Any], out_dir: Path
+    task: str,
+    split: str,
+    tokenizer: Tokenizer,
+    root: Path,
+    request: dict[str, Any],
+    out_dir: Path,
+    workers: Workers | None,
 ) -> dict[str, Any]:
     """Write one member's store unless it is there already; its entry in the mixture's manifest."""
     path = out_dir / task / split
@@ -139,8 +164,10 @@ def _write_store(
         value = manifest.read(path, manifest.TOKENS)
         stored = {**value["config"], "documents": {value["config"].get("documents", ""): value["parents"]}}
         _check_same(path, stored, {**config, "documents": {name: parents}})
-    else:
+    elif workers is None:
         value = _write_documents(path, _tokenized(task, split, tokenizer, root), config, parents)
+    else:
+        value = _write_by_beam(path, root, config, parents, workers)
     entry = {"path": f"{task}/{split}", "fingerprint": manifest.fingerprint(value), "documents": 0, "tokens": 0}
     return {**entry, **value["totals"]}
 
@@ -181,25 +208,66 @@ def _write_documents(
             totals["empty_documents"] += 1
             continue
         num_bytes = len(text.encode("utf-8"))
-        order = hashlib.blake2b(f"{config['seed']}/{identity}".encode(), digest_size=16).digest()
-        kept.append((order, identity, tokens, num_bytes))
+        kept.append((order_key(config["seed"], identity), identity, tokens, num_bytes))
         totals["characters"] += len(text)
         totals["bytes"] += num_bytes
-    if not kept:
-        raise JaLlmError(
-            f"{path}: every document of task {config['task']!r} was dropped or empty, so there is nothing to store; check the task's preprocessors and the corpus."
-        )
     kept.sort(key=lambda item: item[:2])
     for (_, identity, *_), (_, following, *_) in zip(kept, kept[1:], strict=False):
         if identity == following:
             raise JaLlmError(
                 f"document {identity} comes twice in task {config['task']!r}, so its tokens could not be traced; deduplicate the corpus, and let no preprocessor split documents."
             )
+    counts = {"documents": len(kept), "tokens": sum(len(tokens) for _, _, tokens, _ in kept), **totals}
+    return _write_ordered(path, (item[1:] for item in kept), counts, config, parents)
+
+
+def _write_ordered(
+    path: Path,
+    documents: Iterator[tuple[str, np.ndarray, int]],
+    counts: dict[str, int],
+    config: dict[str, Any],
+    parents: list[str],
+) -> dict[str, Any]:
+    """Write a store of documents (id, tokens, bytes of the text) that are in their order and have been counted."""
+    if not counts["documents"]:
+        raise JaLlmError(
+            f"{path}: every document of task {config['task']!r} was dropped or empty, so there is nothing to store; check the task's preprocessors and the corpus."
+        )
+    totals = {key: counts[key] for key in ("characters", "bytes", "empty_documents")}
     with atomic_directory(path) as temporary:
-        writer = store.TokenStoreWriter(temporary, len(kept), sum(len(tokens) for _, _, tokens, _ in kept))
-        for _, identity, tokens, num_bytes in kept:
+        writer = store.TokenStoreWriter(temporary, counts["documents"], counts["tokens"])
+        for identity, tokens, num_bytes in documents:
             writer.append(identity, tokens, num_bytes)
         return writer.close(config=config, parents=parents, totals=totals)
+
+
+def _check_workers(workers: Workers, tasks: Iterable[str]) -> None:
+    if workers.processes < 0:
+        raise UsageError(f"--workers {workers.processes}: give a number of processes, or 0 for one a core.")
+    for task in tasks:
+        if registry.task(task).preprocessors:
+            raise UsageError(
+                f"task {task!r} has preprocessors, which TensorFlow runs and Beam's workers have not; leave --workers and Beam's options out, or "
+                "do to the documents what they do in the corpus job."
+            )
+
+
+def _write_by_beam(path: Path, root: Path, config: dict[str, Any], parents: list[str], workers: Workers) -> dict[str, Any]:
+    """Write a store by `beam_pipelines.cache`; what a killed job has finished is kept in OUT/.work until the store stands."""
+    from beam_pipelines import cache as job
+
+    out_dir = path.parents[1]
+    work = out_dir / ".work" / f"{config['task']}-{config['split']}-{sha256_json([config, parents])[:12]}"
+    entries = registry.shards(registry.task(config["task"]), manifest.read(root, manifest.DOCUMENTS), config["split"])
+    shards = [root / entry["name"] for entry in entries]
+    counts = job.tokenize(shards, out_dir / "vocab", work, config["seed"], *workers)
+    parts = job.arrange(len(shards), counts["characters"], work, *workers) if counts["documents"] else []
+    documents = track(job.documents(parts), f"cache {config['task']}/{config['split']}", "document", total=counts["documents"])
+    value = _write_ordered(path, documents, counts, config, parents)
+    shutil.rmtree(work)
+    with contextlib.suppress(OSError):  # another store's work
+        work.parent.rmdir()
+    return value
 
 
 def _write_mixture(

@@ -8,6 +8,7 @@ at the step that the run was rolled back to, so the batches of the steps before 
 import dataclasses
 from typing import Any
 
+from ja_llm.data.mixing import MIXINGS
 from ja_llm.errors import JaLlmError, UsageError
 
 
@@ -18,10 +19,13 @@ class DataSchedule:
     Attributes:
       stages: (first step, mixture fingerprint), the first from step 0.
       skips: (stage number, first data step, data step after the last), counted from the stage's own start.
+      mixing: how rows of several sources are mixed, in every stage: "exact", or "grain" in the ledgers that do not say
+        (`ja_llm.data.mixing`).
     """
 
     stages: tuple[tuple[int, str], ...]
     skips: tuple[tuple[int, int, int], ...] = ()
+    mixing: str = "exact"
 
     @classmethod
     def single(cls, mixture: str) -> "DataSchedule":
@@ -107,6 +111,7 @@ class DataSchedule:
         return {
             "stages": [{"from_step": first, "mixture": mixture} for first, mixture in self.stages],
             "skips": [{"stage": stage, "from": first, "to": stop} for stage, first, stop in self.skips],
+            **({} if self.mixing == "grain" else {"mixing": self.mixing}),
         }
 
     @classmethod
@@ -119,7 +124,8 @@ class DataSchedule:
         try:
             stages = tuple((int(s["from_step"]), str(s["mixture"])) for s in value["stages"])
             skips = tuple((int(s["stage"]), int(s["from"]), int(s["to"])) for s in value["skips"])
-        except (KeyError, TypeError, ValueError) as error:
+            mixing = str(value.get("mixing", "grain"))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise JaLlmError(f"the run's data schedule can't be read ({error!r}); restore run.json from a copy.") from error
         steps = [first for first, _ in stages]
         sound = bool(steps) and steps[0] == 0 and all(a < b for a, b in zip(steps, steps[1:], strict=False))
@@ -129,7 +135,11 @@ class DataSchedule:
             raise JaLlmError(
                 "the run's data schedule is out of order (stages must begin at step 0 and grow, skips must not overlap)."
             )
-        return cls(stages, skips)
+        if mixing not in MIXINGS:
+            raise JaLlmError(
+                f"the run's data schedule mixes by {mixing!r}, which this version of ja_llm does not know; go on with the version that wrote run.json."
+            )
+        return cls(stages, skips, mixing)
 
 
 def _stages(stages: tuple[tuple[int, str], ...]) -> str:

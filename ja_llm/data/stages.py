@@ -38,6 +38,7 @@ class StagedBatches:
       packing: see `BatchSource`.
       stored: the run's own schedule, of its ledger; what it has read or skipped stays.
       from_step: the step that the run goes on from; later stages may still be changed.
+      mixing: see `BatchSource`; None: the stored schedule's, "exact" where there is none.
 
     Attributes:
       schedule: the data schedule in force.
@@ -60,13 +61,15 @@ class StagedBatches:
         packing: str = "concatenate",
         stored: DataSchedule | None = None,
         from_step: int = 0,
+        mixing: str | None = None,
     ):
+        mixing = mixing or (stored.mixing if stored else "exact")
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
         for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
             local_path(place)
-            source = BatchSource(place, length, batch_size, seed, packing=packing)
+            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing)
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)
@@ -90,7 +93,7 @@ class StagedBatches:
             }
             for begin, source in zip(begins, self.sources, strict=True)
         ]
-        schedule = DataSchedule.single(self.mixture)
+        schedule = DataSchedule(((0, self.mixture),), mixing=mixing)
         for stage, source in zip(stages, self.sources[1:], strict=True):
             schedule = schedule.with_stage(stage.from_step, source.mixture)
         self.schedule = schedule if stored is None else stored.extended(schedule, from_step)

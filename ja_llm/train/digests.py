@@ -14,6 +14,9 @@ import numpy as np
 
 from ja_llm.train.settings import name_of
 
+_PIECE = 1 << 16  # elements that stay in the processor's cache: a training step waits for this
+_WEIGHTS = 2 * np.arange(_PIECE, dtype=np.uint32) + np.uint32(1)
+
 
 def digests(tree: Any) -> dict[str, list[int]]:
     """{name of the array: [sum, weighted sum]}."""
@@ -39,11 +42,14 @@ def _of_host(x: np.ndarray) -> tuple[int, int]:
     bits = np.ascontiguousarray(x).view(f"uint{8 * x.dtype.itemsize}") if x.dtype.itemsize < 8 else x.reshape(-1).view(np.uint32)
     bits = bits.reshape(-1)
     total = weighted = 0
-    for start in range(0, bits.size, 1 << 22):  # a piece that stays in the processor's cache
-        part = bits[start : start + (1 << 22)].astype(np.uint32)
-        weights = 2 * np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32) + np.uint32(1)
-        total += int(part.sum(dtype=np.uint64))
-        weighted += int((part * weights).sum(dtype=np.uint64))
+    product = np.empty(_PIECE, np.uint32)
+    for start in range(0, bits.size, _PIECE):
+        part = bits[start : start + _PIECE].astype(np.uint32, copy=False)
+        products = np.multiply(part, _WEIGHTS[: part.size], out=product[: part.size])
+        # Sums of uint32 wrap, which is the modulus; a place in the piece is its place in the array less `start`.
+        here = int(part.sum(dtype=np.uint32))
+        total += here
+        weighted += int(products.sum(dtype=np.uint32)) + 2 * start * here
     return total % 2**32, weighted % 2**32
 
 

@@ -184,6 +184,7 @@ def train(
         seed=random_seed,
         packing=packing,
         from_step=(model_steps(directory) or [0])[-1],
+        mixing=stored.mixing if stored else None,
     )
     batches = open_batches(stored=None if "data" in accept else stored)
     if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
@@ -372,12 +373,16 @@ def _export(model_dir: str, step: int) -> None:
 
 
 def _shares(batches: Any, steps: int) -> str:
-    """What a run will read of each source, one sentence."""
-    return "; ".join(
+    """What a run will read of each source, and after how many rows (of each stage) the shares are exact, one sentence."""
+    parts = [
         f"{task} {part['share']:.1%} of {part['tokens'] / part['share'] / 1e6:.2f}M tokens = {part['epochs']:.2f} epochs"
         for task, part in batches.statement(steps).items()
         if part["share"]
-    )
+    ]
+    blocks = [f"{source.mixing.block:,}" for source in batches.sources if (source.mixing.block or 1) > 1]
+    if blocks:
+        parts.append(f"shares exact to a row after every {', then '.join(blocks)} rows")
+    return "; ".join(parts)
 
 
 def _packing(batches: Any) -> str:

@@ -123,7 +123,7 @@ def test_shares_of_tokens_are_the_rates(tmp_path, make_cache, documents, rates):
 
 
 def test_the_order_of_rows_is_what_it_was(source):
-    # Grain 0.2.18's shuffle and mix. A change here means that a resumed run would read other batches: pin Grain back.
+    # Grain 0.2.18's shuffle, and what its mix gave. A change here means that a resumed run would read other batches: pin Grain back.
     order = " ".join(f"{task[0]}{row}" for step in range(3) for task, row in source.row_identity(step))
     assert order == GOLDEN
 

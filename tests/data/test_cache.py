@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tokenizers
 
+from beam_pipelines import cache as beam_job
 from ja_llm import manifest
 from ja_llm.cli import main
 from ja_llm.data import cache as cache_module
 from ja_llm.data import registry
 from ja_llm.data.batches import BatchSource, trace_text
-from ja_llm.data.cache import cache, format_cache
+from ja_llm.data.cache import Workers, cache, format_cache
 from ja_llm.data.store import TokenStore
 from ja_llm.documents import document_id
 from ja_llm.errors import JaLlmError, UsageError
@@ -147,6 +148,76 @@ def test_a_killed_cache_goes_on_and_ends_in_the_same_fingerprint(cached, root, v
     assert not set(calls) & set(done) and calls[0] == ("web_en", "train")
     assert BatchSource(out, 32, 8, seed=0).fingerprint == BatchSource(cached[0], 32, 8, seed=0).fingerprint
     assert not list(out.rglob(".*.tmp"))
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_beam_writes_the_same_bytes_with_any_number_of_workers(cached, root, vocab, tmp_path, monkeypatch):
+    out, value = cached
+    monkeypatch.setattr(beam_job, "PART_CHARACTERS", 300)
+    monkeypatch.setattr(cache_module, "_tokenized", lambda *_: pytest.fail("by TensorFlow"))
+    words = ["cache", "--task", MIXTURE, "--vocab", str(vocab), "--documents", str(root), "--out", str(tmp_path / "c")]
+    assert main([*words, "--workers", "1"]) == 0
+    assert manifest.read(tmp_path / "c", manifest.MIXTURE) == value
+    assert files_of(tmp_path / "c") == files_of(out)
+    cache("web_ja", vocab, root, tmp_path / "two", splits=("train",), workers=Workers(2))
+    assert files_of(tmp_path / "two" / "web_ja" / "train") == files_of(out / "web_ja" / "train")
+    assert not (tmp_path / "c" / ".work").exists() and not (tmp_path / "two" / ".work").exists()
+
+
+def test_a_killed_beam_cache_goes_on_with_what_is_missing(cached, root, vocab, tmp_path, monkeypatch):
+    out, run, documents, ran = tmp_path / "c", beam_job._run, beam_job.documents, []
+
+    def dies(parts):
+        yield next(documents(parts))
+        raise Killed
+
+    monkeypatch.setattr(beam_job, "PART_CHARACTERS", 300)
+    monkeypatch.setattr(beam_job, "documents", dies)
+    with pytest.raises(Killed):
+        cache("web_ja", vocab, root, out, workers=Workers())
+    monkeypatch.undo()
+    monkeypatch.setattr(beam_job, "PART_CHARACTERS", 300)
+    monkeypatch.setattr(beam_job, "_run", lambda function, items, *more: ran.append(items) or run(function, items, *more))
+    (work,) = (out / ".work").iterdir()
+    assert len(list(work.glob("part-*"))) > 4
+    for name in ("shard-00001", "part-00002-*"):  # as if it had been killed before these were whole
+        (whole,) = work.glob(name)
+        whole.rename(work / f".{whole.name}.tmp")
+    cache("web_ja", vocab, root, out, splits=("train",), workers=Workers())
+    assert [[str(item).count(str(work)) for item in items] for items in ran] == [[1], [1]]
+    assert "shard-00001" in str(ran[0]) and "part-00002" in str(ran[1])
+    assert TokenStore.open(out / "web_ja" / "train").fingerprint == TokenStore.open(cached[0] / "web_ja" / "train").fingerprint
+
+
+def test_beam_refuses_what_it_can_not_do_and_tells_what_is_damaged(
+    vocab, root, tmp_path, write_document_set, documents, capsys, long_pages
+):
+    docs, out = documents("ja", 8), tmp_path / "c"
+    with pytest.raises(UsageError, match="'long_ja' has preprocessors, which TensorFlow runs"):
+        cache("long_ja", vocab, root, out, workers=Workers())
+    with pytest.raises(UsageError, match="--workers -1"):
+        cache("web_ja", vocab, root, out, workers=Workers(-1))
+    words = ["cache", "--task", "web_ja", "--vocab", str(vocab), "--documents", str(root), "--out", str(out)]
+    assert main([*words, "--seeed=3"]) == 2 and "--seeed=3: neither this command nor Beam" in capsys.readouterr().err
+    assert not out.exists()
+    apart = sorted(docs, key=lambda d: d.id)  # every other one goes into the other shard
+    for twice in ([*docs, apart[0]], [apart[0], *apart]):
+        with pytest.raises(JaLlmError, match=f"document {apart[0].id} comes twice"):
+            again = write_document_set(tmp_path / "twice", {("ja", "train"): twice})
+            cache("web_ja", vocab, again, tmp_path / f"twice{len(list(tmp_path.iterdir()))}", workers=Workers())
+    damaged = write_document_set(tmp_path / "damaged", {("ja", "train"): docs})
+    shard = sorted((damaged / "ja").iterdir())[1]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(JaLlmError, match=f"{shard.name}: record 3 is damaged"):
+        cache("web_ja", vocab, damaged, out, workers=Workers())
+    empty = type(docs[0])(document_id("test", "empty", "", ""), "", lang="ja")
+    only = write_document_set(tmp_path / "empty", {("ja", "train"): [empty]})
+    with pytest.raises(JaLlmError, match="dropped or empty"):
+        cache("web_ja", vocab, only, tmp_path / "e", workers=Workers())
+    assert not (out / "web_ja" / "train").exists() and not (tmp_path / "e" / "web_ja" / "train").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])

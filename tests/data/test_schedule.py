@@ -35,3 +35,8 @@ def test_disorder_is_refused():
     for damage in ({"stages": []}, {"skips": good["skips"] * 2}, {"skips": [{"stage": 4, "from": 1, "to": 2}]}, {"stages": None}):
         with pytest.raises(JaLlmError, match="data schedule"):
             DataSchedule.from_json({**good, **damage})
+
+
+def test_a_mixing_of_a_newer_version_is_refused():
+    with pytest.raises(JaLlmError, match="mixes by 'finer', which this version of ja_llm does not know"):
+        DataSchedule.from_json({**DataSchedule.single("a").to_json(), "mixing": "finer"})

@@ -11,15 +11,30 @@ from ja_llm.data.stages import Stage, StagedBatches
 from ja_llm.errors import JaLlmError, UsageError
 
 ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
+# Batches 0 and 1000 of 70 to 30 before shares were exact.
+OLD = "e78 j166 j134 e7 j69 j265 e92 j7 j41 e38 j209 j269 j224 e44 j220 j80 e20 j15 j31 e55"
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory, make_cache, documents):
+def cache_of(tmp_path_factory, make_cache, documents):
+    """cache_of(share of ja) -> a cache of the same documents."""
     root = tmp_path_factory.mktemp("stages")
     docs = {"ja": documents("ja", 60), "en": documents("en", 50, longest=120)}
-    first = make_cache(root / "first", {"ja": (0.9, docs["ja"]), "en": (0.1, docs["en"])})
-    anneal = make_cache(root / "anneal", {"ja": (0.5, docs["ja"]), "en": (0.5, docs["en"])})
-    return first, anneal
+
+    def make(share):
+        folder = root / f"{share:g}"
+        return (
+            folder
+            if folder.exists()
+            else make_cache(folder, {"ja": (share, docs["ja"]), "en": (round(1 - share, 6), docs["en"])})
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def caches(cache_of):
+    return cache_of(0.9), cache_of(0.5)
 
 
 def staged(caches, at=600, **more):
@@ -31,8 +46,9 @@ def identities(batches, step):
     return batches.sources[schedule.stage(step)].row_identity(schedule.data_step(step))
 
 
-def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats_early(caches):
-    batches = staged(caches)
+@pytest.mark.parametrize("shares", [(0.9, 0.5), (0.7, 0.36)])
+def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats_early(cache_of, shares):
+    batches = staged([cache_of(share) for share in shares])
     rows = {task: part["rows"] for task, part in batches.sources[0].statistics().items()}
     order = collections.defaultdict(list)
     for step in range(1000):
@@ -40,12 +56,25 @@ def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats
         for task, row in here:
             order[task].append(row)
         stage, done = (0, step + 1) if step < 600 else (1, step - 599)
-        count = len(order["ja"]) - (5400 if stage else 0)
-        assert abs(count - done * 10 * (0.5 if stage else 0.9)) <= 1
-    assert (len(order["ja"]), len(order["en"])) == (5400 + 2000, 600 + 2000)
+        count = len(order["ja"]) - (round(6000 * shares[0]) if stage else 0)
+        assert abs(count - done * 10 * shares[stage]) < 1
+    total = round(6000 * shares[0] + 4000 * shares[1])
+    assert (len(order["ja"]), len(order["en"])) == (total, 10_000 - total)
     for task, seen in order.items():  # each epoch reads every row once, also across the switch
         for epoch in range(len(seen) // rows[task]):
             assert len(set(seen[epoch * rows[task] : (epoch + 1) * rows[task]])) == rows[task]
+
+
+def test_a_run_that_began_before_shares_were_exact_goes_on_in_its_order(cache_of):
+    stored = {"stages": [{"from_step": 0, "mixture": BatchSource(cache_of(0.7), **ARGUMENTS).mixture}], "skips": []}
+    old = StagedBatches(cache_of(0.7), stored=DataSchedule.from_json(stored), **ARGUMENTS)
+    assert " ".join(f"{task[0]}{row}" for step in (0, 1000) for task, row in identities(old, step)) == OLD
+    assert old.schedule.to_json() == stored
+    new = StagedBatches(cache_of(0.7), **ARGUMENTS)
+    assert new.fingerprint != old.fingerprint and identities(new, 1000) != identities(old, 1000)
+    assert DataSchedule.from_json(new.schedule.to_json()).mixing == "exact"
+    longer = staged((cache_of(0.7), cache_of(0.5)), 50, stored=old.schedule, from_step=40)
+    assert longer.fingerprint == old.fingerprint and longer.schedule.with_skip(60, 2).mixing == "grain"
 
 
 def test_the_first_stage_is_that_of_a_run_without_stages(caches):

@@ -86,6 +86,17 @@ def bucket():
             server.kill()
 
 
+def test_it_is_read_by_gcsfs_also_where_etils_was_used_before(bucket, tmp_path, monkeypatch):
+    from etils import epath
+    from etils.epath import backend, gpath
+
+    monkeypatch.delenv("EPATH_USE_TF", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as where TensorFlow is installed
+    gpath._is_tf_installed.cache_clear()
+    assert epath.Path(tmp_path).exists() and gpath._is_tf_installed()  # what orbax does in a run on this machine
+    assert storage.place(f"{bucket}/early")._backend is backend.fsspec_backend
+
+
 def test_small_files(bucket, tmp_path):
     run = storage.absolute(f"{bucket}/small")
     assert not run.exists() and storage.absolute(tmp_path) == tmp_path

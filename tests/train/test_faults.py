@@ -215,6 +215,10 @@ def test_digests_of_host_and_device_agree_and_see_one_bit_and_a_swap():
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(3, 4, 5)).astype(np.float32), np.int32(7), rng.integers(0, 255, (6,)).astype(np.uint8)]
     arrays.append(np.asarray(jax.numpy.asarray(arrays[0], "bfloat16")))
+    arrays.append(rng.normal(size=(3, 50_000)).astype(np.float32))  # more than the host takes at a time
+    bits = arrays[-1].view(np.uint32).reshape(-1).tolist()
+    by_definition = (sum(bits) % 2**32, sum(n * (2 * place + 1) for place, n in enumerate(bits)) % 2**32)
+    assert _of_host(arrays[-1]) == by_definition
     on_device = _of_devices([jax.numpy.asarray(a) for a in arrays])
     assert [list(map(int, pair)) for pair in on_device] == [list(_of_host(np.asarray(a))) for a in arrays]
     first = digests({"a": arrays[0]})

@@ -145,7 +145,7 @@ def test_what_is_no_matrix_and_what_does_not_go_together_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_step_of_seven_billion_parameters_fits_into_24_gib():
+def test_a_step_of_seven_billion_parameters_fits_into_24_gib(optimized):
     config = DecoderConfig(
         vocab_size=32000, embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128, mlp_dim=11008,
         max_length=4096, dtype="bfloat16", remat_policy="full",
@@ -156,6 +156,8 @@ def test_a_step_of_seven_billion_parameters_fits_into_24_gib():
     shape = jax.ShapeDtypeStruct((1, 2048), "int32")
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
     batch = {**dict.fromkeys(names, shape), "decoder_loss_weights": jax.ShapeDtypeStruct((1, 2048), "float32")}
-    needed = needed_bytes(step.lower(plan.abstract, batch, plan.model).compile())
+    # A CPU multiplies bfloat16 as float32, and XLA would convert the weights of all layers before the scan: 24 GiB that no GPU needs.
+    outside = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion,while-loop-expensive-invariant-code-motion"}
+    needed = needed_bytes(step.lower(plan.abstract, batch, plan.model).compile(compiler_options=outside))
     print(f"{needed / 2**30:.2f} GiB")
     assert needed < 24 * 2**30

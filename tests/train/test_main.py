@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ja_llm.cli import main
+from ja_llm.data.batches import BatchSource
 from ja_llm.errors import UsageError
 from ja_llm.sharding import DEFAULT_RULES
 from ja_llm.train import loop
@@ -197,7 +198,7 @@ def test_a_dry_run_refuses_what_the_run_would(training, straight, tmp_path, caps
 def test_a_dry_run_says_how_rows_are_packed_and_writes_nothing(training, tmp_path, capsys):
     assert main([*training.command(tmp_path / "run", 20, PACKING="best_fit")[3:], "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert "packing: web_en 60 documents in " in out and "% padding, " in out
+    assert "packing: web_en 60 documents in " in out and "exact to a row after every 1,0" in out and "% padding, " in out
     assert not (tmp_path / "run").exists()
 
 
@@ -229,3 +230,21 @@ def test_other_data_that_are_accepted_begin_without_what_the_run_passed_over_of_
     other = start("0" * 64, "1" * 64)
     assert other.schedule.skips == ()
     assert start(other.fingerprint, other.mixture).schedule.skips == ((0, 2, 4),)
+
+
+def test_a_run_that_began_before_shares_were_exact_goes_on_and_accepting_its_own_data_changes_nothing(
+    training, cache_dir, straight, tmp_path, capsys
+):
+    ledger = json.loads((straight / "run.json").read_text())
+    assert ledger["data_schedule"].pop("mixing") == "exact"
+    arguments = {"length": 32, "batch_size": 8, "seed": 0}
+    ledger["identity"]["data"] = BatchSource(cache_dir, **arguments, mixing="grain").fingerprint
+    (tmp_path / "run.json").write_text(json.dumps(ledger))
+    command = [*training.command(tmp_path, 20)[3:], "--dry_run"]
+    for more in ([], ["--gin_bindings=main.train.accept = ('data',)"]):
+        assert main([*command, *more]) == 0
+        assert "shares exact" not in capsys.readouterr().out
+    ledger["identity"]["data"] = BatchSource(cache_dir, **arguments).fingerprint
+    (tmp_path / "run.json").write_text(json.dumps(ledger))
+    assert main(command) == 2
+    assert "other data" in capsys.readouterr().err
