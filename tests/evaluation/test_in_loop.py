@@ -96,5 +96,6 @@ def test_hosts_with_other_files_are_refused(monkeypatch):
     hosts.check_same("jsquad", "b")
     with pytest.raises(JaLlmError, match="jsquad: the hosts of this run have different files"):
         hosts.check_same("jsquad", "a")
-    monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", lambda own: own.astype(np.int32))
-    assert hosts.of_first({"a": 0.1, "b": 1 / 3}) == {"a": 0.1, "b": 1 / 3}  # to the last bit
+    firsts = np.array([0.1, 1 / 3]).view(np.uint8).astype(np.int32)
+    monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", lambda own: firsts)
+    assert hosts.of_first({"a": 7.0, "b": 8.0}) == {"a": 0.1, "b": 1 / 3}  # to the last bit
