@@ -325,11 +325,23 @@ def decode_speed(value: dict[str, Any]) -> str:
 def eval_speed(value: dict[str, Any]) -> str:
     """Likelihood tasks beside the harness's own backend."""
     lines = ["| requests | tokens shared | transformers | ours | ratio | largest difference |", "|---|---|---|---|---|---|"]
-    for name, found in value["loads"].items():
-        seconds = " | ".join(f"{found['median_seconds'][who]:.2f} s" for who in ("peer", "ours"))
+    for name, found in rows_of(value["loads"]):
+        seconds = " | ".join(f"{statistics.median(found['seconds'][who]):.2f} s" for who in ("peer", "ours"))
         shared, worst = f"{found['share_saved']:.0%}", f"{found['largest_difference_nats']:.1e} nats"
-        lines.append(f"| {found['requests']}, {name} | {shared} | {seconds} | {found['ratio']:.2f}x | {worst} |")
+        ratio = statistics.median(found["seconds"]["peer"]) / statistics.median(found["seconds"]["ours"])
+        lines.append(f"| {found['requests']}, {name} | {shared} | {seconds} | {ratio:.2f}x | {worst} |")
+    if "documents_a_task" in value:
+        lines += ["", f"{value['documents_a_task']} generated documents a task; medians of {value['repeats']} whole evaluations."]
     return "\n".join(lines)
+
+
+def rows_of(loads: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Each load, then its tasks where it has several."""
+    found = []
+    for name, load in loads.items():
+        tasks = load.get("tasks", {})
+        found += [(name, load), *((f"{task}, {of['shots']} shots", of) for task, of in tasks.items() if len(tasks) > 1)]
+    return found
 
 
 def interchange_speed(value: dict[str, Any]) -> str:

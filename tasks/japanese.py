@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ja_llm.evaluation import answers, loaders_japanese, metrics, mt_bench, text_metrics
+from ja_llm.evaluation import answers, loaders_japanese, long_prompts, metrics, mt_bench, text_metrics
 from ja_llm.evaluation.benchmarks import Prompt, chosen, code_task, generated
 from ja_llm.evaluation.loaders_japanese import Splits
 from ja_llm.evaluation.profiles import STRICT, SWALLOW, Profile
@@ -242,6 +242,11 @@ def _register(profile: Profile) -> None:
         source=jglue,
     )
     rouge = metrics.rouge2(profile.rouge_segmenter)
+    summary = Prompt(
+        lambda record: f"記事:{record['text']}\n要約:",
+        lambda record: record["reference"],
+        lambda record: "記事の要点を短い文章にまとめてください。\n\n",
+    )
     _add(
         profile,
         "xlsum_ja",
@@ -249,14 +254,12 @@ def _register(profile: Profile) -> None:
         examples=functools.partial(
             generated,
             load=loaders_japanese.xlsum,
-            prompt=Prompt(
-                lambda record: f"記事:{record['text']}\n要約:",
-                lambda record: record["reference"],
-                lambda record: "記事の要点を短い文章にまとめてください。\n\n",
-            ),
+            prompt=summary,
             rule=profile.harness_ja_shots,
             shots=1,
+            keep_parts=True,
         ),
+        long_prompt=long_prompts.shorten_articles(summary, profile.context_by_reference),
         metric_fns=(rouge,),
         headline="rouge2",
         max_new_tokens=256,
@@ -266,6 +269,10 @@ def _register(profile: Profile) -> None:
         source="mkshing/xlsum_ja of csebuetnlp/xlsum (CC BY-NC-SA 4.0)",
         description=f"ROUGE-2 F of one-line summaries against the news site's own, units: {profile.rouge_segmenter}.",
     )
+    worked = Prompt(
+        lambda record: f"問題:{record['question']}\n順を追った答え:",
+        lambda record: record["solution"] if "solution" in record else f"{record['gold']:g}",
+    )
     _add(
         profile,
         "mgsm_ja",
@@ -273,13 +280,12 @@ def _register(profile: Profile) -> None:
         examples=functools.partial(
             generated,
             load=loaders_japanese.mgsm,
-            prompt=Prompt(
-                lambda record: f"問題:{record['question']}\n順を追った答え:",
-                lambda record: record["solution"] if "solution" in record else f"{record['gold']:g}",
-            ),
+            prompt=worked,
             rule=profile.harness_ja_shots,
             shots=4,
+            keep_parts=True,
         ),
+        long_prompt=long_prompts.drop_shots(worked),
         metric_fns=(metrics.PredictionMetric("accuracy", functools.partial(_whole_number, profile.number_anywhere)),),
         headline="accuracy",
         max_new_tokens=256,

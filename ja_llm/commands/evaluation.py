@@ -236,6 +236,11 @@ def report(verbs) -> None:
             from ja_llm.evaluation.score_table import write_table
 
             print(write_table(args.run, args.table, published=args.published))
+        if args.flexeval:
+            from ja_llm.evaluation.flexeval_files import write_flexeval
+
+            write_flexeval(args.run, args.flexeval)
+            print(args.flexeval)
         print(
             write_report(
                 [Path(run) for run in args.run],
@@ -258,6 +263,12 @@ def report(verbs) -> None:
         "--table", type=path, metavar="FILE", help="also write the scores of published sets as CSV, a row a model"
     )
     parser.add_argument("--published", action="store_true", help="put Swallow's published rows into that table, too")
+    parser.add_argument(
+        "--flexeval",
+        type=path,
+        metavar="DIR",
+        help="also write them as FlexEval does: DIR/MODEL/TASK/metrics.json, outputs.jsonl",
+    )
     parser.add_argument("--out", type=path, default="report.html")
     parser.add_argument("--documents", type=path, metavar="DIR", help="document set, for the yield funnel")
     parser.add_argument("--certificate", type=path, metavar="FILE", help="certificate.json of a vocabulary expansion")

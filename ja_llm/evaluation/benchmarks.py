@@ -40,7 +40,14 @@ class Prompt:
 
 
 def generated(
-    sources: Sources, limit: int | None, *, load: Callable[[RawFolder], Splits], prompt: Prompt, rule: ShotRule, shots: int
+    sources: Sources,
+    limit: int | None,
+    *,
+    load: Callable[[RawFolder], Splits],
+    prompt: Prompt,
+    rule: ShotRule,
+    shots: int,
+    keep_parts: bool = False,
 ) -> list[Example]:
     """One example a record, to be answered by a generated text.
 
@@ -51,6 +58,7 @@ def generated(
       prompt: makes the text.
       rule: chooses the shots.
       shots: how many.
+      keep_parts: note the record and its shots whole ("parts"), for a task that makes a long prompt anew (`long_prompts.py`).
 
     Raises:
       UsageError, JaLlmError: files are missing, partial, altered, or without gold.
@@ -60,7 +68,10 @@ def generated(
             "id": record["id"],
             "inputs": prompt.before(record, chosen) + prompt.query(record),
             "targets": prompt.answer(record),
-            "meta": _meta(record, chosen, prompt.query(record)),
+            "meta": {
+                **_meta(record, chosen, prompt.query(record)),
+                **({"parts": {"record": record, "shots": chosen}} if keep_parts else {}),
+            },
         }
         for record, chosen in _asked(sources, limit, load, rule, shots)
     ]

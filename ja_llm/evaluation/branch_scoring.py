@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.hosts import gathered
 from ja_llm.evaluation.prefix_cache import Ids, PrefixCache, bucket, functions, shared_blocks
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder
@@ -180,7 +181,7 @@ class ContinuationScorer:
             lasts[row, : len(leaf.lasts)] = leaf.lasts
         arguments = (tokens, lengths, places, targets, lasts)
         function, before = (self._leaf[0], ()) if cache is None else (self._leaf[1], (cache,))
-        first, last = map(np.asarray, function(self._params, *before, *arguments))
+        first, last = map(gathered, function(self._params, *before, *arguments))
         for row, leaf in here:
             yield leaf, first[row, : leaf.scored - 1], last[row, : len(leaf.lasts)]
 

@@ -51,7 +51,7 @@ def continue_prompts(
     devices = None if mesh is None else sharding.make_mesh(parse_mesh(mesh))
     with contextlib.nullcontext() if devices is None else sharding.use(devices):
         loaded = load_spread(checkpoint, devices)
-        generator = None if scored else Generator(loaded, 1, ends=_ends(loaded))
+        generator = None if scored else Generator(loaded, 1, ends=text_ends(loaded))
         first = [loaded.tokenizer.bos_id] if (adds_bos(loaded.tokenizer) if bos is None else bos) else []
         for number, prompt in enumerate(prompts):
             if generator is None:
@@ -65,7 +65,7 @@ def continue_prompts(
             out.write("\n")
 
 
-def _ends(loaded: Any) -> list[int]:
+def text_ends(loaded: Any) -> list[int]:
     """Every id that ends a text by what the first weights came with, where this vocabulary's EOS is one of them."""
     found: set[int] = set()
     for name in ("generation", "token_ids"):

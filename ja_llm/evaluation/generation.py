@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.hosts import gathered
 from ja_llm.evaluation.sampling import Sampling, choose
 from ja_llm.evaluation.text_stream import BROKEN, TextStream, first_stop
 
@@ -266,7 +267,7 @@ class Generator:
         write = _compiled_stride(self._step, self._tokenizer.vocab_size, sampling, stride)
         for start in range(0, most, stride):
             cache, logits, sizes, seen, written = write(self._step_params, cache, logits, sizes, seen, keys)
-            yield np.asarray(written)[:, : most - start], done
+            yield gathered(written)[:, : most - start], done
             if done.all():
                 return
 

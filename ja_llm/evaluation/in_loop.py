@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ja_llm.errors import UsageError
 from ja_llm.evaluation import code_metrics
 from ja_llm.evaluation.examples import Sources
-from ja_llm.evaluation.registry import SCORE, SPLIT, bind, resolve
+from ja_llm.evaluation.hosts import check_same, of_first
+from ja_llm.evaluation.registry import SPLIT, bind, resolve
 from ja_llm.evaluation.run import compute_metrics
 from ja_llm.evaluation.runners import Runners
 from ja_llm.models.config import DecoderConfig
@@ -45,22 +44,22 @@ def task_evaluators(
       task -> function (parameters -> {the headline metric, and its interval's ends}).
 
     Raises:
-      UsageError, JaLlmError: an unknown task, one that is not measured on several hosts, files that are missing, partial or altered, or a sandbox that does not work here.
+      UsageError, JaLlmError: an unknown task, files that are missing, partial, altered or not the same on all hosts, or a sandbox that does not
+        work here.
     """
     sources = Sources(root=root, data=data)
     evaluators = {}
     for template in resolve(list(tasks)):
         if missing := template.missing(sources):
             raise UsageError(f"{template.name}: this task needs {missing}, which was not given; name another task or give it.")
-        if jax.process_count() > 1 and (template.kind != SCORE or template.model_window):
-            raise UsageError(
-                f"{template.name}: a training run on several hosts measures held-out documents alone; name bits_per_byte or "
-                "continuation_choice tasks, and give this one to `ja-llm eval` on the run's checkpoints."
-            )
         if template.runs_code:
             code_metrics.allow(False)
         task = bind(template, tokenizer, sources, limit)
         examples = list(task.get_dataset(sequence_length=None, split=SPLIT, shuffle=False).as_numpy_iterator())
+        check_same(
+            template.name,
+            repr([(example["id"], *(example[f"{f}_pretokenized"] for f in ("inputs", "targets"))) for example in examples]),
+        )
         evaluators[template.name] = _evaluator(template, task, examples, config, tokenizer, batch_size, length)
     return evaluators
 
@@ -77,6 +76,6 @@ def _evaluator(
         loaded = LoadedModel(config, params, tokenizer, 0, Path(), {})
         samples = Runners(loaded, batch_size, min(length, config.max_length)).run(template, examples)
         metrics = compute_metrics(task, examples, samples)
-        return {key: metrics[key] for key in keys}
+        return of_first({key: metrics[key] for key in keys})
 
     return evaluate

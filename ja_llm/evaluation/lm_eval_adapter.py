@@ -5,7 +5,8 @@
     lm_eval.simple_evaluate(model=JaLlm("runs/ja"), tasks=["piqa"])
 
 Importing this module registers the name "ja_llm" with the harness, for `simple_evaluate(model="ja_llm", model_args="checkpoint=runs/ja")`; the
-harness's own command line does not import it and so does not know the name. Chat templates are not applied. The package
+harness's own command line does not import it and so does not know the name. `simple_evaluate(apply_chat_template=True)` takes the
+checkpoint's chat template; from then on special tokens in a text are read as such, as the harness's own backend always does. The package
 is optional: `pip install 'ja_llm[eval-oracles]'`.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.branch_scoring import ContinuationScorer
-from ja_llm.evaluation.continuations import load_spread, parse_mesh
+from ja_llm.evaluation.chat_template import ChatTemplate
+from ja_llm.evaluation.continuations import load_spread, parse_mesh, text_ends
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.prefix_cache import PrefixCache
 
@@ -77,7 +79,8 @@ class JaLlm(TemplateLM):
         # Decoded alone, as the harness does it, a text loses a leading space under SentencePiece and keeps it under byte-level BPE.
         self._drops_space = not self.tokenizer.decode(self.tokenizer.encode("a b")[1:]).startswith(" ")
         self.scorer = ContinuationScorer(loaded, self.batch_size, share)
-        self._generator = Generator(loaded, self.batch_size)
+        self._generator = Generator(loaded, self.batch_size, ends=text_ends(loaded))
+        self._chat: ChatTemplate | None = None
         if share:
             self._generator.share_prefixes(PrefixCache(loaded.config, loaded.params))
 
@@ -100,9 +103,26 @@ class JaLlm(TemplateLM):
         return f"ja_llm-{self.tokenizer.fingerprint}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids, behind BOS where the model was told so."""
+        """Token ids, behind BOS where the model was told so and a chat template has not written it."""
         begin = self._bos if add_special_tokens is None else add_special_tokens
-        return [*([self.tokenizer.bos_id] if begin else []), *self.tokenizer.encode(string)]
+        ids = self._chat.encode(string) if self._chat else self.tokenizer.encode(string)
+        return ids if ids[:1] == [self.tokenizer.bos_id] or not begin else [self.tokenizer.bos_id, *ids]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The dialogue as the checkpoint's template writes it; without the system's message where the template takes none, as in the
+        harness's own backend.
+
+        Raises:
+          UsageError, JaLlmError: there is no template, or it refuses the dialogue.
+        """
+        self._chat = self._chat or ChatTemplate(self.tokenizer)
+        try:
+            return self._chat.render(chat_history, add_generation_prompt)
+        except JaLlmError:
+            plain = [message for message in chat_history if message["role"] != "system"]
+            if len(plain) == len(chat_history):
+                raise
+            return self._chat.render(plain, add_generation_prompt)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any

@@ -177,7 +177,7 @@ def jmmlu(folder: RawFolder) -> Splits:
         generator.shuffle(rows)
         development += rows[: len(rows) // 2]
         test += rows[len(rows) // 2 :]
-    folder.complete("jmmlu/JMMLU", development + test, 7117)
+    folder.complete("jmmlu/JMMLU", development + test, 7097)
     generator.shuffle(development)
     generator.shuffle(test)
     return folder.complete("jmmlu/JMMLU", test[16:], 0), development

@@ -31,6 +31,7 @@ class Profile:
       harness_shapes: as lm-evaluation-harness writes them: TriviaQA's shots show the first alias, a line end stands behind BIG-bench Hard's
         invitation to think.
       number_anywhere: see `answers.last_number`.
+      context_by_reference: XL-Sum's articles may take what the reference's length leaves, see `long_prompts.shorten_articles`.
       llm_jp_shots: rule for JCommonsenseQA, JEMHopQA, NIILC and JSQuAD.
       harness_ja_shots: rule for XL-Sum, MGSM and WMT20.
       harness_en_shots: rule for the English sets but MMLU, BIG-bench Hard and MATH.
@@ -48,6 +49,7 @@ class Profile:
     second_question_mark: bool
     harness_shapes: bool
     number_anywhere: bool
+    context_by_reference: bool
     llm_jp_shots: ShotRule
     harness_ja_shots: ShotRule
     harness_en_shots: ShotRule
@@ -99,6 +101,7 @@ SWALLOW = Profile(
     second_question_mark=True,
     harness_shapes=True,
     number_anywhere=True,
+    context_by_reference=True,
     llm_jp_shots=shots.llm_jp,
     harness_ja_shots=shots.harness_0_3,
     harness_en_shots=shots.harness_0_4,
@@ -117,6 +120,7 @@ STRICT = Profile(
     second_question_mark=False,
     harness_shapes=False,
     number_anywhere=False,
+    context_by_reference=False,
     llm_jp_shots=shots.plain,
     harness_ja_shots=shots.plain,
     harness_en_shots=shots.plain,

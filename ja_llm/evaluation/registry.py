@@ -45,6 +45,7 @@ class EvaluationTask:
       append_eos: whether EOS is the last target (a document's end is scored).
       begins_document: whether BOS stands before the prompt.
       model_window: a prompt may be as long as the model's `max_length`, whatever window is asked for bits per byte.
+      long_prompt: makes a prompt that does not fit anew, instead of cutting its beginning off (`long_prompts.py`).
       max_new_tokens: when a text is generated.
       total_length: tokens of prompt and text together at most; 0 for the model's own limit.
       stop: texts at which an answer ends.
@@ -73,6 +74,7 @@ class EvaluationTask:
     append_eos: bool = False
     begins_document: bool = True
     model_window: bool = False
+    long_prompt: Callable[[Mapping[str, Any], Callable[[str], int], int, int], str] | None = None
     max_new_tokens: int = 0
     total_length: int = 0
     stop: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """Runs examples of evaluation tasks through one model: what does not fit is cut and counted, what is written has its limits."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,16 +51,27 @@ class Runners:
         wanted = [whole - len(prompt) if template.total_length else template.max_new_tokens for prompt in prompts]
         limits = [max(min(new, self._max_length // 2), 1) for new in wanted]  # a small model keeps half for the prompt
         rooms = [generator.room(new) for new in limits]
-        fitted = [p if template.begins_document else p[-room:] for p, room in zip(prompts, rooms, strict=True)]
+        shown = [self._anew(template, example, room) for example, room in zip(examples, rooms, strict=True)]
+        fitted = [p if template.begins_document else p[-room:] for p, room in zip(shown, rooms, strict=True)]
         numbers = range(start * template.samples, (start + len(examples)) * template.samples)
         rows = [prompt for prompt in fitted for _ in range(template.samples)]
         new_tokens = [new for new in limits for _ in range(template.samples)] if template.total_length else limits[0]
         texts = generator.continue_ids(rows, new_tokens, template.stop, sampling=sampling, cut_prompts=True, numbers=numbers)
         groups = [texts[n : n + template.samples] for n in range(0, len(texts), template.samples)]
         return [
-            (max(len(prompt) - room, 0), {"prediction": group if template.samples > 1 else group[0]})
-            for prompt, room, group in zip(prompts, rooms, groups, strict=True)
+            (len(prompt) - min(len(own), room), {"prediction": group if template.samples > 1 else group[0]})
+            for prompt, own, room, group in zip(prompts, shown, rooms, groups, strict=True)
         ]
+
+    def _anew(self, template: EvaluationTask, example: dict[str, Any], room: int) -> list[int]:
+        """The prompt; one that does not fit as the task's own rule makes it anew, if it has one."""
+        ids: list[int] = example["inputs"].tolist()
+        if template.long_prompt is None or len(ids) <= room:
+            return ids
+        begin = [self.tokenizer.bos_id] if template.begins_document else []
+        count = lambda text: len(self.tokenizer.encode(text))  # noqa: E731
+        text = template.long_prompt(json.loads(example["meta"]), count, room - len(begin), self._max_length - len(begin))
+        return [*begin, *self.tokenizer.encode(text)]
 
     def _score(self, template: EvaluationTask, examples: Sequence[dict[str, Any]], start: int) -> list[tuple[int, dict]]:
         length = self._max_length if template.model_window else self._length

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.hosts import gathered
 
 # (parameters, tokens [B, L] int32, segment ids [B, L] int32, positions [B, L] int32) -> logits [B, L, V]
 LogitsFn = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -123,10 +123,7 @@ class Scorer:
             tokens[row, : span.size - 1], targets[row, : span.size - 1] = span[:-1], span[1:]
             segments[row, : span.size - 1] = 1
         positions = np.broadcast_to(np.arange(bucket, dtype=np.int32), tokens.shape)
-        result = self._step(self._params, tokens, targets, segments, positions)
-        if isinstance(result, jax.Array) and not result.is_fully_addressable:  # a run of several processes: each holds a part
-            result = multihost_utils.process_allgather(result, tiled=True)
-        scores = np.asarray(result)
+        scores = gathered(self._step(self._params, tokens, targets, segments, positions))
         for row, (number, start) in enumerate(rows):
             size = min(self.length, out[number].size - start)
             part = scores[row, :size]

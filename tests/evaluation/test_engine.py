@@ -185,6 +185,28 @@ def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(model):
     assert (cut["cut"], fits["cut"]) == (600 - room, 0) and cut["prediction"] == fits["prediction"]
 
 
+def test_a_task_with_a_rule_of_its_own_makes_a_long_prompt_anew(model):
+    """MGSM's worked examples go from the first on; what is written is that of the shorter prompt, and the tokens lost are counted."""
+    loaded = load_model(model)
+    runners = Runners(loaded, 4, 512)
+    template = registry.resolve("mgsm_ja")[0]
+    shots = [{"id": f"{n}", "question": f"飴は{n}個です。" * 12, "solution": f"答えは{n}です。"} for n in range(9)]
+    record = {"id": "x", "question": "飴は何個ですか。", "gold": 3}
+
+    def run(*numbers):
+        text = "".join(f"問題:{shots[n]['question']}\n順を追った答え:{shots[n]['solution']}\n\n" for n in numbers)
+        ids = loaded.tokenizer.encode(f"{text}問題:{record['question']}\n順を追った答え:")
+        meta = json.dumps({"parts": {"record": record, "shots": [shots[n] for n in numbers]}}).encode()
+        (found,) = runners.run(template, [{"id": b"x", "inputs": np.array(ids), "targets": np.array([301]), "meta": meta}])
+        return len(ids), found
+
+    sizes = {n: run(*range(n, 9))[0] for n in range(10)}
+    first = next(n for n in range(10) if sizes[n] <= 512 - 256)
+    assert 0 < first < 9
+    fits, long = run(*range(first, 9))[1], run(*range(9))[1]
+    assert fits["cut"] == 0 and long["cut"] == sizes[0] - sizes[first] and long["prediction"] == fits["prediction"]
+
+
 def test_shares_of_processes_are_gathered_in_order(tmp_path, monkeypatch):
     chunks = [[{"id": f"{n}.{m}"} for m in range(2)] for n in range(5)]
     files = [TaskFiles(tmp_path, "task", {"a": 1}, (n, 2)) for n in range(2)]

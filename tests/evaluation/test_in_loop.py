@@ -1,15 +1,23 @@
 """Tasks inside training: what the evaluator gives for parameters is what `eval` measures on a checkpoint of them."""
 
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from ja_llm.errors import UsageError
-from ja_llm.evaluation import registry
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation import hosts, registry
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.in_loop import task_evaluators
 from ja_llm.evaluation.run import evaluate
+from ja_llm.evaluation.runners import Runners
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
 from ja_llm.train.checkpoints import save_model
@@ -34,9 +42,60 @@ def test_the_evaluator_measures_what_eval_measures(tmp_path):
         task_evaluators(["jcommonsenseqa_strict"], config, tokenizer)
 
 
-def test_on_several_hosts_only_what_gathers_is_measured(monkeypatch):
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_measure_together_what_one_measures(tmp_path, monkeypatch):
+    """Parameters in halves on two hosts: each process has every likelihood, text and measure."""
+    names = ["jcommonsenseqa_strict", "jemhopqa"]
+    texts = [e["inputs"] for name in names for e in registry.resolve(name)[0].examples(Sources(data=RAW), 3)]
+    tokenizer = train_sentencepiece(texts, tmp_path / "vocab", vocab_size=640)
+    config = DecoderConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32, 512)
+    params = jax.tree.map(lambda x: x * 4, init_params(config, jax.random.key(0)))
+    save_model(tmp_path / "model", config=config, params=params, tokenizer=tokenizer, ledger={})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                Path(__file__).with_name("hosts.py"),
+                tmp_path / "model",
+                address,
+                "2",
+                str(n),
+                tmp_path / f"{n}.json",
+                *names,
+            ],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for n in range(2)
+    ]
+    told = [process.communicate(timeout=800)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    samples, run = [], Runners.run
+    monkeypatch.setattr(Runners, "run", lambda *rest: samples.append(run(*rest)) or samples[-1])
+    evaluators = task_evaluators(names, config, tokenizer, data=RAW, limit=4, batch_size=4)
+    alone = {name: measure(params) for name, measure in evaluators.items()}
+    for number in range(2):
+        metrics, (scored, written) = json.loads((tmp_path / f"{number}.json").read_text())
+        assert metrics == alone and written == samples[1] and any(s["prediction"] for s in written)
+        assert [s["score"] for s in scored] == pytest.approx([s["score"] for s in samples[0]], abs=1e-4)
+
+
+def test_hosts_with_other_files_are_refused(monkeypatch):
+    hosts.check_same("jsquad", "a")  # one process agrees with itself
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    config = DecoderConfig(300, 16, 1, 2, 1, 8, 32, 512)
-    for name in ("jcommonsenseqa_strict", "jemhopqa"):
-        with pytest.raises(UsageError, match=f"{name}: a training run on several hosts measures held-out documents alone"):
-            task_evaluators([name], config, None, data=RAW)
+    theirs = hashlib.sha256(b"b").digest()
+    monkeypatch.setattr(
+        hosts.multihost_utils, "process_allgather", lambda own: np.stack([own, np.frombuffer(theirs, np.uint8).astype(np.int32)])
+    )
+    hosts.check_same("jsquad", "b")
+    with pytest.raises(JaLlmError, match="jsquad: the hosts of this run have different files"):
+        hosts.check_same("jsquad", "a")
+    firsts = np.array([0.1, 1 / 3]).view(np.uint8).astype(np.int32)
+    monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", lambda own: firsts)
+    assert hosts.of_first({"a": 7.0, "b": 8.0}) == {"a": 0.1, "b": 1 / 3}  # to the last bit

@@ -184,6 +184,32 @@ def test_scores_stand_beside_published_ones_in_a_table(runs, tmp_path, capsys):
     assert "no published set was measured there" in capsys.readouterr().err
 
 
+def test_scores_are_written_as_flexeval_lays_them_down(runs, tmp_path, capsys):
+    made = runs[0]
+    rows_of = [("a", 0, 1, -3.0, "long answer"), ("a", 1, 1, -2.0, "b"), ("z", 0, 0, -1.0, "水")]
+    keys = ("question", "choice", "label", "score", "targets")
+    samples = [{"id": f"{r[0]}:{r[1]}", "inputs": "Q", **dict(zip(keys, r, strict=True))} for r in rows_of]
+    path = made[0] / "eval/swallow/hellaswag.samples.jsonl"
+    kept = path.read_text()
+    try:
+        path.write_text("".join(json.dumps(s) + "\n" for s in samples))
+        command = ["report", *map(str, made), "--out", str(tmp_path / "r.html"), "--flexeval", str(tmp_path / "flex")]
+        assert main(command) == 0
+    finally:
+        path.write_text(kept)
+    folder = tmp_path / "flex" / made[0].name
+    assert sorted(p.name for p in folder.iterdir()) == sorted(PUBLISHED)
+    stored = json.loads((made[0] / "eval/swallow/results.json").read_text())["tasks"]["niilc"]
+    found = json.loads((folder / "niilc/metrics.json").read_text())
+    assert found == {key: stored[key] for key in ("accuracy", "accuracy_standard_error")}
+    lines = [json.loads(line) for line in (folder / "niilc/outputs.jsonl").read_text().splitlines()]
+    assert len(lines) == 40 and lines[3]["references"] == ["gold 3"] and lines[3]["lm_output"].endswith(f"says 3 {HOSTILE}")
+    lines = [json.loads(line) for line in (folder / "hellaswag/outputs.jsonl").read_text().splitlines()]
+    assert [(x["prediction"], x["byte_norm_prediction"], x["answer_index"]) for x in lines] == [(1, 0, 1), (0, 0, 0)]
+    assert lines[0]["byte_norm_log_probs"] == [-3 / 11, -2.0] and lines[1]["byte_norm_log_probs"] == [-1 / 3]
+    assert json.loads((folder / "niilc/config.json").read_text())["eval_setup"]["init_args"]["headline"] == "accuracy"
+
+
 def points(page, pattern):
     return [tuple(map(float, pair.split(","))) for pair in re.search(pattern, page)[1].split()]
 

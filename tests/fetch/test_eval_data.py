@@ -1,10 +1,12 @@
 """`ja-llm fetch eval-data` from a server on this machine: whole, cut off, altered, moved, and with archives that want out of their folder."""
 
 import dataclasses
+import gzip
 import hashlib
 import http.server
 import importlib.util
 import io
+import re
 import tarfile
 import threading
 import zipfile
@@ -188,6 +190,28 @@ def test_wmts_segments_become_lines(server, tmp_path, monkeypatch):
     }
 
 
+def test_plain_files_in_another_form_are_read_and_never_run(server, tmp_path, monkeypatch):
+    examples = {"ja": {str(n): {"q": f"問題：{n}個？", "a": f"ステップごとの答え：{n}です。"} for n in range(1, 9)}}
+    text = f"raise SystemExit\nEXEMPLAR_NUMBER_ANSWERS = {list(range(1, 9))}\nMGSM_EXEMPLARS = {examples!r}\n"
+    server.files |= {"/exemplars.py": text.encode(), "/mgsm_ja.tsv": "二つ？\t2\n".encode() * 250}
+    own = tuple(dataclasses.replace(s, url=f"{server.url}/{s.target}", size=0, sha256="") for s in SETS["mgsm"].sources)
+    monkeypatch.setitem(SETS, "mgsm", dataclasses.replace(SETS["mgsm"], sources=own))
+    assert fetch_eval_data(tmp_path, ["mgsm"]) == {"mgsm": "fetched"}
+    assert sorted(p.name for p in (tmp_path / "mgsm").iterdir()) == ["mgsm_ja.tsv", "train_ja.jsonl"]
+    asked, shots = loaders_japanese.mgsm(RawFolder(tmp_path))
+    assert len(asked) == 250 and [s["solution"] for s in shots[::7]] == ["1です。", "8です。"]
+    server.files["/exemplars.py"] = b"MGSM_EXEMPLARS = {}\n"
+    with pytest.raises(JaLlmError, match=r"exemplars.py: this file can't be read \(exemplars.py holds no worked examples"):
+        fetch_eval_data(tmp_path / "other", ["mgsm"])
+    # JHumanEval lies there packed.
+    server.files["/data/jhuman-eval.jsonl.gz"] = gzip.compress(PROBLEMS)
+    source = dataclasses.replace(SETS["jhumaneval"].sources[0], url=f"{server.url}/data/jhuman-eval.jsonl.gz", size=0, sha256="")
+    loader = lambda folder: folder.json_lines("jhumaneval/data/jhuman-eval.jsonl", 3)  # noqa: E731
+    monkeypatch.setitem(SETS, "jhumaneval", EvalSet("jhumaneval", "MIT", (source,), (loader,)))
+    assert fetch_eval_data(tmp_path, ["jhumaneval"]) == {"jhumaneval": "fetched"}
+    assert [p.name for p in (tmp_path / "jhumaneval").rglob("*.*")] == ["jhuman-eval.jsonl"]
+
+
 def test_what_must_be_put_there_by_hand_is_said(server, small, tmp_path, monkeypatch):
     monkeypatch.setitem(
         SETS, "small", dataclasses.replace(SETS["small"], by_hand="train.jsonl: write it", loaders=(loaders_english.math,))
@@ -213,6 +237,9 @@ def test_every_address_is_https_and_every_file_of_a_loader_is_fetched():
         for source in eval_set.sources:
             assert source.url.startswith("https://") and bool(source.members) != bool(source.target)
             assert bool(source.size) == bool(source.sha256)
+            # A branch moves: what is read from a repository is named by its commit or its tag.
+            if "github" in source.url:
+                assert re.search(r"/[0-9a-f]{40}[./]|/v1\.1\.0/", source.url) or "github.io" in source.url
     files = [
         name
         for module in (loaders_japanese, loaders_english)
@@ -224,6 +251,6 @@ def test_every_address_is_https_and_every_file_of_a_loader_is_fetched():
     for name in files:
         folder, path = name.split("/", 1)
         sources = SETS[folder].sources
-        whole = [s for s in sources if s.target == path] or [s for s in sources if s.members]
+        whole = [s for s in sources if s.target == path] or [s for s in sources if s.members or s.convert]
         assert whole or path.split("/")[-1] in SETS[folder].by_hand or path.split("/", 1)[0] in SETS[folder].by_hand, name
     assert eval_data.format_summary({"jglue": "fetched"}) == "jglue       fetched; CC BY-SA 4.0 (yahoojapan/JGLUE, tag v1.1.0)"

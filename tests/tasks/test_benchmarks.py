@@ -101,6 +101,7 @@ def test_two_shapes_of_the_harness():
         prompt = registry.resolve("triviaqa" + suffix)[0].examples.keywords["prompt"]
         assert prompt.answer(record) == shown
     assert examples("bbh_strict")[0]["inputs"].endswith("step by step.")
+    assert examples("bbh")[0]["inputs"].endswith("step by step.\n")
 
 
 def test_shots_are_drawn_as_the_protocols_draw_them():
