@@ -28,7 +28,9 @@ PLACEHOLDERS = {
 }
 
 # Full-width forms and the many dashes, each to one ASCII character, so that places in the shadow are places in the text.
-_SHADOW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑‒–—―−－"), ord("-")) | {0x3000: 0x20}
+_SHADOW = (
+    {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑‒–—―−－"), ord("-")) | {0x3000: 0x20}
+)
 _LONG_MARK = re.compile("(?<=[0-9])[ーｰ](?=[0-9])")  # typed for a hyphen
 _ANY = re.compile("[0-9０-９@＠]|丁目")
 _DIGIT = re.compile("[0-9]")
@@ -38,12 +40,20 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+@-])[A-Za-z0-9_+-](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_+-])?"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z]{2,24})(?![A-Za-z0-9@-]|:[A-Za-z~/])"
 )
-_FILES = frozenset("png jpg jpeg gif svg webp avif ico js mjs css ts tsx jsx json html htm php py rb sh md txt xml yml yaml map".split())
+_FILES = frozenset(
+    "png jpg jpeg gif svg webp avif ico js mjs css ts tsx jsx json html htm php py rb sh md txt xml yml yaml map".split()
+)
 
 _FREE = r"(?<![0-9A-Za-z.,/:#_-])"  # not inside a longer number, a version or a part number
 _END = r"(?![0-9A-Za-z_]|[-.,/:][0-9A-Za-z])"
 _ALONE = r"(?<![0-9] )", r"(?! [0-9])"  # nor groups of digits before and behind
-_CARD = re.compile(_ALONE[0] + _FREE + r"(?:[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{14,19})" + _END + _ALONE[1])
+_CARD = re.compile(
+    _ALONE[0]
+    + _FREE
+    + r"(?:[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{14,19})"
+    + _END
+    + _ALONE[1]
+)
 _ISSUERS = re.compile(
     r"4(?:.{15}|.{18})$|(?:5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720).*(?<=^.{16})$|3[47].{13}$|3(?:0[0-5]|[689].).{11}$|35(?:2[89]|[3-8].).{12}$"
     r"|(?:6011|64[4-9].|65..).{12}$|62.{14,17}$"
@@ -58,11 +68,14 @@ _FIXED = "|".join(
     for a, b in ((2, 4), (3, 3), (4, 2), (5, 1))
 )
 _MOBILE = rf"0[5789]0{_DASH}\d{{4}}{_DASH}\d{{4}}|0[5789]0\d{{8}}"  # and IP
-_SERVICE = rf"(?:0120|0570|0990|0800){_DASH}\d{{2,3}}{_DASH}\d{{3,4}}|\((?:0120|0800)\)[ ]?\d{{2,3}}-\d{{3,4}}|0120\d{{6}}|0800\d{{7}}"
+_SERVICE = (
+    rf"(?:0120|0570|0990|0800){_DASH}\d{{2,3}}{_DASH}\d{{3,4}}|\((?:0120|0800)\)[ ]?\d{{2,3}}-\d{{3,4}}|0120\d{{6}}|0800\d{{7}}"
+)
 _ABROAD = r"\+81[ -]?(?:\(0\)[ ]?)?[1-9]\d{0,4}[ -]?\d{1,4}[ -]?\d{4}"
 _LABEL = r"(?:(?<=[Tt][Ee][Ll])|(?<=[Ff][Aa][Xx])|(?<=電話)|(?<=番号))[ :./は]{1,3}"
 _PHONE = re.compile(
-    rf"(?=[0(+ :./は])(?:(?:{_FREE.replace(':', '')}|{_LABEL})(?:{_FIXED}|{_MOBILE}|{_SERVICE}|{_ABROAD})|{_LABEL}0[1-9]\d{{8}}){_END}", re.ASCII
+    rf"(?=[0(+ :./は])(?:(?:{_FREE.replace(':', '')}|{_LABEL})(?:{_FIXED}|{_MOBILE}|{_SERVICE}|{_ABROAD})|{_LABEL}0[1-9]\d{{8}}){_END}",
+    re.ASCII,
 )
 _LENGTHS = {"0120": 10, "0570": 10, "0990": 10, "0800": 11}
 
