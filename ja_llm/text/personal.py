@@ -34,15 +34,34 @@ _SHADOW = (
 _LONG_MARK = re.compile("(?<=[0-9])[ーｰ](?=[0-9])")  # typed for a hyphen
 _ANY = re.compile("[0-9０-９@＠]|丁目")
 _DIGIT = re.compile("[0-9]")
+_SHOWN = re.compile(r"\w")
 _FEWEST = {"card": 14, "my_number": 12, "phone": 9, "postal_code": 7}  # digits
 
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+@-])[A-Za-z0-9_+-](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_+-])?"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z]{2,24})(?![A-Za-z0-9@-]|:[A-Za-z~/])"
 )
-_FILES = frozenset(
-    "png jpg jpeg gif svg webp avif ico js mjs css ts tsx jsx json html htm php py rb sh md txt xml yml yaml map".split()
-)
+_FILES = {
+    "png",
+    "jpg",
+    "jpeg",
+    "gif",
+    "svg",
+    "webp",
+    "avif",
+    "ico",
+    "js",
+    "mjs",
+    "css",
+    "ts",
+    "tsx",
+    "jsx",
+    "json",
+    "html",
+    "htm",
+    "php",
+}
+_FILES |= {"py", "rb", "sh", "md", "txt", "xml", "yml", "yaml", "map"}
 
 _FREE = r"(?<![0-9A-Za-z.,/:#_-])"  # not inside a longer number, a version or a part number
 _END = r"(?![0-9A-Za-z_]|[-.,/:][0-9A-Za-z])"
@@ -81,11 +100,10 @@ _LENGTHS = {"0120": 10, "0570": 10, "0990": 10, "0800": 11}
 
 _POSTAL = re.compile(r"(?:〒[ :]?|郵便番号[ :は]{0,2})[0-9]{3}-?[0-9]{4}(?![0-9]|-[0-9])")
 
-_PREFECTURE = "(?:東京都|北海道|(?:京都|大阪)府|" + "|".join(
-    f"{name}県"
-    for name in "青森 岩手 宮城 秋田 山形 福島 茨城 栃木 群馬 埼玉 千葉 神奈川 新潟 富山 石川 福井 山梨 長野 岐阜 静岡 愛知 三重 滋賀 兵庫 奈良 和歌山 "
-    "鳥取 島根 岡山 広島 山口 徳島 香川 愛媛 高知 福岡 佐賀 長崎 熊本 大分 宮崎 鹿児島 沖縄".split()
-) + ")"  # fmt: skip
+_PREFECTURE = (
+    "(?:東京都|北海道|(?:京都|大阪)府|(?:青森|岩手|宮城|秋田|山形|福島|茨城|栃木|群馬|埼玉|千葉|神奈川|新潟|富山|石川|福井|山梨|長野|岐阜|静岡|愛知|三重|滋賀|兵庫"
+    "|奈良|和歌山|鳥取|島根|岡山|広島|山口|徳島|香川|愛媛|高知|福岡|佐賀|長崎|熊本|大分|宮崎|鹿児島|沖縄)県)"
+)
 _NAME = "[一-鿿々〇ヶケノツァ-ヺー]"
 _MUNICIPALITY = f"(?:(?:[ぁ-ん]|{_NAME}){{1,7}}?[市区町村郡]){{1,3}}"
 # A town's name as far as its block numbers. Hiragana begins a town only where the numbers leave no doubt: "八王子市が3-2" is a score.
@@ -173,6 +191,19 @@ def redact(text: str, kinds: Sequence[str] = KINDS) -> tuple[str, dict[str, int]
             counts[kind] += 1
         text = "".join([*parts, text[at:]])
     return text, {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def mask(text: str, kinds: Sequence[str] = KINDS) -> str:
+    """The text with each letter and digit of personal data replaced by ●: what may be shown of it, place for place as long.
+
+    Example:
+      >>> mask("電話は03-1234-5678。")
+      '電話は●●-●●●●-●●●●。'
+    """
+    while places := find(text, kinds):
+        for start, end, _ in places:
+            text = text[:start] + _SHOWN.sub("●", text[start:end]) + text[end:]
+    return text
 
 
 def _digits(text: str) -> str:
