@@ -1,16 +1,15 @@
-"""The corpus job: WARC files to a document set, in Swallow v2's order (deduplicate first, then filter).
+"""The corpus job: WARC files to a document set, by the chain of stages that a preset orders (`chain.py`).
 
-    extract -> language -> minhash -> dedup -> measure -> select -> split (collect, search, finish) -> sink
-
-`build_corpus` reads from top to bottom; each stage is a module. A stage is one Beam pipeline over the units of input that it
-has not finished, with files between the stages (`workspace.py`), so that a killed job goes on where it was and one that
-is run again with one changed threshold repeats only what the threshold touches.
+A stage is one Beam pipeline over the units of input that it has not finished, with files between the stages
+(`workspace.py`, `stage_files.py`), so that a killed job goes on where it was and one that is run again with one changed
+threshold repeats only what the threshold touches.
 
     python -m beam_pipelines.corpus --input 'data/warc/*.warc.gz' --output data/corpus --preset swallow_v2
 """
 
 import argparse
 import contextlib
+import dataclasses
 import glob
 import os
 import shutil
@@ -19,21 +18,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines import chain, sink, stats, yields
 from beam_pipelines import config as configuration
-from beam_pipelines import dedup, extract, language, minhash, select, sink, split, stats
 from beam_pipelines.config import Corpus
 from beam_pipelines.flags import build_flags
-from beam_pipelines.workspace import WORK, Stage, Unit, merge_counts, merge_samples, prune, run_units, stage, worth
+from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
 from ja_llm import manifest
 from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, lock_file, os_error_sentence, read_json, sha256_file, sha256_json, write_json
+from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_file, sha256_json, write_json
 
 JOB = "corpus"
-_SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in this process; workers only help with much more
 # Which dropped documents are shown, and how much of each. Nothing in the set depends on it, so it is no part of its identity.
 _SAMPLING = ("samples", "sample_characters", "seed")
-PACKAGES = ("apache-beam", *extract.PACKAGES, *language.PACKAGES, *minhash.PACKAGES, "numpy")
 
 
 def build_corpus(
@@ -69,6 +66,7 @@ def build_corpus(
     if workers < 0:
         raise UsageError(f"--workers {workers}: give a number of processes, or 0 for one a core.")
     config = configuration.load(preset, gin_bindings)
+    chain.specs(config)
     check_options(beam_args)
     files = find_inputs([inputs] if isinstance(inputs, str) else inputs)
     output = Path(output)
@@ -80,7 +78,7 @@ def build_corpus(
             return finished
         with contextlib.suppress(FileNotFoundError):
             (output / manifest.NAME).unlink()  # from here to the end the set is not whole
-        return _build(config, units, entries, output, work, list(beam_args), workers)
+        return _build(config, units, entries, output, work, Execution(list(beam_args), workers))
 
 
 def plan(
@@ -100,6 +98,7 @@ def plan(
     from beam_pipelines.runner import check_options
 
     config, files = configuration.load(preset, gin_bindings), find_inputs(inputs)
+    chain.specs(config)
     check_options(beam_args)
     size = sum(file.stat().st_size for file in files)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
@@ -109,64 +108,23 @@ def plan(
 
 
 def _build(
-    config: Corpus, units: list[Unit], entries: list[dict[str, Any]], output: Path, work: Path, beam_args: list[str], workers: int
+    config: Corpus, units: list[Unit], entries: list[dict[str, Any]], output: Path, work: Path, execution: Execution
 ) -> dict[str, Any]:
-    how: tuple[list[str], int] = (beam_args, workers)
+    finished = chain.walk(config, units, work, execution)
+    results = yields.read_results(finished, units)
+    yields.write_samples(output, results, config.samples)
+    yields.write_timings(output, work, finished, units)
+    chain.say_processed(finished)
+    stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
+    yields.check_something_left(output, stages, tables["other_records"])
+
     values, sampling = _identity(config)
-    keys = sorted(unit.key for unit in units)
-
-    extracted = stage(
-        work, "extract", extract.VERSION, [values["extraction"], list(sampling.values()), manifest.software(*extract.PACKAGES)]
-    )
-    run_units(extracted, units, extract.run, (config,), *how)
-    extract.close_extractor(config.extraction)
-    documents = sum(len(extracted.result(unit)["offsets"]) for unit in units)
-
-    languages = stage(
-        work,
-        "language",
-        language.VERSION,
-        [values["language"], values["languages"], manifest.software(*language.PACKAGES)],
-        [extracted],
-    )
-    run_units(languages, units, language.run, (extracted, config), *how, documents=documents)
-
-    signed = stage(work, "minhash", minhash.VERSION, values["minhash"], [languages])
-    run_units(signed, units, minhash.run, (extracted, languages, config), *how, documents=documents)
-
-    deduplicated = stage(work, "dedup", dedup.VERSION, keys, [signed])
-    shuffling = (beam_args, worth(workers, documents, _SHUFFLED_PER_WORKER))
-    dedup.run_all(deduplicated, units, extracted, languages, signed, config, *shuffling)
-
-    measured = stage(work, "measure", 1, select.VERSIONS, [deduplicated])
-    run_units(measured, units, select.measure, (extracted, languages, deduplicated, config), *how, documents=documents)
-
-    decided = stage(work, "select", 1, [values["japanese"], values["english"]], [measured])
-    run_units(decided, units, select.decide, (extracted, languages, deduplicated, measured, config), *how, light=True)
-
-    collected = stage(work, "heldout", split.VERSION, values["split"], [decided])
-    searched = stage(work, "contained", split.VERSION, None, [collected])
-    placed = stage(work, "split", split.VERSION, None, [searched])
-    check = config.split.max_containment is not None and config.split.heldout_share > 0
-    if check:
-        run_units(collected, units, split.collect, (extracted, decided, config), *how, light=True)
-        split.unite(collected, keys)
-        run_units(searched, units, split.search, (extracted, decided, collected, config), *how, documents=documents)
-        split.unite(searched, keys)
-    run_units(placed, units, split.finish, (extracted, decided, searched if check else None, config), *how, light=True)
-
-    reported = {"extract": extracted, "language": languages, "dedup": deduplicated, "filter": decided, "split": placed}
-    results = {name: [this.result(unit) for unit in units] for name, this in reported.items()}
-    _write_dropped(output, results, config.samples)
-    yields = _yields(results)
-    _write_timings(output, units, [extracted, languages, signed, deduplicated, measured, decided, collected, searched, placed])
-    others = dict(sorted(_sum(r["other_records"] for r in results["extract"]).items()))
-    if not any(table["kept"]["documents"] for table in yields[-1:]):
-        raise JaLlmError(_nothing_left(output, yields, others))
-
-    shards_key = stage(work, "sink", sink.VERSION, config.shard_bytes, [placed])
-    shards = sink.run_all(shards_key, output, units, extracted, placed, config.shard_bytes, *shuffling)
+    written = stage(work, "sink", sink.VERSION, config.shard_bytes, finished.stages[-1:])
+    documents = sum(len(result["offsets"]) for result in results[chain.FIRST])
+    execution = dataclasses.replace(execution, documents=documents)
+    shards = sink.run_all(written, output, units, finished.stages, config.shard_bytes, execution)
     _remove_stale_shards(output, shards)
+    damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
         schema=manifest.DOCUMENTS,
@@ -174,16 +132,14 @@ def _build(
         config=values,
         inputs=entries,
         shards=shards,
-        totals=_totals(shards),
-        packages=PACKAGES,
+        totals=yields.make_totals(shards),
+        packages=chain.packages(config),
         sampling=sampling,
-        yields=yields,
-        damaged=sorted((d for r in results["extract"] for d in r["damaged"]), key=lambda d: (d["input"], d["offset"])),
-        other_records=others,
-        licences=dict(sorted(_sum(r["licences"] for r in results["split"]).items())),
-        broken_rules=dict(sorted(_sum(r["all_reasons"] for r in results["filter"]).items())),
+        yields=stages,
+        damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
+        **tables,
     )
-    prune(work, [extracted, languages, signed, deduplicated, measured, decided, collected, searched, placed, shards_key])
+    prune(work, [*finished.stages, written])
     return value
 
 
@@ -278,77 +234,7 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
         return None
     values, sampling = _identity(config)
     same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
-    return value if same and value["software"] == manifest.software(*PACKAGES) else None
-
-
-def _write_dropped(output: Path, results: dict[str, list[dict[str, Any]]], samples: int) -> None:
-    """`dropped/<reason>.jsonl`, all reasons at once; a reason belongs to one stage."""
-    from ja_llm.files import canonical_json
-
-    with atomic_directory(output / "dropped") as folder:
-        for name, stage_results in results.items():
-            for reason, entries in merge_samples(stage_results, samples).items():
-                lines = "".join(canonical_json({"stage": name, **entry}) + "\n" for entry in entries)
-                (folder / f"{reason}.jsonl").write_bytes(lines.encode("utf-8", "replace"))
-
-
-def _yields(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Per stage: documents and characters in, kept (also by language) and dropped by reason; in = kept + dropped."""
-
-    def count(pair: Sequence[int]) -> dict[str, int]:
-        return {"documents": pair[0], "characters": pair[1]}
-
-    def total(tables: list[dict[str, list[int]]]) -> list[int]:
-        return [sum(pair[i] for table in tables for pair in table.values()) for i in (0, 1)]
-
-    yields = []
-    for name, stage_results in results.items():
-        kept = merge_counts(r["kept"] for r in stage_results)
-        dropped = merge_counts(r["dropped"] for r in stage_results)
-        yields.append(
-            {
-                "stage": name,
-                "in": count(total([kept, dropped])),
-                "kept": count(total([kept])),
-                "kept_by": {key: count(pair) for key, pair in kept.items() if key},
-                "dropped": {reason: count(pair) for reason, pair in dropped.items()},
-            }
-        )
-    return yields
-
-
-def _write_timings(output: Path, units: list[Unit], stages: list[Stage]) -> None:
-    """`timings.json`: seconds of work and documents a second for each stage. Beside the manifest, because a clock is no content."""
-    table = {}
-    for this in stages:
-        done = [this.result(unit) for unit in units if this.done(unit)]
-        seconds = sum(r["seconds"] for r in done)
-        documents = sum(pair[0] for r in done for group in (r["kept"], r["dropped"]) for pair in group.values())
-        if done:
-            table[this.name] = {
-                "seconds": round(seconds, 3),
-                "documents": documents,
-                "documents_per_second": round(documents / max(seconds, 1e-9), 1),
-            }
-    write_json(
-        output / "timings.json",
-        {"note": "seconds of worker time, summed over units; dedup without Beam's grouping", "stages": table},
-    )
-
-
-def _nothing_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> str:
-    read = yields[0]["in"]["documents"]
-    if read == 0:
-        if n := others.get("conversion", 0):
-            return (
-                f"{output}: the input holds no response record but {n} conversion records (extracted text, as in Common Crawl's "
-                "WET files); give the WARC files that they were made from."
-            )
-        found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        return f"{output}: the input holds no response record ({found or 'no record at all'}); give WARC files of a crawl."
-    reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
-    most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])
-    return f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {output / 'dropped'}; loosen these rules or check the input."
+    return value if same and value["software"] == manifest.software(*chain.packages(config)) else None
 
 
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
@@ -358,25 +244,8 @@ def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
         if path.relative_to(output).as_posix() not in wanted:
             path.unlink()
     for folder in output.iterdir():
-        if folder.is_dir() and folder.name not in (WORK, "dropped") and not any(folder.iterdir()):
+        if folder.is_dir() and folder.name not in (WORK, "dropped", "modified") and not any(folder.iterdir()):
             shutil.rmtree(folder)
-
-
-def _totals(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    totals: dict[str, Any] = {key: sum(s[key] for s in shards) for key in ("documents", "characters", "bytes")}
-    for s in shards:
-        part = totals.setdefault(s["lang"], {}).setdefault(s["split"], {"documents": 0, "characters": 0})
-        part["documents"] += s["documents"]
-        part["characters"] += s["characters"]
-    return totals
-
-
-def _sum(tables: Any) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for table in tables:
-        for key, n in table.items():
-            total[key] = total.get(key, 0) + n
-    return total
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,23 +1,21 @@
-"""Stage 4: which documents are duplicates of an earlier-ranked one, over the whole corpus.
+"""Which documents are duplicates of an earlier-ranked one, over the whole corpus.
 
 The rule is Doubri's (Swallow): a document is dropped if any of its buckets was seen in an earlier-ranked document,
 dropped documents included. Rank: newer date first, then smaller id. So in every bucket the best-ranked document stays
 and marks the others; no connected components, no iteration, and the result does not depend on any order of processing.
 The hash of the whole text is one more bucket, so exact duplicates are found by it and named apart.
-
-Writes `<unit>.json` with the unit's duplicates: {document number: [reason, number of the bucket, id of the better one]}.
 """
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
+from beam_pipelines import minhash
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
-from beam_pipelines.extract import read_unit
-from beam_pipelines.language import read_languages
-from beam_pipelines.workspace import Stage, Tally, Unit
+from beam_pipelines.stage_files import find, remaining
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Execution, Stage, Unit
 from ja_llm.errors import JaLlmError
 from ja_llm.files import os_error_sentence
 
@@ -56,22 +54,9 @@ def _mark_key(group: tuple[bytes, Iterable[Member]]) -> Iterator[tuple[str, tupl
     return mark(struct.unpack(_KEY, group[0])[0], group[1])
 
 
-def run_all(
-    this: Stage,
-    units: Sequence[Unit],
-    extracted: Stage,
-    languages: Stage,
-    signed: Stage,
-    config: Corpus,
-    beam_args: Sequence[str],
-    workers: int,
-) -> None:
+def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
     """Find the duplicates among all units' documents in one pipeline; every unit's file is written at its end."""
-    if all(this.whole(unit) for unit in units):
-        return
     from beam_pipelines.runner import run_pipeline
-
-    this.folder.mkdir(parents=True, exist_ok=True)
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam
@@ -80,7 +65,7 @@ def run_all(
         marks = (
             source
             | "Spread" >> beam.Reshuffle()
-            | "Buckets" >> beam.FlatMap(buckets, extracted, languages, signed, tuple(config.languages))
+            | "Buckets" >> beam.FlatMap(buckets, before)
             | "Bucket" >> beam.GroupByKey()
             | "Mark" >> beam.FlatMap(_mark_key)
         )
@@ -89,29 +74,27 @@ def run_all(
             (marks, everyone)
             | beam.Flatten()
             | "By unit" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write, this, extracted, languages, config)
+            | "Write" >> beam.Map(_write, this, before, config)
         )
 
-    run_pipeline(build, beam_args, workers)
+    run_pipeline(build, execution.beam_args, execution.shuffling())
 
 
-def buckets(unit: Unit, extracted: Stage, languages: Stage, signed: Stage, kept: Sequence[str]) -> Iterator[tuple[bytes, Member]]:
-    """(bucket and hash, member) for each of a unit's documents in a kept language; bucket 0 is the text's own hash."""
-    table = np.load(signed.file(unit, ".npy"))
-    documents = zip(read_unit(extracted, unit), read_languages(languages, unit), table, strict=True)
-    for number, (document, lang, row) in enumerate(documents):
-        if lang in kept:
-            member = (document.date, document.id, unit.key, number)
-            for bucket, value in enumerate(row.tolist()):
-                yield struct.pack(_KEY, bucket, value), member
+def buckets(unit: Unit, before: Sequence[Stage]) -> Iterator[tuple[bytes, Member]]:
+    """(bucket and hash, member) for each of a unit's documents; bucket 0 is the text's own hash."""
+    hashes = minhash.read_hashes(find(before, "minhash"), unit)
+    for number, document, _ in remaining(unit, before):
+        member = (document.date, document.id, unit.key, number)
+        for bucket, value in enumerate(hashes[number]):
+            yield struct.pack(_KEY, bucket, value), member
 
 
-def _write(group: tuple[str, Iterable[Any]], this: Stage, extracted: Stage, languages: Stage, config: Corpus) -> None:
+def _write(group: tuple[str, Iterable[Any]], this: Stage, before: Sequence[Stage], config: Corpus) -> None:
     from beam_pipelines.runner import WorkerError
 
     unit, marks = group
     try:
-        this.finish(unit, _unit_result(unit, marks, extracted, languages, config))
+        this.finish(unit, _unit_result(unit, marks, before, config))
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:
@@ -119,7 +102,7 @@ def _write(group: tuple[str, Iterable[Any]], this: Stage, extracted: Stage, lang
 
 
 def _unit_result(
-    unit: str, marks: Iterable[tuple[int, int, str] | None], extracted: Stage, languages: Stage, config: Corpus
+    unit: str, marks: Iterable[tuple[int, int, str] | None], before: Sequence[Stage], config: Corpus
 ) -> dict[str, Any]:
     # The text's hash is bucket 0, so an exact duplicate is called one whatever other buckets say.
     first: dict[int, tuple[int, str]] = {}
@@ -127,19 +110,15 @@ def _unit_result(
         if item is not None:
             number, bucket, better = item
             first[number] = min(first.get(number, (bucket, better)), (bucket, better))
-    tally = Tally(config.samples, config.sample_characters, config.seed)
-    duplicates = {}
-    for number, (document, lang) in enumerate(zip(read_unit(extracted, unit), read_languages(languages, unit), strict=True)):
+    tally = Tally.of(config)
+    for number, document, lang in remaining(unit, before):
         if number in first:
             bucket, better = first[number]
             reason = NEAR if bucket else EXACT
-            duplicates[str(number)] = [reason, bucket, better]
-            tally.drop(reason, document.id, document.text, id=document.id, url=document.url, duplicate_of=better)
-        elif lang in config.languages:
-            tally.keep(len(document.text), lang)
-    return {**tally.to_json(), "duplicates": duplicates}
+            tally.drop_document(number, document, reason, note=better, duplicate_of=better)
+        else:
+            tally.keep(document.text, lang)
+    return tally.to_json()
 
 
-def duplicates_of(this: Stage, unit: Unit | str) -> dict[int, list[Any]]:
-    """The unit's duplicates by document number."""
-    return {int(number): entry for number, entry in this.result(unit)["duplicates"].items()}
+STAGE = StageSpec("dedup", VERSION, lambda config: None, run_all=run_all, needs=("minhash",))

@@ -6,17 +6,17 @@ of the documents in the TFRecord file, by which later stages refer to them: docu
 
 import functools
 import re
-import struct
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from beam_pipelines import charset, http
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import ExtractionProblem, Extractor
+from beam_pipelines.tally import Tally
 from beam_pipelines.warc import Capture, Damage, Other, read_captures
-from beam_pipelines.workspace import Stage, Tally, Unit, note_progress, write_file
-from ja_llm.documents import Document, document_id, from_example, meta_json, to_example, write_record
+from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
+from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 2
@@ -49,16 +49,16 @@ class Dropped(Exception):
         self.reason, self.fields = reason, fields
 
 
-def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
+def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Extract one WARC file."""
-    tally = Tally(config.samples, config.sample_characters, config.seed)
+    tally = Tally.of(config)
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
-    offsets, damaged, others, responses = [], [], dict[str, int](), 0
+    offsets, damaged, responses = [], [], 0
     with write_file(this.file(unit, ".tfrecord")) as file:
         for item in read_captures(unit.path, settings.max_bytes):
             if isinstance(item, Other):
-                others[item.kind] = others.get(item.kind, 0) + 1
+                tally.count("other_records", item.kind)
                 continue
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
@@ -68,13 +68,13 @@ def run(unit: Unit, this: Stage, config: Corpus) -> dict[str, Any]:
             responses += 1
             document = _document_or_none(item, unit, settings, extractor, tally)
             if document is not None:
-                tally.keep(len(document.text))
+                tally.keep(document.text)
                 offsets.append(file.tell())
                 write_record(file, to_example(document))
             if responses % 50 == 0:
                 note_progress(this, unit, responses)
     note_progress(this, unit, responses)
-    return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "other_records": others}
+    return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
 
 
 @functools.cache
@@ -181,23 +181,11 @@ def _main_text(page: str, extractor: Extractor) -> str:
         raise Dropped(problem.reason, **({"detail": problem.detail} if problem.detail else {})) from None
 
 
-def read_unit(this: Stage, unit: Unit | str) -> Iterator[Document]:
-    """The unit's documents, in the order of the WARC file."""
-    path = this.file(unit, ".tfrecord")
-    with open(path, "rb") as file:
-        for _ in this.result(unit)["offsets"]:
-            yield _read_record(file)
-
-
-def read_document(path: str | Path, offset: int) -> Document:
-    """The document at a byte offset of a unit's TFRecord file."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return _read_record(file)
-
-
-def _read_record(file: Any) -> Document:
-    length = struct.unpack("<Q", file.read(12)[:8])[0]
-    data = file.read(length)
-    file.read(4)
-    return from_example(data)
+STAGE = StageSpec(
+    "extract",
+    VERSION,
+    lambda config: config.to_json()["extraction"],
+    run,
+    packages=PACKAGES,
+    close=lambda config: close_extractor(config.extraction),
+)

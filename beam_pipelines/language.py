@@ -3,17 +3,18 @@
 Kana are Japanese and nothing else, so their share among letters decides first (HojiChar and llm-jp do the same), then that
 of hangul and of kanji; the rest goes to py3langid, whose model is inside its wheel, restricted to the configured candidates.
 
-Writes `<unit>.jsonl`: one line a document, [language, confidence, kana share].
+Annotates lang, confidence, kana_share; what is in no kept language is dropped.
 """
 
 import functools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, LanguageId
-from beam_pipelines.extract import read_unit
-from beam_pipelines.workspace import Stage, Tally, Unit, write_file
+from beam_pipelines.stage_files import remaining, write_annotations
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Stage, Unit
 from ja_llm.text import scripts
 
 VERSION = 2
@@ -54,22 +55,27 @@ def _identifier(languages: tuple[str, ...]) -> Any:
     return identifier
 
 
-def run(unit: Unit, this: Stage, extracted: Stage, config: Corpus) -> dict[str, Any]:
+def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Identify the languages of one unit."""
-    tally = Tally(config.samples, config.sample_characters, config.seed)
-    with write_file(this.file(unit, ".jsonl")) as file:
-        for document in read_unit(extracted, unit):
+    tally = Tally.of(config)
+
+    def identified() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, document, _ in remaining(unit, before):
             lang, confidence, share = identify(document.text, config.language)
-            file.write(json.dumps([lang, round(confidence, 4), round(share, 4)]).encode() + b"\n")
             if lang in config.languages:
-                tally.keep(len(document.text), lang)
+                tally.keep(document.text, lang)
             else:
-                tally.drop(f"language_{lang}", document.id, document.text, id=document.id, url=document.url)
+                tally.drop_document(number, document, f"language_{lang}")
+            yield number, {"lang": lang, "confidence": round(confidence, 4), "kana_share": round(share, 4)}
+
+    write_annotations(this, unit, identified())
     return tally.to_json()
 
 
-def read_languages(this: Stage, unit: Unit | str) -> Iterator[str]:
-    """The language of each of the unit's documents, in order."""
-    with open(this.file(unit, ".jsonl"), encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)[0]
+STAGE = StageSpec(
+    "language",
+    VERSION,
+    lambda config: [config.to_json()["language"], list(config.languages)],
+    run,
+    packages=PACKAGES,
+)

@@ -1,25 +1,28 @@
-"""Stage 3: MinHash signatures of documents (Broder 1997), banded for locality-sensitive hashing.
+"""MinHash signatures of documents (Broder 1997), banded for locality-sensitive hashing.
 
 Shingles are character n-grams over the text without white space. A shingle's hash is a polynomial over its code points,
 mixed by splitmix64; the k hash functions of MinHash are odd-multiplier affine maps modulo 2^64 of it, of which the high
 32 bits are kept. Everything is numpy, and the result depends on the text and the settings alone.
 
-Writes `<unit>.npy`: uint64 [documents, 1 + bands]: hash of the text, then one hash a band.
+Writes `<unit>.npy`: uint64 [documents, 2 + bands]: number of the document, hash of its text, then one hash a band.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, MinHash
-from beam_pipelines.extract import read_unit
-from beam_pipelines.language import read_languages
-from beam_pipelines.workspace import Stage, Tally, Unit, write_file
+from beam_pipelines.stage_files import remaining
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Stage, Unit, write_file
 from ja_llm.text.normalise import squeeze
 from ja_llm.text.scripts import code_points
 
-VERSION = 1
+VERSION = 2
 PACKAGES = ("xxhash",)
 _BLOCK = 2048  # shingles at a time: the k x block table stays in cache
 
@@ -83,19 +86,26 @@ def text_hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(squeeze(text).encode("utf-8", "surrogatepass"))
 
 
-def run(unit: Unit, this: Stage, extracted: Stage, languages: Stage, config: Corpus) -> dict[str, Any]:
-    """Sign the documents of one unit that are in a kept language; the rows of others stay zero."""
-    tally = Tally(0, 0, config.seed)
+def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
+    """Sign the documents of one unit."""
+    tally = Tally.of(config)
     signer = Signer(config.minhash)
     rows = []
-    for document, lang in zip(read_unit(extracted, unit), read_languages(languages, unit), strict=True):
-        row = np.zeros(1 + config.minhash.bands, np.uint64)
-        if lang in config.languages:
-            row[0] = text_hash(document.text)
-            row[1:] = signer.band_hashes(document.text)
-            tally.keep(len(document.text), lang)
+    for number, document, lang in remaining(unit, before):
+        row = np.zeros(2 + config.minhash.bands, np.uint64)
+        row[0], row[1] = number, text_hash(document.text)
+        row[2:] = signer.band_hashes(document.text)
+        tally.keep(document.text, lang)
         rows.append(row)
-    table = np.stack(rows) if rows else np.zeros((0, 1 + config.minhash.bands), np.uint64)
+    table = np.stack(rows) if rows else np.zeros((0, 2 + config.minhash.bands), np.uint64)
     with write_file(this.file(unit, ".npy")) as file:
         np.save(file, table)
     return tally.to_json()
+
+
+def read_hashes(this: Stage, unit: Unit | str) -> dict[int, list[int]]:
+    """By document number: the hash of the text, then one hash a band."""
+    return {row[0]: row[1:] for row in np.load(this.file(unit, ".npy")).tolist()}
+
+
+STAGE = StageSpec("minhash", VERSION, lambda config: dataclasses.asdict(config.minhash), run, packages=PACKAGES, drops=False)

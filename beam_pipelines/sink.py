@@ -1,8 +1,8 @@
-"""Stage 8: the document set's TFRecord shards, the same bytes whatever the order, number and speed of the workers.
+"""The document set's TFRecord shards, the same bytes whatever the order, number and speed of the workers.
 
 Beam's own TFRecord sink deals records from a random start, so a document's shard is a hash of its id here, a shard is
 one group of a GroupByKey, sorted by id, written beside its name and renamed. What goes through the GroupByKey is where
-a document stands, not its text: the writer reads that from the extraction's files.
+a document stands, not its text: the writer reads that from the stages' files.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines.extract import read_document
-from beam_pipelines.workspace import Stage, Unit
+from beam_pipelines import stage_files
+from beam_pipelines.workspace import Execution, Stage, Unit
 from ja_llm import manifest
 from ja_llm.documents import to_example, write_record
 from ja_llm.errors import JaLlmError
@@ -19,8 +19,8 @@ from ja_llm.files import atomic_write, os_error_sentence
 
 VERSION = 1
 
-# id, unit key, byte offset in the unit's TFRecord file
-Place = tuple[str, str, int]
+# id, unit key, which stage wrote its text last, byte offset in that stage's file of the unit
+Place = tuple[str, str, int, int]
 
 
 def shard_counts(split_stage: Stage, units: Sequence[Unit], shard_bytes: int) -> dict[tuple[str, str], int]:
@@ -43,17 +43,10 @@ def shard_of(document_id: str, count: int) -> int:
 
 
 def run_all(
-    this: Stage,
-    output: Path,
-    units: Sequence[Unit],
-    extracted: Stage,
-    split_stage: Stage,
-    shard_bytes: int,
-    beam_args: Sequence[str],
-    workers: int,
+    this: Stage, output: Path, units: Sequence[Unit], before: Sequence[Stage], shard_bytes: int, execution: Execution
 ) -> list[dict[str, Any]]:
     """Write the shards that are not there yet; return the manifest's entries of all."""
-    counts = shard_counts(split_stage, units, shard_bytes)
+    counts = shard_counts(before[-1], units, shard_bytes)
     names = [shard_name(lang, where, i, n) for (lang, where), n in counts.items() for i in range(n)]
     missing = {name for name in names if not _finished(this, output, name)}
     if missing:
@@ -69,17 +62,17 @@ def run_all(
                 pipeline
                 | "Units" >> beam.Create(list(units), reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Places" >> beam.FlatMap(places_of, extracted, split_stage, counts)
+                | "Places" >> beam.FlatMap(places_of, before, counts)
                 | "Missing only" >> beam.Filter(lambda item, names: item[0] in names, missing)
             )
             _ = (
                 (every, places)
                 | beam.Flatten()
                 | "By shard" >> beam.GroupByKey()
-                | "Write" >> beam.Map(_write, this, output, extracted)
+                | "Write" >> beam.Map(_write, this, output, before)
             )
 
-        run_pipeline(build, beam_args, workers)
+        run_pipeline(build, execution.beam_args, execution.shuffling())
     return [{k: v for k, v in this.result(marker_name(name)).items() if k != "files"} for name in names]
 
 
@@ -95,35 +88,33 @@ def _finished(this: Stage, output: Path, name: str) -> bool:
     return path.exists() and manifest.file_entry(path, output)["sha256"] == entry["sha256"]
 
 
-def places_of(
-    unit: Unit, extracted: Stage, split_stage: Stage, counts: dict[tuple[str, str], int]
-) -> Iterator[tuple[str, Place]]:
+def places_of(unit: Unit, before: Sequence[Stage], counts: dict[tuple[str, str], int]) -> Iterator[tuple[str, Place]]:
     """(shard, place) of each of a unit's documents that are left."""
-    offsets = extracted.result(unit)["offsets"]
-    for number, lang, where, document_id, _ in split_stage.result(unit)["placed"]:
+    written = stage_files.places(unit, before)
+    for number, lang, where, document_id, _ in before[-1].result(unit)["placed"]:
         count = counts[lang, where]
-        yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, offsets[number])
+        yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, *written[number])
 
 
-def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, extracted: Stage) -> None:
+def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, before: Sequence[Stage]) -> None:
     from beam_pipelines.runner import WorkerError
 
     name, places = group
     try:
-        write_shard(name, sorted(place for place in places if place is not None), this, output, extracted)
+        write_shard(name, sorted(place for place in places if place is not None), this, output, before)
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:
         raise WorkerError(os_error_sentence(error, output / name)) from error
 
 
-def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, extracted: Stage) -> None:
+def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, before: Sequence[Stage]) -> None:
     """Write one shard and its marker."""
     lang, _, rest = name.partition("/")
     characters = 0
     with atomic_write(output / name) as file:
-        for _, unit, offset in places:
-            document = read_document(extracted.file(unit, ".tfrecord"), offset)
+        for _, unit, index, offset in places:
+            document = stage_files.read_document(before[index].file(unit, ".tfrecord"), offset)
             characters += len(document.text)
             write_record(file, to_example(dataclasses.replace(document, lang=lang)))
     counts: dict[str, int | str] = {

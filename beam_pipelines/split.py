@@ -1,4 +1,4 @@
-"""Stage 7: training and held-out documents, and what held-out text shares with training.
+"""Training and held-out documents, and what held-out text shares with training.
 
 The side is a seeded hash of the document's id, or of its group (package, else host). MinHash misses a long page that
 contains a short one, so held-out documents are checked once more: the share of a document's distinct character n-grams
@@ -9,18 +9,19 @@ the marks are united. Memory: 8 bytes a held-out n-gram, so the share held out o
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import xxhash
 
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Split
-from beam_pipelines.extract import read_unit
 from beam_pipelines.minhash import ngram_hashes
-from beam_pipelines.workspace import Stage, Tally, Unit, write_file
+from beam_pipelines.stage_files import remaining
+from beam_pipelines.tally import Tally
+from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_file
 from ja_llm.documents import Document
 from ja_llm.text.normalise import squeeze
 
@@ -42,39 +43,45 @@ def side(document: Document, settings: Split) -> str:
     return HELDOUT if value < settings.heldout_share * 2.0**64 else TRAIN
 
 
-def selected(unit: Unit, extracted: Stage, decided: Stage) -> Iterator[tuple[int, str, Document]]:
-    """(number, language, document) of a unit's documents that the filters kept."""
-    kept = dict(decided.result(unit)["kept_numbers"])
-    for number, document in enumerate(read_unit(extracted, unit)):
-        if number in kept:
-            yield number, kept[number], document
-
-
 def hashes(text: str, n: int) -> np.ndarray:
     """uint64, sorted: the distinct character n-grams of a text without its white space; other n give other hashes."""
     return np.unique(ngram_hashes(squeeze(text), n))
 
 
-def collect(unit: Unit, this: Stage, extracted: Stage, decided: Stage, config: Corpus) -> dict[str, Any]:
+def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
+    """Collect what is held out, search the training text for it, decide."""
+    if config.split.max_containment is None or config.split.heldout_share == 0:
+        run_units(this, units, finish, (before, config, None), execution, light=True)
+        return
+    keys = sorted(unit.key for unit in units)
+    collected, searched = this.part("heldout"), this.part("contained")
+    run_units(collected, units, collect, (before, config), execution, light=True)
+    unite(collected, keys)
+    run_units(searched, units, search, (before, config, collected), execution)
+    unite(searched, keys)
+    run_units(this, units, finish, (before, config, searched), execution, light=True)
+
+
+def collect(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
     """Write `<unit>.npy`: the distinct n-grams of the unit's held-out documents."""
-    tally = Tally(0, 0, config.seed)
+    tally = Tally.of(config)
     found = [np.zeros(0, np.uint64)]
-    for _, lang, document in selected(unit, extracted, decided):
-        tally.keep(len(document.text), lang)
+    for _, document, lang in remaining(unit, before):
+        tally.keep(document.text, lang)
         if side(document, config.split) == HELDOUT:
             found.append(hashes(document.text, config.split.ngrams[lang]))
     _save(this, unit, np.unique(np.concatenate(found)))
     return tally.to_json()
 
 
-def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected: Stage, config: Corpus) -> dict[str, Any]:
+def search(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, collected: Stage) -> dict[str, Any]:
     """Write `<unit>.npy`: the held-out n-grams that stand in the unit's training documents."""
-    tally = Tally(0, 0, config.seed)
+    tally = Tally.of(config)
     heldout = united(collected)
     seen = np.zeros(len(heldout), bool)
     lengths = sorted({config.split.ngrams[lang] for lang in config.languages})
-    for _, lang, document in selected(unit, extracted, decided):
-        tally.keep(len(document.text), lang)
+    for _, document, lang in remaining(unit, before):
+        tally.keep(document.text, lang)
         if len(heldout) and side(document, config.split) == TRAIN:
             for n in lengths:
                 values = hashes(document.text, n)
@@ -85,27 +92,25 @@ def search(unit: Unit, this: Stage, extracted: Stage, decided: Stage, collected:
     return tally.to_json()
 
 
-def finish(unit: Unit, this: Stage, extracted: Stage, decided: Stage, searched: Stage | None, config: Corpus) -> dict[str, Any]:
+def finish(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, searched: Stage | None) -> dict[str, Any]:
     """Decide every document's side; the marker holds [number, language, side, id, bytes] of each that is left, and
     how many of them have which licence ("": none is known)."""
-    tally = Tally(config.samples, config.sample_characters, config.seed)
+    tally = Tally.of(config)
     limit = config.split.max_containment
     shared = united(searched) if searched is not None else np.zeros(0, np.uint64)
-    placed, licences = [], Counter[str]()
-    for number, lang, document in selected(unit, extracted, decided):
+    placed = []
+    for number, document, lang in remaining(unit, before):
         where = side(document, config.split)
         if where == HELDOUT and limit is not None:
             values = hashes(document.text, config.split.ngrams[lang])
             contained = float(np.isin(values, shared, assume_unique=True).mean())
             if contained > limit:
-                tally.drop(
-                    CONTAINED, document.id, document.text, id=document.id, url=document.url, containment=round(contained, 4)
-                )
+                tally.drop_document(number, document, CONTAINED, containment=round(contained, 4))
                 continue
-        tally.keep(len(document.text), f"{lang}/{where}")
-        licences[document.licence] += 1
+        tally.keep(document.text, f"{lang}/{where}")
+        tally.count("licences", document.licence)
         placed.append([number, lang, where, document.id, len(document.text.encode())])
-    return {**tally.to_json(), "placed": placed, "licences": licences}
+    return {**tally.to_json(), "placed": placed}
 
 
 def unite(this: Stage, units: Sequence[str]) -> None:
@@ -124,3 +129,6 @@ def united(this: Stage) -> np.ndarray:
 def _save(this: Stage, unit: Unit, values: np.ndarray) -> None:
     with write_file(this.file(unit, ".npy")) as file:
         np.save(file, values)
+
+
+STAGE = StageSpec("split", VERSION, lambda config: config.to_json()["split"], run_all=run_all)

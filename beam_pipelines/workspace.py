@@ -11,26 +11,24 @@ workers (one machine, or a shared file system).
 
 import contextlib
 import dataclasses
-import heapq
 import multiprocessing
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import xxhash
 
 from ja_llm.errors import JaLlmError
 from ja_llm.files import canonical_json, os_error_sentence, read_json, sha256_json
 from ja_llm.progress import Progress
 
 WORK = ".work"
+_ENDINGS = (".tfrecord", ".jsonl", ".npy")  # what a stage may write for a unit beside its marker
 
 # A worker process takes seconds to start; a stage after extraction handles some hundred documents in one.
 DOCUMENTS_PER_WORKER = 500
+SHUFFLED_PER_WORKER = 20_000  # a GroupByKey's tables stay in the process that starts the job; workers only help with much more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,10 @@ class Stage:
     name: str
     key: str
     folder: Path
+
+    def part(self, name: str) -> "Stage":
+        """A further folder of the same stage, for what it does in several passes."""
+        return Stage(name, self.key, self.folder.with_name(f"{name}-{self.key}"))
 
     def file(self, unit: Unit | str, ending: str) -> Path:
         """The file that this stage writes for a unit."""
@@ -72,7 +74,7 @@ class Stage:
 
     def finish(self, unit: Unit | str, result: dict[str, Any]) -> None:
         """Write the unit's marker: the result, and the sizes of the files that the stage has written for it."""
-        found = {ending: self.file(unit, ending) for ending in (".tfrecord", ".jsonl", ".npy")}
+        found = {ending: self.file(unit, ending) for ending in _ENDINGS}
         sizes = {ending: path.stat().st_size for ending, path in found.items() if path.exists()}
         with write_file(self.marker(unit)) as file:
             file.write(canonical_json({**result, "files": sizes}).encode())
@@ -110,76 +112,28 @@ def stage(work: Path, name: str, version: int, values: Any, before: Sequence[Sta
     return Stage(name, key, work / f"{name}-{key}")
 
 
-class Tally:
-    """What happened to one unit's documents in one stage: documents and characters in, kept and dropped by reason.
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How and where stages run; nothing of it decides a result.
 
-    Args:
-      samples: dropped documents to keep per reason: those with the smallest seeded hash, so that units' samples merge
-        into the sample of the whole.
-      sample_characters: of each one's text.
-      seed: of the hash.
+    Attributes:
+      beam_args: Beam's options.
+      workers: local processes, 0 for one a core.
+      documents: how many there are, once it is known: no process is started for fewer than are worth it.
     """
 
-    def __init__(self, samples: int, sample_characters: int, seed: int):
-        self._samples, self._characters, self._seed = samples, sample_characters, seed
-        self.kept: dict[str, list[int]] = {}
-        self.dropped: dict[str, list[int]] = {}
-        self._sampled: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        self._start = time.monotonic()
+    beam_args: Sequence[str] = ()
+    workers: int = 1
+    documents: int | None = None
 
-    def keep(self, characters: int, lang: str = "") -> None:
-        """Count a kept document, by language where it is known."""
-        _add(self.kept, lang, characters)
+    def processes(self, each: int | None = None) -> int:
+        """How many of the workers are worth starting: one for every `each` documents."""
+        workers = self.workers or multiprocessing.cpu_count()
+        return workers if self.documents is None else max(1, min(workers, self.documents // (each or DOCUMENTS_PER_WORKER)))
 
-    def drop(self, reason: str, key: str, text: str = "", **fields: Any) -> None:
-        """Count a dropped document; `key` identifies it for the sampling, `fields` go into the sample."""
-        _add(self.dropped, reason, len(text))
-        rank = xxhash.xxh64_intdigest(key.encode("utf-8", "surrogatepass"), self._seed)
-        entry = {"reason": reason, **fields, **({"text": text[: self._characters]} if text else {})}
-        self._sampled[reason] = heapq.nsmallest(
-            self._samples, [*self._sampled.get(reason, []), (rank, entry)], key=lambda e: e[0]
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """For the marker. `seconds` is never part of content that is hashed."""
-        return {
-            "kept": self.kept,
-            "dropped": self.dropped,
-            "samples": self._sampled,
-            "seconds": time.monotonic() - self._start,
-        }
-
-
-def _add(table: dict[str, list[int]], key: str, characters: int) -> None:
-    entry = table.setdefault(key, [0, 0])
-    entry[0] += 1
-    entry[1] += characters
-
-
-def merge_counts(tables: Iterable[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """Sum tables of [documents, characters]."""
-    total: dict[str, list[int]] = {}
-    for table in tables:
-        for key, (documents, characters) in table.items():
-            entry = total.setdefault(key, [0, 0])
-            entry[0] += documents
-            entry[1] += characters
-    return dict(sorted(total.items()))
-
-
-def merge_samples(results: Iterable[dict[str, Any]], samples: int) -> dict[str, list[dict[str, Any]]]:
-    """The sample of the whole from the units' samples."""
-    merged: dict[str, list] = {}
-    for result in results:
-        for reason, entries in result["samples"].items():
-            merged[reason] = heapq.nsmallest(samples, [*merged.get(reason, []), *entries], key=lambda e: e[0])
-    return {reason: [entry for _, entry in entries] for reason, entries in sorted(merged.items())}
-
-
-def worth(workers: int, documents: int | None, each: int = 0) -> int:
-    """How many of the workers are worth starting (0 workers: one a core): one for every `each` documents."""
-    workers = workers or multiprocessing.cpu_count()
-    return workers if documents is None else max(1, min(workers, documents // (each or DOCUMENTS_PER_WORKER)))
+    def shuffling(self) -> int:
+        """The same for a pipeline that does nothing but group: its tables stay in this process."""
+        return self.processes(SHUFFLED_PER_WORKER)
 
 
 def run_units(
@@ -187,10 +141,8 @@ def run_units(
     units: Sequence[Unit],
     function: Callable[..., dict[str, Any]],
     arguments: tuple[Any, ...],
-    beam_args: Sequence[str],
-    workers: int,
+    execution: Execution,
     light: bool = False,
-    documents: int | None = None,
 ) -> None:
     """Run `function(unit, this, *arguments)` for every unit without a marker, and write what it returns as the marker.
 
@@ -199,10 +151,8 @@ def run_units(
       units: all units of the input.
       function: called on a worker; raises JaLlmError or OSError for what a user can mend.
       arguments: its further arguments.
-      beam_args: Beam's options.
-      workers: local processes, 0 for one a core.
+      execution: where it runs.
       light: the work is a look-up in what stages before it wrote; it is done here, without Beam.
-      documents: how many there are, if it is known: no worker process is started for fewer than are worth it.
 
     Raises:
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
@@ -210,14 +160,12 @@ def run_units(
     pending = [unit for unit in units if not this.whole(unit)]
     if not pending:
         return
+    this.folder.mkdir(parents=True, exist_ok=True)
     if light:
-        this.folder.mkdir(parents=True, exist_ok=True)
         for unit in pending:
             this.finish(unit, function(unit, this, *arguments))
         return
     from beam_pipelines.runner import run_pipeline
-
-    this.folder.mkdir(parents=True, exist_ok=True)
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam
@@ -230,7 +178,7 @@ def run_units(
         )
 
     with _Monitor(this, units, len(units) - len(pending)):
-        run_pipeline(build, beam_args, min(worth(workers, documents), len(pending)))
+        run_pipeline(build, execution.beam_args, min(execution.processes(), len(pending)))
 
 
 def run_unit(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:
@@ -285,9 +233,14 @@ class _Monitor:
         self._done = done
 
 
+def folders(work: Path, this: Stage) -> list[Path]:
+    """The folders of a stage and of its parts, those that exist."""
+    return sorted(path for path in work.glob(f"*-{this.key}") if path.is_dir())
+
+
 def prune(work: Path, keep: Iterable[Stage]) -> None:
     """Remove the folders of configurations that are no longer the current one."""
-    names = {s.folder.name for s in keep}
+    keys = {s.key for s in keep}
     for folder in work.iterdir():
-        if folder.is_dir() and folder.name not in names:
+        if folder.is_dir() and folder.name.rpartition("-")[2] not in keys:
             shutil.rmtree(folder, ignore_errors=True)

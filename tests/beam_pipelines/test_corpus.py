@@ -86,7 +86,7 @@ def built(inputs, tmp_path_factory):
 def test_every_document_is_accounted_for(built, inputs):
     output, value = built
     tables = {t["stage"]: t for t in value["yields"]}
-    assert list(tables) == ["extract", "language", "dedup", "filter", "split"]
+    assert list(tables) == ["extract", "language", "dedup", "select", "split"]
     before = None
     for table in value["yields"]:
         assert table["in"]["documents"] == table["kept"]["documents"] + sum(c["documents"] for c in table["dropped"].values())
@@ -103,7 +103,7 @@ def test_every_document_is_accounted_for(built, inputs):
     assert tables["extract"]["in"]["documents"] == 23 + 13 + 4
     assert {r: c["documents"] for r, c in tables["language"]["dropped"].items()} == {"language_de": 1}
     assert {r: c["documents"] for r, c in tables["dedup"]["dropped"].items()} == {"duplicate_exact": 4, "duplicate_near": 1}
-    assert {r: c["documents"] for r, c in tables["filter"]["dropped"].items()} == {
+    assert {r: c["documents"] for r, c in tables["select"]["dropped"].items()} == {
         "ja_letters_low": 1,
         "ja_duplicate_line_share_high": 1,
     }
@@ -173,14 +173,14 @@ def test_a_page_past_the_deadline_is_counted_and_sampled(web, tmp_path):
 
 def test_same_bytes_with_two_workers(built, inputs, tmp_path, monkeypatch):
     """Extraction and the GroupByKeys in two processes."""
-    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
     build(inputs, tmp_path / "two", workers=2)
     assert digest(tmp_path / "two") == digest(built[0])
 
 
 @pytest.mark.slow
 def test_same_bytes_with_two_workers_in_every_stage(built, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
     monkeypatch.setattr("beam_pipelines.workspace.DOCUMENTS_PER_WORKER", 1)
     build(inputs, tmp_path / "two", workers=2)
     assert digest(tmp_path / "two") == digest(built[0])
@@ -201,7 +201,7 @@ def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built
     assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
     kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
     stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}
-    assert stages == {"extract", "language", "minhash", "dedup", "measure"}
+    assert stages == {"extract", "language", "minhash", "dedup", "annotate"}
     # A configuration that leaves nothing must not leave the old set looking finished either.
     with pytest.raises(JaLlmError, match="no document is left"):
         build(

@@ -1,0 +1,119 @@
+"""What a run of the chain leaves beside the documents: counts per stage and reason, samples, timings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_pipelines.chain import Finished
+from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in
+from beam_pipelines.workspace import Unit, folders
+from ja_llm.errors import JaLlmError
+from ja_llm.files import atomic_directory, canonical_json, read_json, write_json
+
+Results = dict[str, list[dict[str, Any]]]  # stage -> the markers of its units
+_ALWAYS = ("other_records", "licences", "broken_rules")  # tables that a manifest has even where nothing was counted
+
+
+def read_results(finished: Finished, units: Sequence[Unit]) -> Results:
+    """The markers of every stage, in the chain's order."""
+    return {this.name: [this.result(unit) for unit in units] for this in finished.stages}
+
+
+def make_yields(finished: Finished, results: Results) -> list[dict[str, Any]]:
+    """For each stage that can drop or modify: what came in, was kept (also by language), dropped by reason, modified by kind.
+
+    Each in documents, characters and UTF-8 bytes; in = kept + dropped, and in characters what a modification took away.
+    """
+    return [_stage_yield(spec.name, results[spec.name]) for spec in finished.specs if spec.drops]
+
+
+def _stage_yield(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    kept, dropped, modified = (merge_counts(r[key] for r in results) for key in ("kept", "dropped", "modified"))
+    came = [sum(counts[i] for table in (kept, dropped) for counts in table.values()) for i in range(3)]
+    for r in results:
+        came[1] += r["shrunk"][0]
+        came[2] += r["shrunk"][1]
+    return {
+        "stage": name,
+        "in": _named(came),
+        "kept": _named([sum(counts[i] for counts in kept.values()) for i in range(3)]),
+        "kept_by": {key: _named(counts) for key, counts in kept.items() if key},
+        "dropped": {reason: _named(counts) for reason, counts in dropped.items()},
+        "modified": {kind: _named(counts) for kind, counts in modified.items()},
+    }
+
+
+def _named(counts: Sequence[int]) -> dict[str, int]:
+    return dict(zip(("documents", "characters", "bytes"), counts, strict=True))
+
+
+def make_tables(results: Results) -> dict[str, dict[str, int]]:
+    """The tables that stages counted beside their yields (`Tally.count`), summed: licences, broken rules, other records."""
+    return {**{name: {} for name in _ALWAYS}, **merge_tables(r for stage in results.values() for r in stage)}
+
+
+def write_samples(output: Path, results: Results, samples: int) -> None:
+    """`dropped/<reason>.jsonl` and `modified/<kind>.jsonl`, all at once; a reason belongs to one stage."""
+    for folder_name, group in (("dropped", "samples"), ("modified", "modified_samples")):
+        with atomic_directory(output / folder_name) as folder:
+            for name, stage_results in results.items():
+                for reason, entries in merge_samples(stage_results, samples, group).items():
+                    lines = "".join(canonical_json({"stage": name, **entry}) + "\n" for entry in entries)
+                    (folder / f"{reason}.jsonl").write_bytes(lines.encode("utf-8", "replace"))
+
+
+def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[Unit]) -> None:
+    """`timings.json`: for each stage seconds of work, documents a second, and the records processed in this run.
+
+    Beside the manifest, because a clock is no content.
+    """
+    table = {}
+    for this in finished.stages:
+        for folder in folders(work, this):
+            markers = [path for unit in units if (path := folder / f"{unit.key}.json").exists()]
+            done = [read_json(path, "stage marker") for path in markers]
+            seconds, documents = sum(r["seconds"] for r in done), sum(records_in(r) for r in done)
+            table[folder.name.rpartition("-")[0]] = {
+                "seconds": round(seconds, 3),
+                "documents": documents,
+                "documents_per_second": round(documents / max(seconds, 1e-9), 1),
+            }
+    note = "seconds of worker time, summed over units; dedup without Beam's grouping"
+    write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
+
+
+def check_something_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> None:
+    """Refuse to call a set finished that has no document.
+
+    Raises:
+      JaLlmError: says what was read instead, or for what most was dropped.
+    """
+    if any(table["kept"]["documents"] for table in yields[-1:]):
+        return
+    read = yields[0]["in"]["documents"]
+    if read == 0:
+        if n := others.get("conversion", 0):
+            raise JaLlmError(
+                f"{output}: the input holds no response record but {n} conversion records (extracted text, as in Common Crawl's "
+                "WET files); give the WARC files that they were made from."
+            )
+        found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
+        raise JaLlmError(
+            f"{output}: the input holds no response record ({found or 'no record at all'}); give WARC files of a crawl."
+        )
+    reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
+    most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])
+    raise JaLlmError(
+        f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {output / 'dropped'}; "
+        "loosen these rules or check the input."
+    )
+
+
+def make_totals(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the shards, also by language and split."""
+    totals: dict[str, Any] = {key: sum(s[key] for s in shards) for key in ("documents", "characters", "bytes")}
+    for s in shards:
+        part = totals.setdefault(s["lang"], {}).setdefault(s["split"], {"documents": 0, "characters": 0})
+        part["documents"] += s["documents"]
+        part["characters"] += s["characters"]
+    return totals
