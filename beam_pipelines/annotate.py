@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from beam_pipelines import filters_en, filters_ja
+from beam_pipelines import expressions, filters_en, filters_ja
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import remaining, write_annotations
@@ -21,10 +21,21 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     def measured() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, document, lang in remaining(unit, before):
             tally.keep(document.text, lang)
-            yield number, MEASURE[lang](document.text) if lang in MEASURE else {}
+            statistics = MEASURE[lang](document.text) if lang in MEASURE else {}
+            if lang == "ja":
+                statistics |= expressions.measure(document.text, config.expressions)
+            yield number, statistics
 
     write_annotations(this, unit, measured())
     return tally.to_json()
 
 
-STAGE = StageSpec("annotate", VERSION, lambda config: [filters_ja.VERSION, filters_en.VERSION], run, drops=False)
+STAGE = StageSpec(
+    "annotate",
+    VERSION,
+    lambda config: [filters_ja.VERSION, filters_en.VERSION, expressions.values(config.expressions)],
+    run,
+    files=lambda config: expressions.files(config.expressions),
+    packages=expressions.PACKAGES,
+    drops=False,
+)

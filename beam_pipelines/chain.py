@@ -32,6 +32,8 @@ class StageSpec:
         else its readers need. Give this, or
       run_all: `run_all(this, units, before, config, execution)` for a stage over the whole corpus; it finishes every unit
         (`Stage.finish`). Its key hashes the input files too.
+      files: files beside the input that it reads, by the name that the configuration gives, with a digest of their contents; called
+        before anything runs, so that a path that is wrong is told at once.
       packages: distributions whose versions decide its result.
       needs: stages that must stand somewhere before it.
       drops: whether it can drop or modify documents; one that only signs or measures is not in the table of yields.
@@ -44,6 +46,7 @@ class StageSpec:
     values: Callable[[Corpus], Any]
     run: Callable[[Unit, Stage, Sequence[Stage], Corpus], dict[str, Any]] | None = None
     run_all: Callable[[Stage, Sequence[Unit], Sequence[Stage], Corpus, Execution], None] | None = None
+    files: Callable[[Corpus], dict[str, str]] | None = None
     packages: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     drops: bool = True
@@ -80,6 +83,16 @@ def packages(config: Corpus) -> tuple[str, ...]:
     return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages))
 
 
+def side_files(config: Corpus) -> dict[str, str]:
+    """Digests of the files beside the input that the stages read: what of them decides the set.
+
+    Raises:
+      UsageError: one does not exist, or is not what its stage needs.
+      JaLlmError: one can't be read.
+    """
+    return {name: digest for spec in specs(config) if spec.files for name, digest in spec.files(config).items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Finished:
     """A chain that was walked to its end: the stages' files, and how many records each of them processed in this run."""
@@ -102,6 +115,8 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
     processed: dict[str, int] = {}
     for spec in wanted:
         values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        if spec.files:
+            values.append(sorted(spec.files(config).values()))
         if not before:
             values.append(sampling)
         if spec.run_all:

@@ -13,10 +13,13 @@ from typing import Any
 import gin
 
 from beam_pipelines.settings.checks import Check
+from beam_pipelines.settings.decontaminate import Decontaminate
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter
+from beam_pipelines.settings.hosts import Expressions, HostFilter
 from beam_pipelines.settings.language import LanguageId
+from beam_pipelines.settings.modify import Modify
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
 
@@ -43,6 +46,10 @@ class Corpus:
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
+    expressions: Expressions = dataclasses.field(default_factory=Expressions)
+    modify: Modify = dataclasses.field(default_factory=Modify)
+    host_filter: HostFilter = dataclasses.field(default_factory=HostFilter)
+    decontaminate: Decontaminate = dataclasses.field(default_factory=Decontaminate)
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
     languages: Sequence[str] = ("ja", "en")
@@ -53,12 +60,7 @@ class Corpus:
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON types."""
-        value = dataclasses.asdict(self)
-        value["split"]["ngrams"] = dict(self.split.ngrams)
-        value["stages"] = list(self.stages)
-        value["languages"] = list(self.languages)
-        value["language"]["candidates"] = list(self.language.candidates)
-        return value
+        return _plain(dataclasses.asdict(self))
 
     def validate(self) -> None:
         """Refuse values that mean nothing. Which stages there are, and in what order they can stand: `chain.specs`.
@@ -90,6 +92,13 @@ class Corpus:
         ]
 
 
+def _plain(value: Any) -> Any:
+    """Mappings and sequences as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _unfit(name: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
 
@@ -99,6 +108,10 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
     number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if kind is int:
         return number and isinstance(value, int), "a whole number"
+    if kind == int | None:
+        return (number and isinstance(value, int)) or value is None, "a whole number or None"
+    if kind is bool:
+        return isinstance(value, bool), "True or False"
     if kind is float:
         return number, "a number"
     if kind == float | None:

@@ -66,7 +66,7 @@ def build_corpus(
     if workers < 0:
         raise UsageError(f"--workers {workers}: give a number of processes, or 0 for one a core.")
     config = configuration.load(preset, gin_bindings)
-    chain.specs(config)
+    chain.side_files(config)
     check_options(beam_args)
     files = find_inputs([inputs] if isinstance(inputs, str) else inputs)
     output = Path(output)
@@ -98,7 +98,7 @@ def plan(
     from beam_pipelines.runner import check_options
 
     config, files = configuration.load(preset, gin_bindings), find_inputs(inputs)
-    chain.specs(config)
+    chain.side_files(config)
     check_options(beam_args)
     size = sum(file.stat().st_size for file in files)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
@@ -220,6 +220,8 @@ def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that decide the documents, and those that only decide which dropped ones are kept as samples."""
     values = config.to_json()
     sampling = {name: values.pop(name) for name in _SAMPLING}
+    if files := chain.side_files(config):
+        values["side_files"] = files
     return values, sampling
 
 

@@ -137,7 +137,7 @@ def _rounded(found: Mapping[str, float]) -> dict[str, float]:
 
 @functools.cache
 def _index_of(key: tuple[Any, ...]) -> Index:
-    items, sets, split, ngram = key
+    items, sets, split, ngram, _ = key  # the last: the contents
     return Index(load_items(Decontaminate(items=items, sets=sets, split=split)), ngram)
 
 
@@ -147,7 +147,9 @@ def _index(settings: Decontaminate) -> Index:
     Raises:
       JaLlmError: all items are too short to be looked for.
     """
-    index = _index_of((tuple(settings.items), tuple(settings.sets), settings.split, settings.ngram))
+    index = _index_of(
+        (tuple(settings.items), tuple(settings.sets), settings.split, settings.ngram, tuple(_files(settings).values()))
+    )
     if not index:
         raise JaLlmError(
             "no item of corpus.Decontaminate.items or .sets is as long as an n-gram; name files of evaluation items, or leave the stage out."
@@ -155,15 +157,17 @@ def _index(settings: Decontaminate) -> Index:
     return index
 
 
-def _values(config: Corpus) -> Any:
-    settings = config.decontaminate
+def _files(settings: Decontaminate) -> dict[str, str]:
     if not settings.items and not settings.sets:
         raise UsageError(
             "the stage 'decontaminate' has nothing to look for; bind corpus.Decontaminate.items or .sets, or leave the stage out."
         )
-    values = dataclasses.asdict(settings)
-    files = sorted(digests(values.pop("items")).values())
-    return [values, files, [manifest.fingerprint(manifest.read(root, manifest.DOCUMENTS)) for root in values.pop("sets")]]
+    sets = {str(root): manifest.fingerprint(manifest.read(root, manifest.DOCUMENTS)) for root in settings.sets}
+    return {**digests(settings.items), **sets}
 
 
-STAGE = StageSpec("decontaminate", VERSION, _values, run)
+def _values(config: Corpus) -> Any:
+    return {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
+
+
+STAGE = StageSpec("decontaminate", VERSION, _values, run, files=lambda config: _files(config.decontaminate))

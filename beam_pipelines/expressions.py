@@ -7,7 +7,7 @@ MosasoM/inappropriate-words-ja (GitHub), its own additions were not published. T
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,20 @@ class Matcher:
 
     def characters(self, text: str) -> int:
         """How many characters of the text lie in an expression."""
-        return sum(length for _, length in self._automaton.iter_long(text))
+        longest: dict[int, int] = {}  # by first character; the automaton's own iter_long misses some (pyahocorasick 2.3)
+        for last, length in self._automaton.iter(text):
+            start = last - length + 1
+            longest[start] = max(length, longest.get(start, 0))
+        total = end = 0
+        for start in sorted(longest):
+            if start >= end:
+                total += longest[start]
+                end = start + longest[start]
+        return total
 
     def any(self, text: str) -> bool:
         """Whether the text holds one at all."""
-        return next(self._automaton.iter_long(text), None) is not None
+        return next(self._automaton.iter(text), None) is not None
 
 
 def measure(text: str, settings: Expressions) -> dict[str, float]:
@@ -75,19 +84,41 @@ def measure(text: str, settings: Expressions) -> dict[str, float]:
     found: dict[str, float] = {}
     if settings.lists:
         letters = scripts.count(text).japanese
-        characters = _matcher(tuple(settings.lists)).characters(text)
+        characters = _matcher(**_key(settings.lists)).characters(text)
         found = {"ng_characters": characters, "ng_share": characters / max(letters, 1), "japanese_letters": letters}
     if settings.names:
-        found["named"] = int(_matcher(tuple(settings.names)).any(text))
+        found["named"] = int(_matcher(**_key(settings.names)).any(text))
     return found
 
 
+def failures(statistics: Mapping[str, float], settings: Expressions, lang: str) -> list[str]:
+    """The reason to drop a document for its NG expressions, if it has so many."""
+    limit = settings.ng_share_from
+    return [f"{lang}_ng_share_high"] if limit is not None and statistics.get("ng_share", 0.0) >= limit else []
+
+
 def values(settings: Expressions) -> Any:
-    """What decides the statistics: the lists' contents, wherever they lie."""
-    return [VERSION, *(sorted(digests(paths).values()) for paths in (settings.lists, settings.names))]
+    """What decides the statistics besides the lists' contents (`files`)."""
+    return [VERSION, len(settings.lists), len(settings.names)]
+
+
+def files(settings: Expressions) -> dict[str, str]:
+    """The lists and their digests.
+
+    Raises:
+      UsageError: one does not exist, or is no list.
+    """
+    for path in (*settings.lists, *settings.names):
+        digests([path])
+        read_list(path)
+    return {**digests(settings.lists), **digests(settings.names)}
+
+
+def _key(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {"paths": tuple(paths), "contents": tuple(digests(paths).values())}
 
 
 @functools.cache
-def _matcher(paths: tuple[str, ...]) -> Matcher:
-    """One automaton a worker process."""
+def _matcher(paths: tuple[str, ...], contents: tuple[str, ...]) -> Matcher:
+    """One automaton a worker process and content."""
     return Matcher([expression for path in paths for expression in read_list(path)])

@@ -107,7 +107,7 @@ def list_files(folder: str | Path, categories: Sequence[str]) -> list[Path]:
 def by_name(host: str, settings: HostFilter) -> tuple[str, str] | None:
     """(reason, what matched) if the host's name alone condemns it."""
     if settings.blocklist and host:
-        category = _blocklist(settings.blocklist, tuple(settings.categories), settings.match).category(host)
+        category = _blocklist(settings.blocklist, tuple(settings.categories), settings.match, _contents(settings)).category(host)
         if category:
             return LISTED, category
     for pattern in settings.patterns:
@@ -117,8 +117,8 @@ def by_name(host: str, settings: HostFilter) -> tuple[str, str] | None:
 
 
 @functools.cache
-def _blocklist(folder: str, categories: tuple[str, ...], match: str) -> BlockList:
-    """One list a worker process."""
+def _blocklist(folder: str, categories: tuple[str, ...], match: str, contents: tuple[str, ...]) -> BlockList:
+    """One list a worker process and content."""
     return BlockList(folder, categories, match)
 
 
@@ -218,11 +218,37 @@ def drop(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, bad: 
     return tally.to_json()
 
 
+def _checked_files(config: Corpus) -> dict[str, str]:
+    """The lists' digests, once it is clear that what decides by share is measured."""
+    settings, lists = config.host_filter, config.expressions
+    stages = list(config.stages)
+    for name, limit, given, binding in (
+        ("max_named_page_share", settings.max_named_page_share, lists.names, "names"),
+        ("max_ng_character_share", settings.max_ng_character_share, lists.lists, "lists"),
+    ):
+        if limit is None:
+            continue
+        if "annotate" not in stages[: stages.index("host_filter")]:
+            raise UsageError(
+                f"corpus.HostFilter.{name} needs the stage 'annotate' before 'host_filter'; put it there, or unbind it."
+            )
+        if not given:
+            raise UsageError(
+                f"corpus.HostFilter.{name} needs a list of expressions; bind corpus.Expressions.{binding}, or unbind it."
+            )
+    return _files(settings)
+
+
+def _files(settings: HostFilter) -> dict[str, str]:
+    return digests(list_files(settings.blocklist, settings.categories)) if settings.blocklist else {}
+
+
+def _contents(settings: HostFilter) -> tuple[str, ...]:
+    return tuple(_files(settings).values())
+
+
 def _values(config: Corpus) -> Any:
-    settings = dataclasses.asdict(config.host_filter)
-    folder = settings.pop("blocklist")
-    files = digests(list_files(folder, config.host_filter.categories)) if folder else {}
-    return [settings, list(files.values())]
+    return {**dataclasses.asdict(config.host_filter), "blocklist": bool(config.host_filter.blocklist)}
 
 
-STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, packages=("xxhash",))
+STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, files=_checked_files, packages=("xxhash",))

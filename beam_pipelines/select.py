@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from beam_pipelines import rules
+from beam_pipelines import expressions, rules
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import remaining_with
@@ -20,6 +20,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     tally = Tally.of(config)
     for number, document, lang, statistics in remaining_with(unit, before, "annotate"):
         broken = rules.failures(statistics, thresholds[lang], lang) if lang in thresholds else []
+        broken += expressions.failures(statistics, config.expressions, lang)
         for reason in broken:
             tally.count("broken_rules", reason)
         if broken:
@@ -33,7 +34,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "select",
     VERSION,
-    lambda config: [dataclasses.asdict(config.japanese), dataclasses.asdict(config.english)],
+    lambda config: [dataclasses.asdict(config.japanese), dataclasses.asdict(config.english), config.expressions.ng_share_from],
     run,
     needs=("annotate",),
     light=True,

@@ -37,10 +37,12 @@ class Expressions:
 
     Attributes:
       lists: NG expressions; their share of the Japanese letters is the statistic `ng_share`.
+      ng_share_from: a document is dropped from this share of NG characters on (Swallow v1 keeps what is below .05); None: off.
       names: names that mark a page as one of a bad kind (of dating sites, in Swallow v1); a page with one has the statistic `named` 1.
     """
 
     lists: Sequence[str] = ()
+    ng_share_from: float | None = 0.05
     names: Sequence[str] = ()
 
 

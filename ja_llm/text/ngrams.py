@@ -105,7 +105,7 @@ class Index:
 
     def found_in(self, folded: str, threshold: float = THRESHOLD) -> dict[str, float]:
         """The items of which a folded text has at least this share of the characters: name -> coverage, by name."""
-        found = {}
+        found: dict[str, float] = {}
         for part in self._sizes.values():
             seen = np.zeros(part.values.size, bool)
             for _, _, places in part.hits(folded):
