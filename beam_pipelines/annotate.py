@@ -1,5 +1,6 @@
 """Every statistic of a document, measured once; `select` decides by thresholds as often as they change."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,20 +12,23 @@ from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit
 
 VERSION = 1
-MEASURE = {"ja": filters_ja.measure, "en": filters_en.measure}
+
+
+def measure(text: str, lang: str, config: Corpus) -> dict[str, float]:
+    """The statistics of a text in its language; a language without statistics of its own has none."""
+    if lang == "ja":
+        return filters_ja.measure(text, config.statistics) | expressions.measure(text, config.expressions)
+    return filters_en.measure(text) if lang == "en" else {}
 
 
 def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:
-    """Measure the documents of one unit; a language without statistics of its own has none."""
+    """Measure the documents of one unit."""
     tally = Tally.of(config)
 
     def measured() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, document, lang in remaining(unit, before):
             tally.keep(document.text, lang)
-            statistics = MEASURE[lang](document.text) if lang in MEASURE else {}
-            if lang == "ja":
-                statistics |= expressions.measure(document.text, config.expressions)
-            yield number, statistics
+            yield number, measure(document.text, lang, config)
 
     write_annotations(this, unit, measured())
     return tally.to_json()
@@ -33,7 +37,12 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "annotate",
     VERSION,
-    lambda config: [filters_ja.VERSION, filters_en.VERSION, expressions.values(config.expressions)],
+    lambda config: [
+        filters_ja.VERSION,
+        filters_en.VERSION,
+        dataclasses.asdict(config.statistics),
+        expressions.values(config.expressions),
+    ],
     run,
     files=lambda config: expressions.files(config.expressions),
     packages=expressions.PACKAGES,

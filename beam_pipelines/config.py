@@ -6,6 +6,7 @@ each topic stands in `settings/`; a new stage's settings are a module there and 
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from beam_pipelines.settings.checks import Check
 from beam_pipelines.settings.decontaminate import Decontaminate
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
-from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter
+from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
 from beam_pipelines.settings.hosts import Expressions, HostFilter
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.modify import Modify
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
+from ja_llm.files import canonical_json
 
 SWALLOW_V2 = ("extract", "language", "minhash", "dedup", "annotate", "select", "split")
 
@@ -44,6 +46,7 @@ class Corpus:
     extraction: Extraction = dataclasses.field(default_factory=Extraction)
     language: LanguageId = dataclasses.field(default_factory=LanguageId)
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
     expressions: Expressions = dataclasses.field(default_factory=Expressions)
@@ -60,7 +63,7 @@ class Corpus:
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON types."""
-        return _plain(dataclasses.asdict(self))
+        return json.loads(canonical_json(dataclasses.asdict(self)))
 
     def validate(self) -> None:
         """Refuse values that mean nothing. Which stages there are, and in what order they can stand: `chain.specs`.
@@ -92,13 +95,6 @@ class Corpus:
         ]
 
 
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _unfit(name: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"corpus.{name} = {value!r}: it must be {wanted}; change this binding.")
 
@@ -106,12 +102,12 @@ def _unfit(name: str, value: Any, wanted: str) -> UsageError:
 def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
     """Whether a value is of a field's declared type, and what that is in words. A dataclass field is its own affair."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is bool:
+        return isinstance(value, bool), "True or False"
     if kind is int:
         return number and isinstance(value, int), "a whole number"
     if kind == int | None:
         return (number and isinstance(value, int)) or value is None, "a whole number or None"
-    if kind is bool:
-        return isinstance(value, bool), "True or False"
     if kind is float:
         return number, "a number"
     if kind == float | None:

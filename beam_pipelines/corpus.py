@@ -240,9 +240,9 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
 
 
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
-    """Shards of an earlier configuration would be stray files beside the manifest."""
+    """Shards of an earlier configuration, or half-written by a killed process, would be stray files beside the manifest."""
     wanted = {s["name"] for s in shards}
-    for path in output.glob("*/*.tfrecord"):
+    for path in (*output.glob("*/*.tfrecord"), *output.glob("*/.*.tmp")):
         if path.relative_to(output).as_posix() not in wanted:
             path.unlink()
     for folder in output.iterdir():

@@ -1,6 +1,5 @@
 """Decide by thresholds on what `annotate` measured: a changed threshold repeats nothing but this and what follows."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "select",
     VERSION,
-    lambda config: [dataclasses.asdict(config.japanese), dataclasses.asdict(config.english), config.expressions.ng_share_from],
+    lambda config: [*(config.to_json()[name] for name in ("japanese", "english")), config.expressions.ng_share_from],
     run,
     needs=("annotate",),
     light=True,

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from beam_pipelines.config import Corpus
 
 Counts = dict[str, list[int]]  # key -> [documents, characters, UTF-8 bytes]
-_BEFORE_CHANGE = 40  # characters shown before the first one that a modification changed
 
 
 class Tally:
@@ -77,7 +76,7 @@ class Tally:
         for i, (size, left) in enumerate(zip(_sizes(before.text), _sizes(after.text), strict=True)):
             self._shrunk[i] += size - left
         old = before.text if shown is None else shown
-        start = max(0, _first_difference(old, after.text) - _BEFORE_CHANGE)
+        start = max(0, _first_difference(old, after.text) - self._characters // 8)  # with what stands before the change
         sample = {"before": old[start : start + self._characters], "after": after.text[start : start + self._characters]}
         for kind in kinds:
             _add(self.modified, kind, before.text)

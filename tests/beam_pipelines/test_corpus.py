@@ -194,10 +194,16 @@ def test_finished_set_is_verified_and_left_alone(built, inputs, capsys):
     assert digest(output) == before and stage_files(output) == files
 
 
-def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built, inputs):
+def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built, inputs, capsys):
     output, value = built
     before = stage_files(output)
+    capsys.readouterr()
     other = build(inputs, output, bindings=[*BINDINGS, "corpus.JapaneseFilter.min_letters = 20"])
+    # No WARC is read and nothing deduplicated: every stage before the selection processed no record.
+    processed = json.loads((output / "timings.json").read_text())["processed_in_this_run"]
+    assert {name for name, count in processed.items() if count} == {"select", "split"}
+    assert {"extract", "language", "minhash", "dedup", "annotate"} == {name for name, count in processed.items() if count == 0}
+    assert "records processed in this run: extract 0, language 0, minhash 0, dedup 0" in capsys.readouterr().err
     assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
     kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
     stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}

@@ -7,28 +7,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipelines import filters_en, filters_ja, rules
-from beam_pipelines.config import EnglishFilter, JapaneseFilter
+from beam_pipelines import config, filters_en, filters_ja, rules
+from beam_pipelines.config import EnglishFilter, JapaneseFilter, Statistics
 
-SETS = [(JapaneseFilter(), filters_ja.measure, "ja"), (EnglishFilter(), filters_en.measure, "en")]
-RULES = [(t, m, lang, f.name) for t, m, lang in SETS for f in dataclasses.fields(t)]
+# Every rule that there is, at v1's value where it has one.
+V1 = config.load("swallow_v1").japanese
+JAPANESE = dataclasses.replace(V1, **{name: 0.3 for name, *_ in rules.rule_names(V1) if getattr(V1, name) is None})
+SETS = [(JAPANESE, filters_ja.measure, "ja"), (EnglishFilter(), filters_en.measure, "en")]
+RULES = [(t, m, lang, *rule) for t, m, lang in SETS for rule in rules.rule_names(t)]
 
 
-@pytest.mark.parametrize(("thresholds", "measure", "lang", "name"), RULES, ids=[f"{r[2]}.{r[3]}" for r in RULES])
-def test_threshold_flips_the_decision(thresholds, measure, lang, name):
-    side, _, statistic = name.partition("_")
+@pytest.mark.parametrize(
+    ("thresholds", "measure", "lang", "name", "side", "statistic"), RULES, ids=[f"{r[2]}.{r[3]}" for r in RULES]
+)
+def test_threshold_flips_the_decision(thresholds, measure, lang, name, side, statistic):
     limit = getattr(thresholds, name)
-    inside = {f.name.partition("_")[2]: getattr(thresholds, f.name) for f in dataclasses.fields(thresholds)}
+    inside = {statistic: getattr(thresholds, name) for name, _, statistic in rules.rule_names(thresholds)}
     # Statistics that stand exactly on every threshold are kept; both limits of one statistic take the upper one here.
     assert set(inside) <= set(measure("本文")), "a threshold without a statistic"
     on = {**inside, statistic: limit}
     outwards = -1e-9 * max(abs(limit), 1) if side == "min" else 1e-9 * max(abs(limit), 1)
+    reason = f"{lang}_{statistic}_{'low' if side == 'min' else 'high'}"
     assert rules.decide(on, thresholds, lang) is None
-    assert (
-        rules.decide({**on, statistic: limit + outwards}, thresholds, lang)
-        == f"{lang}_{statistic}_{'low' if side == 'min' else 'high'}"
-    )
+    assert rules.decide({**on, statistic: limit + outwards}, thresholds, lang) == reason
     assert rules.decide({**on, statistic: limit + outwards}, dataclasses.replace(thresholds, **{name: None}), lang) is None
+    if lang == "ja":
+        strict = dataclasses.replace(thresholds, drop_on_limit=(name,))
+        assert (
+            rules.decide(on, strict, lang) == reason and rules.decide({**on, statistic: limit - outwards}, strict, lang) is None
+        )
+
+
+def test_v1_is_what_its_paper_and_code_say():
+    """The table of the facts, by name: (statistic, limit) of the rules that drop above, and below."""
+    above = {"duplicate_line_share": 0.3, "duplicate_sentence_share": 0.3, "duplicate_line_char_share": 0.2}
+    above |= {"duplicate_sentence_char_share": 0.2, "top_2gram_share": 0.2, "top_3gram_share": 0.18, "top_4gram_share": 0.16}
+    above |= {
+        f"duplicate_{n}gram_share": limit for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.1), strict=True)
+    }
+    above |= {"katakana_share": 0.5, "mean_sentence_length": 90, "longest_sentence": 200, "ellipsis_share": 0.2}
+    below = {"letters": 400, "japanese_letters": 400, "hiragana_share": 0.2, "japanese_share": 0.5, "mean_sentence_length": 20}
+    bound = {(side, statistic): getattr(V1, name) for name, side, statistic in rules.rule_names(V1)}
+    bound = {key: limit for key, limit in bound.items() if limit is not None}
+    assert bound == {**{("max", s): v for s, v in above.items()}, **{("min", s): v for s, v in below.items()}}
 
 
 JA = "今日は朝から静かな雨が降っていました。窓の外では小さな鳥が二羽、枝の上で休んでいます。"
@@ -50,6 +71,19 @@ JA = "今日は朝から静かな雨が降っていました。窓の外では�
         ("あいあいあ", "top_2gram_share", 0.5),
         ("あいうあいう", "top_3gram_share", 0.5),
         ("ああああああ", "top_4gram_share", 1.0),
+        ("あいう。ABC", "japanese_letters", 4),
+        ("漢字あい", "kanji_share", 0.5),
+        ("あいう。かきくけこ。", "longest_sentence", 6),
+        ("あいあいあ", "top_2gram_char_share", 4 / 5),
+        ("あいうあいう", "top_3gram_char_share", 1.0),
+        ("あいうえおあいうえおか", "duplicate_5gram_share", 1 / 6),
+        ("あいうえおあいうえおか", "duplicate_5gram_char_share", 5 / 11),
+        ("あいうえおかきあいうえおかく", "duplicate_6gram_share", 1 / 8),
+        ("あいうえおあいうえおか", "duplicate_6gram_share", 0.0),
+        ("あ" * 12, "duplicate_10gram_share", 1.0),
+        ("あ" * 12, "duplicate_10gram_char_share", 11 / 12),
+        ("見出し\n本文です。\n「引用」\n末尾…", "terminal_line_share", 0.75),
+        ("あ\nい\nう", "newline_share", 0.4),
     ],
 )
 def test_japanese_statistics_by_hand(text, statistic, value):
@@ -100,11 +134,40 @@ def test_good_text_passes_and_bad_text_names_its_fault(web):
         assert reason in rules.failures(filters_ja.measure(text), JapaneseFilter(), "ja"), reason
 
 
-@given(st.text(st.sampled_from("あいうえ𠮟a \n"), max_size=40), st.integers(1, 4))
-def test_top_ngram_against_counting(text, n):
+@given(st.text(st.sampled_from("あいう𠮟a\n"), max_size=40), st.integers(1, 10))
+def test_ngrams_against_counting(text, n):
     grams = [text[i : i + n] for i in range(len(text) - n + 1)]
-    expected = max(Counter(grams).values()) / len(grams) if grams else 0.0
-    assert rules.top_ngram_share(text, n) == expected
+    counts = Counter(grams)
+    covered = {j for i, gram in enumerate(grams) if gram in grams[:i] for j in range(i, i + n)}
+    repeated = sum(count > 1 for count in counts.values())
+    expected = rules.Repeats(n, len(grams), len(counts), repeated, max(counts.values(), default=0), len(covered))
+    assert rules.ngram_repeats(text, n)[-1] == expected
+
+
+def test_conventions_where_systems_differ():
+    default, v1 = Statistics(), config.load("swallow_v1").statistics
+    text = "𠮟る人\nスーパー"
+    assert filters_ja.measure(text, default)["kanji_share"] == 2 / 5
+    assert filters_ja.measure(text, v1)["kanji_share"] == 1 / 4, "v1's pattern cannot match a kanji outside the BMP"
+    marks = dataclasses.replace(default, long_mark_is_katakana=True)
+    assert (
+        filters_ja.measure(text, default)["katakana_share"] == 2 / 5
+        and filters_ja.measure(text, marks)["katakana_share"] == 4 / 7
+    )
+    spaced = "あい うえ\nあい か"
+    assert filters_ja.measure(spaced, default)["top_2gram_share"] == 2 / 6
+    assert (
+        filters_ja.measure(spaced, v1)["top_3gram_share"] == 2 / 8 and filters_ja.measure(spaced, v1)["top_2gram_share"] == 2 / 9
+    )
+
+
+@pytest.mark.parametrize("text", ["", "\n\n\n", "あ", "あい", "…", "。\n。", "    ", "a" * 9])
+def test_texts_that_crash_other_filters_are_measured(text):
+    """Shorter than an n-gram, line ends alone: v1's code divides by zero or takes the first of nothing."""
+    for settings in (Statistics(), config.load("swallow_v1").statistics):
+        values = filters_ja.measure(text, settings)
+        assert all(value == value and 0 <= value < float("inf") for value in values.values())
+        assert rules.decide(values, V1, "ja") == "ja_letters_low"
 
 
 @given(st.text(max_size=60))
