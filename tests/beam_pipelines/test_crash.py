@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -141,3 +142,54 @@ def test_killed_at_ten_random_moments(inputs, start, undisturbed, tmp_path):
     ]
     assert sum(killed for killed, _ in runs) >= 8
     assert len({frozenset(begun) for _, begun in runs}) >= 3, "the moments must lie in several stages"
+
+
+_SMALL_DISK = """
+mount -t tmpfs -o size=$2 none "$1" || exit 9
+head -c $3 /dev/zero > "$1/filler"
+copy=$4; out=$1; shift 4
+"$@"; code=$?
+[ $code = 1 ] || exit 8
+[ -e "$out/corpus/manifest.json" ] && exit 7
+rm "$out/filler"
+"$@" || exit 6
+cp -r "$out/corpus" "$copy"
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_the_middle(inputs, undisturbed, tmp_path):
+    """A real one: a file system with room for half of what the run writes; freed, the same command goes on."""
+    whole, _ = undisturbed
+    (disk := tmp_path / "disk").mkdir()
+    room, copy = 4 << 20, tmp_path / "copy"
+    command = [
+        sys.executable,
+        "-m",
+        "beam_pipelines.corpus",
+        "--input",
+        str(inputs / "*.warc.gz"),
+        "--output",
+        str(disk / "corpus"),
+    ]
+    command += [f"--gin_bindings={binding}" for binding in bindings(inputs / "items.jsonl")]
+    script = [
+        "unshare",
+        "-rm",
+        "bash",
+        "-c",
+        _SMALL_DISK,
+        "small",
+        str(disk),
+        str(room),
+        str(room - (120 << 10)),
+        str(copy),
+        *command,
+    ]
+    done = subprocess.run(script, capture_output=True, text=True)
+    if done.returncode == 9 or "unshare" in done.stderr.partition("\n")[0]:
+        pytest.skip(f"this system lets nobody mount a small disk ({done.stderr[-200:]})")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "the disk is full" in line]
+    assert len(said) == 1 and "free some space and run the same command again" in said[0] and "Traceback" not in done.stderr
+    assert digest(copy) == whole

@@ -25,6 +25,15 @@ def test_the_file_holds_the_items_of_all_published_sets(tmp_path):
         assert {key: texts for key, texts in items.items() if task_of(key) == name} == wanted
 
 
+def test_the_command_says_what_it_wrote_and_left_out(tmp_path, capsys):
+    from ja_llm.cli import main
+
+    assert main(["corpus", "items", "--data", str(RAW), "--tasks", "first", "gsm8k", "--out", str(tmp_path / "items")]) == 0
+    told = capsys.readouterr().out
+    assert "gsm8k" in told and "left out: bits_per_byte_ja: this task is not about a published set" in told
+    assert len(read_items(tmp_path / "items")) == 4
+
+
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UsageError, match="bits_per_byte_ja: this task is not about a published set"):
         write_items(tmp_path / "a", RAW, ["bits_per_byte_ja"])
