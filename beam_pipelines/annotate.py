@@ -44,7 +44,6 @@ STAGE = StageSpec(
         expressions.values(config.expressions),
     ],
     run,
-    files=lambda config: expressions.files(config.expressions),
     packages=expressions.PACKAGES,
     drops=False,
 )

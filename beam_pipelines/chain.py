@@ -27,13 +27,11 @@ class StageSpec:
     Attributes:
       name: in `corpus.Corpus.stages`, in the yields and of its folder.
       version: changes when its code gives other results for equal values.
-      values: the values of the configuration that decide its result (JSON types).
+      values: the values of the configuration that decide its result (JSON types), with digests of the files that it names.
       run: `run(unit, this, before, config) -> result` for one unit on a worker, `result` being `Tally.to_json()` and what
         else its readers need. Give this, or
       run_all: `run_all(this, units, before, config, execution)` for a stage over the whole corpus; it finishes every unit
         (`Stage.finish`). Its key hashes the input files too.
-      files: files beside the input that it reads, by the name that the configuration gives, with a digest of their contents; called
-        before anything runs, so that a path that is wrong is told at once.
       packages: distributions whose versions decide its result.
       needs: stages that must stand somewhere before it.
       drops: whether it can drop or modify documents; one that only signs or measures is not in the table of yields.
@@ -46,7 +44,6 @@ class StageSpec:
     values: Callable[[Corpus], Any]
     run: Callable[[Unit, Stage, Sequence[Stage], Corpus], dict[str, Any]] | None = None
     run_all: Callable[[Stage, Sequence[Unit], Sequence[Stage], Corpus, Execution], None] | None = None
-    files: Callable[[Corpus], dict[str, str]] | None = None
     packages: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     drops: bool = True
@@ -83,14 +80,15 @@ def packages(config: Corpus) -> tuple[str, ...]:
     return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages))
 
 
-def side_files(config: Corpus) -> dict[str, str]:
-    """Digests of the files beside the input that the stages read: what of them decides the set.
+def check(config: Corpus) -> None:
+    """Refuse a chain that can't be run, before anything is read.
 
     Raises:
-      UsageError: one does not exist, or is not what its stage needs.
-      JaLlmError: one can't be read.
+      UsageError: as `specs`, or a file that the configuration names does not exist or is not what its stage needs.
+      JaLlmError: such a file can't be read.
     """
-    return {name: digest for spec in specs(config) if spec.files for name, digest in spec.files(config).items()}
+    for spec in specs(config):
+        spec.values(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +100,25 @@ class Finished:
     processed: dict[str, int]
 
 
+def lay_out(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
+    """The folders of the stages. The last one's key is that of the whole chain: values, inputs, versions, files it reads.
+
+    Raises:
+      UsageError: as `specs`.
+      JaLlmError: a file that the configuration names can't be read.
+    """
+    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
+    stages: list[Stage] = []
+    for spec in specs(config):
+        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        if not stages:
+            values.append(sampling)
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        stages.append(stage(work, spec.name, spec.version, values, stages[-1:]))
+    return stages
+
+
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -109,24 +126,13 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted = specs(config)
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    before: list[Stage] = []
+    wanted, stages = specs(config), lay_out(config, units, work)
     processed: dict[str, int] = {}
-    for spec in wanted:
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
-        if spec.files:
-            values.append(sorted(spec.files(config).values()))
-        if not before:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        this = stage(work, spec.name, spec.version, values, before[-1:])
-        processed[spec.name] = _run(spec, this, units, before, config, execution)
-        if not before:
+    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
+        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
+        if not place:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-        before.append(this)
-    return Finished(wanted, before, processed)
+    return Finished(wanted, stages, processed)
 
 
 def _run(

@@ -14,11 +14,13 @@ from typing import Any
 import gin
 
 from beam_pipelines.settings.checks import Check
+from beam_pipelines.settings.classify import Classify, TopShare
 from beam_pipelines.settings.decontaminate import Decontaminate
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
-from beam_pipelines.settings.hosts import Expressions, HostFilter
+from beam_pipelines.settings.host_filter import Expressions, HostFilter
+from beam_pipelines.settings.hosts import HostCap
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.modify import Modify
 from beam_pipelines.settings.split import Split
@@ -50,8 +52,11 @@ class Corpus:
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
     expressions: Expressions = dataclasses.field(default_factory=Expressions)
+    classify: Classify = dataclasses.field(default_factory=Classify)
+    top_share: TopShare = dataclasses.field(default_factory=TopShare)
     modify: Modify = dataclasses.field(default_factory=Modify)
     host_filter: HostFilter = dataclasses.field(default_factory=HostFilter)
+    host_cap: HostCap = dataclasses.field(default_factory=HostCap)
     decontaminate: Decontaminate = dataclasses.field(default_factory=Decontaminate)
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
@@ -74,14 +79,9 @@ class Corpus:
         fields = (getattr(self, field.name) for field in dataclasses.fields(self))
         parts = [part for part in fields if dataclasses.is_dataclass(part)]
         for part in [*parts, self]:
-            for field in dataclasses.fields(part):
-                fine, wanted = _is_of(getattr(part, field.name), field.type)
-                if not fine:
-                    raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+            _check_types(part)
         for part in [*parts, self]:
-            for name, value, fine, wanted in part.checks() if hasattr(part, "checks") else ():
-                if not fine:
-                    raise _unfit(f"{type(part).__name__}.{name}", value, wanted)
+            _check_values(part)
 
     def checks(self) -> list[Check]:
         """Conditions on the values, and between the parts."""
@@ -93,6 +93,29 @@ class Corpus:
             ("languages", self.languages, set(self.languages) <= set(self.split.ngrams), "among those of corpus.Split.ngrams"),
             ("shard_bytes", self.shard_bytes, self.shard_bytes > 0, "a positive number"),
         ]
+
+
+def check_part(part: Any) -> None:
+    """Refuse values of a settings dataclass that mean nothing.
+
+    Raises:
+      UsageError: names the value.
+    """
+    _check_types(part)
+    _check_values(part)
+
+
+def _check_types(part: Any) -> None:
+    for field in dataclasses.fields(part):
+        fine, wanted = _is_of(getattr(part, field.name), field.type)
+        if not fine:
+            raise _unfit(f"{type(part).__name__}.{field.name}", getattr(part, field.name), wanted)
+
+
+def _check_values(part: Any) -> None:
+    for name, value, fine, wanted in part.checks() if hasattr(part, "checks") else ():
+        if not fine:
+            raise _unfit(f"{type(part).__name__}.{name}", value, wanted)
 
 
 def _unfit(name: str, value: Any, wanted: str) -> UsageError:
@@ -116,6 +139,10 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
         return isinstance(value, str), "a string"
     if kind == Sequence[str]:
         return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of strings"
+    if kind == Mapping[str, float]:
+        return isinstance(value, Mapping) and all(_is_of(n, float)[0] for n in value.values()), "a dictionary of numbers"
+    if kind == Mapping[str, str]:
+        return isinstance(value, Mapping) and all(isinstance(n, str) for n in value.values()), "a dictionary of strings"
     if kind == Mapping[str, int]:
         return isinstance(value, Mapping) and all(_is_of(n, int)[0] for n in value.values()), "a dictionary of whole numbers"
     return True, ""

@@ -167,7 +167,8 @@ def _files(settings: Decontaminate) -> dict[str, str]:
 
 
 def _values(config: Corpus) -> Any:
-    return {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
+    settings = {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
+    return [settings, sorted(_files(config.decontaminate).values())]
 
 
-STAGE = StageSpec("decontaminate", VERSION, _values, run, files=lambda config: _files(config.decontaminate))
+STAGE = StageSpec("decontaminate", VERSION, _values, run)

@@ -2,6 +2,7 @@
 
 from beam_pipelines.flags import build_flags
 from ja_llm.command_line import path
+from ja_llm.commands.corpus_classifier import train_classifier
 from ja_llm.commands.parsing import add_group, add_verb
 
 
@@ -80,3 +81,5 @@ def corpus(verbs) -> None:
     parser.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the original evaluation files")
     parser.add_argument("--tasks", nargs="+", default=["swallow"], metavar="NAME", help="tasks or suites (default: swallow)")
     parser.add_argument("--out", type=path, required=True, metavar="FILE", help="JSON lines, an item a line")
+
+    train_classifier(group)

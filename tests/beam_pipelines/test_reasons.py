@@ -6,16 +6,36 @@ import gzip
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import beam_pipelines
-from beam_pipelines import annotate, decontaminate, dedup, expressions, extract, hosts, language, minhash, modify, rules, split
+from beam_pipelines import (
+    annotate,
+    decontaminate,
+    dedup,
+    expressions,
+    extract,
+    host_cap,
+    hosts,
+    language,
+    minhash,
+    modify,
+    rules,
+    split,
+    top_share,
+)
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, EnglishFilter, JapaneseFilter, Split
 from beam_pipelines.extractor import Extractor
+from beam_pipelines.settings.classify import TopShare
 from beam_pipelines.settings.decontaminate import Decontaminate
-from beam_pipelines.settings.hosts import Expressions, HostFilter
+from beam_pipelines.settings.host_filter import Expressions, HostFilter
+from beam_pipelines.settings.hosts import HostCap
 from beam_pipelines.settings.modify import Modify
+from beam_pipelines.stage_files import remaining, write_annotations
+from beam_pipelines.tally import Tally
 from ja_llm.documents import Document
 
 # --- the reasons, from the code itself ---
@@ -166,6 +186,16 @@ def documents(*texts, hosts=()):
     ]
 
 
+def scored(unit, this, before, config):
+    """In place of a classifier: the first document is good, others are not."""
+    tally = Tally.of(config)
+    write_annotations(this, unit, ((n, {"education": 0.1 if n else 0.9}) for n, *_ in remaining(unit, before)))
+    return tally.to_json()
+
+
+SCORED = SimpleNamespace(STAGE=StageSpec("classify", 1, lambda config: None, scored, drops=False))
+
+
 def of_stages(reason, tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps({"task": "t", "item": "1", "texts": [ITEM]}))
     (tmp_path / "ng.txt").write_text("腐った卵\n")
@@ -174,7 +204,10 @@ def of_stages(reason, tmp_path):
     ng = Expressions(lists=[str(tmp_path / "ng.txt")], names=[str(tmp_path / "ng.txt")])
     both = documents(TEXT, TEXT + "腐った卵", TEXT + "腐った卵", hosts=["fine.example", "bad.example", "bad.example"])
     near = TEXT * 6
+    two = documents(TEXT, TEXT + "二", hosts=["a.example.co.jp", "b.example.co.jp"])
     return {
+        "below_top_share": (Corpus(top_share=TopShare(share=0.5)), [SCORED, top_share], two, [1]),
+        "host_cap": (Corpus(host_cap=HostCap(max_documents=1)), [host_cap], two, [0]),  # the larger hash of the two ids
         "language_*": (Corpus(), [language], documents(TEXT, "Diese Anleitung erklärt, wie man das Programm einrichtet. " * 3), [1]),
         "duplicate_exact": (Corpus(), [minhash, dedup], documents(TEXT, TEXT, TEXT[::-1]), [1]),
         "duplicate_near": (Corpus(), [minhash, dedup], documents(near, near + "終", near[::-1]), [1]),
@@ -198,6 +231,8 @@ def of_stages(reason, tmp_path):
 
 
 BEHIND = [
+    "below_top_share",
+    "host_cap",
     "language_*", "duplicate_exact", "duplicate_near", "empty_when_modified", "host_listed", "host_pattern", "host_named_pages",
     "host_ng_characters", "contaminated", "heldout_contained",
 ]  # fmt: skip
