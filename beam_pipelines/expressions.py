@@ -57,10 +57,8 @@ class Matcher:
 
     def characters(self, text: str) -> int:
         """How many characters of the text lie in an expression."""
-        longest: dict[int, int] = {}  # by first character; the automaton's own iter_long misses some (pyahocorasick 2.3)
-        for last, length in self._automaton.iter(text):
-            start = last - length + 1
-            longest[start] = max(length, longest.get(start, 0))
+        # By first character; matches come by their last one, so the longest comes last. The automaton's own iter_long misses some (2.3.1).
+        longest = {last - length + 1: length for last, length in self._automaton.iter(text)}
         total = end = 0
         for start in sorted(longest):
             if start >= end:

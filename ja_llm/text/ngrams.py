@@ -27,10 +27,8 @@ _TO_HIRAGANA = {code: code - 0x60 for code in (*range(0x30A1, 0x30F7), 0x30FD, 0
 
 @functools.cache
 def _kept() -> np.ndarray:
-    """bool [0x110000]: letters, digits and the long mark."""
-    kept = np.array([chr(code).isalnum() for code in range(0x110000)])
-    kept[ord("ー")] = True
-    return kept
+    """bool [0x110000]: letters (the long mark is one) and digits."""
+    return np.array([chr(code).isalnum() for code in range(0x110000)])
 
 
 def fold(text: str) -> str:

@@ -23,7 +23,8 @@ PIECES = [
 
 
 @given(
-    st.lists(st.sampled_from(PIECES), max_size=24), st.sampled_from([ALL, V1, Modify(form="NFC", widths="all", personal=KINDS)])
+    st.lists(st.sampled_from(PIECES), max_size=24),
+    st.sampled_from([ALL, V1, dataclasses.replace(ALL, form="NFC"), Modify(form="NFC", widths="all", personal=KINDS)]),
 )
 @settings(deadline=None, max_examples=300)
 def test_modifying_is_idempotent(pieces, how):
@@ -63,6 +64,12 @@ def test_other_languages_keep_their_footers_and_marks():
 def test_a_footer_that_turns_the_count_of_commas():
     text = "雨，風，雪が降る、冷たい夜。\n" + "、".join(["利用規約あ", "会社概要い", "お問い合わせう", "サイトマップえ"])
     assert modify(text, V1, "ja").text == "雨、風、雪が降る、冷たい夜。"
+
+
+def test_a_replaced_stop_that_bares_a_number():
+    """ "．" before digits reads as a point of a version, "。" does not."""
+    done = modify("窓口は東．03-1234-5678へ．", dataclasses.replace(ALL, form="NFC"), "ja")
+    assert done.text == "窓口は東。[電話番号]へ。" and done.kinds == ("punctuation", "personal_phone")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_command_says_what_it_wrote_and_left_out(tmp_path, capsys):
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UsageError, match="bits_per_byte_ja: this task is not about a published set"):
-        write_items(tmp_path / "a", RAW, ["bits_per_byte_ja"])
+        write_items(tmp_path / "a", RAW, ["gsm8k", "bits_per_byte_ja"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(JaLlmError, match="missing"):
         write_items(tmp_path / "a", tmp_path / "empty", ["jmmlu"])
