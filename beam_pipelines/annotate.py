@@ -44,6 +44,7 @@ STAGE = StageSpec(
         expressions.values(config.expressions),
     ],
     run,
+    files=lambda config: expressions.files(config.expressions),
     packages=expressions.PACKAGES,
     drops=False,
 )

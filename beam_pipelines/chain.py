@@ -27,11 +27,13 @@ class StageSpec:
     Attributes:
       name: in `corpus.Corpus.stages`, in the yields and of its folder.
       version: changes when its code gives other results for equal values.
-      values: the values of the configuration that decide its result (JSON types), with digests of the files that it names.
+      values: the values of the configuration that decide its result (JSON types).
       run: `run(unit, this, before, config) -> result` for one unit on a worker, `result` being `Tally.to_json()` and what
         else its readers need. Give this, or
       run_all: `run_all(this, units, before, config, execution)` for a stage over the whole corpus; it finishes every unit
         (`Stage.finish`). Its key hashes the input files too.
+      files: files beside the input that it reads, by the name that the configuration gives, with a digest of their contents; called
+        before anything runs, so that a path that is wrong is told at once.
       packages: distributions whose versions decide its result.
       needs: stages that must stand somewhere before it.
       drops: whether it can drop or modify documents; one that only signs or measures is not in the table of yields.
@@ -44,6 +46,7 @@ class StageSpec:
     values: Callable[[Corpus], Any]
     run: Callable[[Unit, Stage, Sequence[Stage], Corpus], dict[str, Any]] | None = None
     run_all: Callable[[Stage, Sequence[Unit], Sequence[Stage], Corpus, Execution], None] | None = None
+    files: Callable[[Corpus], dict[str, str]] | None = None
     packages: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     drops: bool = True
@@ -80,15 +83,14 @@ def packages(config: Corpus) -> tuple[str, ...]:
     return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages))
 
 
-def check(config: Corpus) -> None:
-    """Refuse a chain that can't be run, before anything is read.
+def side_files(config: Corpus) -> dict[str, str]:
+    """Digests of the files beside the input that the stages read: what of them decides the set.
 
     Raises:
-      UsageError: as `specs`, or a file that the configuration names does not exist or is not what its stage needs.
-      JaLlmError: such a file can't be read.
+      UsageError: one does not exist, or is not what its stage needs.
+      JaLlmError: one can't be read.
     """
-    for spec in specs(config):
-        spec.values(config)
+    return {name: digest for spec in specs(config) if spec.files for name, digest in spec.files(config).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,25 +102,6 @@ class Finished:
     processed: dict[str, int]
 
 
-def lay_out(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
-    """The folders of the stages. The last one's key is that of the whole chain: values, inputs, versions, files it reads.
-
-    Raises:
-      UsageError: as `specs`.
-      JaLlmError: a file that the configuration names can't be read.
-    """
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    stages: list[Stage] = []
-    for spec in specs(config):
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
-        if not stages:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        stages.append(stage(work, spec.name, spec.version, values, stages[-1:]))
-    return stages
-
-
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -126,13 +109,24 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted, stages = specs(config), lay_out(config, units, work)
+    wanted = specs(config)
+    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
+    before: list[Stage] = []
     processed: dict[str, int] = {}
-    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
-        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
-        if not place:
+    for spec in wanted:
+        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        if spec.files:
+            values.append(sorted(spec.files(config).values()))
+        if not before:
+            values.append(sampling)
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        this = stage(work, spec.name, spec.version, values, before[-1:])
+        processed[spec.name] = _run(spec, this, units, before, config, execution)
+        if not before:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-    return Finished(wanted, stages, processed)
+        before.append(this)
+    return Finished(wanted, before, processed)
 
 
 def _run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError
-from ja_llm.files import read_json, sha256_file
+from ja_llm.files import read_json, sha256_file, sha256_json
 from ja_llm.text.normalise import squeeze
 
 SCHEMA = "ja_llm.text_classifier/1"
@@ -94,8 +94,8 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
     return card if isinstance(card, dict) and card.get("schema") == SCHEMA else {}
 
 
-def identity(path: str | os.PathLike) -> list[Any]:
-    """What a score depends on: the model's checksum and how text is given to it.
+def identity(path: str | os.PathLike) -> str:
+    """Digest of what a score depends on: the model's bytes and how text is given to it.
 
     Raises:
       JaLlmError: there is no such file.
@@ -106,4 +106,4 @@ def identity(path: str | os.PathLike) -> list[Any]:
             ".ftz file in corpus.Classify.models."
         )
     card = read_card(path)
-    return [sha256_file(path), card.get("tokens"), card.get("max_characters")]
+    return sha256_json([sha256_file(path), card.get("tokens"), card.get("max_characters")])

@@ -36,12 +36,15 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 
 def _values(config: Corpus) -> list[Any]:
     settings = config.classify
-    if not settings.models:
+    return [sorted(settings.models), dict(settings.label_values), list(settings.languages)]
+
+
+def _files(config: Corpus) -> dict[str, str]:
+    if not config.classify.models:
         raise UsageError(
             "the stage 'classify' has no model: bind corpus.Classify.models = {'NAME': 'PATH.bin'}, or take the stage out."
         )
-    models = {name: classifier.identity(path) for name, path in settings.models.items()}
-    return [models, dict(settings.label_values), list(settings.languages)]
+    return {path: f"{name} {classifier.identity(path)}" for name, path in sorted(config.classify.models.items())}
 
 
-STAGE = StageSpec("classify", VERSION, _values, run, packages=classifier.PACKAGES, drops=False)
+STAGE = StageSpec("classify", VERSION, _values, run, files=_files, packages=classifier.PACKAGES, drops=False)

@@ -19,8 +19,8 @@ from beam_pipelines.settings.decontaminate import Decontaminate
 from beam_pipelines.settings.dedup import MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
-from beam_pipelines.settings.host_filter import Expressions, HostFilter
-from beam_pipelines.settings.hosts import HostCap
+from beam_pipelines.settings.host_cap import HostCap
+from beam_pipelines.settings.hosts import Expressions, HostFilter
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.settings.modify import Modify
 from beam_pipelines.settings.split import Split

@@ -66,13 +66,13 @@ def build_corpus(
     if workers < 0:
         raise UsageError(f"--workers {workers}: give a number of processes, or 0 for one a core.")
     config = configuration.load(preset, gin_bindings)
-    chain.check(config)
+    chain.side_files(config)
     check_options(beam_args)
     files = find_inputs([inputs] if isinstance(inputs, str) else inputs)
     output = Path(output)
     with _locked(output) as work:
         units, entries = _units(files)
-        finished = _finished(output, config, entries, chain.lay_out(config, units, work)[-1].key)
+        finished = _finished(output, config, entries)
         if finished is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
             return finished
@@ -98,7 +98,7 @@ def plan(
     from beam_pipelines.runner import check_options
 
     config, files = configuration.load(preset, gin_bindings), find_inputs(inputs)
-    chain.check(config)
+    chain.side_files(config)
     check_options(beam_args)
     size = sum(file.stat().st_size for file in files)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
@@ -135,7 +135,6 @@ def _build(
         totals=yields.make_totals(shards),
         packages=chain.packages(config),
         sampling=sampling,
-        chain=finished.stages[-1].key,
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
         **tables,
@@ -221,11 +220,13 @@ def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that decide the documents, and those that only decide which dropped ones are kept as samples."""
     values = config.to_json()
     sampling = {name: values.pop(name) for name in _SAMPLING}
+    if files := chain.side_files(config):
+        values["side_files"] = files
     return values, sampling
 
 
-def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
-    """The manifest, if the set is whole and was made from this input by this configuration, chain and software."""
+def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The manifest, if the set is whole and was made from this input by this configuration and software."""
     if not (output / manifest.NAME).exists():
         return None
     try:
@@ -235,7 +236,6 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]], key: 
         return None
     values, sampling = _identity(config)
     same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
-    same = same and value.get("chain") == key
     return value if same and value["software"] == manifest.software(*chain.packages(config)) else None
 
 

@@ -167,8 +167,7 @@ def _files(settings: Decontaminate) -> dict[str, str]:
 
 
 def _values(config: Corpus) -> Any:
-    settings = {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
-    return [settings, sorted(_files(config.decontaminate).values())]
+    return {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
 
 
-STAGE = StageSpec("decontaminate", VERSION, _values, run)
+STAGE = StageSpec("decontaminate", VERSION, _values, run, files=lambda config: _files(config.decontaminate))

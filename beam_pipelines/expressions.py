@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines.settings.host_filter import Expressions
+from beam_pipelines.settings.hosts import Expressions
 from beam_pipelines.side_files import digests
 from ja_llm.errors import UsageError
 from ja_llm.files import os_error_sentence
@@ -96,15 +96,20 @@ def failures(statistics: Mapping[str, float], settings: Expressions, lang: str) 
 
 
 def values(settings: Expressions) -> Any:
-    """What decides the statistics: the lists' contents, wherever they lie.
+    """What decides the statistics besides the lists' contents (`files`)."""
+    return [VERSION, len(settings.lists), len(settings.names)]
+
+
+def files(settings: Expressions) -> dict[str, str]:
+    """The lists and their digests.
 
     Raises:
       UsageError: one does not exist, or is no list.
     """
-    contents = [sorted(digests(paths).values()) for paths in (settings.lists, settings.names)]
     for path in (*settings.lists, *settings.names):
+        digests([path])
         read_list(path)
-    return [VERSION, *contents]
+    return {**digests(settings.lists), **digests(settings.names)}
 
 
 def _key(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:

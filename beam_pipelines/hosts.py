@@ -18,7 +18,7 @@ import xxhash
 
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
-from beam_pipelines.settings.host_filter import HostFilter
+from beam_pipelines.settings.hosts import HostFilter
 from beam_pipelines.side_files import digests
 from beam_pipelines.stage_files import remaining, remaining_with
 from beam_pipelines.tally import Tally
@@ -218,16 +218,8 @@ def drop(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, bad: 
     return tally.to_json()
 
 
-def _files(settings: HostFilter) -> dict[str, str]:
-    return digests(list_files(settings.blocklist, settings.categories)) if settings.blocklist else {}
-
-
-def _contents(settings: HostFilter) -> tuple[str, ...]:
-    return tuple(_files(settings).values())
-
-
-def _values(config: Corpus) -> Any:
-    """The settings and the lists' contents, once it is clear that what decides by share is measured."""
+def _checked_files(config: Corpus) -> dict[str, str]:
+    """The lists' digests, once it is clear that what decides by share is measured."""
     settings, lists = config.host_filter, config.expressions
     stages = list(config.stages)
     for name, limit, given, binding in (
@@ -244,7 +236,19 @@ def _values(config: Corpus) -> Any:
             raise UsageError(
                 f"corpus.HostFilter.{name} needs a list of expressions; bind corpus.Expressions.{binding}, or unbind it."
             )
-    return [{**dataclasses.asdict(settings), "blocklist": bool(settings.blocklist)}, _contents(settings)]
+    return _files(settings)
 
 
-STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, packages=("xxhash",))
+def _files(settings: HostFilter) -> dict[str, str]:
+    return digests(list_files(settings.blocklist, settings.categories)) if settings.blocklist else {}
+
+
+def _contents(settings: HostFilter) -> tuple[str, ...]:
+    return tuple(_files(settings).values())
+
+
+def _values(config: Corpus) -> Any:
+    return {**dataclasses.asdict(config.host_filter), "blocklist": bool(config.host_filter.blocklist)}
+
+
+STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, files=_checked_files, packages=("xxhash",))

@@ -141,21 +141,27 @@ def test_every_preset_has_an_order_that_can_be_walked():
     st.lists(
         st.tuples(st.text(st.sampled_from("あいの漢字カー。、a b\n…"), max_size=80), st.sampled_from(["ja", "en"])), max_size=4
     ),
-    st.sampled_from(rules.rule_names(Corpus().japanese)),
-    st.floats(0, 30, allow_nan=False),
+    st.sampled_from(rules.rule_names(V1)),
+    st.data(),
 )
-def test_annotate_then_select_is_the_direct_filter(tmp_path_factory, pairs, rule, limit):
-    """Through files and JSON and back, each text is decided as by measuring and comparing at once."""
+def test_annotate_then_select_is_the_direct_filter(tmp_path_factory, pairs, rule, data):
+    """Through files and JSON and back, each text is decided as by measuring and comparing at once, at limits that some text meets."""
+    name, _, statistic = rule
     work = tmp_path_factory.mktemp("w")
-    japanese = dataclasses.replace(V1, **{"min_letters": 3, "min_japanese_letters": 2, rule[0]: limit})
+    direct = [filters_ja.measure(text) if lang == "ja" else filters_en.measure(text) for text, lang in pairs]
+    limit = data.draw(st.sampled_from([d[statistic] for d in direct if statistic in d] or [1.0]))
+    japanese = dataclasses.replace(
+        V1, **{other: None for other, *_ in rules.rule_names(V1)}, drop_on_limit=data.draw(st.sampled_from([(), (name,)]))
+    )
+    japanese = dataclasses.replace(japanese, **{name: limit})
     corpus = Corpus(japanese=japanese, english=dataclasses.replace(Corpus().english, min_words=2))
-    documents, before = make_source(work, pairs)
+    _, before = make_source(work, pairs)
     measured = make_stage(work, "annotate", before)
     measured.finish(UNIT, annotate.run(UNIT, measured, before, corpus))
     result = select.run(UNIT, make_stage(work, "select", [measured]), [*before, measured], corpus)
-    direct = []
-    for number, (document, (_, lang)) in enumerate(zip(documents, pairs, strict=True)):
-        statistics = filters_ja.measure(document.text) if lang == "ja" else filters_en.measure(document.text)
+    expected = []
+    for number, (statistics, (_, lang)) in enumerate(zip(direct, pairs, strict=True)):
         reason = rules.decide(statistics, japanese if lang == "ja" else corpus.english, lang)
-        direct += [[number, reason]] if reason else []
-    assert result["drops"] == direct
+        expected += [[number, reason]] if reason else []
+    assert result["drops"] == expected
+    assert [values for _, values in annotations(UNIT, measured)] == direct

@@ -278,17 +278,17 @@ def test_the_chain_says_what_is_missing(trained, tmp_path):
     with pytest.raises(UsageError, match="has 'top_share' without 'classify' before it"):
         chain.specs(Corpus(stages=["extract", "top_share", "split"]))
     with pytest.raises(UsageError, match="the stage 'classify' has no model"):
-        chain.lay_out(Corpus(stages=stages), [], tmp_path)
+        chain.side_files(Corpus(stages=stages))
     with pytest.raises(JaLlmError, match=r"x\.bin: this classifier does not exist; train one"):
-        chain.lay_out(Corpus(stages=stages, classify=Classify(models={"e": "x.bin"})), [], tmp_path)
-    keys = []
+        chain.side_files(Corpus(stages=stages, classify=Classify(models={"e": "x.bin"})))
+    digests = []
     for name in ("one", "two"):  # equal bytes at another path are the same classifier; other bytes are not
         (tmp_path / name).mkdir()
         (tmp_path / name / "m.bin").write_bytes(b"model")
         config = Corpus(stages=stages, classify=Classify(models={"e": str(tmp_path / name / "m.bin")}))
-        keys.append(chain.lay_out(config, [], tmp_path)[-1].key)
+        digests += chain.side_files(config).values()
     (tmp_path / "two/m.bin").write_bytes(b"other")
-    assert keys[0] == keys[1] != chain.lay_out(config, [], tmp_path)[-1].key
+    assert digests[0] == digests[1] != list(chain.side_files(config).values())[0]
 
 
 def test_the_command_line(trained, capsys):

@@ -113,7 +113,7 @@ def test_held_out_documents_of_an_earlier_version(tmp_path, web, run_stages):
 def test_wrong_settings_are_told_before_anything_runs(bindings, sentence):
     stages = "corpus.Corpus.stages = ('extract', 'language', 'annotate', 'select', 'decontaminate', 'split')"
     with pytest.raises((UsageError, JaLlmError), match=sentence):
-        chain.check(config.load("swallow_v2", [stages, *bindings]))
+        chain.side_files(config.load("swallow_v2", [stages, *bindings]))
 
 
 def test_items_too_short_to_be_looked_for_are_no_silent_success(tmp_path, run_stages):

@@ -11,7 +11,7 @@ from beam_pipelines import annotate, chain, config, expressions, hosts, select
 from beam_pipelines.config import Corpus
 from beam_pipelines.expressions import Matcher
 from beam_pipelines.hosts import BlockList, bad_hosts, host_of
-from beam_pipelines.settings.host_filter import Expressions, HostFilter
+from beam_pipelines.settings.hosts import Expressions, HostFilter
 from ja_llm.documents import Document
 from ja_llm.errors import UsageError
 
@@ -185,19 +185,17 @@ def test_wrong_lists_are_told_before_anything_runs(bindings, sentence, lists):
     names = {"UT1": "ut1", "SJIS": "sjis", "EMPTY": "empty"}
     given_ = [re.sub("'(UT1|SJIS|EMPTY)'", lambda m: repr(str(lists / names[m[1]])), b) for b in bindings]
     with pytest.raises(UsageError, match=sentence):
-        chain.check(config.load("swallow_v2", [stages, *given_]))
+        chain.side_files(config.load("swallow_v2", [stages, *given_]))
 
 
 def test_lists_count_by_content(lists):
     stages = "corpus.Corpus.stages = ('extract', 'language', 'annotate', 'select', 'split')"
 
     def digest():
-        return annotate.STAGE.values(
-            config.load("swallow_v2", [stages, f"corpus.Expressions.lists = ({str(lists / 'ng.txt')!r},)"])
-        )
+        return chain.side_files(config.load("swallow_v2", [stages, f"corpus.Expressions.lists = ({str(lists / 'ng.txt')!r},)"]))
 
     before = digest()
-    assert digest() == before
+    assert list(before) == [str(lists / "ng.txt")] and digest() == before
     (lists / "ng.txt").write_text("卵\n魚\n", encoding="utf-8")
     assert digest() != before
     assert expressions.measure("魚", Expressions(lists=[str(lists / "ng.txt")]))["ng_characters"] == 1

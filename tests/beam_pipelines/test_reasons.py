@@ -31,8 +31,8 @@ from beam_pipelines.config import Corpus, EnglishFilter, JapaneseFilter, Split
 from beam_pipelines.extractor import Extractor
 from beam_pipelines.settings.classify import TopShare
 from beam_pipelines.settings.decontaminate import Decontaminate
-from beam_pipelines.settings.host_filter import Expressions, HostFilter
-from beam_pipelines.settings.hosts import HostCap
+from beam_pipelines.settings.host_cap import HostCap
+from beam_pipelines.settings.hosts import Expressions, HostFilter
 from beam_pipelines.settings.modify import Modify
 from beam_pipelines.stage_files import remaining, write_annotations
 from beam_pipelines.tally import Tally

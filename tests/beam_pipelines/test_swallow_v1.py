@@ -15,4 +15,4 @@ def test_hosts_and_modification_come_last_and_as_the_code_has_them():
     assert modify(text, v1.modify, "ja").text == "本文です。" and modify(text, paper.modify, "ja").text == text.replace(
         "，", "、"
     )
-    chain.check(v1)  # without a list of one's own there is nothing to read
+    assert chain.side_files(v1) == {}, "without a list of one's own there is nothing to read"
