@@ -11,6 +11,8 @@ from beam_pipelines import modify as stage
 from beam_pipelines.config import Corpus
 from beam_pipelines.modify import modify
 from beam_pipelines.settings.modify import Modify
+from beam_pipelines.tally import Tally
+from beam_pipelines.yields import write_samples
 from ja_llm.documents import Document
 from ja_llm.text.personal import KINDS, find
 
@@ -84,7 +86,13 @@ def documents():
     return [Document(id=key, text=text, url=f"http://x/{key}", lang="ja") for key, text in texts.items()]
 
 
-def test_the_stage_counts_samples_and_masks(documents, run_stages):
+def dropped_with(text):
+    tally = Tally(5, 100, 1)
+    tally.drop("bad", "key", text)
+    return tally.to_json()
+
+
+def test_the_stage_counts_samples_and_masks(documents, run_stages, tmp_path):
     config = Corpus(modify=Modify(personal=KINDS, footer_lines=3, punctuation=True))
     done = run_stages(documents, [stage.STAGE], config)
     assert {d.id: d.text for d in done.left} == {
@@ -104,5 +112,9 @@ def test_the_stage_counts_samples_and_masks(documents, run_stages):
     samples = {kind: entries[0][1] for kind, entries in result["modified_samples"].items()}
     assert (samples["punctuation"]["before"], samples["punctuation"]["after"]) == ("雨，風．", "雨、風。")
     assert samples["personal_phone"]["before"] == "電話は●●-●●●●-●●●●と●●●-●●●●-●●●●。"
+    write_samples(tmp_path, {"extract": [dropped_with("電話は03-1234-5678。")]}, 5, ("phone",))
+    assert json.loads((tmp_path / "dropped" / "bad.jsonl").read_text())["text"] == "電話は●●-●●●●-●●●●。"
+    write_samples(tmp_path, {"extract": [dropped_with("電話は03-1234-5678。")]}, 5)
+    assert "03-1234" in (tmp_path / "dropped" / "bad.jsonl").read_text(), "a set that keeps numbers shows them"
     told = json.dumps(result, ensure_ascii=False)
     assert "1234" not in told and "札幌" not in told, "personal data must not come out by a sample"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ja_llm.text.personal import KINDS, PLACEHOLDERS, find, luhn, my_number_check_digit, redact
+from ja_llm.text.personal import KINDS, PLACEHOLDERS, find, luhn, mask, my_number_check_digit, redact
 
 # A page, and the page as it must be after; read and agreed to by hand.
 PAGES = {
@@ -112,6 +112,13 @@ def test_text_without_digits_and_addresses_is_left_alone(text):
 def test_what_another_piece_kept_from_view_is_found_once_that_is_gone():
     """A number is no card while digits stand behind it."""
     assert redact("4111111111111111 03-1234-5678") == ("[カード番号] [電話番号]", {"card": 1, "phone": 1})
+
+
+def test_a_mask_shows_nothing_and_keeps_its_place():
+    for page in (*(page for page, _ in PAGES.values()), "4111111111111111 03-1234-5678"):
+        masked = mask(page)
+        assert len(masked) == len(page) and find(masked) == [] and "●" in masked
+        assert all(a == b or b == "●" for a, b in zip(page, masked, strict=True))
 
 
 def test_an_unknown_kind_is_refused():
