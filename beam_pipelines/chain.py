@@ -14,7 +14,7 @@ from typing import Any
 from beam_pipelines.config import Corpus
 from beam_pipelines.tally import records_in
 from beam_pipelines.workspace import Execution, Stage, Unit, run_units, stage
-from ja_llm import manifest
+from ja_llm import manifest, progress
 from ja_llm.errors import UsageError
 
 FIRST, LAST = "extract", "split"
@@ -149,5 +149,7 @@ def _run(
 
 def say_processed(finished: Finished) -> None:
     """One line on stderr: the records that each stage processed in this run, 0 for what was there already."""
+    if progress.quiet():
+        return
     told = ", ".join(f"{name} {count}" for name, count in finished.processed.items())
     print(f"records processed in this run: {told}", file=sys.stderr)

@@ -38,6 +38,7 @@ class Corpus:
     Attributes:
       stages: names of the chain's stages in their order (`stages.py`); the writing of the shards follows the last.
       languages: languages to keep; each gets its own folder.
+      carried: annotations that the stage `carry` copies into the documents' metadata, as "stage.name" (e.g. "classify.education").
       shard_bytes: UTF-8 bytes of text that a shard holds on average; a shard must fit in a worker's memory.
       samples: dropped documents kept per stage and reason.
       sample_characters: characters of a dropped document's text that are kept.
@@ -61,6 +62,7 @@ class Corpus:
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
     languages: Sequence[str] = ("ja", "en")
+    carried: Sequence[str] = ()
     shard_bytes: int = 64 << 20
     samples: int = 20
     sample_characters: int = 500
@@ -87,7 +89,9 @@ class Corpus:
         """Conditions on the values, and between the parts."""
         unfiltered = sorted(set(self.languages) - {"ja", "en"}) if "select" in self.stages else []
         only = f"without {unfiltered[:1]}: there are filters for 'ja' and 'en' only; take it out, or 'select' out of the stages"
+        lost = [name for name in self.carried if "." not in name or name.split(".")[0] not in self.stages]
         return [
+            ("carried", lost, not lost, "of the form 'stage.name', with a stage of corpus.Corpus.stages"),
             ("languages", self.languages, bool(self.languages), "not empty"),
             ("languages", self.languages, not unfiltered, only),
             ("languages", self.languages, set(self.languages) <= set(self.split.ngrams), "among those of corpus.Split.ngrams"),

@@ -52,8 +52,8 @@ def _read(
 ) -> Iterator[tuple[int, Document, str, dict[str, Any]]]:
     gone = {number for stage in before for number, *_ in stage.result(unit)["drops"]}
     identified = next((stage for stage in before if stage.name == LANGUAGE), None)
-    languages = _by_number(annotations(unit, identified)) if identified else None
-    values = _by_number(annotations(unit, annotated)) if annotated else None
+    languages = by_number(annotations(unit, identified)) if identified else None
+    values = by_number(annotations(unit, annotated)) if annotated else None
     with contextlib.ExitStack() as stack:
         files: dict[int, BinaryIO] = {}
         for number, (index, offset) in enumerate(places(unit, before)):
@@ -129,8 +129,8 @@ def annotations(unit: Unit | str, stage: Stage) -> Iterator[tuple[int, dict[str,
             yield number, values
 
 
-def _by_number(pairs: Iterator[tuple[int, dict[str, Any]]]) -> Callable[[int], dict[str, Any] | None]:
-    """Look values up by ascending number."""
+def by_number(pairs: Iterator[tuple[int, dict[str, Any]]]) -> Callable[[int], dict[str, Any] | None]:
+    """Look annotations up by document number; the numbers asked for must ascend. None where there is none."""
     current = next(pairs, None)
 
     def at(number: int) -> dict[str, Any] | None:

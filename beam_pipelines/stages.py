@@ -2,6 +2,7 @@
 
 from beam_pipelines import (
     annotate,
+    carry,
     classify,
     decontaminate,
     dedup,
@@ -30,6 +31,7 @@ _MODULES = (
     hosts,
     host_cap,
     decontaminate,
+    carry,
     split,
 )
 

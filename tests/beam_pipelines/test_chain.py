@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines import annotate, chain, config, filters_en, filters_ja, rules, select
+from beam_pipelines import annotate, carry, chain, config, filters_en, filters_ja, rules, select
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import annotations, changed_documents, places, remaining, remaining_with, write_annotations
 from beam_pipelines.tally import Tally, merge_samples
@@ -81,6 +81,21 @@ def test_annotations_come_back_to_their_documents(tmp_path):
     ]
     with pytest.raises(JaLlmError, match="no stage 'nowhere' before this one"):
         list(remaining_with(UNIT, before, "nowhere"))
+
+
+def test_carried_annotations_stand_in_the_metadata(tmp_path):
+    documents, before = make_source(tmp_path, [(t, "ja") for t in "一二三"])
+    this = make_stage(tmp_path, "classify", before)
+    write_annotations(this, UNIT, [(0, {"education": 0.5, "other": 1}), (2, {"education": 0.25})])
+    this.finish(UNIT, Tally(5, 100, 1).to_json())
+    carried = make_stage(tmp_path, "carry", [this])
+    corpus = Corpus(stages=["extract", "classify", "carry", "split"], carried=["classify.education"])
+    carried.finish(UNIT, carry.run(UNIT, carried, [*before, this], corpus))
+    found = [document for _, document, _ in remaining(UNIT, [*before, this, carried])]
+    assert [json.loads(d.meta) for d in found] == [{"classify.education": 0.5}, {}, {"classify.education": 0.25}]
+    assert [dataclasses.replace(d, meta="{}") for d in found] == documents
+    with pytest.raises(UsageError, match="carried = .'lines.x'.: it must be of the form 'stage.name', with a stage"):
+        dataclasses.replace(corpus, carried=["lines.x"]).validate()
 
 
 def test_counts_are_pages_characters_and_bytes_and_samples_are_of_the_whole():

@@ -186,6 +186,39 @@ def test_same_bytes_with_two_workers_in_every_stage(built, inputs, tmp_path, mon
     assert digest(tmp_path / "two") == digest(built[0])
 
 
+@pytest.mark.slow
+def test_same_bytes_with_two_workers_and_stages_over_the_whole_corpus(inputs, tmp_path, monkeypatch):
+    """Scores, the share that stays by them, caps, and what documents carry of it."""
+    import fasttext
+
+    monkeypatch.setattr("beam_pipelines.workspace.SHUFFLED_PER_WORKER", 1)
+    monkeypatch.setattr("beam_pipelines.workspace.DOCUMENTS_PER_WORKER", 1)
+    (tmp_path / "text").write_text("__label__pos 春 の\n__label__neg 秋 の\n" * 50)
+    fasttext.train_supervised(str(tmp_path / "text"), dim=4, thread=1, verbose=0).save_model(str(tmp_path / "m.bin"))
+    order = [
+        "extract",
+        "language",
+        "minhash",
+        "dedup",
+        "annotate",
+        "classify",
+        "select",
+        "top_share",
+        "host_cap",
+        "carry",
+        "split",
+    ]
+    more = [*BINDINGS, f"corpus.Corpus.stages = {order}", f"corpus.Classify.models = {{'m': '{tmp_path / 'm.bin'}'}}"]
+    more += ["corpus.TopShare.share = 0.7", "corpus.HostCap.max_documents = 6", "corpus.Corpus.carried = ['classify.m']"]
+    one = build(inputs, tmp_path / "one", bindings=more)
+    build(inputs, tmp_path / "two", bindings=more, workers=2)
+    assert digest(tmp_path / "two") == digest(tmp_path / "one")
+    reasons = {reason for table in one["yields"] for reason in table["dropped"]}
+    assert {"below_top_share", "host_cap"} <= reasons and one["capped_hosts"]
+    japanese = [d for s in one["shards"] if s["lang"] == "ja" for d in read_documents(tmp_path / "one" / s["name"])]
+    assert len(japanese) > 3 and all(0 <= json.loads(d.meta)["classify.m"] <= 1 for d in japanese)
+
+
 def test_finished_set_is_verified_and_left_alone(built, inputs, capsys):
     output, value = built
     before, files = digest(output), stage_files(output)
