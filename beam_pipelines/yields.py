@@ -67,7 +67,7 @@ def write_samples(output: Path, results: Results, samples: int, personal: Sequen
 
 
 def _masked(entry: dict[str, Any], personal: Sequence[str]) -> dict[str, Any]:
-    texts = {key: mask(entry[key], personal) for key in ("text", "before", "after") if personal and key in entry}
+    texts: dict[str, Any] = {key: mask(entry[key], personal) for key in ("text", "before", "after") if personal and key in entry}
     return {**entry, **texts}
 
 

@@ -44,6 +44,7 @@ _CALLS = {
     "Dropped": 0,
     "BodyProblem": 0,
     "ExtractionProblem": 0,
+    "Rejected": 0,
     "Damage": 1,
     "drop": 0,
     "drop_document": 2,
@@ -318,8 +319,19 @@ def test_a_page_with_ng_expressions(tmp_path):
     assert expressions.failures(expressions.measure(PROSE, how), how, "ja") == []
 
 
+# Reasons whose page stands with the tests of what gives them.
+ELSEWHERE = {"extract_deadline": "test_page.py", "extract_crashed": "test_page.py", "warc_unreadable": "test_warc.py"}
+
+
+@pytest.mark.parametrize("reason", ELSEWHERE)
+def test_a_page_that_stands_elsewhere(reason):
+    tree = ast.parse((Path(__file__).parent / ELSEWHERE[reason]).read_text(encoding="utf-8"))
+    pattern = re.compile(reason.replace("*", ".+"))
+    assert any(isinstance(node, ast.Constant) and pattern.fullmatch(str(node.value)) for node in ast.walk(tree))
+
+
 def test_no_reason_is_without_a_page():
-    checked = {*PAGES, *FILES, *BEHIND, "extract_deadline", "extract_crashed", "extract_failed"}
+    checked = {*PAGES, *FILES, *BEHIND, *ELSEWHERE, "extract_failed"}
     assert IN_CODE - checked == set(), "add a page for these to this file"
     assert checked - IN_CODE == set(), "the code can't give these"
     for lang, filter_ in FILTERS.items():
