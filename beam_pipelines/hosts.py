@@ -104,12 +104,10 @@ def list_files(folder: str | Path, categories: Sequence[str]) -> list[Path]:
     return files
 
 
-def by_name(host: str, settings: HostFilter) -> tuple[str, str] | None:
+def by_name(host: str, settings: HostFilter, listed: BlockList | None) -> tuple[str, str] | None:
     """(reason, what matched) if the host's name alone condemns it."""
-    if settings.blocklist and host:
-        category = _blocklist(settings.blocklist, tuple(settings.categories), settings.match, _contents(settings)).category(host)
-        if category:
-            return LISTED, category
+    if listed and (category := listed.category(host)):
+        return LISTED, category
     for pattern in settings.patterns:
         if fnmatch.fnmatchcase(host, pattern.lower()):
             return PATTERN, pattern
@@ -202,11 +200,16 @@ def drop(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, bad: 
     """Drop the unit's documents of bad hosts."""
     tally = Tally.of(config)
     shares = json.loads((bad.folder / _BAD).read_bytes()) if bad else {}
-    names: dict[str, tuple[str, str] | None] = {}
+    settings, names = config.host_filter, dict[str, tuple[str, str] | None]()
+    listed = (
+        _blocklist(settings.blocklist, tuple(settings.categories), settings.match, _contents(settings))
+        if settings.blocklist
+        else None
+    )
     for number, document, lang in remaining(unit, before):
         host = host_of(document.url)
         if host not in names:
-            names[host] = by_name(host, config.host_filter)
+            names[host] = by_name(host, settings, listed)
         found = names[host]
         if found:
             tally.drop_document(number, document, found[0], note=f"{host}: {found[1]}", host=host, matched=found[1])
