@@ -29,9 +29,13 @@ def features(text: str, tokens: str, max_characters: int | None) -> str:
     """
     if tokens == WORDS:
         return " ".join(text[:max_characters].splitlines()).replace("\0", " ")
+    return " ".join(dense(text, max_characters))
+
+
+def dense(text: str, max_characters: int | None) -> str:
+    """The first characters of a text without its white space."""
     # What squeezing takes away is not known yet; twice as many characters are enough but for a page of spaces.
-    dense = squeeze(text if max_characters is None else text[: 2 * max_characters]).replace("\0", "")
-    return " ".join(dense[:max_characters])
+    return squeeze(text if max_characters is None else text[: 2 * max_characters]).replace("\0", "")[:max_characters]
 
 
 class Classifier:

@@ -1,6 +1,6 @@
 """Keep the best-scored share of what remains, without sorting the corpus: a histogram of the scores, then a cut.
 
-The bins are fixed (1e-5 wide), so the cut does not depend on how the corpus is divided. The bin that the cut falls into
+The bins are fixed (1e-6 wide, the last digit of a score), so the cut does not depend on how the corpus is divided. The bin that the cut falls into
 holds equal scores; a seeded hash of the id decides among them, so that the share is met however many scores are equal.
 """
 
@@ -20,7 +20,7 @@ from ja_llm.documents import Document
 
 VERSION = 1
 REASON = "below_top_share"
-_BINS = 100_000  # in a score's unit
+_BINS = 1_000_000  # in a unit of the score, which has six decimals
 
 
 def bin_of(score: float) -> int:

@@ -132,7 +132,7 @@ def read_categories(path: str | os.PathLike) -> list[str]:
 def _choose(
     root: str | os.PathLike, value: dict[str, Any], settings: ClassifierTraining, most: int, wanted: Callable[[Document], bool]
 ) -> dict[int, str]:
-    """Features of up to `most` training documents, those with the smallest seeded hash of their id, by that hash."""
+    """The beginnings of up to `most` training documents, those with the smallest seeded hash of their id, by that hash."""
 
     def candidates() -> Iterator[tuple[int, str]]:
         for shard in value["shards"]:
@@ -141,10 +141,9 @@ def _choose(
             for document in read_documents(Path(root) / shard["name"]):
                 if len(document.text) >= settings.min_characters and wanted(document):
                     key = xxhash.xxh3_64_intdigest(document.id.encode(), settings.seed)
-                    yield key, document.text[: 2 * settings.max_characters]
+                    yield key, classifier.dense(document.text, settings.max_characters)
 
-    chosen = heapq.nsmallest(most, candidates())
-    return {key: classifier.features(text, classifier.CHARACTERS, settings.max_characters) for key, text in chosen}
+    return dict(heapq.nsmallest(most, candidates()))
 
 
 def _fit(training: Sequence[tuple[str, str]], settings: ClassifierTraining, folder: Path) -> Any:
@@ -153,7 +152,7 @@ def _fit(training: Sequence[tuple[str, str]], settings: ClassifierTraining, fold
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".classifier-") as scratch:
         path = Path(scratch) / "training.txt"
         with open(path, "w", encoding="utf-8", errors="replace") as file:
-            file.writelines(f"{label} {text}\n" for label, text in training)
+            file.writelines(f"{label} {' '.join(text)}\n" for label, text in training)
         model = fasttext.train_supervised(
             input=os.fspath(path),
             dim=settings.dimensions,
@@ -171,10 +170,10 @@ def _fit(training: Sequence[tuple[str, str]], settings: ClassifierTraining, fold
 
 
 def measure(model: Any, rows: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Accuracy over (label, features), and precision and recall of the positives."""
+    """Accuracy over (label, text without white space), and precision and recall of the positives."""
     counts = {(label, said): 0 for label in (POSITIVE, NEGATIVE) for said in (POSITIVE, NEGATIVE)}
     for label, text in rows:
-        ((_, said),) = model.f.predict(text + "\n", 1, 0.0, "replace")
+        ((_, said),) = model.f.predict(" ".join(text) + "\n", 1, 0.0, "replace")
         counts[label, said] += 1
     right = counts[POSITIVE, POSITIVE]
     return {

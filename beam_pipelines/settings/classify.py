@@ -57,7 +57,8 @@ class ClassifierTraining:
       excluded_sites: registered domains whose pages are no negatives: a crawl holds copies of the encyclopaedia.
       validation_share: of the documents, by a hash of their text, that are not trained on.
       lang: of both.
-      dimensions, buckets, ngram, epochs, learning_rate: fastText's dim, bucket, wordNgrams (here of characters), epoch, lr.
+      dimensions, buckets, ngram, epochs, learning_rate: fastText's dim, bucket, wordNgrams (here of characters), epoch, lr. A
+        document is one step however long it is, so fewer epochs or a lower rate leave some hundred documents at chance.
       seed: of the choice, the order and fastText.
     """
 
@@ -71,8 +72,8 @@ class ClassifierTraining:
     dimensions: int = 16
     buckets: int = 200_000
     ngram: int = 3
-    epochs: int = 5
-    learning_rate: float = 0.2
+    epochs: int = 25
+    learning_rate: float = 1.0
     seed: int = 1
 
     def checks(self) -> list[Check]:
