@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from beam_pipelines import filters_en, filters_ja
+from beam_pipelines import expressions, filters_en, filters_ja
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import remaining, write_annotations
@@ -17,7 +17,7 @@ VERSION = 1
 def measure(text: str, lang: str, config: Corpus) -> dict[str, float]:
     """The statistics of a text in its language; a language without statistics of its own has none."""
     if lang == "ja":
-        return filters_ja.measure(text, config.statistics)
+        return filters_ja.measure(text, config.statistics) | expressions.measure(text, config.expressions)
     return filters_en.measure(text) if lang == "en" else {}
 
 
@@ -37,7 +37,14 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "annotate",
     VERSION,
-    lambda config: [filters_ja.VERSION, filters_en.VERSION, dataclasses.asdict(config.statistics)],
+    lambda config: [
+        filters_ja.VERSION,
+        filters_en.VERSION,
+        dataclasses.asdict(config.statistics),
+        expressions.values(config.expressions),
+    ],
     run,
+    files=lambda config: expressions.files(config.expressions),
+    packages=expressions.PACKAGES,
     drops=False,
 )

@@ -15,12 +15,15 @@ import gin
 
 from beam_pipelines.settings.checks import Check
 from beam_pipelines.settings.classify import Classify, TopShare
+from beam_pipelines.settings.decontaminate import Decontaminate
 from beam_pipelines.settings.dedup import Dedup, LineDedup, MinHash
 from beam_pipelines.settings.extraction import Extraction
 from beam_pipelines.settings.filters import EnglishFilter, JapaneseFilter, Statistics
 from beam_pipelines.settings.host_cap import HostCap
+from beam_pipelines.settings.hosts import Expressions, HostFilter
 from beam_pipelines.settings.inputs import Inputs
 from beam_pipelines.settings.language import LanguageId
+from beam_pipelines.settings.modify import Modify
 from beam_pipelines.settings.split import Split
 from ja_llm.errors import UsageError
 from ja_llm.files import canonical_json
@@ -53,9 +56,13 @@ class Corpus:
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
     japanese: JapaneseFilter = dataclasses.field(default_factory=JapaneseFilter)
     english: EnglishFilter = dataclasses.field(default_factory=EnglishFilter)
+    expressions: Expressions = dataclasses.field(default_factory=Expressions)
     classify: Classify = dataclasses.field(default_factory=Classify)
     top_share: TopShare = dataclasses.field(default_factory=TopShare)
+    modify: Modify = dataclasses.field(default_factory=Modify)
+    host_filter: HostFilter = dataclasses.field(default_factory=HostFilter)
     host_cap: HostCap = dataclasses.field(default_factory=HostCap)
+    decontaminate: Decontaminate = dataclasses.field(default_factory=Decontaminate)
     split: Split = dataclasses.field(default_factory=Split)
     stages: Sequence[str] = SWALLOW_V2
     languages: Sequence[str] = ("ja", "en")
@@ -141,6 +148,8 @@ def _is_of(value: Any, kind: Any) -> tuple[bool, str]:
         return isinstance(value, bool), "True or False"
     if kind is int:
         return number and isinstance(value, int), "a whole number"
+    if kind == int | None:
+        return (number and isinstance(value, int)) or value is None, "a whole number or None"
     if kind is float:
         return number, "a number"
     if kind == float | None:

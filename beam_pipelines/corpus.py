@@ -138,7 +138,7 @@ def _build(
 ) -> dict[str, Any]:
     finished = chain.walk(config, units, work, execution)
     results = yields.read_results(finished, units)
-    yields.write_samples(output, results, config.samples)
+    yields.write_samples(output, results, config.samples, config.modify.personal if "modify" in config.stages else ())
     yields.write_timings(output, work, finished, units)
     chain.say_processed(finished)
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from beam_pipelines import rules
+from beam_pipelines import expressions, rules
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import remaining_with
@@ -19,6 +19,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     tally = Tally.of(config)
     for number, document, lang, statistics in remaining_with(unit, before, "annotate"):
         broken = rules.failures(statistics, thresholds[lang], lang) if lang in thresholds else []
+        broken += expressions.failures(statistics, config.expressions, lang)
         for reason in broken:
             tally.count("broken_rules", reason)
         if broken:
@@ -32,7 +33,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
 STAGE = StageSpec(
     "select",
     VERSION,
-    lambda config: [config.to_json()[name] for name in ("japanese", "english")],
+    lambda config: [*(config.to_json()[name] for name in ("japanese", "english")), config.expressions.ng_share_from],
     run,
     needs=("annotate",),
     light=True,

@@ -66,19 +66,21 @@ class Tally:
         self._drops.append([number, reason, note] if note else [number, reason])
         self.drop(reason, document.id, document.text, id=document.id, url=document.url, **fields)
 
-    def modify(self, before: Document, after: Document, kinds: Sequence[str], lang: str = "") -> None:
+    def modify(self, before: Document, after: Document, kinds: Sequence[str], lang: str = "", shown: str | None = None) -> None:
         """Count a document that stays with another text; `kinds` (snake_case) say what was done, and each samples it.
 
-        The counts of a kind are documents and their characters and bytes before.
+        The counts of a kind are documents and their characters and bytes before. `shown` stands in the sample for the text before (personal
+        data is masked in it).
         """
         _add(self.kept, lang, after.text)
-        for i, (old, new) in enumerate(zip(_sizes(before.text), _sizes(after.text), strict=True)):
-            self._shrunk[i] += old - new
-        start = max(0, _first_difference(before.text, after.text) - self._characters // 8)  # with what stands before the change
-        shown = {"before": before.text[start : start + self._characters], "after": after.text[start : start + self._characters]}
+        for i, (size, left) in enumerate(zip(_sizes(before.text), _sizes(after.text), strict=True)):
+            self._shrunk[i] += size - left
+        old = before.text if shown is None else shown
+        start = max(0, _first_difference(old, after.text) - self._characters // 8)  # with what stands before the change
+        sample = {"before": old[start : start + self._characters], "after": after.text[start : start + self._characters]}
         for kind in kinds:
             _add(self.modified, kind, before.text)
-            self._sample("modified", kind, before.id, {"id": before.id, "url": before.url, "at": start, **shown})
+            self._sample("modified", kind, before.id, {"id": before.id, "url": before.url, "at": start, **sample})
 
     def count(self, table: str, key: str, n: int = 1) -> None:
         """Add to a table that the manifest shows summed over all units, e.g. `count("licences", document.licence)`."""

@@ -249,8 +249,10 @@ def folders(work: Path, this: Stage) -> list[Path]:
 
 
 def prune(work: Path, keep: Iterable[Stage]) -> None:
-    """Remove the folders of configurations that are no longer the current one."""
+    """Remove the folders of configurations that are no longer the current one, and what a killed process had begun to write."""
     keys = {s.key for s in keep}
     for folder in work.iterdir():
         if folder.is_dir() and folder.name.rpartition("-")[2] not in keys:
             shutil.rmtree(folder, ignore_errors=True)
+    for begun in work.glob("*/.*.tmp"):
+        begun.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, reco
 from beam_pipelines.workspace import Unit, folders
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_directory, canonical_json, read_json, write_json
+from ja_llm.text.personal import mask
 
 Results = dict[str, list[dict[str, Any]]]  # stage -> the markers of its units
 _ALWAYS = ("other_records", "licences", "broken_rules")  # tables that a manifest has even where nothing was counted
@@ -52,14 +53,22 @@ def make_tables(results: Results) -> dict[str, dict[str, int]]:
     return {**{name: {} for name in _ALWAYS}, **merge_tables(r for stage in results.values() for r in stage)}
 
 
-def write_samples(output: Path, results: Results, samples: int) -> None:
-    """`dropped/<reason>.jsonl` and `modified/<kind>.jsonl`, all at once; a reason belongs to one stage."""
+def write_samples(output: Path, results: Results, samples: int, personal: Sequence[str] = ()) -> None:
+    """`dropped/<reason>.jsonl` and `modified/<kind>.jsonl`, all at once; a reason belongs to one stage.
+
+    Kinds of personal data that the set is to be free of (`personal`) are masked in the samples' texts too.
+    """
     for folder_name, group in (("dropped", "samples"), ("modified", "modified_samples")):
         with atomic_directory(output / folder_name) as folder:
             for name, stage_results in results.items():
                 for reason, entries in merge_samples(stage_results, samples, group).items():
-                    lines = "".join(canonical_json({"stage": name, **entry}) + "\n" for entry in entries)
+                    lines = "".join(canonical_json({"stage": name, **_masked(entry, personal)}) + "\n" for entry in entries)
                     (folder / f"{reason}.jsonl").write_bytes(lines.encode("utf-8", "replace"))
+
+
+def _masked(entry: dict[str, Any], personal: Sequence[str]) -> dict[str, Any]:
+    texts: dict[str, Any] = {key: mask(entry[key], personal) for key in ("text", "before", "after") if personal and key in entry}
+    return {**entry, **texts}
 
 
 def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[Unit]) -> None:

@@ -154,3 +154,23 @@ def _make(group) -> None:
         "--format", action="append", default=[], metavar="F", help="jsonl.zst, parquet, or tfrecord for none (repeat)"
     )
     parser.add_argument("--workers", type=int, default=1, help="local worker processes; 0 = one a core")
+
+    def items(args, rest):
+        from ja_llm.evaluation.item_file import write_items
+
+        written, left_out = write_items(args.out, args.data, args.tasks)
+        for task, count in written.items():
+            print(f"{task:<24}{count:>8} items")
+        for task, reason in left_out.items():
+            print(f"{task:<24}left out: {reason}")
+
+    parser = add_verb(
+        group,
+        "items",
+        items,
+        "The items of published evaluation sets as a file, which the stage `decontaminate` looks for in documents.",
+        "ja-llm corpus items --data data/eval --tasks swallow --out data/items.jsonl",
+    )
+    parser.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the original evaluation files")
+    parser.add_argument("--tasks", nargs="+", default=["swallow"], metavar="NAME", help="tasks or suites (default: swallow)")
+    parser.add_argument("--out", type=path, required=True, metavar="FILE", help="JSON lines, an item a line")

@@ -106,3 +106,44 @@ def web():
     import types
 
     return types.SimpleNamespace(ja_text=ja_text, en_text=en_text, html=html, warc_bytes=warc_bytes, write_warc=write_warc)
+
+
+@pytest.fixture
+def run_stages(tmp_path):
+    """Run stages of the chain on documents, without WARC files and without Beam: gives the markers and what remains."""
+    import types
+
+    from beam_pipelines.config import Corpus
+    from beam_pipelines.stage_files import remaining
+    from beam_pipelines.tally import Tally
+    from beam_pipelines.workspace import Execution, Stage, Unit
+    from ja_llm.documents import to_example, write_record
+
+    def run(documents, specs, config=None, units=1):
+        config = config or Corpus()
+        folder = tmp_path / f"stages{len(list(tmp_path.glob('stages*')))}"
+        first = Stage("extract", "0", folder / "extract")
+        first.folder.mkdir(parents=True)
+        names = [Unit(f"unit{k}", f"unit{k}", "") for k in range(units)]
+        for k, unit in enumerate(names):
+            tally, offsets = Tally.of(config), []
+            with open(first.file(unit, ".tfrecord"), "wb") as file:
+                for document in documents[k::units]:
+                    offsets.append(file.tell())
+                    write_record(file, to_example(document))
+                    tally.keep(document.text)
+            first.finish(unit, {**tally.to_json(), "offsets": offsets, "damaged": []})
+        before = [first]
+        for spec in specs:
+            this = Stage(spec.name, "0", folder / spec.name)
+            this.folder.mkdir()
+            if spec.run_all:
+                spec.run_all(this, names, before, config, Execution())
+            else:
+                for unit in names:
+                    this.finish(unit, spec.run(unit, this, before, config))
+            before = [*before, this]
+        left = [document for unit in names for _, document, _ in remaining(unit, before)]
+        return types.SimpleNamespace(left=left, results={s.name: [s.result(u) for u in names] for s in before})
+
+    return run

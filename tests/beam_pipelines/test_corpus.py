@@ -1,4 +1,4 @@
-"""The whole job on small WARC files: accounting, determinism, resumption after SIGKILL, bad input, sentences."""
+"""The whole job on small WARC files: accounting, determinism, resumption after Ctrl-C, bad input, sentences. SIGKILL: test_crash.py."""
 
 import collections
 import errno
@@ -266,23 +266,6 @@ def test_how_many_samples_are_kept_is_no_part_of_the_identity(built, inputs, tmp
     assert (value["sampling"]["samples"], fewer["sampling"]["samples"]) == (20, 1)
     counts = [len((folder / "dropped/duplicate_exact.jsonl").read_text().splitlines()) for folder in (output, tmp_path / "fewer")]
     assert counts == [4, 1]
-
-
-@pytest.mark.parametrize("stage", ["extract", "minhash"])
-def test_sigkill_and_again(built, inputs, tmp_path, stage):
-    """The process is killed when a stage has begun; the same command goes on and ends in the same bytes."""
-    output = tmp_path / "killed"
-    command = [sys.executable, "-m", "beam_pipelines.corpus", "--input", str(inputs), "--output", str(output)]
-    command += [f"--gin_bindings={b}" for b in BINDINGS]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 60
-    while not list(output.glob(f".work/{stage}-*/*")) and time.monotonic() < end and child.poll() is None:
-        time.sleep(0.002)
-    os.killpg(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it must be killed, not have ended"
-    assert not (output / "manifest.json").exists()
-    build(inputs, output)
-    assert digest(output) == digest(built[0])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import UsageError
-from ja_llm.evaluation.contamination import fold, hashes, parts, search
+from ja_llm.evaluation.contamination import parts, search
 from ja_llm.evaluation.statistics import Statistic
+from ja_llm.text import ngrams
+from ja_llm.text.ngrams import fold, hashes
 
 
 def texts(count, seed):
@@ -48,11 +50,9 @@ def test_what_folding_joins():
 
 
 def test_n_grams_do_not_reach_over_texts_and_blocks_do_not_hide_them(monkeypatch):
-    from ja_llm.evaluation import contamination
-
     assert search({"a": ["abcdefgh", "ijklmnop"]}, ["abcdefghijklmnop"], 12).too_short == ("a",)
     assert search({"a": ["abcdefgh", "ijklmnop"]}, ["defghijk"], 4).coverage["a"] == 5 / 16
-    monkeypatch.setattr(contamination, "_BLOCK", 10)
+    monkeypatch.setattr(ngrams, "_BLOCK", 10)
     document = "".join(map(chr, range(0x4E00, 0x4E00 + 95)))
     assert search({"a": [document[33:60]]}, [document]).coverage["a"] == 1.0
 

@@ -17,13 +17,13 @@ from ja_llm.documents import Document, document_id, to_example, write_record
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics, compare, registry, requests, sandbox, segmenters, shots
 from ja_llm.evaluation import run as run_module
-from ja_llm.evaluation.contamination import fold
 from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.run import evaluate
 from ja_llm.evaluation.seqio_functions import model_functions
 from ja_llm.files import atomic_write
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
+from ja_llm.text.ngrams import fold
 from ja_llm.train.checkpoints import save_model
 from ja_llm.vocab.base import load_tokenizer
 
