@@ -16,14 +16,15 @@ def format_yields(value: dict[str, Any]) -> str:
     Args:
       value: a document set's manifest.
     """
-    rows = [f"{'stage':<10} {'reason':<38} {'documents':>9} {'characters':>13} {'share':>6}", "-" * _WIDTH]
+    wide = max([10, *(len(table["stage"]) for table in value.get("yields", []))])
+    rows = [f"{'stage':<{wide}} {'reason':<{48 - wide}} {'documents':>9} {'characters':>13} {'share':>6}", "-" * _WIDTH]
     for table in value.get("yields", []):
         came_in = table["in"]["documents"]
-        rows.append(_row(table["stage"], "in", table["in"], came_in))
+        rows.append(_row(wide, table["stage"], "in", table["in"], came_in))
         dropped = sorted(table["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
-        rows += [_row("", f"- {reason}", count, came_in) for reason, count in dropped]
-        rows += [_row("", f"+ {name}", count, came_in) for name, count in table["kept_by"].items()]
-        rows.append(_row("", "kept", table["kept"], came_in))
+        rows += [_row(wide, "", f"- {reason}", count, came_in) for reason, count in dropped]
+        rows += [_row(wide, "", f"+ {name}", count, came_in) for name, count in table["kept_by"].items()]
+        rows.append(_row(wide, "", "kept", table["kept"], came_in))
     damaged = value.get("damaged", [])
     if damaged:
         rows += ["", f"{len(damaged)} damaged place{'s' if len(damaged) > 1 else ''} in the input:"]
@@ -33,9 +34,9 @@ def format_yields(value: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _row(stage: str, reason: str, count: dict[str, int], of: int) -> str:
+def _row(wide: int, stage: str, reason: str, count: dict[str, int], of: int) -> str:
     share = f"{100 * count['documents'] / of:5.1f}%" if of else ""
-    return f"{stage:<10} {reason[:38]:<38} {count['documents']:>9} {count['characters']:>13} {share:>6}"
+    return f"{stage:<{wide}} {reason[: 48 - wide]:<{48 - wide}} {count['documents']:>9} {count['characters']:>13} {share:>6}"
 
 
 def _wrap(lines: list[str]) -> list[str]:
