@@ -49,6 +49,7 @@ _CALLS = {
     "drop": 0,
     "drop_document": 2,
 }  # which argument it is
+UNKNOWN = "?"
 _NAME = re.compile(r"[a-z]+(_[a-z0-9]+)*")
 
 
@@ -71,8 +72,8 @@ def reasons_in(path: Path) -> set[str]:
         if isinstance(node, ast.IfExp):
             return values(node.body, depth) | values(node.orelse, depth)
         if isinstance(node, ast.Name) and depth < 3:
-            return set().union(*(values(value, depth + 1) for value in assigned.get(node.id, ())))
-        return set()
+            return set().union(*(values(value, depth + 1) for value in assigned.get(node.id, ()))) or {UNKNOWN}
+        return {UNKNOWN}
 
     found: set[str] = set()
     for call in ast.walk(tree):
@@ -82,8 +83,8 @@ def reasons_in(path: Path) -> set[str]:
             if place is None or len(call.args) <= place:
                 continue
             reasons = values(call.args[place])
-            found |= reasons
-            if name == "drop_document" and not reasons:  # it comes out of a function: all public constants of the module
+            found |= reasons - {UNKNOWN}
+            if name == "drop_document" and UNKNOWN in reasons:  # it comes out of a function: all public constants of the module
                 public = {key: v for key, v in assigned.items() if key.isupper() and not key.startswith("_")}
                 found |= {text for v in public.values() for one in v for text in values(one) if _NAME.fullmatch(text)}
     return found
@@ -159,6 +160,13 @@ def test_a_file_with_a_lost_record(reason, web, extracted):
     dropped = extracted(FILES[reason](sound))
     # Of an empty file and of no WARC file no record is lost: they are listed as damaged input (test_warc.py) and drop nothing.
     assert dropped == ({} if reason in ("warc_empty", "warc_unreadable") else {reason: 1})
+
+
+def test_a_page_that_the_rapid_check_drops(web, extracted):
+    english = b"".join(
+        web.warc_bytes([page(body='<html lang="en"><title>Tea</title><body><p>Boil the water first.</p></body></html>')])
+    )
+    assert extracted(english) == {} and extracted(english, rapid_check="swallow_v1") == {"rapid_check": 1}
 
 
 def answer(status, text):
@@ -320,7 +328,20 @@ def test_a_page_with_ng_expressions(tmp_path):
 
 
 # Reasons whose page stands with the tests of what gives them.
-ELSEWHERE = {"extract_deadline": "test_page.py", "extract_crashed": "test_page.py", "warc_unreadable": "test_warc.py"}
+ELSEWHERE = {
+    "extract_deadline": "test_page.py",
+    "extract_crashed": "test_page.py",
+    "warc_unreadable": "test_warc.py",
+    "duplicate_url": "test_dedup_stages.py",
+    "duplicate_earlier_run": "test_dedup_stages.py",
+    "only_duplicate_lines": "test_dedup_stages.py",
+    **dict.fromkeys(("bad_json_line", "duplicate_id", "text_missing", "wiki_namespace"), "inputs/test_job.py"),
+    **dict.fromkeys(
+        ("parquet_corrupt", "parquet_unreadable", "text_not_string", "text_not_utf8", "input_*"), "inputs/test_formats.py"
+    ),
+    **dict.fromkeys(("tmx_language", "tsv_columns", "xml_corrupt"), "inputs/test_kinds.py"),
+    **dict.fromkeys(("wiki_disambiguation", "wiki_model", "wiki_redirect"), "inputs/test_kinds.py"),
+}
 
 
 @pytest.mark.parametrize("reason", ELSEWHERE)
@@ -331,7 +352,7 @@ def test_a_page_that_stands_elsewhere(reason):
 
 
 def test_no_reason_is_without_a_page():
-    checked = {*PAGES, *FILES, *BEHIND, *ELSEWHERE, "extract_failed"}
+    checked = {*PAGES, *FILES, *BEHIND, *ELSEWHERE, "rapid_check", "extract_failed"}
     assert IN_CODE - checked == set(), "add a page for these to this file"
     assert checked - IN_CODE == set(), "the code can't give these"
     for lang, filter_ in FILTERS.items():
