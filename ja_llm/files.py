@@ -121,8 +121,18 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         raise
+
+
+def _remove(folder: Path, patience_s: float = 5.0) -> None:
+    """Remove a folder into which writers in the background, which the failure did not stop, may still be putting files."""
+    end = time.monotonic() + patience_s
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > end:
+            return
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Nothing half-written looks finished; equal values have equal hashes."""
 
+import contextlib
 import errno
 import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -103,3 +105,20 @@ def test_a_lock_in_a_folder_that_cannot_be_is_one_sentence(tmp_path):
     with pytest.raises(JaLlmError, match="file") as told:
         lock_file(tmp_path / "file" / "lock", JaLlmError("taken"))
     assert "taken" not in str(told.value)
+
+
+def test_a_failed_folder_is_removed_also_while_someone_still_writes_into_it(tmp_path):
+    ended = threading.Event()
+
+    def write(folder):
+        with contextlib.suppress(OSError):  # ends when the folder is gone
+            for number in range(20_000):
+                (folder / "deep" / str(number)).write_bytes(b"x")
+        ended.set()
+
+    with pytest.raises(ValueError, match="no more"), atomic_directory(tmp_path / "set") as folder:
+        (folder / "deep").mkdir()
+        threading.Thread(target=write, args=(folder,)).start()
+        time.sleep(0.05)
+        raise ValueError("no more")
+    assert ended.wait(10) and list(tmp_path.iterdir()) == []

@@ -122,7 +122,7 @@ def test_server_that_is_busy_or_breaks_off_is_waited_for(server, crawl, tmp_path
     warc = f"/{WARCS[0]}"
     server.faults = {
         f"/{CRAWL}-index": [(503, {"Retry-After": "1"}), (429, {})],
-        warc: [("cut", 10), (503, {"Retry-After": formatdate(time.time() + 2, usegmt=True)}), (500, {})],
+        warc: [("cut", 10), (503, {"Retry-After": formatdate(time.time() + 300, usegmt=True)}), (500, {})],
     }
     import ja_llm.fetch.ranges as ranges
 
@@ -130,7 +130,7 @@ def test_server_that_is_busy_or_breaks_off_is_waited_for(server, crawl, tmp_path
         patch.setattr(ranges.time, "sleep", waits.append)
         totals = fetch(server, tmp_path / "out", Wish(CRAWL, ("*.example.jp",)))
     assert totals["records"] == 6 and written(tmp_path / "out") == [b"".join(expected(crawl, crawl[2]))]
-    assert 1.0 in waits and any(1.0 < wait <= 2.0 for wait in waits), "Retry-After in seconds and as a date"
+    assert 1.0 in waits and any(200 < wait <= 300 for wait in waits), "Retry-After in seconds and as a date"
 
 
 def test_killed_run_goes_on_and_gives_the_same_bytes(server, crawl, tmp_path):
