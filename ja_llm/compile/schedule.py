@@ -209,10 +209,15 @@ def _flops(module: Module, computation: Computation, instruction: Instruction) -
         return _kernel_flops(computation, instruction)
     total = 0.0
     for where, inner in _with_homes(module, computation, instruction):
-        if inner.opcode in ("convolution", "dot"):
-            sizes = [math.prod(a.arrays[0][1]) for name in inner.operands[:2] if (a := where.by_name.get(name)) is not None]
-            # M K, K N and M N: the root of their product is M N K. (A TPU's products without batch dimensions all are of this kind.)
-            total += 2.0 * math.sqrt(math.prod(sizes) * math.prod(inner.arrays[0][1]))
+        arrays = [a.arrays[0][1] for name in inner.operands[:2] if (a := where.by_name.get(name)) is not None]
+        if inner.opcode == "dot" and len(arrays) == 2:
+            found = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", inner.rest)
+            depth = math.prod(arrays[0][int(i)] for i in found[1].split(",")) if found else 1
+            total += 2.0 * math.prod(inner.arrays[0][1]) * depth
+        elif inner.opcode == "convolution" and len(arrays) == 2:
+            # Which a TPU's products are. M K, K N and M N: the root of their product is M N K, whatever the window. (With batch dimensions
+            # B it is too large by the root of B; the models here have none.)
+            total += 2.0 * math.sqrt(math.prod(map(math.prod, (*arrays, inner.arrays[0][1]))))
     return total
 
 
