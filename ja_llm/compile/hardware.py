@@ -1,8 +1,9 @@
 """What a TPU chip has, in one table. Peak FLOP/s are `ja_llm.train.flops.PEAK_TFLOPS`, by the same device kinds.
 
 Sources, read 2026-11: cloud.google.com/tpu/docs/v5e (819 GB/s, 1600 Gbps over 4 ports, 2D torus), /v6e (1600 GB/s, 3200 Gbps over 4
-ports, 2D torus) and /v5p (2765 GB/s, 1200 GB/s in both directions over 6 ports, 3D torus). `usable_gib` is what libtpu's own compiler
-says is available of the chip's 16, 32 and 95 GiB in its CompileTimeHbmOom message (libtpu 0.0.51).
+ports, 2D torus) and /v5p (2765 GB/s, 1200 GB/s in both directions over 6 ports, 3D torus). `usable_gib` of v5e is what libtpu 0.0.51's
+compiler says it has of 16 (63 / 64 of them); v5p's is set to the same share of 95, v6e's a little lower than it of 32: neither has been
+seen in a message here.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class Chip:
 
 CHIPS = {
     "v5e": Chip("v5e", 15.75, 819e9, 1600e9 / 8 / 4, 16),
-    "v5p": Chip("v5p", 95.74, 2765e9, 1200e9 / 2 / 6, 4),
+    "v5p": Chip("v5p", 95 * 63 / 64, 2765e9, 1200e9 / 2 / 6, 4),
     "v6e": Chip("v6e", 31.25, 1600e9, 3200e9 / 8 / 4, 16),
 }
 

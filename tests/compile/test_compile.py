@@ -55,7 +55,9 @@ def compiled():
     """A tiny step over four devices, under the default rules and without the one that spreads `embed`."""
     flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM % (FILES, BINDINGS)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM % (FILES, BINDINGS)], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
