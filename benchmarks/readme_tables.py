@@ -52,6 +52,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
         "t5x": ("docs/t5x.md", t5x),
         "corpus_speed": ("docs/corpus.md", corpus_speed),
+        "compile_table": ("docs/compile.md", compile_table),
     }
     return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
 
@@ -62,6 +63,28 @@ def replace(text: str, name: str, table: str) -> str:
     if not re.search(pattern, text, re.DOTALL):
         raise SystemExit(f"the page has no markers for {name}")
     return re.sub(pattern, lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def compile_table(value: dict[str, Any]) -> str:
+    """What the compiler said of each slice."""
+    lines = [
+        "| case | remat, microbatches | GiB a chip (parameters, optimizer, temporaries) of usable | FLOPs counted / closed form | executed / model | sent GiB a chip and step | exposed s of step s, at best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, case in value["cases"].items():
+        found = case["tried"][-1]
+        memory = found["gib_per_chip"]
+        parts = ", ".join(f"{memory[kind]:.2f}" for kind in ("parameters", "optimizer", "temporaries"))
+        head = f"| {name} ({found['topology']}) | {found['remat_policy']}, {found['microbatches']} | {memory['total']:.2f} ({parts}) of {memory['usable']:.2f}"
+        if not found["fits"]:
+            lines.append(f"{head}: **{-found['spare_gib']:.2f} too much** | | | | |")
+            continue
+        flops, time = found["flops"], found["time"]
+        sent = sum(c["wire_bytes"] for c in found["collectives"]) / 2**30
+        lines.append(
+            f"{head} | {flops['counted_over_closed_form']:.4f} | {flops['executed_over_model']:.2f} | {sent:.0f} | {time['exposed_seconds']:.2f} of {time['step_seconds']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def t5x(value: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ja_llm import __version__
 from ja_llm.command_line import run
+from ja_llm.commands.compiling import compile_
 from ja_llm.commands.corpus import corpus
 from ja_llm.commands.evaluation import evaluate, generate, report
 from ja_llm.commands.inputs import fetch, quickstart
@@ -16,7 +17,21 @@ from ja_llm.commands.training import average, cache, train
 from ja_llm.commands.vocabulary import vocab
 
 # In the order of the path, which is that of --help.
-VERBS = (quickstart, fetch, corpus, vocab, import_model, export_model, cache, train, average, evaluate, generate, report)
+VERBS = (
+    quickstart,
+    fetch,
+    corpus,
+    vocab,
+    import_model,
+    export_model,
+    cache,
+    compile_,
+    train,
+    average,
+    evaluate,
+    generate,
+    report,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,8 +10,9 @@ import difflib
 import importlib.resources
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin  # 0.1 s
 
@@ -70,7 +71,13 @@ def packaged_configs() -> Path:
 
 
 @contextlib.contextmanager
-def parsed(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", required: Sequence[str] = ()) -> Iterator[str]:
+def parsed(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: str = "",
+    required: Sequence[str] = (),
+    placeholders: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """Bind gin files and bindings for the length of the block.
 
     gin's configuration is global to the process, so it is cleared at the end: a value meant for one run must not reach the
@@ -81,6 +88,7 @@ def parsed(files: Sequence[str], bindings: Sequence[str], search_paths: str = ""
       bindings: `NAME = VALUE` strings; they win over the files.
       search_paths: comma-separated folders.
       required: macros that must be bound at the end.
+      placeholders: values of macros that nothing binds and the caller does not need.
 
     Yields:
       The configuration as text.
@@ -100,7 +108,7 @@ def parsed(files: Sequence[str], bindings: Sequence[str], search_paths: str = ""
             raise UsageError(f"{file}: this gin file is neither here nor in the package; {hint}.")
     try:
         _bind(list(files), list(bindings))
-        text = gin.config_str()
+        text = _filled(gin.config_str(), placeholders or {})
         given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
         _check_macros(text, required, given)
         yield text
@@ -118,6 +126,16 @@ def _bind(files: list[str], bindings: list[str]) -> None:
         raise UsageError(f"gin configuration: {_reason(error)}.") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _filled(text: str, placeholders: Mapping[str, Any]) -> str:
+    """The configuration after macros that have no value were given the caller's."""
+    used = set(re.findall(r"%([A-Z][A-Z0-9_]*)", text))
+    bound = set(re.findall(r"^([A-Z][A-Z0-9_]*) = (?!%gin\.REQUIRED)", text, re.MULTILINE))
+    missing = [f"{name} = {value!r}" for name, value in placeholders.items() if name in used - bound]
+    if missing:
+        _bind([], missing)
+    return gin.config_str()
 
 
 def unbound(error: TypeError) -> UsageError | None:

@@ -14,7 +14,7 @@ import pytest
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-_ONE_AT_A_TIME = ("train", "interop/test_sharded.py", "attention/test_sharded.py", "test_sharding.py")
+_ONE_AT_A_TIME = ("train", "compile/test_compile.py", "interop/test_sharded.py", "attention/test_sharded.py", "test_sharding.py")
 
 
 @pytest.hookimpl(optionalhook=True)

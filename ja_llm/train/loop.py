@@ -276,15 +276,40 @@ def prepare(
 
 def compiled_step(prepared: Prepared, data: Data, schedule: Schedule, model: DecoderConfig, options: StepOptions) -> Any:
     """The step, compiled: (state, batch) -> (state, metrics). The state's buffers are reused; with LoRA the frozen model is a further argument."""
-    plan = prepared.plan
+    layout = prepared.mesh, prepared.rows, prepared.plan, prepared.transformation
+    return lowered_step(*layout, (data.batch_size, data.length), schedule, model, options).compile()
+
+
+def lowered_step(
+    mesh: Any,
+    rows: Any,
+    plan: StatePlan,
+    transformation: Any,
+    batch: tuple[int, int],
+    schedule: Schedule,
+    model: DecoderConfig,
+    options: StepOptions,
+) -> Any:
+    """What `compiled_step` compiles (a jax.stages.Lowered), for the devices of `mesh`, which need not be here.
+
+    Args:
+      mesh: see `Prepared`.
+      rows: likewise.
+      plan: likewise.
+      transformation: likewise.
+      batch: rows and tokens in each.
+      schedule: step -> learning rate.
+      model: the architecture.
+      options: what the step does.
+    """
     frozen = () if plan.lora is None else (plan.model,)
     step = jax.jit(
-        make_train_step(Decoder(model), prepared.transformation, schedule, options, axes=plan.axes),
-        in_shardings=(plan.shardings, prepared.rows, *(jax.tree.map(lambda x: x.sharding, whole) for whole in frozen)),
-        out_shardings=(plan.shardings, replicated(prepared.mesh)),
+        make_train_step(Decoder(model), transformation, schedule, options, axes=plan.axes),
+        in_shardings=(plan.shardings, rows, *(jax.tree.map(lambda x: x.sharding, whole) for whole in frozen)),
+        out_shardings=(plan.shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return step.lower(plan.abstract, _abstract_batch(data), *frozen).compile()
+    return step.lower(plan.abstract, abstract_batch(*batch), *frozen)
 
 
 def _past(offence: OffendingStep, schedule: Any, checkpoints: Checkpoints, config: RunConfig, done: int) -> Any:
@@ -364,8 +389,9 @@ def _say(sentence: str) -> None:
         print(f"train: {sentence}", file=sys.stderr, flush=True)
 
 
-def _abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
-    shape = (data.batch_size, data.length)
+def abstract_batch(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch."""
+    shape = (rows, length)
     whole = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
     return {
         **dict.fromkeys(whole, jax.ShapeDtypeStruct(shape, "int32")),

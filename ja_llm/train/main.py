@@ -152,7 +152,9 @@ def train(
       UsageError: a setting is missing or does not fit.
       JaLlmError: see `ja_llm.train.loop.run`.
     """
-    check_settings(locals())
+    given = dict(locals())
+    check_settings(given)
+    options = step_options(given)
     from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.checkpoints import model_steps
@@ -199,14 +201,8 @@ def train(
     batches.check_length()
     batches.check_epochs(total_steps, max_epochs)
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
-    config = _model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
-    if length > config.max_length:
-        raise UsageError(
-            f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it, or raise DecoderConfig.max_length (MODEL_OVERRIDES for an initial checkpoint)."
-        )
-
-    if loss not in LOSSES:
-        raise UsageError(f"LOSS is {loss!r}; choose one of {', '.join(LOSSES)}.")
+    config = model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
+    check_length(config, length)
     run_config = RunConfig(
         model_dir=directory,
         total_steps=total_steps,
@@ -215,17 +211,7 @@ def train(
         mesh=mesh or {},
         dcn_mesh=dcn_mesh or {},
         rules=logical_axis_rules,
-        step=StepOptions(
-            microbatches=microbatches,
-            z_loss=z_loss,
-            balance_loss=balance_loss,
-            loss=loss,
-            groups=tuple(groups),
-            ema_decay=ema_decay,
-            spikes=spikes,
-            log_norms=log_norms,
-            lora=lora,
-        ),
+        step=options,
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
         keep_period=keep_period,
@@ -285,6 +271,26 @@ def train(
     )
 
 
+def step_options(given: Mapping[str, Any]) -> StepOptions:
+    """What the step does, from arguments of `train` by name.
+
+    Raises:
+      UsageError: there is no such loss.
+    """
+    if given["loss"] not in LOSSES:
+        raise UsageError(f"LOSS is {given['loss']!r}; choose one of {', '.join(LOSSES)}.")
+    chosen = {field.name: given[field.name] for field in dataclasses.fields(StepOptions)}
+    return StepOptions(**{**chosen, "groups": tuple(given["groups"])})
+
+
+def check_length(config: DecoderConfig, length: int) -> None:
+    """Raise UsageError for rows that are longer than the model takes."""
+    if length > config.max_length:
+        raise UsageError(
+            f"TASK_FEATURE_LENGTHS asks for rows of {length} tokens, the model takes {config.max_length}; lower it, or raise DecoderConfig.max_length (MODEL_OVERRIDES for an initial checkpoint)."
+        )
+
+
 @gin.configurable
 def architecture_of(vocab_size: int, directory: str = gin.REQUIRED) -> DecoderConfig:
     """A MODEL: the configuration of a model that exists, for new random weights.
@@ -309,7 +315,7 @@ def architecture_of(vocab_size: int, directory: str = gin.REQUIRED) -> DecoderCo
     return config
 
 
-def _model_config(
+def model_config(
     model: Callable[..., DecoderConfig] | None, overrides: Mapping[str, Any] | None, initial: str | None, vocab_size: int
 ) -> DecoderConfig:
     """The architecture: the initial checkpoint's own, or MODEL with the data's vocabulary size."""

@@ -11,7 +11,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.train.step import StepOptions
 
 # Remat policies, each keeping less for the backward pass than the one before it.
-_LADDER = ("none", "minimal", "attention", "full")
+LADDER = ("none", "minimal", "attention", "full")
 
 # (model, options) -> compiled step
 Compile = Callable[[DecoderConfig, StepOptions], Any]
@@ -61,7 +61,7 @@ def candidates(model: DecoderConfig, options: StepOptions, rows: int) -> Iterato
       options: as they are.
       rows: rows of the batch that one device holds: more microbatches than that there can't be.
     """
-    policies = _LADDER[_LADDER.index(model.remat_policy) :]
+    policies = LADDER[LADDER.index(model.remat_policy) :]
     parts = [n for n in (options.microbatches * 2**i for i in range(20)) if rows % n == 0]
     for n in parts or [options.microbatches]:
         for policy in policies:

@@ -11,7 +11,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import init_params
 from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model, split_step
 from ja_llm.train.identity import initial_entry
-from ja_llm.train.main import _model_config
+from ja_llm.train.main import model_config
 from ja_llm.vocab.train import train_sentencepiece
 
 
@@ -81,7 +81,7 @@ def test_a_description_that_makes_no_sense_is_refused_in_a_sentence(saved, chang
 @pytest.fixture
 def stored_on(saved):
     """The configuration that MODEL_OVERRIDES make of the saved model."""
-    return lambda **overrides: _model_config(None, overrides, str(saved[0]), 280)
+    return lambda **overrides: model_config(None, overrides, str(saved[0]), 280)
 
 
 def test_training_from_a_checkpoint_may_change_its_execution_and_raise_its_length(stored_on, tokenizer):

@@ -440,7 +440,7 @@ def test_out_of_memory_names_the_cheapest_change_that_fits():
     assert tried == [("minimal", 1)]
     assert "remat_policy = 'attention' would fit" in said(300)
     assert "remat_policy = 'full' would fit" in said(200)
-    assert set(memory._LADDER) == set(REMAT_POLICIES)
+    assert set(memory.LADDER) == set(REMAT_POLICIES)
     assert "remat_policy = 'full' and MICROBATCHES = 2 would fit" in said(100)
     assert "remat_policy = 'full' and MICROBATCHES = 4 would fit" in said(50)
     assert "at least 3 times as many devices" in said(20)

@@ -1,0 +1,80 @@
+"""Llama 3.1 8B and 70B at Swallow's batch, compiled ahead of time for TPU slices: what fits, what it executes, what it sends.
+
+    python -m benchmarks.compile_table                        # all cases, one after the other
+    python -m benchmarks.compile_table --only 8b-v5e-4
+
+Each case goes down its list of (remat policy, microbatches, mesh), the least recomputation first, until one fits. A case's line goes into
+benchmarks/results/compile_table.json as soon as it is known; the table of docs/compile.md is written at the end. Needs the libtpu wheel.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import readme_tables
+from ja_llm.compile.child import compile_in_child
+from ja_llm.compile.sweep import line
+from ja_llm.files import read_json, write_json
+from ja_llm.manifest import software
+
+RESULTS = Path(__file__).resolve().parent / "results" / "compile_table.json"
+SWALLOW = (
+    "BATCH_SIZE = 1024",
+    "TASK_FEATURE_LENGTHS = {'targets': 8192}",
+    "Z_LOSS = 1e-4",
+    "config.DecoderConfig.dtype = 'bfloat16'",
+)
+FSDP = {"fsdp": -1}
+# name -> (model, topology, candidates)
+CASES: dict[str, tuple[str, str, list[tuple[str, int, dict[str, int]]]]] = {
+    "8b-v5e-4": ("llama31_8b", "v5e:2x2", [("full", 256, FSDP)]),
+    "8b-v5e-256": ("llama31_8b", "v5e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
+    "8b-v5p-128": ("llama31_8b", "v5p:4x4x4", [("minimal", 8, FSDP), ("minimal", 16, FSDP), ("full", 4, FSDP)]),
+    "8b-v6e-256": ("llama31_8b", "v6e:16x16", [("attention", 2, FSDP), ("full", 2, FSDP), ("full", 4, FSDP)]),
+    "70b-v5p-512": ("llama31_70b", "v5p:4x8x8", [("attention", 2, FSDP), ("full", 2, FSDP), ("full", 4, FSDP)]),
+    "70b-v6e-256": ("llama31_70b", "v6e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
+}
+
+
+def compiled(name: str) -> list[dict[str, Any]]:
+    """What was compiled for a case; the last one fits, or none does."""
+    model, topology, candidates = CASES[name]
+    found = []
+    for policy, microbatches, mesh in candidates:
+        found.append(
+            compile_in_child(
+                [f"models/{model}.gin", "runs/pretrain.gin"],
+                SWALLOW,
+                topology,
+                vocab_size=128256,
+                candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": mesh},
+            )
+        )
+        print(f"{name}: {line(found[-1])}, compiled in {found[-1]['compile_seconds']:.0f} s", flush=True)
+        if found[-1]["fits"]:
+            break
+    return found
+
+
+def main() -> int:
+    """Compile the cases; 0 if the FLOPs of each are within 1 % of the closed form and all but the v5e-4 fit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases")
+    args = parser.parse_args()
+    good = True
+    for name in args.only:
+        found = compiled(name)
+        kept = read_json(RESULTS)["cases"] if RESULTS.exists() else {}
+        kept[name] = {"model": CASES[name][0], "tried": found}
+        ordered = {case: kept[case] for case in CASES if case in kept}
+        write_json(RESULTS, {"software": software("jax", "jaxlib", "libtpu"), "cases": ordered})
+        last = found[-1]
+        good &= last["fits"] == (name != "8b-v5e-4")
+        good &= not last["fits"] or abs(last["flops"]["counted_over_closed_form"] - 1) < 0.01
+    readme_tables.main()
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""One step, compiled ahead of time for a TPU slice, and what its compiler says about it.
+
+The step is `ja_llm.train.loop.lowered_step`, the trainer's own, on the devices of a topology that libtpu describes.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ja_llm import sharding
+from ja_llm.compile import hlo, schedule
+from ja_llm.compile.counting import counted_flops
+from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.settings import Settings
+from ja_llm.errors import UsageError
+from ja_llm.models.decoder import abstract_params
+from ja_llm.train import flops, loop, memory
+from ja_llm.train.state import StatePlan, plan_state
+
+GIB = 2**30
+
+
+def topology_devices(topology: str) -> Any:
+    """The devices of a topology ("v5p:4x4x4"), by libtpu.
+
+    Raises:
+      UsageError: libtpu is not there, or does not know the topology.
+    """
+    parse_topology(topology)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+    except Exception as error:  # libtpu's errors have no class of their own
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f"--topology {topology} can't be compiled for: {why}; give a shape that the maker offers, and install the extra tpu (libtpu)."
+        ) from error
+
+
+def compile_step(settings: Settings, topology: str, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Compile a run's step for a slice.
+
+    Args:
+      settings: the run.
+      topology: e.g. "v5p:4x4x4", in chips.
+      compiler_options: XLA's, by name; what LIBTPU_INIT_ARGS would hold.
+
+    Returns:
+      What `ja_llm.compile.report` shows: see docs/compile.md.
+
+    Raises:
+      UsageError: mesh, batch or model do not fit each other.
+    """
+    chip, shape = parse_topology(topology)
+    devices = topology_devices(topology)
+    mesh = sharding.make_mesh(dict(settings.mesh), devices=devices, slices=dict(settings.dcn_mesh))
+    options = settings.options
+    sharding.check_batch(mesh, settings.rules, settings.batch_size, settings.length, options.microbatches)
+    plan, transformation = plan_state(settings.model, settings.optimizer, options, mesh, settings.rules)
+    rows = sharding.batch_sharding(mesh, settings.rules)
+    batch = (settings.batch_size, settings.length)
+    found: dict[str, Any] = {
+        "topology": topology,
+        "device": devices[0].device_kind,
+        "chips": len(devices),
+        "mesh": {name: size for name, size in mesh.shape.items() if size > 1} or {"data": 1},
+        "remat_policy": settings.model.remat_policy,
+        "microbatches": options.microbatches,
+        "batch_size": batch[0],
+        "length": batch[1],
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(settings.model))),
+        "compiler_options": dict(compiler_options or {}),
+    }
+    state = state_bytes(plan, rows, batch)
+    began, cpu = time.perf_counter(), time.process_time()
+    with sharding.use(mesh, settings.rules):
+        lowered = loop.lowered_step(mesh, rows, plan, transformation, batch, settings.schedule, settings.model, options)
+        try:
+            compiled = lowered.compile(compiler_options=dict(compiler_options or {}))
+        except Exception as error:  # XLA's own kinds
+            if not memory.is_out_of_memory(error):
+                raise
+            compiled, refused = None, str(error)
+    found["compile_seconds"] = round(time.perf_counter() - began, 1)
+    found["compile_cpu_seconds"] = round(time.process_time() - cpu, 1)
+    if compiled is None:
+        return {**found, **_refused(refused, state, chip.usable_gib)}
+    found |= _memory(compiled, state, chip.usable_gib)
+    device_mesh = schedule.Mesh(
+        dict(mesh.shape), np.array([d.coords for d in mesh.devices.flat]), chip, shape, flops.peak_flops(devices[0]) or math.nan
+    )
+    return {**found, **_costs(settings, schedule.cost(hlo.parse(compiled.as_text()), device_mesh), device_mesh)}
+
+
+def state_bytes(plan: StatePlan, rows: Any, batch: tuple[int, int]) -> dict[str, int]:
+    """Bytes on one chip, by the shardings: parameters, optimizer, the batch, and with LoRA the frozen model."""
+
+    def size(abstract: Any, layout: Any) -> int:
+        parts = jax.tree.map(lambda a, s: math.prod(s.shard_shape(a.shape)) * a.dtype.itemsize, abstract, layout)
+        return sum(jax.tree.leaves(parts))
+
+    arrays = loop.abstract_batch(*batch)
+    found = {
+        "parameters": size(plan.abstract.params, plan.shardings.params),
+        "optimizer": size(plan.abstract.optimizer, plan.shardings.optimizer),
+        "batch": size(arrays, dict.fromkeys(arrays, rows)),
+    }
+    if plan.lora is not None:
+        found["frozen_model"] = size(plan.model, jax.tree.map(lambda x: x.sharding, plan.model))
+    return found
+
+
+def _memory(compiled: Any, state: dict[str, int], usable: float) -> dict[str, Any]:
+    analysis = compiled.memory_analysis()
+    program = analysis.generated_code_size_in_bytes
+    total = (memory.needed_bytes(compiled) or 0) + program
+    named = sum(state.values())
+    kinds = {**state, "temporaries": analysis.temp_size_in_bytes, "program": program}
+    # Padding of arrays to the chip's tiles, results that reuse no argument, and the like.
+    kinds["other"] = max(0, total - named - analysis.temp_size_in_bytes - program)
+    gib = {kind: size / GIB for kind, size in kinds.items()}
+    spare = usable - total / GIB
+    return {"fits": spare >= 0, "spare_gib": spare, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
+
+
+def _refused(message: str, state: dict[str, int], usable: float) -> dict[str, Any]:
+    """By how much a program is over for which the compiler found no place.
+
+    Its message names either what the whole program uses, or the temporaries alone, to which the state is added here.
+    """
+    gib = {kind: size / GIB for kind, size in state.items()}
+    named = sum(gib.values())
+    if (alone := _amount(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds", message)) is not None:
+        total = named + alone
+    elif (used := _amount(r"Used ([\d.]+)([KMGT]?) of", message)) is not None:
+        total = max(used, named)
+    else:
+        total = max(usable + (_amount(r"capacity by ([\d.]+)([KMGT]?)", message) or 0.0), named)
+    gib["temporaries"] = total - named
+    return {
+        "fits": False,
+        "spare_gib": usable - total,
+        "gib_per_chip": {**gib, "total": total, "usable": usable},
+        "refused": message.splitlines()[0][:400],
+    }
+
+
+def _amount(pattern: str, message: str) -> float | None:
+    """GiB."""
+    match = re.search(pattern, message)
+    return None if match is None else float(match[1]) * {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[match[2]] / GIB
+
+
+def _costs(settings: Settings, cost: schedule.Cost, mesh: schedule.Mesh) -> dict[str, Any]:
+    """FLOPs, traffic and the time that they make up."""
+    model, length = settings.model, settings.length
+    tokens = settings.batch_size * length
+    causal, full = (flops.flops_per_token(model, length, causal=way) * tokens for way in (True, False))
+    counted = counted_flops(settings)
+    peak = mesh.size * mesh.peak
+    exposed = sum(t.exposed_seconds for t in cost.traffic.values())
+    return {
+        "flops": {
+            "model_causal": causal,
+            "model_full": full,
+            "counted_full": counted,
+            "counted_over_closed_form": counted / full,
+            "executed": cost.flops * mesh.size,
+            "executed_over_model": cost.flops * mesh.size / causal,
+        },
+        "collectives": [
+            {"kind": kind, "axes": axes, **{name: value for name, value in vars(traffic).items()}}
+            for (kind, axes), traffic in sorted(cost.traffic.items())
+        ],
+        "time": {
+            "compute_seconds": cost.compute_seconds,
+            "collective_seconds": sum(t.seconds for t in cost.traffic.values()),
+            "exposed_seconds": exposed,
+            "step_seconds": cost.seconds,
+            "tokens_per_second_per_chip": tokens / cost.seconds / mesh.size,
+            "mfu_causal": causal / cost.seconds / peak,
+            "mfu_full": full / cost.seconds / peak,
+        },
+    }

@@ -1,0 +1,43 @@
+"""A compilation in words."""
+
+from typing import Any
+
+
+def text(result: dict[str, Any]) -> str:
+    """Of what `ja_llm.compile.aot.compile_step` found: lines for a terminal."""
+    memory = result["gib_per_chip"]
+    mesh = " x ".join(f"{name} {size}" for name, size in result["mesh"].items())
+    verdict = (
+        f"fits: {memory['total']:.2f} of {memory['usable']:.2f} GiB a chip, {result['spare_gib']:.2f} to spare"
+        if result["fits"]
+        else f"does not fit: {memory['total']:.2f} GiB a chip, it has {memory['usable']:.2f}; {-result['spare_gib']:.2f} GiB too much"
+    )
+    kinds = ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in memory.items() if name not in ("total", "usable"))
+    lines = [
+        f"{result['parameters'] / 1e9:.3f}B parameters on {result['topology']} ({result['chips']} x {result['device']}), mesh {mesh}, "
+        f"{result['batch_size']} x {result['length']} tokens a step in {result['microbatches']} microbatches, remat {result['remat_policy']}",
+        verdict,
+        f"  GiB a chip: {kinds}",
+    ]
+    if "flops" in result:
+        lines += _costs(result)
+    return "\n".join([*lines, f"compiled in {result['compile_seconds']:.0f} s"])
+
+
+def _costs(result: dict[str, Any]) -> list[str]:
+    flops, time = result["flops"], result["time"]
+    lines = [
+        f"FLOPs a step: model {flops['model_causal']:.4g} (causal attention counted half) or {flops['model_full']:.4g} (whole); counted in the traced "
+        f"step {flops['counted_over_closed_form']:.4f} of the closed form (whole); executed {flops['executed_over_model']:.3f} x the causal model's",
+        "collectives a step, on each chip:",
+    ]
+    for c in result["collectives"]:
+        lines.append(
+            f"  {c['kind']:<20} {c['axes']:<12} {c['count']:>8.0f} x, arrays of {c['bytes'] / 2**30:>9.2f} GiB, sends {c['wire_bytes'] / 2**30:>9.2f} GiB: "
+            f"{c['seconds']:.3f} s, exposed {c['exposed_seconds']:.3f} s"
+        )
+    return [
+        *lines,
+        f"at best (every operation at the roofline): step {time['step_seconds']:.3f} s, of which waiting for links {time['exposed_seconds']:.3f} s; "
+        f"{time['tokens_per_second_per_chip']:.0f} tokens/s a chip; MFU {time['mfu_causal']:.1%} (causal half) or {time['mfu_full']:.1%} (whole)",
+    ]

@@ -1,0 +1,68 @@
+"""What `ja-llm compile` does."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ja_llm.compile import report
+from ja_llm.compile.child import compile_in_child
+from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.sweep import proposal, sweep
+from ja_llm.files import write_json
+from ja_llm.manifest import software
+
+
+def run(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    topology: str,
+    *,
+    search_paths: str = "",
+    vocab_size: int | None = None,
+    compiler_options: Mapping[str, str] | None = None,
+    policies: Sequence[str] | None = None,
+    microbatches: Sequence[int] | None = None,
+    meshes: Sequence[Mapping[str, int]] = (),
+    out: str | None = None,
+) -> int:
+    """Compile, print, and write what was found; 0 if something fits, else 1.
+
+    Args:
+      files: gin files; see `ja_llm.compile.settings.settings`.
+      bindings: `NAME = VALUE`.
+      topology: e.g. "v5p:4x4x4".
+      search_paths: comma-separated folders.
+      vocab_size: rows of the embedding table.
+      compiler_options: XLA's.
+      policies: remat policies to choose from; None: as the gin files have it.
+      microbatches: to choose from; None likewise.
+      meshes: to choose from; none likewise.
+      out: JSON file.
+
+    Raises:
+      UsageError: settings do not fit.
+      JaLlmError: the compiler ended without an answer.
+    """
+    parse_topology(topology)
+
+    def one(candidate: Mapping[str, Any]) -> dict[str, Any]:
+        return compile_in_child(
+            files,
+            bindings,
+            topology,
+            search_paths=search_paths,
+            vocab_size=vocab_size,
+            candidate={name: value for name, value in candidate.items() if value},
+            compiler_options=compiler_options,
+        )
+
+    if policies or microbatches or meshes:
+        found = sweep(one, policies or (None,), microbatches or (0,), meshes or ({},), lambda line: print(line, flush=True))
+        print(report.text(found[0]))
+        print(proposal(found))
+    else:
+        found = [one({})]
+        print(report.text(found[0]))
+    if out:
+        write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
+    return 0 if found[0]["fits"] else 1

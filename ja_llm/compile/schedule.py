@@ -1,0 +1,289 @@
+"""What a scheduled HLO module costs: executed FLOPs, bytes over the links, and the time in which the links are waited for.
+
+The schedule is walked with two clocks. An instruction that computes takes the larger of FLOPs / peak and bytes / HBM bandwidth (the
+roofline; Williams et al. 2009, doi 10.1145/1498765.1498785): nothing is faster, most is slower. A collective takes its bytes over the
+links of its group; the links do one at a time. A plain collective is waited for whole. One that is split (start ... done) runs beside
+what is between, and only what is left at its end is waited for: its exposed time. While loops multiply by their trip counts.
+
+Bytes of ring algorithms over n chips (Thakur et al. 2005, doi 10.1177/1094342005051521): all-gather and reduce-scatter (n - 1) / n of the
+whole, all-reduce twice that, all-to-all (n - 1) / n of what a chip holds; a permute, all of it.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from ja_llm.compile.hardware import Chip, group_bandwidth
+from ja_llm.compile.hlo import COLLECTIVES, Computation, Instruction, Module, first_group
+
+_FREE = {
+    *(
+        "parameter",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "constant",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "iota",
+        "broadcast",
+    ),
+    *("copy-start", "copy-done", "slice-start", "slice-done", "opt-barrier", "domain", "add-dependency"),
+}
+_NO_DATA = {"AllocateBuffer", "AssumeGatherIndicesInBound"}  # custom calls that move nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """The devices that a program was compiled for.
+
+    Attributes:
+      axes: name -> size, outermost first.
+      coords: int [devices, dimensions], in the program's order.
+      chip: their generation.
+      shape: chips along each dimension of the slice.
+      peak: FLOP/s of one.
+    """
+
+    axes: dict[str, int]
+    coords: Any
+    chip: Chip
+    shape: tuple[int, ...]
+    peak: float
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.axes.values())
+
+    def axes_of(self, group: np.ndarray) -> str:
+        """Names of the axes along which a group's members differ, e.g. "fsdp" or "data+fsdp"."""
+        places = np.unravel_index(group, tuple(self.axes.values()))
+        return "+".join(name for name, place in zip(self.axes, places, strict=True) if len(set(place)) > 1) or "none"
+
+
+@dataclasses.dataclass
+class Traffic:
+    """Collectives of one kind along the same mesh axes; sums over a step, of one chip.
+
+    Attributes:
+      count: how often one runs.
+      bytes: of the whole arrays (gathered, reduced, exchanged).
+      wire_bytes: that the chip sends.
+      seconds: on the links.
+      exposed_seconds: of them, while nothing else runs.
+      split: how many of `count` are split into start and done.
+    """
+
+    count: float = 0
+    bytes: float = 0
+    wire_bytes: float = 0
+    seconds: float = 0
+    exposed_seconds: float = 0
+    split: float = 0
+
+    def add(self, other: "Traffic", times: float) -> None:
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + times * getattr(other, field.name))
+
+
+@dataclasses.dataclass
+class Cost:
+    """Of a computation that runs once.
+
+    Attributes:
+      flops: executed, of matrix products and kernels.
+      compute_seconds: of all that is no collective.
+      seconds: with what is exposed of the collectives.
+      traffic: (kind, axes) -> what goes over the links.
+    """
+
+    flops: float = 0
+    compute_seconds: float = 0
+    seconds: float = 0
+    traffic: dict[tuple[str, str], Traffic] = dataclasses.field(default_factory=dict)
+
+    def add(self, other: "Cost", times: float) -> None:
+        self.flops += times * other.flops
+        self.compute_seconds += times * other.compute_seconds
+        self.seconds += times * other.seconds
+        for key, traffic in other.traffic.items():
+            self.traffic.setdefault(key, Traffic()).add(traffic, times)
+
+
+def cost(module: Module, mesh: Mesh) -> Cost:
+    """The whole module's."""
+    return _walk(module, module.computations[module.entry], mesh)
+
+
+def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
+    """Run through a computation's schedule once."""
+    total = Cost()
+    links_free = 0.0
+    running: dict[str, tuple[float, Traffic]] = {}  # start -> (when it ends, where its exposed time is counted)
+    for instruction in computation.instructions:
+        if instruction.opcode == "while":
+            body = module.computations[instruction.attribute("body") or ""]
+            total.add(_walk(module, body, mesh), module.trips(instruction))
+        elif instruction.opcode == "conditional":
+            branches = [_walk(module, module.computations[n], mesh) for n in _branches(instruction) if n in module.computations]
+            total.add(max(branches, key=lambda c: c.seconds, default=Cost()), 1)
+        elif (found := _started_by(instruction, running)) is not None:
+            end, traffic = running.pop(found)
+            waited = max(0.0, end - total.seconds)
+            traffic.exposed_seconds += waited
+            total.seconds += waited
+        elif (core := _collective(module, instruction)) is not None:
+            key, one = _traffic(core, instruction, module, mesh)
+            begins = max(total.seconds, links_free)
+            links_free = begins + one.seconds
+            sums = total.traffic.setdefault(key, Traffic())
+            if _is_start(instruction):
+                one.split = 1
+                sums.add(one, 1)
+                running[instruction.name] = (links_free, sums)
+                continue
+            one.exposed_seconds = links_free - total.seconds
+            sums.add(one, 1)
+            total.seconds = links_free
+        elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
+            flops, size = _flops(module, computation, instruction), _moved(module, computation, instruction)
+            seconds = max(flops / mesh.peak, size / mesh.chip.hbm_bytes_per_second)
+            total.flops += flops
+            total.compute_seconds += seconds
+            total.seconds += seconds
+    return total
+
+
+def _branches(instruction: Instruction) -> list[str]:
+    match = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+    names = match[1] if match else " ".join(re.findall(r"(?:true|false)_computation=(\S+)", instruction.rest))
+    return re.findall(r"%?([\w.\-]+)", names)
+
+
+def _is_start(instruction: Instruction) -> bool:
+    return instruction.opcode.endswith("-start") or "async-collective-start" in instruction.name
+
+
+def _started_by(instruction: Instruction, running: dict[str, Any]) -> str | None:
+    """The running collective that an instruction ends."""
+    if instruction.opcode.endswith("-done") or "async-collective-done" in instruction.name:
+        return next((name for name in instruction.operands if name in running), None)
+    return None
+
+
+def _collective(module: Module, instruction: Instruction) -> Instruction | None:
+    """The collective that an instruction is or, as a fusion or an async start, contains."""
+    for inner in module.inside(instruction) if instruction.opcode in ("fusion", "async-start", "call") else [instruction]:
+        if inner.opcode.removesuffix("-start") in COLLECTIVES:
+            return inner
+    return None
+
+
+def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) -> tuple[tuple[str, str], Traffic]:
+    group = first_group(core.rest, mesh.size)
+    kind, n = core.opcode.removesuffix("-start"), len(group)
+    where = next(c for c in module.computations.values() if core.name in c.by_name and c.by_name[core.name] is core)
+    given = sum(where.by_name[name].bytes for name in core.operands if name in where.by_name)
+    if kind == "all-reduce" and core is not outer and any(i.opcode == "dynamic-slice" for i in module.inside(outer)):
+        kind = "reduce-scatter"  # which XLA's TPU compiler writes as an all-reduce whose part is taken, in one fusion
+    share = (n - 1) / n if n > 1 else 0.0
+    whole, factor = {
+        "all-gather": (given * n, share),
+        "reduce-scatter": (given, share),
+        "all-reduce": (given, 2 * share),
+        "all-to-all": (given, share),
+        "ragged-all-to-all": (given, share),
+    }.get(kind, (given, 1.0))
+    wire = whole * factor
+    bandwidth = group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
+    return (kind, mesh.axes_of(group)), Traffic(1, whole, wire, wire / bandwidth)
+
+
+def _flops(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """Of the matrix products in an instruction, and of the attention kernels."""
+    if instruction.opcode == "custom-call":
+        return _kernel_flops(computation, instruction)
+    total = 0.0
+    for where, inner in _with_homes(module, computation, instruction):
+        arrays = [a.arrays[0][1] for name in inner.operands[:2] if (a := where.by_name.get(name)) is not None]
+        if inner.opcode == "dot" and len(arrays) == 2:
+            found = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", inner.rest)
+            depth = math.prod(arrays[0][int(i)] for i in found[1].split(",")) if found else 1
+            total += 2.0 * math.prod(inner.arrays[0][1]) * depth
+        elif inner.opcode == "convolution" and len(arrays) == 2:
+            # Which a TPU's products are. M K, K N and M N: the root of their product is M N K, whatever the window. (With batch dimensions
+            # B it is too large by the root of B; the models here have none.)
+            total += 2.0 * math.sqrt(math.prod(map(math.prod, (*arrays, inner.arrays[0][1]))))
+    return total
+
+
+def _with_homes(module: Module, computation: Computation, instruction: Instruction) -> Any:
+    yield computation, instruction
+    if (body := module.called(instruction)) is not None:
+        for inner in body.instructions:
+            yield from _with_homes(module, body, inner)
+
+
+# Matrix products that each kernel of `ja_llm.attention.flash` does for a query and a key: scores and values; these anew with the
+# gradients of scores, keys and values; scores, their gradient and that of the queries.
+_PRODUCTS = {"attention_forward": 2, "attention_dkv": 4, "attention_dq": 3}
+
+
+def _kernel_flops(computation: Computation, instruction: Instruction) -> float:
+    """Of an attention kernel over a causal row that is one document: half of all pairs."""
+    products = next((count for name, count in _PRODUCTS.items() if instruction.name.startswith(name)), 0)
+    arrays = [a.arrays[0][1] for name in instruction.operands if (a := computation.by_name.get(name)) and len(a.arrays) == 1]
+    wide = [shape for shape in arrays if len(shape) == 4]
+    if not products or len(wide) < 2:
+        return 0.0
+    queries, keys = wide[0], wide[1]
+    return products * 2.0 * math.prod(queries) * max(keys[2:]) / 2
+
+
+def _moved(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads and writes; of an array that it takes a slice of, or writes one into, only the slice."""
+    if any(f'custom_call_target="{target}"' in instruction.rest for target in _NO_DATA):
+        return 0.0
+    if instruction.opcode in ("dynamic-slice", "gather", "slice"):
+        return 2.0 * instruction.bytes
+    if instruction.opcode == "dynamic-update-slice":
+        return 2.0 * computation.by_name[instruction.operands[1]].bytes
+    body = module.called(instruction)
+    total = 0.0
+    for place, name in enumerate(instruction.operands):
+        if (operand := computation.by_name.get(name)) is not None:
+            total += operand.bytes if body is None else _read(body, place, operand.bytes)
+    return total + (instruction.bytes if body is None else _written(body, instruction))
+
+
+def _read(body: Computation, place: int, whole: int) -> float:
+    """Bytes that a fusion reads of its parameter number `place`."""
+    parameter = body.parameters.get(place)
+    users = body.users(parameter.name) if parameter is not None else []
+    if not users:
+        return float(whole) if parameter is None else 0.0
+    total = 0.0
+    for user in users:
+        if user.opcode in ("dynamic-slice", "gather", "slice"):
+            total += user.bytes
+        elif user.opcode == "fusion" or user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:  # type: ignore[union-attr]
+            return float(whole)
+    return min(total, whole)
+
+
+def _written(body: Computation, instruction: Instruction) -> float:
+    """Bytes that a fusion writes: where its result is an array with a new slice in it, the slice."""
+    roots = [body.root]
+    if body.root.opcode == "tuple":
+        roots = [body.by_name[name] for name in body.root.operands if name in body.by_name]
+    total = 0.0
+    for root in roots:
+        while root.opcode == "bitcast" and root.operands and root.operands[0] in body.by_name:
+            root = body.by_name[root.operands[0]]
+        update = body.by_name.get(root.operands[1]) if root.opcode == "dynamic-update-slice" else None
+        total += root.bytes if update is None else update.bytes
+    return min(total, instruction.bytes) if instruction.bytes else total

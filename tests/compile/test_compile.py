@@ -1,0 +1,146 @@
+"""The run of gin files without its data, the sweep, and a step on four simulated devices: its FLOPs, and what a wrong rule does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ja_llm.compile import aot
+from ja_llm.compile.settings import Candidate, settings
+from ja_llm.compile.sweep import proposal, sweep
+from ja_llm.errors import UsageError
+
+FILES = ["models/tiny_test.gin", "runs/pretrain.gin"]
+BINDINGS = ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16", "MICROBATCHES = 2"]
+
+PROGRAM = """
+import dataclasses, json, numpy as np, jax
+from ja_llm import sharding
+from ja_llm.compile import aot, hlo, schedule
+from ja_llm.compile.counting import counted_flops
+from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.settings import settings
+from ja_llm.train import loop
+from ja_llm.train.flops import flops_per_token
+from ja_llm.train.state import plan_state
+
+found = {}
+with settings(%r, [*%r, "MESH = {'fsdp': 4}", "LOSS = 'logits'", "config.DecoderConfig.attention = 'reference'"], vocab_size=96) as run:
+    for name, rules in {"right": run.rules, "wrong": [r for r in run.rules if r[0] != "embed"]}.items():
+        mesh = sharding.make_mesh(run.mesh)
+        plan, transformation = plan_state(run.model, run.optimizer, run.options, mesh, rules)
+        rows, batch = sharding.batch_sharding(mesh, rules), (run.batch_size, run.length)
+        with sharding.use(mesh, rules):
+            step = loop.lowered_step(mesh, rows, plan, transformation, batch, run.schedule, run.model, run.options).compile()
+        chip, shape = parse_topology("v5e:2x2")
+        where = schedule.Mesh(dict(mesh.shape), np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), chip, shape, 1e12)
+        cost = schedule.cost(hlo.parse(step.as_text()), where)
+        found[name] = {
+            "state": aot.state_bytes(plan, rows, batch),
+            "arguments": step.memory_analysis().argument_size_in_bytes,
+            "executed": cost.flops * 4,
+            "axes": sorted({axes for _, axes in cost.traffic}),
+            "bytes": sum(t.bytes for (kind, axes), t in cost.traffic.items() if "gather" in kind),
+        }
+    found["counted"] = counted_flops(run)
+    found["closed"] = flops_per_token(run.model, run.length, causal=False) * run.batch_size * run.length
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A tiny step over four devices, under the default rules and without the one that spreads `embed`."""
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM % (FILES, BINDINGS)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_flops_of_the_closed_form_the_trace_and_the_executable_agree(compiled):
+    assert compiled["counted"] == pytest.approx(compiled["closed"], rel=0.01)
+    assert compiled["right"]["executed"] == pytest.approx(compiled["closed"], rel=0.01)
+
+
+def test_state_by_kind_is_what_the_program_takes(compiled):
+    for name in ("right", "wrong"):
+        assert sum(compiled[name]["state"].values()) == pytest.approx(compiled[name]["arguments"], rel=0.01)
+
+
+def test_a_wrong_rule_makes_bytes_jump(compiled):
+    right, wrong = compiled["right"], compiled["wrong"]
+    assert wrong["state"]["parameters"] == 4 * right["state"]["parameters"]
+    assert wrong["state"]["optimizer"] > 3.9 * right["state"]["optimizer"]
+    assert right["bytes"] > 0 and wrong["bytes"] == 0  # parameters that nobody spreads are not gathered
+    assert right["axes"] == ["fsdp"]
+
+
+def test_a_run_needs_no_data_to_be_compiled():
+    with settings(FILES, [*BINDINGS, "SCHEDULE = @learning_rates.WarmupConstant()"], vocab_size=96) as run:
+        assert (run.model.vocab_size, run.batch_size, run.length, run.options.microbatches) == (96, 16, 32, 2)
+        changed = run.changed(Candidate("full", 4, {"tensor": 2}))
+        assert (changed.model.remat_policy, changed.options.microbatches, changed.mesh) == ("full", 4, {"tensor": 2})
+        assert run.changed(Candidate()) == run
+        with pytest.raises(UsageError, match="remat policy 'most'"):
+            run.changed(Candidate("most"))
+
+
+@pytest.mark.parametrize(
+    "files, bindings, said",
+    [
+        (FILES, BINDINGS, "--vocab_size"),
+        (FILES[1:], BINDINGS, "MODEL"),
+        (FILES, [], "TASK_FEATURE_LENGTHS"),
+        (FILES, [*BINDINGS, "LOSS = 'most'"], "LOSS"),
+        (FILES, [*BINDINGS, "TASK_FEATURE_LENGTHS = {'targets': 128}"], "128 tokens"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(files, bindings, said):
+    size = None if said == "--vocab_size" else 96
+    with pytest.raises(UsageError, match=said), settings(files, bindings, vocab_size=size):
+        pass
+
+
+def result(policy: str, number: int, mesh: dict, gib: float, seconds: float) -> dict:
+    return {
+        **{"remat_policy": policy, "microbatches": number, "mesh": mesh, "fits": gib <= 16, "spare_gib": 16 - gib},
+        **{"gib_per_chip": {"total": gib, "usable": 16}, "time": {"step_seconds": seconds, "exposed_seconds": seconds / 10}},
+        "flops": {"executed_over_model": 1.3},
+    }
+
+
+def test_a_sweep_finds_the_fastest_that_fits_without_compiling_all():
+    # Memory and time of a made-up machine: remat saves memory and costs time, each microbatch costs time.
+    need, slow = {"minimal": 40, "attention": 24, "full": 12}, {"minimal": 1.0, "attention": 1.1, "full": 1.3}
+    asked = []
+
+    def one(c):
+        asked.append((c["remat_policy"], c["microbatches"]))
+        seconds = slow[c["remat_policy"]] + 0.01 * c["microbatches"]
+        return result(c["remat_policy"], c["microbatches"], c["mesh"], need[c["remat_policy"]] / c["microbatches"], seconds)
+
+    found = sweep(one, ["full", "minimal", "attention"], [1, 2, 4, 8], [{"fsdp": 4}])
+    assert (found[0]["remat_policy"], found[0]["microbatches"]) == ("minimal", 4)
+    assert asked == [("minimal", 1), ("minimal", 2), ("minimal", 4), ("attention", 1), ("attention", 2), ("full", 1)]
+    said = proposal(found)
+    assert "remat_policy = 'minimal', MICROBATCHES = 4, MESH = {'fsdp': 4}" in said and "3 with" in said
+    assert "nothing fits" in proposal(sweep(one, ["minimal"], [1], [{}]))
+
+
+@pytest.mark.parametrize(
+    "message, total",
+    [
+        ("RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (43.77G) exceeds available HBM (15.75G).", 53.77),
+        ("RESOURCE_EXHAUSTED: Used 17.50G of 15.75G hbm. Exceeded hbm capacity by 1.75G.", 17.5),
+        ("RESOURCE_EXHAUSTED: Exceeded hbm capacity by 512.0M.", 16.25),
+    ],
+)
+def test_a_refusal_says_by_how_much(message, total):
+    found = aot._refused(message, {"parameters": 4 * 2**30, "optimizer": 6 * 2**30}, 15.75)
+    assert found["gib_per_chip"]["total"] == pytest.approx(total)
+    assert not found["fits"] and found["spare_gib"] == pytest.approx(15.75 - total)

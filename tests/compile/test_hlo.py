@@ -1,0 +1,115 @@
+"""Reading HLO: groups of all spellings, trip counts, and a schedule whose times can be reckoned by hand."""
+
+import numpy as np
+import pytest
+
+from ja_llm.compile import hlo, schedule
+from ja_llm.compile.hardware import CHIPS, group_bandwidth, parse_topology
+from ja_llm.errors import UsageError
+
+# 100 rounds of: gather 3 MB from 4 chips beside a product of 2 * 1024^3 FLOPs, then reduce-scatter with nothing beside it.
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%scatter (p: f32[1024,1024]) -> f32[256,1024] {
+  %p = f32[1024,1024]{1,0:T(8,128)} parameter(0)
+  %all = f32[1024,1024]{1,0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %part = f32[256,1024]{1,0} dynamic-slice(%all, %zero, %zero), dynamic_slice_sizes={256,1024}
+}
+
+%body (state: (s32[], f32[256,1024], f32[1024,1024])) -> (s32[], f32[256,1024], f32[1024,1024]) {
+  %state = (s32[]{:T(128)}, f32[256,1024]{1,0}, /*index=2*/f32[1024,1024]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = f32[256,1024]{1,0} get-tuple-element(%state), index=1
+  %x = f32[1024,1024]{1,0} get-tuple-element(%state), index=2
+  %start = (f32[256,1024]{1,0}, f32[1024,1024]{1,0}) all-gather-start(%w), replica_groups=[1,4]<=[4], dimensions={0}
+  %y = f32[1024,1024]{1,0} convolution(%x, %x), dim_labels=bf_io->bf
+  %done = f32[1024,1024]{1,0} all-gather-done(%start)
+  %part.1 = f32[256,1024]{1,0} fusion(%y), kind=kCustom, calls=%scatter
+  ROOT %next = (s32[], f32[256,1024]{1,0}, f32[1024,1024]{1,0}) tuple(%i, %part.1, %y)
+}
+
+%condition (state.1: (s32[], f32[256,1024], f32[1024,1024])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(100)
+  %state.1 = (s32[], f32[256,1024], f32[1024,1024]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (w.1: f32[256,1024], x.1: f32[1024,1024]) -> f32[1024,1024] {
+  %w.1 = f32[256,1024]{1,0} parameter(0)
+  %x.1 = f32[1024,1024]{1,0} parameter(1)
+  %zero.1 = s32[] constant(0)
+  %begin = (s32[], f32[256,1024], f32[1024,1024]) tuple(%zero.1, %w.1, %x.1)
+  %loop = (s32[], f32[256,1024], f32[1024,1024]) while(%begin), condition=%condition, body=%body
+  ROOT %out = f32[1024,1024]{1,0} get-tuple-element(%loop), index=2
+}
+"""
+MIB = 2**20
+
+
+def mesh(peak: float) -> schedule.Mesh:
+    chip, shape = parse_topology("v5e:2x2")
+    return schedule.Mesh({"data": 1, "fsdp": 4}, np.array([(0, 0), (1, 0), (0, 1), (1, 1)]), chip, shape, peak)
+
+
+def test_a_schedule_costs_what_is_reckoned_by_hand():
+    link = CHIPS["v5e"].link_bytes_per_second * 2  # two dimensions, no ring in either
+    one_way = 3 * MIB / link  # three quarters of 4 MiB
+    product = 2.0 * 1024**3
+    found = schedule.cost(hlo.parse(TEXT), mesh(peak=product / 1e-5))  # a round computes for 10 us: less than the gather takes
+    gather, scatter = found.traffic["all-gather", "fsdp"], found.traffic["reduce-scatter", "fsdp"]
+    assert set(found.traffic) == {("all-gather", "fsdp"), ("reduce-scatter", "fsdp")}
+    assert found.flops == 100 * product
+    assert (gather.count, gather.split, scatter.count, scatter.split) == (100, 100, 100, 0)
+    assert (gather.bytes, gather.wire_bytes) == (400 * MIB, 300 * MIB) == (scatter.bytes, scatter.wire_bytes)
+    hidden = max(12 * MIB / CHIPS["v5e"].hbm_bytes_per_second, 1e-5)  # the product reads two arrays and writes one
+    assert gather.exposed_seconds == pytest.approx(100 * (one_way - hidden))
+    assert scatter.exposed_seconds == pytest.approx(100 * one_way)
+    assert found.seconds == pytest.approx(found.compute_seconds + gather.exposed_seconds + scatter.exposed_seconds)
+    slow = schedule.cost(hlo.parse(TEXT), mesh(peak=product))  # a second a round: the gather hides whole
+    assert slow.traffic["all-gather", "fsdp"].exposed_seconds == 0
+
+
+@pytest.mark.parametrize(
+    "text, group",
+    [
+        ("replica_groups={{0,2},{1,3}}", [0, 2]),
+        ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", [0, 1, 2, 3]),
+        ("replica_groups=mesh['a'=8] {'a':(2)2}", [0, 2]),
+        ("replica_groups={}", list(range(8))),
+    ],
+)
+def test_groups_of_each_spelling(text, group):
+    assert hlo.first_group(f", channel_id=1, {text}, dimensions={{0}}", 8).tolist() == group
+
+
+def test_a_group_is_named_by_the_axes_that_it_spans():
+    wide = schedule.Mesh({"data": 2, "fsdp": 2, "tensor": 2}, None, CHIPS["v5e"], (8, 1), 1.0)
+    assert wide.axes_of(np.array([0, 4])) == "data"
+    assert wide.axes_of(np.array([0, 2, 4, 6])) == "data+fsdp"
+    assert wide.axes_of(np.array([0, 1])) == "tensor"
+
+
+def test_a_ring_carries_twice_what_a_line_does():
+    chip, shape = parse_topology("v5e:16x16")
+    row = np.array([(i, 0) for i in range(16)])
+    assert group_bandwidth(chip, shape, row) == 2 * chip.link_bytes_per_second
+    assert group_bandwidth(chip, shape, row[:8]) == chip.link_bytes_per_second
+    whole = np.array([(i, j) for i in range(16) for j in range(16)])
+    assert group_bandwidth(chip, shape, whole) == 4 * chip.link_bytes_per_second == 1600e9 / 8
+
+
+@pytest.mark.parametrize("text", ["v9:2x2", "v5e", "v5e:16", "v5p:4x4x4x4", "v5e-256"])
+def test_what_is_no_topology_is_refused(text):
+    with pytest.raises(UsageError, match="GENERATION:SHAPE"):
+        parse_topology(text)
