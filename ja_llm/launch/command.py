@@ -18,7 +18,9 @@ def check_command(words: Sequence[str]) -> list[str]:
     """
     command = list(words[1:] if words[:1] == ["--"] else words)
     if not command:
-        raise UsageError("no command is given; write it behind two dashes, e.g. ja-llm launch local -- ja-llm train --gin_file=...")
+        raise UsageError(
+            "no command is given; write it behind two dashes, e.g. ja-llm launch local -- ja-llm train --gin_file=..."
+        )
     if set_already := [word for word in command if word.split("=")[0] in JOINING]:
         raise UsageError(f"{set_already[0]}: the launcher gives each process its own; leave it out.")
     if bad := [word for word in command if re.search(r"[\0\r\n]", word)]:
@@ -65,7 +67,9 @@ def check_word(flag: str, word: str, pattern: str = r"[A-Za-z0-9_][-A-Za-z0-9_.:
       UsageError: it is none.
     """
     if not re.fullmatch(pattern, word):
-        raise UsageError(f"{flag} {word!r}: it has a character that can't stand there; give a plain value (letters, digits, -_.:/@+,=).")
+        raise UsageError(
+            f"{flag} {word!r}: it has a character that can't stand there; give a plain value (letters, digits, -_.:/@+,=)."
+        )
     return word
 
 

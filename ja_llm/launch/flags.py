@@ -85,7 +85,11 @@ _GPU = (
     _xla("xla_gpu_enable_pipelined_all_gather", "true", "the next layer's parameters come during this one"),
     _xla("xla_gpu_enable_pipelined_reduce_scatter", "true", "a layer's gradients leave during the next one"),
     _xla("xla_gpu_enable_pipelined_all_reduce", "true", "the same for all-reduces"),
-    _xla("xla_gpu_enable_while_loop_double_buffering", "true", "the scan over layers is unrolled twice, so that pipelines have no copy"),
+    _xla(
+        "xla_gpu_enable_while_loop_double_buffering",
+        "true",
+        "the scan over layers is unrolled twice, so that pipelines have no copy",
+    ),
 )
 _CPU = (_xla("xla_cpu_collective_call_terminate_timeout_seconds", "300", "patience of simulated devices", "Rendezvous"),)
 
@@ -127,9 +131,12 @@ def environment(name: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def table() -> str:
-    """The table as Markdown."""
-    lines = ["| hardware | variable | flag | what for | source | exists |", "|---|---|---|---|---|---|"]
+    """The table as Markdown, a row for each flag and value; it stands in docs/pod.md."""
+    rows: dict[tuple[str, Flag], list[str]] = {}
     for name, entry in HARDWARE.items():
         for flag in entry.flags:
-            lines.append(f"| {name} | {entry.variable} | `{flag}` | {flag.why} | {flag.source} | {flag.checked} |")
+            rows.setdefault((entry.variable, flag), []).append(name)
+    lines = ["| variable | flag | hardware | what for | source | known to exist by |", "|---|---|---|---|---|---|"]
+    for (variable, flag), names in rows.items():
+        lines.append(f"| {variable} | `{flag}` | {', '.join(names)} | {flag.why} | {flag.source} | {flag.checked} |")
     return "\n".join(lines)

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from ja_llm.errors import UsageError
-from ja_llm.launch.flags import HARDWARE, environment, hardware
+from ja_llm.launch.flags import HARDWARE, environment, hardware, table
 
-NAMES = {kind: {flag.name for entry in HARDWARE.values() if entry.kind == kind for flag in entry.flags} for kind in ("tpu", "gpu", "cpu")}
+NAMES = {
+    kind: {flag.name for entry in HARDWARE.values() if entry.kind == kind for flag in entry.flags}
+    for kind in ("tpu", "gpu", "cpu")
+}
 
 
 def library(package: str, name: str) -> Path:
@@ -54,7 +57,11 @@ def test_xla_knows_all_flags_but_the_one_that_nobody_has():
 def test_every_flag_has_its_source_and_how_it_is_known():
     for entry in HARDWARE.values():
         for flag in entry.flags:
-            assert flag.why and flag.source in ("MaxText", "Levanter", "JAX", "Rendezvous") and flag.checked in ("binary", "run", "no")
+            assert (
+                flag.why
+                and flag.source in ("MaxText", "Levanter", "JAX", "Rendezvous")
+                and flag.checked in ("binary", "run", "no")
+            )
         assert len({flag.name for flag in entry.flags}) == len(entry.flags)
 
 
@@ -64,3 +71,8 @@ def test_flags_go_into_their_variable_and_the_user_s_stay():
     assert kept.count("vmem") == 1 and kept.endswith("=65536")
     with pytest.raises(UsageError, match="'v9': there is no such kind"):
         hardware("v9")
+
+
+def test_the_page_has_the_table():
+    page = Path(__file__).resolve().parents[2] / "docs" / "pod.md"
+    assert table() in page.read_text(encoding="utf-8")

@@ -27,7 +27,16 @@ class Launched:
         self.run.mkdir()
         self.logs = folder / "run.logs"
         command = [sys.executable, "-m", "ja_llm", "launch", "local", f"--processes={processes}", "--backoff=0.1"]
-        command += [f"--run={self.run}", f"--logs={self.logs}", *flags, "--", sys.executable, str(MEMBER), str(self.run), json.dumps(plan)]
+        command += [
+            f"--run={self.run}",
+            f"--logs={self.logs}",
+            *flags,
+            "--",
+            sys.executable,
+            str(MEMBER),
+            str(self.run),
+            json.dumps(plan),
+        ]
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait(self) -> int:

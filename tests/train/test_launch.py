@@ -30,7 +30,7 @@ def until(check, launcher, log, seconds=600):
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()[-3000:]
-        time.sleep(0.02)
+        time.sleep(0.005)
     return time.monotonic()
 
 
@@ -39,7 +39,7 @@ def until(check, launcher, log, seconds=600):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 def test_a_killed_and_a_stopped_process_of_four_are_named_and_the_losses_stay(training, straight, metrics, tmp_path):
     directory, log = tmp_path / "four", tmp_path / "launcher.log"
-    train = training.command(directory, STEPS, EVAL_PERIOD=10, STEP_TIMEOUT=TIMEOUT)
+    train = training.command(directory, STEPS, EVAL_PERIOD=10_000, STEP_TIMEOUT=TIMEOUT)
     flags = ["--processes=4", "--device=cpu", "--backoff=0.5", "--grace=30"]
     with open(log, "w") as file:
         command = [sys.executable, "-m", "ja_llm", "launch", "local", *flags, "--", *train]
@@ -55,8 +55,11 @@ def test_a_killed_and_a_stopped_process_of_four_are_named_and_the_losses_stay(tr
         killed = time.monotonic()
         found = until(lambda: "lost process 1 (killed by SIGKILL); all start again" in log.read_text(), launcher, log)
         assert found - killed < TIMEOUT
-        until(lambda: steps() >= 11, launcher, log)
-        os.kill(child(launcher.pid, 2), signal.SIGSTOP)
+        # Between the checkpoints at 10 and 15, which STEP_TIMEOUT does not time.
+        until(lambda: steps() >= 9, launcher, log)
+        second = child(launcher.pid, 2)
+        until(lambda: steps() >= 12, launcher, log)
+        os.kill(second, signal.SIGSTOP)
         stopped = time.monotonic()
         until(lambda: "silent is process 2 (gives no sign of life)" in log.read_text(), launcher, log)
         waited = max(int(n) for n in re.findall(r"has waited (\d+) s for .*silent is process 2", log.read_text()))
