@@ -118,13 +118,11 @@ class Pod:
         else:
             sets = [f"--setenv={name}={value}" for name, value in variables.items()]
             run = ["sudo", "systemd-run", f"--unit=ja-llm-{self.name}", "--pipe", "--wait", "--collect", "--quiet", *sets]
-            program = self.command[0]
-            words = joined_by_itself(self.command)[1:]
+            program, *words = (word.replace("$", "$$") for word in joined_by_itself(self.command))  # $NAME is systemd's own
             # The shell of the worker knows its user and home, which systemd-run is told.
-            tail = f'"$HOME/ja_llm/bin/{program}" {line(words)}' if program in ("ja-llm", "python") else line([program, *words])
-            return self.ssh(
-                f'{self._end()}; {line(run)} --uid="$(id -u)" --working-directory="$HOME" --setenv=HOME="$HOME" {tail}'
-            )
+            path = f'"$HOME/ja_llm/bin/{program}"' if program in ("ja-llm", "python") else line([program])
+            who = '--uid="$(id -u)" --working-directory="$HOME" --setenv=HOME="$HOME"'
+            return self.ssh(f"{self._end()}; {line(run)} {who} {path} {line(words)}")
         return self.ssh(f"{self._end()}; {line([*run, *command])}")
 
     def _end(self) -> str:
