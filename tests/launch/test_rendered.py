@@ -117,7 +117,8 @@ def test_a_task_outlives_the_signal_that_its_process_saves_at(stand_ins):
     saves = "trap 'echo saved; exit 75' TERM; kill -TERM $PPID $$; for i in 1 2 3; do command sleep 0.1; done; exit 3"
     folder = stand_ins(srun=SRUN, scontrol='echo "scontrol $*"', prog=saves, sleep='[ "$1" = 5 ] || exec /bin/sleep "$1"')
     result = slurm(folder, ["prog"])
-    assert result.stdout.count("saved") == 3 and "scontrol requeue" in result.stdout, result.stdout
+    assert result.stdout.count("saved") == result.stdout.count("ended with code 75") == 3, result.stdout
+    assert "scontrol requeue" in result.stdout
 
 
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="Slurm is not installed")
@@ -396,6 +397,7 @@ def test_what_is_printed_is_what_runs(stand_ins, capsys, way):
     subprocess.run(["bash", "-c", remote.split("=", 1)[1]], check=True)
     said = (folder / "words").read_text().splitlines()[-len(HOSTILE) :]
     if way == "wheel":  # systemd reads $NAME, and $$ as $
+        assert all("$" not in word.replace("$$", "") for word in said)
         said = [word.replace("$$", "$") for word in said]
     assert said == [*HOSTILE[1:], "--coordinator_address=auto"]
     assert not (folder / "hacked").exists()
