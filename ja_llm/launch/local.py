@@ -291,7 +291,7 @@ class Supervisor:
             # They save, or name who is silent, before they end.
             self._await(running, self._launch.grace if self._asked else max(_SENTENCES, self._launch.grace))
         self._end_all(running)
-        named = next((found for process in running for text in process.tail if (found := re.search(_SILENT, text))), None)
+        named = next((found for process in running for text in process.tail if (found := re.search(SILENT, text))), None)
         killed = {index: name for index, code in first.items() if code is not None and (name := killed_by(code))}
         if killed:
             words = f"lost process {', '.join(f'{index} (killed by {name})' for index, name in killed.items())}"
@@ -320,7 +320,8 @@ class Supervisor:
             process.close()
 
 
-_SILENT = re.compile(r"silent is (process [\d, ]+(?: \([^)]*\))?)")
+# In the sentence of `ja_llm.train.watchdog`.
+SILENT = re.compile(r"silent is (process \d+(?:, \d+)*(?: \([^)]*\))?)")
 
 
 def _stopped(running: list[Process]) -> str:

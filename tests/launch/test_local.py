@@ -12,7 +12,7 @@ import pytest
 
 from ja_llm.errors import UsageError
 from ja_llm.launch.command import check_command, macro
-from ja_llm.launch.local import environments
+from ja_llm.launch.local import SILENT, environments
 from ja_llm.launch.progress import goodput, newest_step
 from ja_llm.launch.restarts import LONG, RESTART, Restarts, killed_by, lost
 
@@ -193,3 +193,9 @@ def test_the_command_s_own_debug_flag_stays_with_it(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all("prog --debug 'a b' --coordinator_address=127.0.0.1:PORT" in text for text in lines)
     assert "--process_index=1 > launch_logs/process-1.log" in lines[1]
+
+
+@pytest.mark.parametrize("who", ["process 2 (gives no sign of life)", "process 1, 3 (at step 4, others at 5)", "process 0"])
+def test_whom_the_others_name_is_read_from_the_watchdog_s_sentence(who):
+    said = f"ja-llm: step 12: process 1 has waited 33 s for its results; silent is {who}; it ends with code 75, start the same"
+    assert SILENT.search(said)[1] == who
