@@ -12,6 +12,7 @@ from ja_llm.commands.corpus import corpus
 from ja_llm.commands.evaluation import evaluate, generate, report
 from ja_llm.commands.inputs import fetch, quickstart
 from ja_llm.commands.interchange import export_model, import_model
+from ja_llm.commands.launch import launch
 from ja_llm.commands.parsing import Parser
 from ja_llm.commands.training import average, cache, train
 from ja_llm.commands.vocabulary import vocab
@@ -27,6 +28,7 @@ VERBS = (
     cache,
     compile_,
     train,
+    launch,
     average,
     evaluate,
     generate,
@@ -51,8 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 (done), 1 (failed) or 2 (used wrongly)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words = [a for a in argv if a != "--debug"]
-    return run("ja-llm", lambda: _dispatch(words), debug="--debug" in argv)
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it stands a command of its own
+    words = [a for a in argv[:end] if a != "--debug"] + argv[end:]
+    return run("ja-llm", lambda: _dispatch(words), debug="--debug" in argv[:end])
 
 
 def _dispatch(argv: list[str]) -> int | None:

@@ -26,6 +26,7 @@ FORBIDDEN = {
     "ja_llm.data.batches": TENSORFLOW | BEAM,
     "ja_llm.train": TENSORFLOW | BEAM | {"ja_llm.data.cache", "ja_llm.data.registry", "ja_llm.data.seqio_vocabulary", "tasks"},
     "ja_llm.train.loop": {"ja_llm.data", "ja_llm.evaluation"},
+    "ja_llm.launch": TENSORFLOW | BEAM | JAX | {"ja_llm.train", "ja_llm.data", "ja_llm.models"},
     "ja_llm.interop": (TENSORFLOW - {"t5x"}) | BEAM,
     "beam_pipelines": TENSORFLOW
     | JAX
