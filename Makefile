@@ -11,7 +11,7 @@ COMMA := ,
 DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-parity test-t5x test-real lint bench bench-attention sweep-attention lock clean
+.PHONY: run test test-slow test-parity test-tpu test-t5x test-real lint bench bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -23,6 +23,11 @@ test: $(DEV)
 # Minutes to an hour of two cores: twenty kills, four processes.
 test-slow: $(DEV)
 	@$(BIN)/python -m pytest -m slow
+
+# The TPU kernels and the loss compiled ahead of time for TPUs that are not there: minutes; installs the extra tpu (libtpu) as well.
+test-tpu: $(VENV)/.dev
+	@$(PIP) -e '.[tpu]'
+	@$(BIN)/python -m pytest -m tpu
 
 # Our engine and adapter against lm-evaluation-harness and its own backend: installs the extra eval-oracles beside the test tools.
 test-parity: $(VENV)/.dev
@@ -50,15 +55,18 @@ bench: $(DEV)
 
 # Implementations x shapes on the device that is there. On a new kind of device `make sweep-attention` first: it checks the numbers,
 # measures tile lengths, writes them into ja_llm/attention/block_sizes.json, and ends in the same table. In a fresh clone on a GPU
-# `make sweep-attention EXTRAS=cuda`, on a TPU EXTRAS=tpu.
+# `make sweep-attention EXTRAS=cuda`, on a TPU EXTRAS=tpu. A step that fails does not stop the others (the machine may be yours for an
+# hour only); the end names it.
 bench-attention: $(DEV)
 	@$(BIN)/python -m benchmarks.attention
 
 sweep-attention: $(DEV)
-	@$(BIN)/python -m pytest -m gpu tests/attention/test_native.py
-	@$(BIN)/python -m benchmarks.attention --quick --repeats 2
-	@$(BIN)/python -m benchmarks.attention_sweep
-	@$(BIN)/python -m benchmarks.attention
+	@failed=; try() { "$$@" || failed="$$failed$${failed:+, }$$*"; }; \
+	try env JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m gpu tests/attention/test_native.py; \
+	try $(BIN)/python -m benchmarks.attention --quick --repeats 2; \
+	try $(BIN)/python -m benchmarks.attention_sweep; \
+	try $(BIN)/python -m benchmarks.attention; \
+	test -z "$$failed" || { echo "make: these steps failed: $$failed" >&2; exit 1; }
 
 # Resolve pyproject.toml with all its extras anew (nothing is installed) and write the versions that were found.
 lock: $(BIN)/python

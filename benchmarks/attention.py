@@ -10,7 +10,7 @@ All implementations run in turns on inputs that rotate, so that neither a cache 
 milliseconds of the forward pass and of forward with backward; TFLOP/s of the pairs that are visible (4 D FLOPs a pair forward,
 10 D more backward, of each query head), the backward pass as the difference of the two; bytes beside arguments and results; the
 roofline: those FLOPs at the speed of this device's own large matrix product, or the arrays' bytes at the speed of its own copy, whichever
-takes longer, as a share of the measured time. On a GPU what was aimed at (`goals`) is printed and stored with what came out.
+takes longer, as a share of the measured time. On a GPU its clocks are sampled meanwhile, and what was aimed at (`goals`) is printed and stored with what came out.
 """
 
 import argparse
@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.gpu_clocks import sampled
 from ja_llm.attention import attention, block_sizes
 from ja_llm.attention.registry import IMPLEMENTATIONS, device_kind
 from ja_llm.attention.registry import platform as jax_platform
@@ -43,7 +44,7 @@ PEERS = ("jax.nn xla", "torch sdpa")  # with the packed documents' mask as an ar
 OWN = tuple(name for name, entry in IMPLEMENTATIONS.items() if entry.own)
 # Largest relative L2 distance of (output, each gradient) to the float32 reference: what rounding leaves of bfloat16 products.
 LIMITS = {"float32": (1e-5, 1e-5), "bfloat16": (4e-3, 6e-3)}
-_INPUTS = 3  # that rotate
+INPUTS = 3  # that rotate
 _CHECKED = 512  # queries
 
 
@@ -266,7 +267,7 @@ def measure(shape: Shape, repeats: int, only: str | None) -> list[dict[str, Any]
     ids = segment_ids(shape)
     visible = visited(ids, shape.length, shape.length)["exact"]
     pairs = visible * shape.batch * shape.length * (shape.length + 1) / 2
-    sets = [inputs(shape, seed) for seed in range(_INPUTS)]
+    sets = [inputs(shape, seed) for seed in range(INPUTS)]
     steps: dict[str, tuple[Step, Step]] = {}
     lines: dict[str, dict[str, Any]] = {}
     for name, make in candidates(shape, ids, only).items():
@@ -278,7 +279,7 @@ def measure(shape: Shape, repeats: int, only: str | None) -> list[dict[str, Any]
     for repeat in range(repeats):
         for name, pair in steps.items():
             for kind in (0, 1):
-                times[name][kind].append(seconds(pair[kind], sets[repeat % _INPUTS]))
+                times[name][kind].append(seconds(pair[kind], sets[repeat % INPUTS]))
     for name, measured in times.items():
         for kind, label in enumerate(("forward", "both")):
             median = statistics.median(measured[kind])
@@ -353,10 +354,14 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The device, its clocks where nvidia-smi tells them, and the host."""
+    """The device, what nvidia-smi tells of it (its clocks while it computes: `gpu_clocks`), and the host."""
     found = {"device": device_kind(), "platform": jax_platform(), "host": platform.platform(), "cpus": os.cpu_count()}
     if jax_platform() == "gpu":
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit",
+            "--format=csv,noheader",
+        ]
         try:
             found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
         except OSError:
@@ -393,10 +398,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     rows = []
-    for shape in shapes(args.quick):
-        for row in measure(shape, args.repeats, args.only):
-            rows.append(row)
-            print(line_of(row), flush=True)
+    with sampled(jax_platform() == "gpu") as clocks:
+        for shape in shapes(args.quick):
+            for row in measure(shape, args.repeats, args.only):
+                rows.append(row)
+                print(line_of(row), flush=True)
     reached = goals(rows) if jax_platform() == "gpu" and not args.only and not args.quick else []
     for goal in reached:
         value = "not measured" if goal["value"] is None else f"{goal['value']:.2f}"
@@ -404,7 +410,7 @@ def main() -> int:
     if not args.only and not args.quick:
         product, copy = ceiling(rows[0]["dtype"])
         entry = {
-            "machine": machine(),
+            "machine": machine() | ({"clocks": clocks} if clocks else {}),
             "software": software("jax", "jaxlib", "libtpu", "torch", "tokamax", "numpy"),
             "ceiling": {"product_flops": product, "copy_bytes": copy},
             "repeats": args.repeats,

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.attention import LIMITS, Shape, check_device, inputs, machine, seconds, segment_ids
+from benchmarks.attention import INPUTS, LIMITS, Shape, check_device, inputs, machine, seconds, segment_ids
+from benchmarks.gpu_clocks import sampled
 from ja_llm.attention import block_sizes, blocks, flash
 from ja_llm.attention.registry import DEFAULTS, device_kind
 from ja_llm.attention.registry import platform as jax_platform
@@ -71,17 +72,17 @@ def exact(kernel: str, case: Shape) -> list[np.ndarray]:
 
 
 def time_of(kernel: str, plan: flash.Plan, case: Shape, expected: list[np.ndarray], repeats: int) -> float:
-    """Median seconds of one kernel on one case.
+    """Median seconds of one kernel on one case, over inputs that rotate.
 
     Raises:
       ValueError: one of its results is not `expected`.
     """
-    step, given = kernel_step(kernel, plan, segment_ids(case)), arguments_of(case)
-    for number, (ours, theirs) in enumerate(zip(jax.tree.leaves(step(*given)), expected, strict=True)):
+    step, given = kernel_step(kernel, plan, segment_ids(case)), [arguments_of(case, seed) for seed in range(1, 1 + INPUTS)]
+    for number, (ours, theirs) in enumerate(zip(jax.tree.leaves(step(*given[0])), expected, strict=True)):
         distance = np.linalg.norm(np.asarray(ours, np.float32) - theirs) / np.linalg.norm(theirs)
         if not distance <= LIMITS[case.dtype][1]:
             raise ValueError(f"result {number} is off by {distance:.1e}")
-    return statistics.median(seconds(step, given) for _ in range(repeats))
+    return statistics.median(seconds(step, given[repeat % INPUTS]) for repeat in range(repeats))
 
 
 def sweep(implementation: str, width: int, repeats: int) -> dict[str, Any]:
@@ -128,8 +129,12 @@ def main() -> int:
     table = read_json(block_sizes.TABLE)
     entry = table.setdefault(args.implementation, {}).setdefault(device_kind(), {})
     for width in args.widths:
-        entry[str(width)] = sweep(args.implementation, width, args.repeats)
-        entry[str(width)] |= {"software": software("jax", "jaxlib"), "machine": machine()}
+        with sampled(jax_platform() == "gpu") as clocks:
+            entry[str(width)] = sweep(args.implementation, width, args.repeats)
+        entry[str(width)] |= {
+            "software": software("jax", "jaxlib"),
+            "machine": machine() | ({"clocks": clocks} if clocks else {}),
+        }
         print(f"{args.implementation} on {device_kind()}, head dimension {width}: {entry[str(width)]['sizes']}")
     if not args.dry_run:
         write_json(block_sizes.TABLE, table)

@@ -96,7 +96,8 @@ def _cudnn(call: Call) -> Result:
             call.q, call.k, call.v, scale=call.scale, is_causal=True, local_window_size=window, implementation="cudnn"
         )
         return out, None
-    offsets, lengths = document_offsets(np.asarray(call.segments[0]))
+    segments = np.broadcast_to(np.asarray(call.segments[0]), call.q.shape[:2])  # one row of ids may stand for all
+    offsets, lengths = document_offsets(segments)
     options: dict[str, Any] = {} if call.window is None else {"sliding_window_length": call.window}
     module = _packed_cudnn()
     out = module(
@@ -112,7 +113,7 @@ def _cudnn(call: Call) -> Result:
         qkv_layout="BTNH",
         **options,
     )
-    real = jnp.asarray(call.segments[0])[..., None, None] != 0
+    real = jnp.asarray(segments)[..., None, None] != 0
     return jnp.where(real, out, 0), None
 
 

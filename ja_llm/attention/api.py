@@ -59,13 +59,13 @@ def attention(
 
     Raises:
       InputError (a ValueError): shapes, dtypes, head dimension, ids or positions do not fit, or the implementation is not known, not
-        on this platform, or can't do what is asked. Values of ids and positions are looked at outside jit only; inside, an id that goes
+        on this platform, or can't do what is asked. Values of ids, positions and order are looked at outside jit only; inside, an id that goes
         back or a position that disagrees with the ids begins a document.
     """
     checks.check_arrays(q, k, v, sinks)
     window = checks.checked_window(window)
-    checks.check_number("softcap", softcap)
-    checks.check_number("scale", scale)
+    softcap, scale = checks.checked_number("softcap", softcap), checks.checked_number("scale", scale)
+    checks.check_causal(causal)
     name = chosen(implementation)
     ordered = q.shape[1] == k.shape[1] and not isinstance(positions, tuple) and not isinstance(segment_ids, tuple)
     call = Call(
@@ -74,9 +74,9 @@ def attention(
         v=v,
         segments=checks.checked_pair("segment_ids", segment_ids),
         positions=checks.checked_pair("positions", positions),
-        causal=causal,
+        causal=bool(causal),
         window=window,
-        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
+        scale=q.shape[-1] ** -0.5 if scale is None else scale,
         softcap=softcap,
         ordered=ordered,
         want_lse=return_lse or sinks is not None,

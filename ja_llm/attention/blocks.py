@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ja_llm.attention import tiles
 from ja_llm.attention.flash import Plan, Residuals
+from ja_llm.attention.manual import together
 from ja_llm.attention.spans import Spans, key_tiles, query_tiles
 
 KEYS = -1  # axis of a tile [KV, group, bq, bk]
@@ -71,7 +72,7 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
 
             column = jnp.zeros((*queries.shape[:3], 1), jnp.float32)
             start = (jnp.zeros(queries.shape, jnp.float32), column + tiles.HIDDEN, column)
-            out, lse = tiles.finish(*tiles.each(entries[number], start, body))
+            out, lse = tiles.finish(*tiles.each(entries[number], together(start, q), body))
             return out.astype(q.dtype), lse[..., 0]
 
         return jax.lax.map(of_tile, jnp.arange(length // tile.queries))
@@ -108,7 +109,7 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
                 _, ds = tiles.gradients(s, mask, normaliser, dweights, minus, plan.softcap)
                 return summed + _dot("gnqk,gkd->gnqd", ds.astype(keys.dtype), keys)
 
-            summed = tiles.each(entries[number], jnp.zeros(queries.shape, jnp.float32), body)
+            summed = tiles.each(entries[number], together(jnp.zeros(queries.shape, jnp.float32), q), body)
             return (summed * plan.scale).astype(q.dtype)
 
         return jax.lax.map(of_tile, jnp.arange(entries.shape[0]))
@@ -143,7 +144,7 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
                 return sums[0] + of_k, sums[1] + _dot("gnqk,gnqd->gkd", p.astype(do.dtype), do)
 
             zero = jnp.zeros(keys.shape, jnp.float32)
-            sum_k, sum_v = tiles.each(entries[number], (zero, zero), body)
+            sum_k, sum_v = tiles.each(entries[number], together((zero, zero), q), body)
             return (sum_k * plan.scale).astype(k.dtype), sum_v.astype(v.dtype)
 
         return jax.lax.map(of_tile, jnp.arange(entries.shape[0]))

@@ -80,14 +80,38 @@ def checked_window(window: Any) -> Any:
     return window if isinstance(window, jax.Array) else min(int(window), NOTHING)  # beyond any row, within int32
 
 
-def check_number(name: str, value: Any) -> None:
-    """A positive number, or None.
+def checked_number(name: str, value: Any) -> float | None:
+    """A positive number as a float, or None; a scalar array that is no program's argument will do.
 
     Raises:
       InputError: it is something else.
     """
-    if value is not None and (isinstance(value, bool | str) or not 0 < value < float("inf")):
-        raise InputError(f"the attention {name} is {value!r}; give a positive number.")
+    if value is None:
+        return None
+    if isinstance(value, jax.core.Tracer):
+        raise InputError(
+            f"the attention {name} is an array of a traced program ({value.dtype} {list(value.shape)}); kernels are compiled for one "
+            "value, so give a Python number (an argument of jit: name it in static_argnames)."
+        )
+    if _is_array(value):
+        number = value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+        given = f"{value.dtype} {list(value.shape)}" if value.ndim else repr(value)
+    else:
+        number, given = isinstance(value, int | float) and not isinstance(value, bool), repr(value)
+    if not number or not 0 < float(value) < float("inf"):
+        raise InputError(f"the attention {name} is {given}; give a positive number, or None.")
+    return float(value)
+
+
+def check_causal(causal: Any) -> None:
+    """True or False.
+
+    Raises:
+      InputError: it is something else, which Python would take for one of them.
+    """
+    if not isinstance(causal, bool | np.bool_):
+        given = f"a {type(causal).__name__}" if _is_array(causal) else repr(causal)
+        raise InputError(f"attention's causal is {given}; give True or False.")
 
 
 def check_ids(call: Call) -> None:
@@ -109,16 +133,32 @@ def check_ids(call: Call) -> None:
                     f"{name} are {ids.dtype} {tuple(ids.shape)}; integers [{rows}, {length}] are needed, as q and k have them."
                 )
     if call.order is not None:
+        if not _is_array(call.order):
+            raise InputError(f"attention's order is a {type(call.order).__name__}; give an array of integers, or None.")
         if call.order.shape != call.q.shape[:2] or not jnp.issubdtype(call.order.dtype, jnp.integer) or not call.ordered:
             raise InputError(
                 f"order is {call.order.dtype} {tuple(call.order.shape)}; integers {list(call.q.shape[:2])} are needed, with one array of "
                 "segment ids and one of positions for queries and keys."
             )
+        if not isinstance(call.order, jax.core.Tracer):
+            _check_order(np.asarray(call.order))
     elif call.ordered:
         segments = None if call.segments is None else call.segments[0]
         positions = None if call.positions is None else call.positions[0]
         if not any(isinstance(x, jax.core.Tracer) for x in (segments, positions)):
             _check_rows(segments, positions)
+
+
+def _check_order(order: np.ndarray) -> None:
+    places = np.arange(order.shape[1])
+    wrong = np.flatnonzero((np.sort(order, axis=1) != places).any(axis=1))
+    if len(wrong):
+        row = int(wrong[0])
+        lacks = int(np.setdiff1d(places, order[row])[0])
+        raise InputError(
+            f"order is no permutation in row {row}: it lacks the place {lacks}; each row holds every place from 0 to "
+            f"{order.shape[1] - 1} once (`ja_llm.attention.balance.balanced_order` makes such)."
+        )
 
 
 def _check_rows(segments: Any, positions: Any) -> None:

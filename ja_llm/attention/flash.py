@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from ja_llm.attention import manual
 from ja_llm.attention.spans import Spans, pad_spans
 from ja_llm.attention.tiles import LOG2E
+from ja_llm.errors import InputError
 
 # What a remat policy keeps so that the backward pass does not run the forward kernel again.
 SAVED_NAMES = ("attention_out", "attention_lse")
@@ -133,7 +135,16 @@ def attention(
     """Attention by spans: (out [B, Lq, H, D] of q's dtype, lse float32 [B, Lq, H]).
 
     Any lengths: rows are filled up to whole tiles with queries that see nothing and keys that nobody sees.
+
+    Raises:
+      InputError: a kernel is to be interpreted inside a shard_map with check_vma.
     """
+    q, k, v, spans = manual.together((q, k, v, spans))
+    if interpreting() and manual.varies(q):
+        raise InputError(
+            "Pallas' interpreter can't run inside a jax.shard_map that checks over which axes arrays vary; give that shard_map "
+            "check_vma=False, or choose xla."
+        )
     sizes = _fit(sizes, q.shape[1], k.shape[1], backend.least_tile)
     q_length, k_length, width = q.shape[1], k.shape[1], q.shape[3]
     wide = backend.width(width) - width

@@ -105,8 +105,8 @@ def chosen(name: str | None) -> str:
     if name is None:
         name = DEFAULTS.get(platform(), "xla")
         _say_once(f"attention: the implementation for this platform is {name!r}")
-    if name not in IMPLEMENTATIONS:
-        why = f" ({MISSING[name]})" if name in MISSING else ""
+    if not isinstance(name, str) or name not in IMPLEMENTATIONS:
+        why = f" ({MISSING[name]})" if isinstance(name, str) and name in MISSING else ""
         raise InputError(f"there is no attention implementation {name!r}{why}; choose one of {', '.join(IMPLEMENTATIONS)}.")
     return name
 

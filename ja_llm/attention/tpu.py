@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ja_llm.attention import tiles
 from ja_llm.attention.flash import Plan, Residuals, chunk
+from ja_llm.attention.manual import result
 from ja_llm.attention.spans import Spans, key_tiles, query_tiles
 
 KEYS = 0  # axis of a tile
@@ -121,8 +122,8 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
             scratch_shapes=[statistic, statistic, pltpu.VMEM((dim, tile.queries), jnp.float32)],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((batch, heads, dim, length), q.dtype),
-            jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
+            result((batch, heads, dim, length), q.dtype, q),
+            result((batch, heads, 1, length), jnp.float32, q),
         ],
         compiler_params=_compiler_params(3, 1),
         interpret=plan.interpret,
@@ -187,7 +188,7 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
             out_specs=across,
             scratch_shapes=[pltpu.VMEM((dim, tile.queries), jnp.float32)],
         ),
-        out_shape=jax.ShapeDtypeStruct((batch, heads, dim, length), r.q.dtype),
+        out_shape=result((batch, heads, dim, length), r.q.dtype, r.q),
         compiler_params=_compiler_params(3, 1),
         interpret=plan.interpret,
         name="attention_dq",
@@ -260,7 +261,7 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
             out_specs=[keys, keys],
             scratch_shapes=[pltpu.VMEM((tile.keys, dim), jnp.float32)] * 2,
         ),
-        out_shape=[jax.ShapeDtypeStruct((batch, kv_heads, r.k.shape[1], dim), x.dtype) for x in (r.k, r.v)],
+        out_shape=[result((batch, kv_heads, r.k.shape[1], dim), x.dtype, x) for x in (r.k, r.v)],
         compiler_params=_compiler_params(3, 2),
         interpret=plan.interpret,
         name="attention_dkv",

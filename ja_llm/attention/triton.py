@@ -17,6 +17,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from ja_llm.attention import tiles
 from ja_llm.attention.flash import Plan, Residuals, Tiles
+from ja_llm.attention.manual import result
 from ja_llm.attention.spans import Spans, key_tiles, query_tiles
 
 least_tile = 16  # of a tensor core product
@@ -71,7 +72,7 @@ def forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans) 
         grid=(length // tile.queries, heads, batch),
         in_specs=[table, ids, ids, queries, keys, keys],
         out_specs=[queries, statistic],
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)],
+        out_shape=[result(q.shape, q.dtype, q), result((batch, heads, length), jnp.float32, q)],
         compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_forward",
@@ -107,7 +108,7 @@ def dq(plan: Plan, r: Residuals) -> jax.Array:
         grid=(length // tile.queries, heads, batch),
         in_specs=[table, ids, ids, queries, queries, statistic, statistic, keys, keys],
         out_specs=queries,
-        out_shape=jax.ShapeDtypeStruct(r.q.shape, r.q.dtype),
+        out_shape=result(r.q.shape, r.q.dtype, r.q),
         compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_dq",
@@ -156,7 +157,7 @@ def dkv(plan: Plan, r: Residuals) -> tuple[jax.Array, jax.Array]:
             *(ids, ids, queries, queries, statistic, statistic, keys, keys),
         ],
         out_specs=[keys, keys],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (r.k, r.v)],
+        out_shape=[result(x.shape, x.dtype, x) for x in (r.k, r.v)],
         compiler_params=_compiler_params(tile),
         interpret=plan.interpret,
         name="attention_dkv",

@@ -17,11 +17,13 @@ import gin
 import jax
 
 from ja_llm import progress, storage
+from ja_llm.attention.registry import chosen
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
 from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConfig
 from ja_llm.models.decoder import abstract_params
+from ja_llm.models.self_attention import implementation
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
 from ja_llm.train.checks import check_settings
@@ -236,7 +238,7 @@ def train(
         print(_plan(run_config, config, batches))
         return None
     if jax.process_index() == 0 and not progress.quiet():
-        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}", flush=True)
+        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}\nattention: {_attention(config)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
         if not eval_documents:
@@ -405,8 +407,14 @@ def _plan(run: Any, config: DecoderConfig, batches: Any) -> str:
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
     return (
         f"would train {parameters / 1e6:.2f}M parameters for {run.total_steps} steps ({tokens / 1e6:.2f}M tokens) into {run.model_dir}\n"
-        f"data: {_shares(batches, run.total_steps)}\npacking: {_packing(batches)}\nmodel: {config.to_json()}"
+        f"data: {_shares(batches, run.total_steps)}\npacking: {_packing(batches)}\nattention: {_attention(config)}\n"
+        f"model: {config.to_json()}"
     )
+
+
+def _attention(config: DecoderConfig) -> str:
+    name = chosen(implementation(config))
+    return f"{name}, this platform's own" if config.attention == "default" else name
 
 
 def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", dry_run: bool = False) -> TrainState | None:

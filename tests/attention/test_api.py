@@ -147,11 +147,45 @@ def test_what_does_not_fit_is_refused():
     refused("attention's sinks is a list", sinks=[1.0] * 4)
     refused("segment_ids are a list; give one array, or a pair", segment_ids=[[1] * 48])
     refused("segment_ids are a tuple of 1; give one array, or a pair", segment_ids=(np.ones((1, 48), np.int32),))
-    refused("softcap is '2'; give a positive", softcap="2")
-    refused("softcap is -2.0; give a positive", softcap=-2.0)
+    for wrong, said in (
+        ("2", "'2'"),
+        (-2.0, r"-2\.0"),
+        ([1.0], r"\[1\.0\]"),
+        (True, "True"),
+        (float("nan"), "nan"),
+        (0, "0"),
+        (1j, "1j"),
+    ):
+        for name in ("softcap", "scale"):
+            refused(f"the attention {name} is {said}; give a positive number", **{name: wrong})
+    refused(r"softcap is float32 \[2\]; give a positive number", softcap=np.ones(2, np.float32))
+    refused(r"scale is float32 \[1\]; give a positive number", scale=jnp.ones(1))
+    for name in ("softcap", "scale"):
+        with pytest.raises(ValueError, match=f"{name} is an array of a traced program.*static_argnames"):
+            jax.jit(lambda x, name=name: attention(q, k, v, **{name: x}))(2.0)
+        scalars = (2, np.float64(2), jnp.float32(2), np.full((), 2))
+        for same in [attention(q, k, v, **{name: x}) for x in scalars]:
+            np.testing.assert_array_equal(same, attention(q, k, v, **{name: 2.0}))
+    refused("causal is 'no'; give True or False", causal="no")
+    refused("causal is a ndarray; give True or False", causal=np.ones(2, bool))
+    refused(r"no attention implementation \['xla'\]; choose one of xla, reference", implementation=["xla"])
+    refused("no attention implementation 3; choose one of xla, reference", implementation=3)
     refused(r"sinks are float32 \(2,\); .*4 query heads", sinks=np.zeros(2, np.float32))
     refused(r"segment_ids are int\d+ \(1, 47\); integers \[1, 48\]", segment_ids=np.ones((1, 47), np.int32))
     refused(r"positions are float32", positions=np.zeros((1, 48), np.float32))
+
+
+def test_an_order_that_is_no_permutation_is_refused():
+    place = np.arange(48, dtype=np.int32)[None]
+    refused("order is a list; give an array of integers", order=[1])
+    refused(r"order is int32 \[?\(?1, 47.*integers \[1, 48\] are needed", order=place[:, :47])
+    for wrong, lacks in ((np.zeros_like(place), 1), (place + 1, 0), (-place, 1), (np.where(place == 7, 8, place), 7)):
+        refused(
+            f"order is no permutation in row 0: it lacks the place {lacks}; each row holds every place from 0 to 47", order=wrong
+        )
+    q, k, v, *_ = arrays()
+    back = [x[:, ::-1] for x in (q, k, v)]
+    np.testing.assert_allclose(attention(*back, order=place[:, ::-1])[:, ::-1], attention(q, k, v), atol=2e-6)
 
 
 def test_ids_that_go_back_and_positions_that_disagree_are_refused():
@@ -265,6 +299,26 @@ def test_splash_of_jax_computes_the_same_in_its_interpreter(monkeypatch):
     with pltpu.force_tpu_interpret_mode():
         theirs = attention(q, k, v, implementation="splash", **ids)
     assert distance(attention(q, k, v, implementation="xla", **ids), theirs) <= 2e-6
+
+
+def test_one_row_of_ids_gives_cudnn_the_documents_of_every_row(monkeypatch):
+    asked = {}
+
+    def fake(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, qkv_layout, sliding_window_length=None):
+        asked.update(q_seqlen=q_seqlen, kv_seqlen=kv_seqlen, q_offsets=q_offsets, kv_offsets=kv_offsets)
+        return q
+
+    monkeypatch.setattr("ja_llm.attention.registry.platform", lambda: "gpu")
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.dot_product_attention", fake)
+    q = jnp.ones((3, 8, 2, 8), jnp.bfloat16)
+    out = attention(q, q, q, segment_ids=np.array([[4, 4, 4, 9, 9, 9, 9, 0]]), implementation="cudnn")
+    assert {name: x.tolist() for name, x in asked.items()} == {
+        "q_seqlen": [[3, 4]] * 3,
+        "kv_seqlen": [[3, 4]] * 3,
+        "q_offsets": [[0, 3, -1]] * 3,
+        "kv_offsets": [[0, 3, -1]] * 3,
+    }
+    assert np.all(out[:, :7] == 1) and not np.any(out[:, 7])
 
 
 def test_documents_as_cudnn_wants_them():

@@ -37,7 +37,7 @@ def rows_and_positions(length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
-@pytest.mark.parametrize(("length", "heads", "kv_heads", "width"), [(37, 6, 2, 10), (130, 2, 1, 8), (64, 2, 2, 4)])
+@pytest.mark.parametrize(("length", "heads", "kv_heads", "width"), [(1, 2, 1, 8), (37, 6, 2, 10), (130, 2, 1, 8), (64, 2, 2, 4)])
 def test_equals_the_definition(implementation, length, heads, kv_heads, width):
     q, k, v = qkv(2, length, heads, kv_heads, width)
     segments, positions = rows_and_positions(length)
@@ -95,6 +95,10 @@ def test_another_document_changes_no_bit(length):
     # and the second document's output is that of the document alone
     alone = attention(*(x[:, first : first + length // 2] for x in (q, k, v)))
     np.testing.assert_allclose(f(q, k, v)[:, first : first + length // 2], alone, atol=2e-6)
+    own, same = (gradients("xla", *x, **ids)[1] for x in ((q, k, v), changed))
+    for before, after in zip(own, same, strict=True):
+        np.testing.assert_array_equal(before[:, :first], after[:, :first])
+        assert not np.array_equal(before[:, first:], after[:, first:])
 
 
 def test_later_keys_of_a_cache_are_hidden_by_position():

@@ -1,7 +1,9 @@
 """The table of tile lengths, and the commands that measure with it."""
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 
 from benchmarks import attention as bench
 from benchmarks import attention_sweep as sweep
+from benchmarks import gpu_clocks
 from ja_llm.attention import block_sizes
 from ja_llm.attention.flash import BlockSizes, Tiles, chunk, filled
 from ja_llm.errors import UsageError
@@ -126,6 +129,63 @@ def test_make_installs_the_devices_extra():
         ["make", "-n", "bench-attention", "EXTRAS=cuda", "VENV=/nowhere"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     assert "'.[dev,cuda]'" in made and "/nowhere/.dev-cuda" in made and "-m benchmarks.attention" in made
+
+
+def test_the_sweep_goes_on_after_a_step_that_fails_and_names_it_at_the_end(tmp_path):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\necho "$@ $JAX_DISABLE_MOST_OPTIMIZATIONS" >> "$0.log"\ncase "$*" in *--quick*|*_sweep) exit 3;; esac\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / ".dev").touch()
+    command = ["make", "sweep-attention", f"VENV={tmp_path}", "EXTRAS="]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    )
+    steps = (tmp_path / "bin" / "python.log").read_text().splitlines()
+    assert steps[0] == "-m pytest -m gpu tests/attention/test_native.py 0", "as users run it"
+    assert [step.split()[1] for step in steps[1:]] == [
+        "benchmarks.attention",
+        "benchmarks.attention_sweep",
+        "benchmarks.attention",
+    ]
+    assert result.returncode == 2 and "make: these steps failed: " in result.stderr
+    assert "--quick" in result.stderr and "attention_sweep" in result.stderr and "-m pytest" not in result.stderr
+
+
+def test_clocks_are_those_of_a_busy_gpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    rows = r"210, 1593, 80, 0\n1980, 2619, 500, 97\n1755, 2619, 690, 100\n1800, [N/A], 0, 1\n1830, 26"
+    tool.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\nprintf '{rows}'\ntouch {tmp_path}/told\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with gpu_clocks.sampled() as found:
+        while not (tmp_path / "told").exists():
+            time.sleep(0.01)
+    assert found == {
+        "samples": 2,
+        "sm_mhz": {"least": 1755, "median": 1867.5, "most": 1980},
+        "memory_mhz": {"least": 2619, "median": 2619, "most": 2619},
+        "watts": {"least": 500, "median": 595, "most": 690},
+    }
+    assert "clocks.sm,clocks.mem,power.draw,utilization.gpu" in (tmp_path / "asked").read_text()
+    with gpu_clocks.sampled(False) as found:
+        pass
+    assert found == {} and gpu_clocks.summary("") == {"samples": 0}
+    monkeypatch.setenv("PATH", "/nowhere")
+    with gpu_clocks.sampled() as found:
+        pass
+    assert found == {"nvidia_smi": "not there"}
+
+
+def test_the_sweeps_inputs_rotate(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweep, "kernel_step", lambda *a: lambda *given: [np.ones(1)])
+    monkeypatch.setattr(sweep, "arguments_of", lambda case, seed=1: [seed])
+    monkeypatch.setattr(sweep, "seconds", lambda step, given: seen.extend(given) or 1.0)
+    sweep.time_of("forward", None, bench.Shape(1, 16, 1, 1, 16, None, "float32"), [np.ones(1)], 4)
+    assert seen == [1, 2, 3, 1]
 
 
 def test_tiles_of_wider_elements_are_shorter(monkeypatch):

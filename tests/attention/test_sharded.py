@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
+from ja_llm.attention import attention, interpreted
 from ja_llm.attention.balance import balanced_order
 from tests.attention.exact import packed, visible
 
@@ -90,6 +94,20 @@ def model():
         return (x * jnp.arange(64)[:, None] * (model_ids > 0)[..., None]).sum(), x * (model_ids > 0)[..., None]
     return jax.tree.map(np.asarray, jax.jit(jax.value_and_grad(total, has_aux=True))(params))
 
+# In a user's own shard_map, with its check of varying axes: short rows and tiles.
+own = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+P = jax.sharding.PartitionSpec
+def spread(*x):
+    one = lambda q, k, v, i: attention(q, k, v, segment_ids=i, implementation="xla")
+    specs = (P("a", None, "b"), P("a"), P("a"), P("a"))
+    return jax.shard_map(one, mesh=own, in_specs=specs, out_specs=specs[0])(*x)
+def by(f):
+    total = lambda q, k, v: (f(q, k, v, jnp.asarray(ids)) * dout).sum()
+    return jax.tree.map(np.asarray, jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k[:, :, :1], v[:, :, :1]))
+right = by(lambda q, k, v, i: attention(q, k, v, segment_ids=i, implementation="reference"))
+for xla._SHORT in (0, 512):
+    print(json.dumps([error(a, b) for a, b in zip(*map(jax.tree.leaves, (by(spread), right)))]))
+
 one, balance.TILE, seen = model(), 8, []
 original = balance.balanced_order
 balance.balanced_order = lambda *a, **k: seen.append(1) or original(*a, **k)
@@ -111,8 +129,51 @@ def test_four_devices_equal_one():
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [len(line) for line in lines][:7] == [7, 7, 7, 7, 4, 4, 4] and len(lines) == 9
+    assert [len(line) for line in lines][:9] == [7, 7, 7, 7, 4, 4, 4, 4, 4] and len(lines) == 11
     assert max(map(max, lines)) <= 4e-6, lines
+
+
+def in_own_shard_map(implementation, length, mesh, **options):
+    """Gradients of attention inside a user's shard_map over heads that share a key-value head: (function, shapes)."""
+    ids = np.repeat([1, 2], [length // 3, length - length // 3])[None].astype(np.int32)
+    heads = PartitionSpec(None, None, "x")
+
+    def one(q, k, v):
+        return attention(q, k, v, segment_ids=jnp.asarray(ids), implementation=implementation)
+
+    spread = jax.shard_map(one, mesh=mesh, in_specs=(heads, PartitionSpec(), PartitionSpec()), out_specs=heads, **options)
+    shapes = [jax.ShapeDtypeStruct((1, length, n, 64), jnp.float32) for n in (2, 1, 1)]
+    return jax.jit(jax.grad(lambda *x: (spread(*x) ** 2).sum(), (0, 1, 2))), shapes
+
+
+def mesh_of(number, **options):
+    return AbstractMesh((number,), ("x",), axis_types=(AxisType.Auto,), **options)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize(
+    ("implementation", "kind", "lowered", "call"),
+    [("tpu", "TPU v5p", "tpu", "tpu_custom_call"), ("triton", "NVIDIA H200", "cuda", "custom_call @__gpu$xla.gpu.triton")],
+)
+def test_kernels_lower_inside_a_users_shard_map(implementation, kind, lowered, call, checked):
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform="tpu" if lowered == "tpu" else "gpu")
+    mesh = mesh_of(2, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        f, shapes = in_own_shard_map(implementation, 256, mesh, check_vma=checked)
+        assert f.trace(*shapes).lower(lowering_platforms=(lowered,)).as_text().count(call) == 3
+
+
+@pytest.mark.parametrize("length", [64, 600])
+def test_xla_inside_a_users_shard_map_is_traced_and_an_interpreted_kernel_refused(length):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
+    f, shapes = in_own_shard_map("xla", length, mesh)
+    assert [x.shape for x in f.trace(*shapes).out_info] == [x.shape for x in shapes]
+    with interpreted():
+        f, shapes = in_own_shard_map("triton", length, mesh)
+        with pytest.raises(ValueError, match="Pallas' interpreter can't run inside.*check_vma=False, or choose xla"):
+            f.trace(*shapes)
+        f, shapes = in_own_shard_map("triton", length, mesh, check_vma=False)
+        f.trace(*shapes)
 
 
 def test_balanced_order_gives_each_part_as_much_to_do():

@@ -199,6 +199,7 @@ def test_a_dry_run_says_how_rows_are_packed_and_writes_nothing(training, tmp_pat
     assert main([*training.command(tmp_path / "run", 20, PACKING="best_fit")[3:], "--dry_run"]) == 0
     out = capsys.readouterr().out
     assert "packing: web_en 60 documents in " in out and "exact to a row after every 1,0" in out and "% padding, " in out
+    assert "\nattention: xla" in out
     assert not (tmp_path / "run").exists()
 
 
