@@ -52,6 +52,8 @@ _SEVERAL: dict[str, tuple[str, type, str]] = {
     "accept": ("train.accept", str, "('data',)"),
     "eval_tasks": ("train.eval_tasks", str, "('jcommonsenseqa',)"),
 }
+# What is True or False; gin's "no" would be a text, and true.
+_BOOLS = {"log_norms": "LOG_NORMS"}
 _MAPPINGS = {"mesh": "MESH", "dcn_mesh": "DCN_MESH", "model_overrides": "MODEL_OVERRIDES"}
 
 
@@ -70,6 +72,9 @@ def check_settings(given: Mapping[str, Any]) -> None:
     for key, (name, words, fits, optional) in _NUMBERS.items():
         if not (is_number(given[key]) and fits(given[key])) and not (optional and given[key] is None):
             raise UsageError(f"{name} is {given[key]!r}; give {words}{', or None' * optional}.")
+    for key, name in _BOOLS.items():
+        if not isinstance(given[key], bool):
+            raise UsageError(f"{name} is {given[key]!r}; give True or False.")
     for key, (name, kind, example, optional) in _OBJECTS.items():
         if not isinstance(given[key], kind) and not (optional and given[key] is None):
             raise UsageError(

@@ -159,6 +159,7 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
         ({"STEP_TIMEOUT": 0}, "STEP_TIMEOUT is 0"),
         ({"EMA_DECAY": 2}, "EMA_DECAY is 2; give a number between 0 and 1"),
         ({"MAX_ROLLBACKS": -1}, "MAX_ROLLBACKS is -1"),
+        ({"LOG_NORMS": "no"}, "LOG_NORMS is 'no'; give True or False"),
         ({"Z_LOSS": "x"}, "Z_LOSS is 'x'; give a number of 0 or more"),
         ({"train.accept": "data"}, "train.accept is 'data'; give a tuple"),
         ({"train.maintenance": "gcp"}, "train.maintenance is 'gcp'; give 'gce', a URL, or None"),
