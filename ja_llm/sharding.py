@@ -101,9 +101,15 @@ def _across(slices: Mapping[str, int]) -> tuple[int, ...]:
 
 def check_rules(rules: Rules) -> None:
     """Raise UsageError for a rule that names no mesh axis (a slip of the pen would silently replicate)."""
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise UsageError(f"LOGICAL_AXIS_RULES is {rules!r}; give a tuple of pairs, e.g. (('batch', 'data'), ('embed', None)).")
     for rule in rules:
-        if len(rule) != 2 or not isinstance(rule[0], str):
-            raise UsageError(f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis).")
+        pair = isinstance(rule, Sequence) and len(rule) == 2 and isinstance(rule[0], str)
+        if not pair or not isinstance(rule[1], Sequence | None):
+            raise UsageError(
+                f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis); LOGICAL_AXIS_RULES is e.g. (('batch', 'data'), "
+                "('embed', None))."
+            )
         for axis in _as_tuple(rule[1]):
             if axis not in MESH_AXES:
                 raise UsageError(

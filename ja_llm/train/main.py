@@ -244,13 +244,6 @@ def train(
         eval_period=eval_period,
     )
     identity = {"mixture": held}
-    if dry_run:  # whatever would be refused is refused here too; nothing is written
-        prepared = prepare(run_config, config, tokenizer, batches, optimizer, schedule, identity=identity)
-        prepared.open_ledger(write=False)
-        print(_plan(run_config, config, batches))
-        return None
-    if jax.process_index() == 0 and not progress.quiet():
-        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
         if not eval_documents:
@@ -268,6 +261,13 @@ def train(
         evaluators |= task_evaluators(
             eval_tasks, config, tokenizer, data=eval_data, root=eval_document_set, limit=eval_limit, length=length
         )
+    if dry_run:  # whatever would be refused is refused here too; nothing is written
+        prepared = prepare(run_config, config, tokenizer, batches, optimizer, schedule, identity=identity, evaluators=evaluators)
+        prepared.open_ledger(write=False)
+        print(_plan(run_config, config, batches))
+        return None
+    if jax.process_index() == 0 and not progress.quiet():
+        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}", flush=True)
     return run(
         run_config,
         config,
