@@ -86,7 +86,8 @@ def make_mesh(
             )
         except ValueError as error:
             raise UsageError(
-                f"DCN_MESH {dict(slices or {})} does not fit the slices or hosts of this run ({str(error).splitlines()[0][:200]})."
+                f"DCN_MESH {dict(slices or {})} does not fit the slices or hosts of this run ({str(error).splitlines()[0][:200]}); give sizes whose "
+                "product is the number of slices (of hosts, where there are none), with MESH for one of them, or leave DCN_MESH out."
             ) from error
         return Mesh(grid, MESH_AXES, axis_types=auto)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)

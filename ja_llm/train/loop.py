@@ -27,7 +27,7 @@ from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
 from ja_llm.train import maintenance, memory, wandb_run
-from ja_llm.train.checkpoint_errors import Damaged
+from ja_llm.train.checkpoint_errors import REMEDY, Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
     load_model,
@@ -326,7 +326,8 @@ def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] |
             return steps[-1], *plan.restored(*checkpoints.restore(steps[-1], *plan.restorable()))
         except Damaged as error:
             if len(steps) == 1:  # beginning anew by itself would cost the whole run
-                raise
+                alone = "it is the only one of this run: put a copy back, or remove it, and the same command begins the run anew."
+                raise Damaged(str(error).replace(REMEDY, alone)) from error
             where = checkpoints.set_aside(steps[-1])
             _say(f"{error} It was moved to {where}, the run goes on from step {steps[-2]}.")
     return None

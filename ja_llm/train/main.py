@@ -317,6 +317,11 @@ def _model_config(
 
     if initial:
         directory = split_step(initial)[0]
+        head, _, tail = str(initial).rpartition("@")
+        if not directory.exists() and head and storage.place(head).exists():
+            raise UsageError(
+                f"INITIAL_CHECKPOINT_PATH is {str(initial)!r}, but {tail!r} is no step; give {head}@STEP, or {head} for the newest."
+            )
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
         return _override(read_model_files(directory)[0], dict(overrides or {}))

@@ -58,6 +58,14 @@ def test_a_model_of_a_newer_version_is_answered_with_an_upgrade(training, tmp_pa
     assert "'ja_llm.model/3', and this version of ja_llm knows 'ja_llm.model/2'" in err and "upgrade ja_llm" in err
 
 
+def test_a_folder_or_a_step_that_can_not_be_is_said_with_what_to_give(training, tmp_path, capsys):
+    assert main(training.command("/proc/nothing/run", 20)[3:]) == 1
+    assert "nothing can be written here (No such file or directory); choose another folder" in capsys.readouterr().err
+    (tmp_path / "base").mkdir()
+    assert main(training.command(tmp_path / "run", 20, INITIAL_CHECKPOINT_PATH=f"{tmp_path}/base@x")[3:]) == 2
+    assert f"but 'x' is no step; give {tmp_path}/base@STEP" in capsys.readouterr().err
+
+
 def test_the_rules_in_gin_are_the_defaults_and_can_be_changed_there(training, started, tmp_path):
     assert started(training.command(tmp_path, 20)[3:])[0].rules == DEFAULT_RULES
     rules = (("batch", "data"), ("embed", None))
@@ -88,6 +96,7 @@ def test_a_twin_of_a_model_that_does_not_fit_the_data_is_refused(training, strai
     ("binding", "near"),
     [
         ("main.train.microbatchs = 2", "microbatches"),
+        ("main.train.peak = 1", "peak_tflops"),
         ("learning_rates.WarmupCosin.peak = 1", "WarmupCosine"),
         ("SCHEDULE = @learning_rates.LinearDekay()", "LinearDecay"),
     ],
