@@ -190,6 +190,8 @@ def os_error_sentence(error: OSError, path: str | os.PathLike, reading: bool = F
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return JaLlmError(f"{path}: no permission to write here; choose another folder.")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return JaLlmError(f"{path}: nothing can be written here ({error.strerror}); choose another folder.")
     return JaLlmError(f"{path}: {error.strerror or error}.")
 
 

@@ -179,7 +179,7 @@ def _near(text: str) -> str:
             return ""
     except (AttributeError, ValueError, KeyError):  # gin's own tables, which have no public name
         return ""
-    near = difflib.get_close_matches(name, known, n=2)
+    near = difflib.get_close_matches(name, known, n=2) or [other for other in known if name in other][:2]
     return f" (near names: {', '.join(near)})" if near else ""
 
 

@@ -86,7 +86,8 @@ def make_mesh(
             )
         except ValueError as error:
             raise UsageError(
-                f"DCN_MESH {dict(slices or {})} does not fit the slices or hosts of this run ({str(error).splitlines()[0][:200]})."
+                f"DCN_MESH {dict(slices or {})} does not fit the slices or hosts of this run ({str(error).splitlines()[0][:200]}); give sizes whose "
+                "product is the number of slices (of hosts, where there are none), with MESH for one of them, or leave DCN_MESH out."
             ) from error
         return Mesh(grid, MESH_AXES, axis_types=auto)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
@@ -101,9 +102,15 @@ def _across(slices: Mapping[str, int]) -> tuple[int, ...]:
 
 def check_rules(rules: Rules) -> None:
     """Raise UsageError for a rule that names no mesh axis (a slip of the pen would silently replicate)."""
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise UsageError(f"LOGICAL_AXIS_RULES is {rules!r}; give a tuple of pairs, e.g. (('batch', 'data'), ('embed', None)).")
     for rule in rules:
-        if len(rule) != 2 or not isinstance(rule[0], str):
-            raise UsageError(f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis).")
+        pair = isinstance(rule, Sequence) and len(rule) == 2 and isinstance(rule[0], str)
+        if not pair or not isinstance(rule[1], Sequence | None):
+            raise UsageError(
+                f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis); LOGICAL_AXIS_RULES is e.g. (('batch', 'data'), "
+                "('embed', None))."
+            )
         for axis in _as_tuple(rule[1]):
             if axis not in MESH_AXES:
                 raise UsageError(

@@ -5,6 +5,7 @@ so that a document comes again only after all others have.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ class Stage:
 
     cache_dir: str
     from_step: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cache_dir, str | os.PathLike) or not str(self.cache_dir):
+            raise UsageError(f"Stage.cache_dir is {self.cache_dir!r}; give a folder that `ja-llm cache` wrote.")
+        if not isinstance(self.from_step, int) or isinstance(self.from_step, bool) or self.from_step < 1:
+            raise UsageError(f"Stage.from_step is {self.from_step!r}; give a whole number of 1 or more.")
 
 
 class StagedBatches:

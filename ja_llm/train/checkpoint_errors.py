@@ -55,6 +55,9 @@ class Damaged(JaLlmError):
     """A checkpoint whose files are not what was written; the one before may be whole."""
 
 
+# What to do about one; a run puts its own case in place of it.
+REMEDY = "remove it to go on from the one before, or make it again."
+
 # What a file that is not there, or is something else than it should be, raises: damage, and no fault of disk or rights.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
@@ -72,9 +75,7 @@ def unreadable(path: Path, error: BaseException) -> JaLlmError:
     if re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|bad_alloc", text):
         return _too_large(path, error)
     if isinstance(error, ValueError | LookupError | EOFError | OSError):  # bytes that are not what was written
-        return Damaged(
-            f"{path}: this checkpoint is damaged ({first_line(error)}); remove it to go on from the one before, or make it again."
-        )
+        return Damaged(f"{path}: this checkpoint is damaged ({first_line(error)}); {REMEDY}")
     return JaLlmError(
         f"{path}: this checkpoint could not be restored ({type(error).__name__}: {first_line(error)}); keep it, and run the same "
         "command with --debug to see where."

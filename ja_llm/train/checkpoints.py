@@ -115,6 +115,12 @@ def read_description(path: Path) -> dict[str, Any]:
     value = read_json(path, "model description")
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
+        version, own = (str(text).rpartition("/") for text in (schema, SCHEMA))
+        if version[0] == own[0] and version[2].isdigit() and int(version[2]) > int(own[2]):
+            raise JaLlmError(
+                f"{path}: the schema of this model description is {schema!r}, and this version of ja_llm knows {SCHEMA!r}; a newer one has "
+                "written it: upgrade ja_llm (pip install --upgrade ja_llm) to use this model."
+            )
         raise JaLlmError(
             f"{path}: the schema of this model description is {schema!r}, but {SCHEMA!r} is needed; make the model directory again, "
             "by `ja-llm import`, `ja-llm vocab expand`, or `ja-llm train` with a new MODEL_DIR."

@@ -1,5 +1,6 @@
 """Values that gin binds as they come: each is of the kind and in the range that training wants, or a sentence says what to give."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,19 @@ _SEVERAL: dict[str, tuple[str, type, str]] = {
     "accept": ("train.accept", str, "('data',)"),
     "eval_tasks": ("train.eval_tasks", str, "('jcommonsenseqa',)"),
 }
+# What is True or False; gin's "no" would be a text, and true.
+_BOOLS = {"log_norms": "LOG_NORMS"}
+# What is a text or a path -> (how a person binds it, what it is, whether None may stand there)
+_TEXTS = {
+    "mixture_or_task_name": ("MIXTURE_OR_TASK_NAME", "the name that CACHE_DIR was made for", False),
+    "model_dir": ("MODEL_DIR", "a folder", False),
+    "cache_dir": ("CACHE_DIR", "a folder that `ja-llm cache` wrote", False),
+    "initial_checkpoint_path": ("INITIAL_CHECKPOINT_PATH", "a model directory or DIR@STEP", True),
+    "data_schedule": ("DATA_SCHEDULE", "the run.json of another run", True),
+    "wandb_project": ("WANDB_PROJECT", "the name of a project", True),
+    "eval_data": ("train.eval_data", "a folder", True),
+    "eval_document_set": ("train.eval_document_set", "a folder", True),
+}
 _MAPPINGS = {"mesh": "MESH", "dcn_mesh": "DCN_MESH", "model_overrides": "MODEL_OVERRIDES"}
 
 
@@ -70,6 +84,13 @@ def check_settings(given: Mapping[str, Any]) -> None:
     for key, (name, words, fits, optional) in _NUMBERS.items():
         if not (is_number(given[key]) and fits(given[key])) and not (optional and given[key] is None):
             raise UsageError(f"{name} is {given[key]!r}; give {words}{', or None' * optional}.")
+    for key, (name, words, optional) in _TEXTS.items():
+        text = isinstance(given[key], str | os.PathLike) and str(given[key])
+        if not text and not (optional and given[key] is None):
+            raise UsageError(f"{name} is {given[key]!r}; give {words}{', or None' * optional}.")
+    for key, name in _BOOLS.items():
+        if not isinstance(given[key], bool):
+            raise UsageError(f"{name} is {given[key]!r}; give True or False.")
     for key, (name, kind, example, optional) in _OBJECTS.items():
         if not isinstance(given[key], kind) and not (optional and given[key] is None):
             raise UsageError(
@@ -97,6 +118,10 @@ def _check_others(given: Mapping[str, Any]) -> None:
         raise UsageError(f"TASK_FEATURE_LENGTHS is {lengths!r}; give {{'targets': LENGTH}}.")
     if profile is not None and not (_all_whole(profile) and len(profile) == 2 and profile[0] >= 0 and profile[1] >= 1):
         raise UsageError(f"train.profile is {profile!r}; give (first step, number of steps), e.g. (100, 3), or None.")
+    if given["model"] is not None and not callable(given["model"]):
+        raise UsageError(
+            f"MODEL is {given['model']!r}; leave it out and add --gin_file=models/NAME.gin, or give @config.DecoderConfig."
+        )
     if not _all_whole(steps):
         raise UsageError(f"train.eval_steps is {steps!r}; give a tuple of steps, e.g. (5,).")
     limits = caps.values() if isinstance(caps, Mapping) else [] if caps is None else [caps]

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -27,7 +27,7 @@ from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
 from ja_llm.train import maintenance, memory, wandb_run
-from ja_llm.train.checkpoint_errors import Damaged
+from ja_llm.train.checkpoint_errors import REMEDY, Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
     load_model,
@@ -44,9 +44,8 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import Stopped, StoppedByHand, leave_if_lost, stop_on_signals, together
+from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, leave_if_lost, stop_on_signals, together
 from ja_llm.train.reporting import Report
-from ja_llm.train.retention import Best
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
 from ja_llm.train.state import StatePlan, plan_state
@@ -112,12 +111,8 @@ def run(
     """
     # --- Mesh, state and ledger: what does not fit is refused before anything is computed
     begun = time.time() if begun is None else begun
-    prepared = prepare(config, model, tokenizer, data, optimizer, schedule, identity=identity)
+    prepared = prepare(config, model, tokenizer, data, optimizer, schedule, identity=identity, evaluators=evaluators or ())
     mesh, rows, plan, transformation, directory = prepared[:5]
-    if config.keep_best is not None:
-        config.keep_best.check(evaluators or (), config.unmeasured_saves())
-    if config.wandb_project is not None:
-        wandb_run.module(config.wandb_project)
     writes = jax.process_index() == 0
     lock: Any = contextlib.ExitStack()
     spool = storage.Spool(directory)
@@ -168,9 +163,12 @@ def run(
                 _say(sentence)
             try:
                 with progress, open_stream(start, *prepared.shard) as stream:
-                    if evaluators and config.eval_period and not start:  # what the curves fall from
-                        monitors.phase("evaluation", 0)
-                        _evaluate(0, evaluators, plan.weights(state, frozen), writer, config.keep_best)
+                    # What the curves fall from, and what a stop or a kill behind a save has left out
+                    if evaluators and config.evaluates(start) and any_process(writer is not None and not writer.measured):
+                        monitors.phase("evaluation", start)
+                        _, stop = _evaluate(start, config, evaluators, plan.weights(state, frozen), writer, stopping)
+                        if stop:
+                            raise _stopped(stopping, start, config)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
@@ -180,28 +178,31 @@ def run(
                         # The previous step's numbers are fetched while this one computes.
                         report.fetch()
                         report.pending = (step + 1, metrics)
-                        stop = stopping.at(step + 1) and step + 1 < config.total_steps
+                        stop = stopping.at(step + 1) and (step + 1 < config.total_steps or bool(evaluators))
                         if config.evaluates(step + 1) or config.saves(step + 1) or stop:
                             report.fetch()  # a step that is not finite is never saved
                         measured: dict[str, float] = {}
-                        if evaluators and config.evaluates(step + 1):
+                        # Who is asked to end saves, and measures when the run goes on.
+                        if evaluators and config.evaluates(step + 1) and not stop:
                             monitors.phase("evaluation", step + 1)
-                            measured = _evaluate(step + 1, evaluators, plan.weights(state, frozen), writer, config.keep_best)
-                            report.restart_clock()
+                            weights = plan.weights(state, frozen)
+                            measured, stop = _evaluate(step + 1, config, evaluators, weights, writer, stopping)
+                            del weights  # with LoRA a second model
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
                             spool.mirror()
                             checkpoints.save(step + 1, *plan.stored(state, frozen), metrics=measured)
                             if writer:
                                 writer.board(step + 1, {f"goodput/{kind}": share for kind, share in goodput.shares().items()})
-                        if exporter and config.exports(step + 1):
+                        if exporter and config.exports(step + 1) and not stop:
                             checkpoints.wait()
                             exporter(step + 1)
+                            stop = stopping.at(step + 1) and step + 1 < config.total_steps
                         if stop:
                             checkpoints.wait()
-                            raise (Stopped if stopping.exit_code == Stopped.exit_code else StoppedByHand)(
-                                f"stopped at step {step + 1} of {config.total_steps}; {directory} keeps it, the same command goes on from there."
-                            )
+                            raise _stopped(stopping, step + 1, config)
+                        if config.evaluates(step + 1) or config.saves(step + 1):
+                            report.restart_clock()
                 break
             except OffendingStep as offence:
                 monitors.phase("start", step)
@@ -248,12 +249,18 @@ def prepare(
     schedule: Schedule,
     *,
     identity: dict[str, Any],
+    evaluators: Iterable[str] = (),
 ) -> Prepared:
-    """Lay out a run; arguments as of `run`.
+    """Lay out a run; arguments as of `run`, but of evaluators their names.
 
     Raises:
-      UsageError: mesh, batch, optimizer, initial checkpoint or folder do not fit.
+      UsageError: mesh, batch, optimizer, initial checkpoint or folder do not fit, no evaluator gives what KEEP_BEST ranks by, or the
+        package for WANDB_PROJECT is not installed.
     """
+    if config.keep_best is not None:
+        config.keep_best.check(list(evaluators), config.unmeasured_saves())
+    if config.wandb_project is not None:
+        wandb_run.module(config.wandb_project)
     mesh = sharding.make_mesh(dict(config.mesh), slices=dict(config.dcn_mesh))
     sharding.check_batch(mesh, config.rules, data.batch_size, data.length, config.step.microbatches)
     shard = sharding.host_shard(mesh, config.rules)
@@ -344,7 +351,8 @@ def _newest(checkpoints: Checkpoints, plan: StatePlan) -> tuple[int, Any, Any] |
             return steps[-1], *plan.restored(*checkpoints.restore(steps[-1], *plan.restorable()))
         except Damaged as error:
             if len(steps) == 1:  # beginning anew by itself would cost the whole run
-                raise
+                alone = "it is the only one of this run: put a copy back, or remove it, and the same command begins the run anew."
+                raise Damaged(str(error).replace(REMEDY, alone)) from error
             where = checkpoints.set_aside(steps[-1])
             _say(f"{error} It was moved to {where}, the run goes on from step {steps[-2]}.")
     return None
@@ -373,15 +381,35 @@ def _initial_params(config: RunConfig, model: DecoderConfig, plan: StatePlan) ->
 
 
 def _evaluate(
-    step: int, evaluators: Mapping[str, Evaluator], params: Any, writer: MetricsWriter | None, best: Best | None
-) -> dict[str, float]:
-    """What the evaluators measure, by its names in metrics.jsonl; refused where `best` ranks by another."""
-    results = {f"eval/{name}/{key}": value for name, f in evaluators.items() for key, value in f(params).items()}
-    if best is not None:
-        best.check_measured(results)
+    step: int,
+    config: RunConfig,
+    evaluators: Mapping[str, Evaluator],
+    params: Any,
+    writer: MetricsWriter | None,
+    stopping: Stopping,
+) -> tuple[dict[str, float], bool]:
+    """What the evaluators measure, by its names in metrics.jsonl, and whether to end behind it.
+
+    A run that is asked to end meanwhile is not held up by the evaluators that are left: then nothing is logged, and the evaluation is made
+    when the run goes on.
+    """
+    results: dict[str, float] = {}
+    for left, (name, evaluator) in zip(reversed(range(len(evaluators))), evaluators.items(), strict=True):
+        results |= {f"eval/{name}/{key}": value for key, value in evaluator(params).items()}
+        asked = stopping.now()
+        if asked and left:
+            return {}, True
+    if config.keep_best is not None:
+        config.keep_best.check_measured(results)
     if writer:
         writer.write(step, results)
-    return results
+    return results, asked and step < config.total_steps
+
+
+def _stopped(stopping: Stopping, step: int, config: RunConfig) -> Stopped:
+    return (Stopped if stopping.exit_code == Stopped.exit_code else StoppedByHand)(
+        f"stopped at step {step} of {config.total_steps}; {storage.absolute(config.model_dir)} keeps it, the same command goes on from there."
+    )
 
 
 def _say(sentence: str) -> None:

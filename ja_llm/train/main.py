@@ -232,13 +232,6 @@ def train(
         eval_period=eval_period,
     )
     identity = {"mixture": held}
-    if dry_run:  # whatever would be refused is refused here too; nothing is written
-        prepared = prepare(run_config, config, tokenizer, batches, optimizer, schedule, identity=identity)
-        prepared.open_ledger(write=False)
-        print(_plan(run_config, config, batches))
-        return None
-    if jax.process_index() == 0 and not progress.quiet():
-        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}\nattention: {_attention(config)}", flush=True)
     evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
         if not eval_documents:
@@ -256,6 +249,13 @@ def train(
         evaluators |= task_evaluators(
             eval_tasks, config, tokenizer, data=eval_data, root=eval_document_set, limit=eval_limit, length=length
         )
+    if dry_run:  # whatever would be refused is refused here too; nothing is written
+        prepared = prepare(run_config, config, tokenizer, batches, optimizer, schedule, identity=identity, evaluators=evaluators)
+        prepared.open_ledger(write=False)
+        print(_plan(run_config, config, batches))
+        return None
+    if jax.process_index() == 0 and not progress.quiet():
+        print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}\nattention: {_attention(config)}", flush=True)
     return run(
         run_config,
         config,
@@ -325,6 +325,11 @@ def model_config(
 
     if initial:
         directory = split_step(initial)[0]
+        head, _, tail = str(initial).rpartition("@")
+        if not directory.exists() and head and storage.place(head).exists():
+            raise UsageError(
+                f"INITIAL_CHECKPOINT_PATH is {str(initial)!r}, but {tail!r} is no step; give {head}@STEP, or {head} for the newest."
+            )
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
         return _override(read_model_files(directory)[0], dict(overrides or {}))

@@ -25,15 +25,21 @@ class MetricsWriter:
       resume_step: the restored step; 0 for a new run.
       wandb: gets the same scalars; it is not closed with this writer, which is made anew after a rollback.
 
+    Attributes:
+      measured: whether an evaluation of the restored step stands in the file.
+
     Raises:
       JaLlmError: the folder can't be written, or a line of an earlier process can't be read.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0, wandb: "WandbRun | None" = None):
         self._path, self._wandb = directory / "metrics.jsonl", wandb
+        self.measured = False
         if self._path.exists():
             # A run that begins anew writes its step 0 (the untrained model's evaluation) again.
             kept = [line for line in read_metrics(self._path) if line["step"] <= resume_step] if resume_step else []
+            here = [line for line in kept if line["step"] == resume_step]
+            self.measured = any(name.startswith("eval/") for line in here for name in line)
             with atomic_write(self._path) as file:
                 file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
         try:

@@ -5,6 +5,8 @@ The learning rate is not inside: `step.py` applies the schedule that is logged, 
 
 import dataclasses
 import math
+import typing
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -14,17 +16,38 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ja_llm.errors import UsageError
 from ja_llm.train.moments import PRECISIONS, stored_as
-from ja_llm.train.settings import check_numbers, check_patterns, later, matches, name_of
+from ja_llm.train.settings import check_numbers, check_patterns, is_whole, later, matches, name_of
 
 # Norm scales and biases; a scanned stack makes those two-dimensional too, so they are known by name.
 NO_DECAY = ("*/scale", "*/bias")
 
+_SHARE = ("a number from 0 to below 1", lambda x: 0 <= x < 1)
+_ABOVE = ("a number above 0", lambda x: x is not None and x > 0)
+# A field's range, which is the same in every optimizer that has it. Out of it the update is another one, in silence: a gradient that is
+# clipped to a negative norm ascends, a moment that decays by 1 or more never forgets.
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("b1", "b2", "beta"), _SHARE),
+    **dict.fromkeys(("eps", "clip_norm", "clipping_threshold"), _ABOVE),
+    "weight_decay": ("a number of 0 or more", lambda x: x >= 0),
+    "decay_rate": ("a number above 0 and up to 1", lambda x: 0 < x <= 1),
+    "min_dim_size_to_factor": ("a whole number of 1 or more", lambda x: is_whole(x) and x >= 1),
+    "moments": (f"one of {', '.join(map(repr, PRECISIONS))}", lambda x: x in PRECISIONS),
+}
+
 
 class Optimizer:
-    """A frozen dataclass of settings that makes an optax transformation."""
+    """A frozen dataclass of settings that makes an optax transformation.
+
+    Raises:
+      UsageError: a setting is of another kind, or out of range.
+    """
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, (words, fits) = getattr(self, field.name), _RANGES.get(field.name, ("", lambda _: True))
+            if not fits(value) and not (value is None and type(None) in typing.get_args(field.type)):
+                raise UsageError(f"{type(self).__name__}.{field.name} is {value!r}; give {words}.")
 
     def transformation(self, axes: Any = None) -> optax.GradientTransformation:
         """The update direction before the learning rate: new = old - rate * direction.
@@ -34,9 +57,6 @@ class Optimizer:
 
         Args:
           axes: the parameters' logical axes (`param_axes`); Muon alone asks for them.
-
-        Raises:
-          UsageError: a setting is out of range.
         """
         raise NotImplementedError
 
@@ -61,12 +81,6 @@ def _decay(rate: float, no_decay: tuple[str, ...]) -> tuple[str, optax.GradientT
         return jax.tree_util.tree_map_with_path(lambda path, _: not matches(name_of(path), no_decay), params)
 
     return ("weight_decay", optax.add_decayed_weights(rate, mask=mask))
-
-
-def _precision(moments: str) -> str:
-    if moments not in PRECISIONS:
-        raise UsageError(f"moments are {moments!r}; they can be stored as {', '.join(PRECISIONS)}.")
-    return moments
 
 
 @gin.configurable
@@ -95,7 +109,7 @@ class AdamW(Optimizer):
 
     def transformation(self, axes: Any = None) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        adam = stored_as(_precision(self.moments), optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps))
+        adam = stored_as(self.moments, optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps))
         return _chain(self.clip_norm, ("adam", adam), _decay(self.weight_decay, self.no_decay))
 
 
@@ -162,7 +176,7 @@ class Lion(Optimizer):
 
     def transformation(self, axes: Any = None) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        lion = stored_as(_precision(self.moments), optax.scale_by_lion(b1=self.b1, b2=self.b2))
+        lion = stored_as(self.moments, optax.scale_by_lion(b1=self.b1, b2=self.b2))
         return _chain(self.clip_norm, ("lion", lion), _decay(self.weight_decay, self.no_decay))
 
 

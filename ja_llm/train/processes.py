@@ -128,6 +128,20 @@ def together() -> Iterator[None]:
         raise own
 
 
+def told_by_all(word: str) -> list[str]:
+    """What each process says, by its number; every process must come."""
+    if (service := client()) is None:
+        return [word]
+    this = f"ja_llm/told/{next(_rounds)}"
+    service.key_value_set(f"{this}/{jax.process_index()}", word)
+    return [service.blocking_key_value_get(f"{this}/{rank}", _PATIENCE_MS) for rank in range(jax.process_count())]
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is so in any process; every process must come."""
+    return "yes" in told_by_all("yes" if value else "no")
+
+
 # Reading a checkpoint may take one process much longer than another; who is silent meanwhile is the watchdog's matter.
 _PATIENCE_MS = 6 * 3600 * 1000
 _KINDS: dict[str, type[JaLlmError]] = {kind.__name__: kind for kind in (JaLlmError, UsageError, Damaged)}
@@ -194,6 +208,12 @@ class Stopping:
             with contextlib.suppress(Exception):  # nobody has asked
                 self._at, self.exit_code = map(int, self._client.key_value_try_get(_STOP).split())
         return self._at is not None and step >= self._at
+
+    def now(self) -> bool:
+        """Whether to end before the next step; every process must ask at the same place, and all get one answer."""
+        code = max(map(int, told_by_all(str(self.exit_code if self._asked.is_set() else 0))))
+        self.exit_code = code or self.exit_code
+        return code > 0
 
 
 @contextlib.contextmanager

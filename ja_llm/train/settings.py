@@ -47,7 +47,7 @@ def is_whole(value: Any) -> bool:
 
 
 def check_numbers(settings: Any) -> None:
-    """Refuse a dataclass whose fields for numbers hold something else; gin binds what it is given.
+    """Refuse a dataclass whose fields for numbers or for True and False hold something else; gin binds what it is given ("no" is true).
 
     Raises:
       UsageError: the field and its value.
@@ -56,6 +56,8 @@ def check_numbers(settings: Any) -> None:
         kinds, value = typing.get_args(field.type) or (field.type,), getattr(settings, field.name)
         if {int, float} & set(kinds) and not is_number(value) and not (value is None and type(None) in kinds):
             raise UsageError(f"{type(settings).__name__}.{field.name} is {value!r}; give a number.")
+        if bool in kinds and not isinstance(value, bool):
+            raise UsageError(f"{type(settings).__name__}.{field.name} is {value!r}; give True or False.")
 
 
 def name_of(path: Sequence[Any]) -> str:

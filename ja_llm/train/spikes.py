@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ja_llm.errors import UsageError
-from ja_llm.train.settings import check_numbers
+from ja_llm.train.settings import check_numbers, is_whole
 
 
 class History(NamedTuple):
@@ -47,7 +47,7 @@ class SpikeDetector:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        if self.action not in ("skip", "rollback") or self.factor <= 0 or self.window < 2:
+        if self.action not in ("skip", "rollback") or self.factor <= 0 or not is_whole(self.window) or self.window < 2:
             raise UsageError(
                 f"{self} can't be used; action is 'skip' or 'rollback', factor above 0, window a whole number of 2 or more."
             )

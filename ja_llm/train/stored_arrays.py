@@ -12,7 +12,7 @@ from etils import epath
 from ja_llm import storage
 from ja_llm.errors import JaLlmError
 from ja_llm.files import read_json
-from ja_llm.train.checkpoint_errors import Damaged, readable
+from ja_llm.train.checkpoint_errors import REMEDY, Damaged, readable
 from ja_llm.train.digests import first_difference
 from ja_llm.train.processes import together
 
@@ -29,9 +29,7 @@ def check_digests(checkpoint: Path, item: str, values: Any) -> None:
     if path.exists():
         name = first_difference(values, read_json(path, "list of digests")[item])
         if name is not None:
-            raise Damaged(
-                f"this checkpoint is damaged ({item}/{name} is not what was saved); remove it to go on from the one before, or make it again."
-            )
+            raise Damaged(f"this checkpoint is damaged ({item}/{name} is not what was saved); {REMEDY}")
 
 
 def _path(keys: Any) -> tuple[str, ...]:

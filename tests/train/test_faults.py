@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -199,7 +200,9 @@ def test_a_newest_checkpoint_with_a_changed_byte_is_named_and_the_one_before_is_
     assert len(list((tmp_path / "run/damaged").iterdir())) == 1
     for step in (8, 12):
         flip(tmp_path / f"run/checkpoints/{step}/optimizer")
-    with pytest.raises(JaLlmError, match="checkpoints/8: this checkpoint is damaged"):
+    with pytest.raises(
+        JaLlmError, match="checkpoints/8: this checkpoint is damaged .* it is the only one of this run: put a copy back"
+    ):
         train("run", Source(), steps=16)
 
 
@@ -408,6 +411,42 @@ def test_an_export_that_a_kill_prevented_is_made_up_for(train, tmp_path):
     assert made == [4, 8]
     train("run", Source(), steps=12, exporter=made.append, export_period=8)
     assert made == [4, 8, 8, 12]  # whoever exports passes over what is there
+
+
+@pytest.mark.parametrize("order", [("slow", "other"), ("other", "slow")])
+def test_sigterm_during_an_evaluation_saves_at_its_step_and_what_is_left_is_measured_later(train, tmp_path, order):
+    """Steps that no checkpoint is due at (6), and the last one (8), whose evaluation nothing would follow."""
+    when, source = [], Source()  # when: the data step behind which the signal comes, once
+
+    def slow(params):
+        if when and source.read and source.read[-1][0] == when[0]:
+            when.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"x": 1.0}
+
+    evaluators = {name: slow if name == "slow" else lambda _: {"x": 2.0} for name in order}
+    settings = {"steps": 8, "eval_period": 6, "evaluators": evaluators}
+    for saved in (6, 8):
+        when.append(saved - 1)
+        if saved == 8 and order == ("other", "slow"):  # all of it is measured: the run is at its end
+            train("run", source, **settings)
+        else:
+            with pytest.raises(JaLlmError, match=f"stopped at step {saved} of 8") as stopped:
+                train("run", source, **settings)
+            assert stopped.value.exit_code == 75
+        assert not when and model_steps(tmp_path / "run")[-1] == saved
+        at = [line["step"] for line in lines(tmp_path / "run") if "loss" in line]
+        assert at == list(range(1, saved + 1))  # no step more, none less
+    assert train("run", source, **settings) == train("undisturbed", Source(), **settings)
+
+
+def test_the_speed_of_a_step_has_no_save_and_no_export_in_it(train, tmp_path, monkeypatch):
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *a, **k: (time.sleep(1.0), save(*a, **k)))
+    train("run", Source(), steps=8, exporter=lambda _: time.sleep(1.0), export_period=4)
+    values = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    tokens = {value["step"]: value["target_tokens"] / value["tokens_per_second"] for value in values}
+    assert tokens[5] < 2.0  # seconds
 
 
 class Compiled:

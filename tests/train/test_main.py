@@ -50,6 +50,22 @@ def test_a_run_of_an_earlier_version_is_refused_by_its_schema(training, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
 
 
+def test_a_model_of_a_newer_version_is_answered_with_an_upgrade(training, tmp_path, capsys):
+    (tmp_path / "model.json").write_text('{"schema": "ja_llm.model/3"}')
+    capsys.readouterr()
+    assert main(training.command(tmp_path, 20)[3:]) == 1
+    err = capsys.readouterr().err
+    assert "'ja_llm.model/3', and this version of ja_llm knows 'ja_llm.model/2'" in err and "upgrade ja_llm" in err
+
+
+def test_a_folder_or_a_step_that_can_not_be_is_said_with_what_to_give(training, tmp_path, capsys):
+    assert main(training.command("/proc/nothing/run", 20)[3:]) == 1
+    assert "nothing can be written here (No such file or directory); choose another folder" in capsys.readouterr().err
+    (tmp_path / "base").mkdir()
+    assert main(training.command(tmp_path / "run", 20, INITIAL_CHECKPOINT_PATH=f"{tmp_path}/base@x")[3:]) == 2
+    assert f"but 'x' is no step; give {tmp_path}/base@STEP" in capsys.readouterr().err
+
+
 def test_the_rules_in_gin_are_the_defaults_and_can_be_changed_there(training, started, tmp_path):
     assert started(training.command(tmp_path, 20)[3:])[0].rules == DEFAULT_RULES
     rules = (("batch", "data"), ("embed", None))
@@ -80,6 +96,7 @@ def test_a_twin_of_a_model_that_does_not_fit_the_data_is_refused(training, strai
     ("binding", "near"),
     [
         ("main.train.microbatchs = 2", "microbatches"),
+        ("main.train.peak = 1", "peak_tflops"),
         ("learning_rates.WarmupCosin.peak = 1", "WarmupCosine"),
         ("SCHEDULE = @learning_rates.LinearDekay()", "LinearDecay"),
     ],
@@ -159,6 +176,16 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
         ({"STEP_TIMEOUT": 0}, "STEP_TIMEOUT is 0"),
         ({"EMA_DECAY": 2}, "EMA_DECAY is 2; give a number between 0 and 1"),
         ({"MAX_ROLLBACKS": -1}, "MAX_ROLLBACKS is -1"),
+        ({"LOGICAL_AXIS_RULES": 5}, "LOGICAL_AXIS_RULES is 5; give a tuple of pairs"),
+        ({"LOGICAL_AXIS_RULES": (("batch", 5),)}, "the logical axis rule ('batch', 5) is no pair (logical axis, mesh axis)"),
+        ({"MODEL": "'llama31_8b'"}, "MODEL is 'llama31_8b'; leave it out and add --gin_file=models/NAME.gin"),
+        ({"DATA_SCHEDULE": 7}, "DATA_SCHEDULE is 7; give the run.json of another run, or None"),
+        (
+            {"STAGES": "(@stages.Stage(),)", "stages.Stage.cache_dir": "x", "stages.Stage.from_step": "'9'"},
+            "Stage.from_step is '9'; give a whole number of 1 or more",
+        ),
+        ({"MODEL_DIR": None}, "MODEL_DIR is None; give a folder"),
+        ({"LOG_NORMS": "no"}, "LOG_NORMS is 'no'; give True or False"),
         ({"Z_LOSS": "x"}, "Z_LOSS is 'x'; give a number of 0 or more"),
         ({"train.accept": "data"}, "train.accept is 'data'; give a tuple"),
         ({"train.maintenance": "gcp"}, "train.maintenance is 'gcp'; give 'gce', a URL, or None"),
@@ -193,6 +220,21 @@ def test_a_dry_run_refuses_what_the_run_would(training, straight, tmp_path, caps
     assert main([*training.command(straight, 20, **plain)[3:], *groups, "--dry_run"]) == 2
     assert says in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in straight.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("bindings", "says"),
+    [
+        ("WANDB_PROJECT = 5", "WANDB_PROJECT is 5; give the name of a project, or None"),
+        ("main.train.eval_tasks = ('nosuch',)", "nosuch"),
+        ("KEEP_BEST = @retention.Best()\nretention.Best.metric = 'eval/nosuch/x'", "which no evaluation of this run gives"),
+    ],
+)
+def test_a_dry_run_refuses_what_could_not_be_measured_or_told(training, tmp_path, capsys, bindings, says):
+    command = training.command(tmp_path / "run", 20)[3:]
+    assert main([*command, *(f"--gin_bindings={line}" for line in bindings.splitlines()), "--dry_run"]) == 2
+    err = capsys.readouterr().err
+    assert says in err and "fault of ja_llm" not in err and not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_how_rows_are_packed_and_writes_nothing(training, tmp_path, capsys):

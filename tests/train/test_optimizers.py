@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -262,6 +263,29 @@ def test_fields_that_came_later_stand_in_the_ledger_only_where_they_are_used():
     assert described((Group(),)) == [{"name": "Group", "parameters": ["*"], "rate": 1.0, "frozen_steps": 0, "first_row": 0}]
 
 
-def test_moments_of_an_unknown_kind_are_refused():
-    with pytest.raises(UsageError, match="float32, bfloat16, int8"):
-        AdamW(moments="int4").transformation()
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: AdamW(moments="int4"), "AdamW.moments is 'int4'; give one of 'float32', 'bfloat16', 'int8'"),
+        (lambda: AdamW(moments=None), "AdamW.moments is None"),
+        (lambda: AdamW(clip_norm=-1), "AdamW.clip_norm is -1; give a number above 0"),
+        (lambda: AdamW(b2=2), "AdamW.b2 is 2; give a number from 0 to below 1"),
+        (lambda: AdamW(b1=-0.1), "AdamW.b1 is -0.1"),
+        (lambda: AdamW(eps=0), "AdamW.eps is 0"),
+        (lambda: AdamW(weight_decay=-0.1), "AdamW.weight_decay is -0.1; give a number of 0 or more"),
+        (lambda: Adafactor(min_dim_size_to_factor=1.5), "Adafactor.min_dim_size_to_factor is 1.5; give a whole number of 1"),
+        (lambda: Adafactor(decay_rate=-0.8), "Adafactor.decay_rate is -0.8"),
+        (lambda: Adafactor(clipping_threshold=0), "Adafactor.clipping_threshold is 0"),
+        (lambda: Adafactor(relative="no"), "Adafactor.relative is 'no'; give True or False"),
+        (lambda: Lion(b1=1.0), "Lion.b1 is 1.0"),
+        (lambda: Muon(beta=1), "Muon.beta is 1"),
+    ],
+)
+def test_settings_that_would_train_otherwise_than_they_say_are_refused(make, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        make()
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    AdamW(b1=0, b2=0, weight_decay=0, clip_norm=None)
+    Adafactor(decay_rate=1, clipping_threshold=None, min_dim_size_to_factor=1, relative=True)
