@@ -135,6 +135,7 @@ def evaluate(
             results[item.template.name] = files.finished() or _run_task(item, runners, sources, files, asked["examples"])
     known = _join_earlier(results, out, identity, settings, sources)
     tested = {path: digest for r in results.values() for path, digest in r["request"]["data"].get("files", {}).items()}
+    unlisted = sources.raw().unlisted(tested) if tested and data else []
     left_out = {name: why for name, why in {**_left_out_before(out, identity), **left_out}.items() if name not in results}
     value = {
         "schema": SCHEMA,
@@ -143,6 +144,7 @@ def evaluate(
         "identity": identity,
         "code": code_fingerprint(),
         "data": {**known, "files": tested} if tested else known,
+        **({"unlisted": unlisted} if unlisted else {}),
         "settings": settings,
         "tasks": {
             name: {k: v for k, v in r.items() if k not in ("request", "request_hash", "items")} for name, r in results.items()
@@ -287,6 +289,7 @@ def format_results(results: dict[str, Any]) -> str:
         missing = mean.get("missing", [])
         of = f"{mean['tasks']} tasks" + (f" of {mean['tasks'] + len(missing)}: incomplete" if missing else "")
         lines.append(f"  {name:<24}{mean['value']:>10.4f}  {interval:<20}  mean of {of}")
+    lines += [f"  {name:<24}  note: not in SHA256SUMS; its records were counted" for name in results.get("unlisted", ())]
     lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
     lines += [format_comparison(results["comparison"])] if "comparison" in results else []
     return "\n".join(lines)
