@@ -16,7 +16,7 @@ from ja_llm import sharding, storage
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics, contamination, mt_bench
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
-from ja_llm.evaluation.continuations import load_spread, parse_mesh
+from ja_llm.evaluation.continuations import load_spread, parse_mesh, text_ends
 from ja_llm.evaluation.examples import Example, Sources
 from ja_llm.evaluation.judge import Judge, Replay, graded
 from ja_llm.evaluation.raw_files import MissingFile
@@ -120,6 +120,7 @@ def evaluate(
         else {}
     )
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
+    identity |= {"ends": ends} if (ends := text_ends(loaded)) else {}
     runners = Runners(loaded, batch_size * (devices.shape["data"] * devices.shape["fsdp"] if devices else 1), length)
     results: dict[str, Any] = {}
     with sharding.use(devices) if devices else contextlib.nullcontext(), alive(out, process):
