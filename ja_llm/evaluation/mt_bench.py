@@ -59,6 +59,10 @@ def load(folder: RawFolder) -> list[Record]:
     references = {}
     for row in folder.json_lines(FILES[1]):
         choices = folder.gold(FILES[1], row, "choices", row.get("question_id"))
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise JaLlmError(
+                f'{folder.root / FILES[1]}: "choices" of question {row.get("question_id")} is no list of objects; fetch the original again.'
+            )
         references[row.get("question_id")] = folder.gold(FILES[1], choices[0], "turns", row.get("question_id"))
     found = []
     for row in folder.json_lines(FILES[0], 80):

@@ -100,6 +100,8 @@ def evaluate(
     tasks = with_options(tasks, options or {})
     sources = Sources(root, pairs, data, judge)
     base = read_baseline(baseline) if baseline else None
+    if out_dir:
+        writable_folder(out_dir)
     # Before the model is loaded: hours later is too late to hear that a file is missing or a record has no gold.
     plan, left_out = _runnable(tasks, sources, limit)
     if any(item.template.runs_code for item in plan):
@@ -160,6 +162,17 @@ def evaluate(
     if process[0] == 0:
         write_json(out / "results.json", value)
     return value
+
+
+def writable_folder(out: str | Path) -> Path:
+    """The folder for results, which may not be there yet.
+
+    Raises:
+      UsageError: it is a file.
+    """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{out}: results are a folder, and this is a file; give another name with --out DIR.")
+    return Path(out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -309,6 +309,13 @@ def test_failed_grades_of_mt_bench_are_left_out_and_counted(loaded, tmp_path):
         ("question.jsonl", '"math"', '"maths"', "has the category 'maths' and 2 turns"),
         ("question.jsonl", ', "その詩を秋の夕方に書き直してください。"', "", "and 1 turns"),
         ("question.jsonl", '"turns"', '"text"', "has no 'turns'"),
+        ("reference_answer.jsonl", '"choices": [', '"choices": {}, "other": [', "no list of objects|has no 'choices'"),
+        (
+            "reference_answer.jsonl",
+            '"choices": [',
+            '"choices": {"a": 1}, "other": [',
+            '"choices" of question 21 is no list of objects',
+        ),
         ("reference_answer.jsonl", '"question_id": 31', '"question_id": 32', "question 31 has no reference answer"),
     ],
 )
@@ -389,6 +396,15 @@ def test_the_share_of_a_process_is_written_i_of_n(capsys):
     with pytest.raises(SystemExit):
         main(["eval", "--checkpoint", "x", "--process", "half"])
     assert "write it as 0/2 and 1/2" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_a_sentence(tmp_path):
+    from ja_llm.evaluation.run import writable_folder
+
+    (tmp_path / "results").write_text("x")
+    with pytest.raises(UsageError, match="results are a folder, and this is a file; give another name with --out DIR"):
+        writable_folder(tmp_path / "results")
+    assert writable_folder(tmp_path / "new") == tmp_path / "new"
 
 
 def test_special_tokens_of_a_chat_form_are_made_and_end_answers(tmp_path):
