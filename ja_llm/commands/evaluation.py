@@ -64,7 +64,8 @@ def _judge(args):
     """(judge, chat) of the flags; both None without them."""
     if not any((args.judge_url, args.judge_checkpoint, args.chat)):
         return None, None
-    from ja_llm.evaluation.mt_bench import chosen_judge, read_chat
+    from ja_llm.evaluation.conversation import read_chat
+    from ja_llm.evaluation.mt_bench import chosen_judge
 
     chat = read_chat(args.chat) if args.chat else None
     options = dict(args.judge_option)

@@ -74,9 +74,13 @@ def fetch(verbs) -> None:
 
 def _eval_data(group) -> None:
     def handler(args, rest):
-        from ja_llm.fetch.eval_data import fetch_eval_data, format_summary
+        from ja_llm.fetch.eval_data import SetsFailed, fetch_eval_data, format_summary
 
-        print(format_summary(fetch_eval_data(args.out, args.set or ())))
+        try:
+            print(format_summary(fetch_eval_data(args.out, args.set or ())))
+        except SetsFailed as error:
+            print(format_summary(error.told))
+            raise
 
     parser = add_verb(
         group,

@@ -58,11 +58,15 @@ def quiz_answer(text: str) -> str:
 
 
 def boxed(text: str) -> str:
-    r"""MATH: the content of the last \boxed{...}, with nested braces; INVALID without one."""
-    start = text.rfind("\\boxed{")
+    r"""MATH: the content of the last \boxed{...}, with nested braces, or what follows \boxed without them up to a dollar sign; INVALID without one."""
+    start = text.rfind("\\boxed")
     if start < 0:
         return INVALID
-    depth, begin = 0, start + len("\\boxed")
+    begin = start + len("\\boxed")
+    if text[begin : begin + 1] != "{":
+        bare = re.match(r"\s+([^$\s]+)", text[begin:])
+        return bare[1] if bare else INVALID
+    depth = 0
     for place in range(begin, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
         if not depth:
@@ -73,7 +77,9 @@ def boxed(text: str) -> str:
 def plain_mathematics(text: str) -> str:
     r"""A MATH answer without what changes nothing: white space, \left and \right, \dfrac for \frac, units, a final dot, dollar signs.
 
-    A plain comparison of texts: 0.5 and \frac{1}{2} differ. Minerva's own list of replacements (arXiv:2206.14858, appendix) is longer.
+    Forms that the authors of MATH take for equal (arXiv:2103.03874, their published comparison) become one: \frac12, 1/2, 0.5 and \frac{1}{2};
+    .5 and 0.5; \sqrt3 and \sqrt{3}. Still a comparison of texts: 0.25 and \frac{1}{4} differ. Minerva's own list of replacements
+    (arXiv:2206.14858, appendix) is longer, and math-verify compares values.
     """
     text = re.sub(r"\\text(?:bf|rm)?\{([^{}]*)\}", r"\1", text)
     for old, new in (("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\!", ""), ("\\,", "")):
@@ -87,4 +93,10 @@ def plain_mathematics(text: str) -> str:
         .replace("%", "")
     )
     text = "".join(text.split()).removesuffix(".")
-    return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+", text) else text
+    text = text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+", text) else text
+    text = re.sub(r"(^|[^\d])\.(?=\d)", r"\g<1>0.", text)
+    text = re.sub(r"\\sqrt(\w)", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\frac(\w)", r"\\frac{\1}", text)
+    text = re.sub(r"(\\frac\{[^{}]*\})(\w)", r"\1{\2}", text)
+    text = re.sub(r"^(-?)(\d+)/(\d+)$", r"\1\\frac{\2}{\3}", text)
+    return "\\frac{1}{2}" if text == "0.5" else text

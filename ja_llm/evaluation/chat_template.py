@@ -62,20 +62,29 @@ class ChatTemplate:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered text: special tokens in it are themselves, which `Tokenizer.encode` never makes of a text."""
-        return list(self._spelling.encode(text, add_special_tokens=False).ids)
+        return special_ids(self._tokenizer, text)
 
-    @functools.cached_property
-    def _spelling(self) -> Any:
-        import tokenizers
 
-        from ja_llm.vocab.export import tokenizer_json
-        from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+def special_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text in which the texts of special tokens are these tokens, as `transformers` reads it; without BOS.
 
-        own = self._tokenizer
-        text = json.dumps(tokenizer_json(own)) if isinstance(own, SentencePieceTokenizer) else getattr(own, "model_text", None)
-        if text is None:
-            raise JaLlmError("this tokenizer has no tokenizer.json, so the special tokens of its chat template have no ids.")
-        return tokenizers.Tokenizer.from_str(text)
+    Raises:
+      JaLlmError: the tokenizer has no tokenizer.json with equal ids.
+    """
+    return list(_spelling(tokenizer).encode(text, add_special_tokens=False).ids)
+
+
+@functools.lru_cache(maxsize=4)
+def _spelling(own: Tokenizer) -> Any:
+    import tokenizers
+
+    from ja_llm.vocab.export import tokenizer_json
+    from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    text = json.dumps(tokenizer_json(own)) if isinstance(own, SentencePieceTokenizer) else getattr(own, "model_text", None)
+    if text is None:
+        raise JaLlmError("this tokenizer has no tokenizer.json, so the special tokens of a conversation have no ids.")
+    return tokenizers.Tokenizer.from_str(text)
 
 
 @functools.lru_cache(maxsize=8)

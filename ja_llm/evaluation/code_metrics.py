@@ -57,9 +57,10 @@ class PassAtK(PredictionMetric):
         )
 
     def __call__(self, targets: Sequence[Target], predictions: Sequence[Any]) -> dict[str, float]:
-        """The metric, and how many programs there were and did not end in time."""
+        """The metric, and how many programs there were, did not end in time, and wanted more memory than there was for them."""
         counts = Counter(outcome.status for found in _run(targets, predictions) for outcome in found)
-        extra = {"programs": float(counts.total()), "programs_timed_out": float(counts[sandbox.TIMED_OUT])}
+        ends = {"programs_timed_out": sandbox.TIMED_OUT, "programs_out_of_memory": sandbox.OUT_OF_MEMORY}
+        extra = {"programs": float(counts.total()), **{name: float(counts[status]) for name, status in ends.items()}}
         return {**super().__call__(targets, predictions), **(extra if self.k == 1 else {})}
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import os_error_sentence
+from ja_llm.files import os_error_sentence, sha256_json
 
 MAX_FAILED = 0.05  # share of the ratings that may be missing
 _RATING = (re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]"), re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*\]"))
@@ -125,28 +125,38 @@ def _said(error: urllib.error.HTTPError) -> str:
 
 
 class LocalModel:
-    """One of our checkpoints as a judge.
+    """One of our checkpoints as a judge. Its name holds all that decides its answers: weights, tokenizer, form of the prompt, length.
 
     Args:
       loaded: `ja_llm.train.checkpoints.LoadedModel`.
       max_tokens: of an answer.
-      chat: question -> prompt; the plain question when None.
-      stop: texts at which an answer ends.
+      chat: `conversation.Chat`; the plain question when None.
     """
 
-    def __init__(self, loaded: Any, max_tokens: int = 512, chat: Callable[[str], str] | None = None, stop: Sequence[str] = ()):
+    def __init__(self, loaded: Any, max_tokens: int = 512, chat: Any = None):
+        from ja_llm.evaluation.conversation import QUESTION_ALONE
         from ja_llm.evaluation.generation import Generator
+        from ja_llm.evaluation.requests import weights_fingerprint
 
-        self.name = f"{loaded.directory.name}@{loaded.step}"
+        self._chat = chat or QUESTION_ALONE
         self._tokenizer, self._max_tokens = loaded.tokenizer, min(max_tokens, loaded.config.max_length // 2)
-        self._generator, self._chat = Generator(loaded, 1), chat or (lambda question: question)
-        self._lock, self._stop = threading.Lock(), tuple(stop)
+        ends = self._chat.ends(loaded)
+        decides = [
+            weights_fingerprint(loaded.params),
+            loaded.tokenizer.fingerprint,
+            repr(loaded.config),
+            {**dataclasses.asdict(self._chat), "stop": list(self._chat.stop), "ends": ends},
+            self._max_tokens,
+        ]
+        self.name = f"{loaded.directory.name}@{loaded.step} {sha256_json(decides)[:12]}"
+        self._generator = Generator(loaded, 1, ends=ends)
+        self._lock = threading.Lock()
 
     def ask(self, question: str) -> str:
         """See `Judge`. A question that does not fit loses its beginning."""
-        ids = [self._tokenizer.bos_id, *self._tokenizer.encode(self._chat(question))]
+        ids = self._chat.ids(self._tokenizer, [question])
         with self._lock:
-            (text,) = self._generator.continue_ids([ids], self._max_tokens, self._stop, cut_prompts=True)
+            (text,) = self._generator.continue_ids([ids], self._max_tokens, self._chat.stop, cut_prompts=True)
         if not text.strip():
             raise Unanswered(f"{self.name}: this judge answers nothing.")
         return text

@@ -7,7 +7,6 @@ Temperatures, lengths and the way the grades are averaged are Swallow's (facts o
 are in our own words, so grades are comparable between our runs with the same judge alone.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.continuations import load_spread
+from ja_llm.evaluation.conversation import QUESTION_ALONE, Chat, read_chat
 from ja_llm.evaluation.examples import Example, Sources
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.judge import MAX_FAILED, Endpoint, Judge, LocalModel, ratings
@@ -23,7 +23,6 @@ from ja_llm.evaluation.raw_files import RawFolder, Record
 from ja_llm.evaluation.samples import TaskFiles
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.statistics import Statistic, described
-from ja_llm.files import read_json
 from ja_llm.progress import Progress
 from ja_llm.text import scripts
 
@@ -51,30 +50,6 @@ _TASK = (
 _CORRECT = ", and above all whether it agrees with the reference answer, which is right; point out its mistakes"
 
 
-@dataclasses.dataclass(frozen=True)
-class Chat:
-    """How a conversation becomes a prompt.
-
-    Attributes:
-      user: stands around the user's text, which is written {text}.
-      assistant: stands before the assistant's answer; with it a prompt ends.
-      between: stands behind an answer.
-      stop: texts at which an answer ends.
-    """
-
-    user: str = "ユーザー: {text}\n"
-    assistant: str = "アシスタント: "
-    between: str = "\n"
-    stop: tuple[str, ...] = ("\nユーザー:",)
-
-    def prompt(self, said: Sequence[str]) -> str:
-        """The prompt for the next answer; `said` alternates, the user's text first and last."""
-        text = "".join(
-            self.user.replace("{text}", t) if n % 2 == 0 else f"{self.assistant}{t}{self.between}" for n, t in enumerate(said)
-        )
-        return text + self.assistant
-
-
 def load(folder: RawFolder) -> list[Record]:
     """The questions: {"id", "category", "turns" [2], "references" [2] or []}.
 
@@ -84,6 +59,10 @@ def load(folder: RawFolder) -> list[Record]:
     references = {}
     for row in folder.json_lines(FILES[1]):
         choices = folder.gold(FILES[1], row, "choices", row.get("question_id"))
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise JaLlmError(
+                f'{folder.root / FILES[1]}: "choices" of question {row.get("question_id")} is no list of objects; fetch the original again.'
+            )
         references[row.get("question_id")] = folder.gold(FILES[1], choices[0], "turns", row.get("question_id"))
     found = []
     for row in folder.json_lines(FILES[0], 80):
@@ -132,7 +111,7 @@ def write_answers(
     What is written greedily is the same in every run, so it is written once. Finished batches are taken from disk; each process
     writes its share, and the first gathers them ([] for the others).
     """
-    generator = Generator(loaded, batch_size)
+    generator = Generator(loaded, batch_size, ends=chat.ends(loaded))
     batches = []
     for run in range(runs):
         for temperature in sorted(set(TEMPERATURES.values())):
@@ -168,7 +147,7 @@ def _converse(
     cut = [0] * len(places)
     for turn in range(2):
         said = [[*texts, questions[n]["turns"][turn]] for texts, n in zip(said, places, strict=True)]
-        prompts = [[tokenizer.bos_id, *tokenizer.encode(chat.prompt(texts))] for texts in said]
+        prompts = [chat.ids(tokenizer, texts) for texts in said]
         cut = [max(before, len(p) + new_tokens - loaded.config.max_length) for before, p in zip(cut, prompts, strict=True)]
         texts = generator.continue_ids(
             prompts,
@@ -335,25 +314,7 @@ def chosen_judge(
             f"{checkpoint}: a checkpoint as the judge writes greedily and takes max_tokens alone; drop {min(unknown)}."
         )
     max_tokens = int(options.get("max_tokens", 512))
-    if not chat_file:
-        return LocalModel(load_spread(checkpoint), max_tokens)
-    chat = read_chat(chat_file)
-    return LocalModel(load_spread(checkpoint), max_tokens, lambda question: chat.prompt([question]), chat.stop)
-
-
-def read_chat(path: str | Path) -> Chat:
-    """How a conversation becomes a prompt, from a JSON object with the fields of `Chat`.
-
-    Raises:
-      UsageError: it is none.
-    """
-    value = read_json(path, "chat format")
-    names = {field.name for field in dataclasses.fields(Chat)}
-    if not isinstance(value, dict) or set(value) - names or "{text}" not in value.get("user", "{text}"):
-        raise UsageError(
-            f"{path}: this chat format is no object of {', '.join(sorted(names))} with {{text}} in user; correct it."
-        )
-    return Chat(**{**value, **({"stop": tuple(value["stop"])} if "stop" in value else {})})
+    return LocalModel(load_spread(checkpoint), max_tokens, read_chat(chat_file) if chat_file else QUESTION_ALONE)
 
 
 def _key(path: str | Path | None) -> str:

@@ -3,8 +3,8 @@
     DIR/<set>/<path inside the original repository or archive>
     DIR/SHA256SUMS     optional: `cd DIR && find . -type f ! -name SHA256SUMS | xargs sha256sum > SHA256SUMS`
 
-With SHA256SUMS every file must be in it and equal to it. Without it a file must hold as many records as the original does, so
-that half a download is never taken for the whole set. Nothing is fetched from here.
+With SHA256SUMS every file of a set must be in it and equal to it. A set that it has no file of (put there by hand), or any without it,
+must hold as many records as the original does, so that half a download is never taken for the whole set. Nothing is fetched from here.
 """
 
 import csv
@@ -12,7 +12,7 @@ import functools
 import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class RawFolder:
           MissingFile: no file fits a pattern.
           JaLlmError: one is not what SHA256SUMS says.
         """
-        found = {}
+        matched = []  # of all patterns: a set with a part missing is a missing one, whatever else is wrong with it
         for pattern in patterns:
             paths = sorted(p for p in self.root.glob(pattern) if p.is_file())
             listed = [name for name in self._sums or () if Path(name).match(pattern) and not (self.root / name).is_file()]
@@ -72,9 +72,16 @@ class RawFolder:
                 raise MissingFile(
                     f"{self.root / (listed[0] if listed else pattern)}: this evaluation file is missing; put the original there."
                 )
-            for path in paths:
-                found[str(path.relative_to(self.root))] = self._checked(path)
-        return found
+            matched += paths
+        return {str(path.relative_to(self.root)): self._checked(path) for path in matched}
+
+    def unlisted(self, names: Iterable[str]) -> list[str]:
+        """The sets among these files of which SHA256SUMS, if there is one, has nothing: their records were counted instead."""
+        return sorted({name.split("/", 1)[0] for name in names if self._sums is not None and not self._listed(name)})
+
+    def _listed(self, name: str) -> bool:
+        """Whether SHA256SUMS has a file of this one's set."""
+        return name.split("/", 1)[0] in {other.split("/", 1)[0] for other in self._sums or ()}
 
     def _checked(self, path: Path) -> str:
         name = str(path.relative_to(self.root))
@@ -83,7 +90,7 @@ class RawFolder:
                 digest = sha256_file(path)
             except OSError as error:
                 raise os_error_sentence(error, path, reading=True) from error
-            if self._sums is not None and self._sums.get(name) != digest:
+            if self._sums is not None and self._listed(name) and self._sums.get(name) != digest:
                 wrong = "is not listed in" if name not in self._sums else "is not the file of"
                 raise JaLlmError(
                     f"{path}: this evaluation file {wrong} {SUMS} (altered or cut off); fetch the original again, or write {SUMS} anew if it is meant to differ."
@@ -162,14 +169,14 @@ class RawFolder:
         return self.complete(name, rows, expected)
 
     def complete(self, name: str, rows: list[Any], expected: int) -> list[Any]:
-        """The rows, if there are as many as in the original; with SHA256SUMS the checksum has decided, and any number but 0 will do.
+        """The rows, if there are as many as in the original; where SHA256SUMS has the set, the checksum has decided, and any number but 0 will do.
 
         Raises:
           JaLlmError: the set is not whole.
         """
         if not rows:
             raise JaLlmError(f"{self.root / name}: there is no record in this evaluation file; fetch the original again.")
-        if expected and self._sums is None and len(rows) != expected:
+        if expected and not self._listed(name) and len(rows) != expected:
             raise JaLlmError(
                 f"{self.root / name}: {len(rows)} records instead of the original's {expected}; fetch it again, or write {SUMS} "
                 "beside the sets if a part is meant."

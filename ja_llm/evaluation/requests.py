@@ -15,7 +15,7 @@ from ja_llm.files import sha256_file, sha256_json
 
 # What makes prompts, runs the model and counts; not what shows results.
 _CODE = ("tasks", *(f"ja_llm.{room}" for room in ("evaluation", "models", "attention", "losses", "vocab", "text", "data")))
-_SHOWS = ("report", "svg", "published", "score_table", "flexeval_files", "lm_eval_adapter", "chat_template")
+_SHOWS = ("report", "svg", "published", "score_table", "flexeval_files", "lm_eval_adapter")
 
 
 @functools.cache

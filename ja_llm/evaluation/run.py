@@ -16,7 +16,7 @@ from ja_llm import sharding, storage
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import code_metrics, contamination, mt_bench
 from ja_llm.evaluation.compare import compare, format_comparison, read_baseline, statistic_of
-from ja_llm.evaluation.continuations import load_spread, parse_mesh
+from ja_llm.evaluation.continuations import load_spread, parse_mesh, text_ends
 from ja_llm.evaluation.examples import Example, Sources
 from ja_llm.evaluation.judge import Judge, Replay, graded
 from ja_llm.evaluation.raw_files import MissingFile
@@ -100,6 +100,8 @@ def evaluate(
     tasks = with_options(tasks, options or {})
     sources = Sources(root, pairs, data, judge)
     base = read_baseline(baseline) if baseline else None
+    if out_dir:
+        writable_folder(out_dir)
     # Before the model is loaded: hours later is too late to hear that a file is missing or a record has no gold.
     plan, left_out = _runnable(tasks, sources, limit)
     if any(item.template.runs_code for item in plan):
@@ -120,6 +122,7 @@ def evaluate(
         else {}
     )
     identity = {"weights": weights_fingerprint(loaded.params), "vocabulary": loaded.tokenizer.fingerprint, "step": loaded.step}
+    identity |= {"ends": ends} if (ends := text_ends(loaded)) else {}
     runners = Runners(loaded, batch_size * (devices.shape["data"] * devices.shape["fsdp"] if devices else 1), length)
     results: dict[str, Any] = {}
     with sharding.use(devices) if devices else contextlib.nullcontext(), alive(out, process):
@@ -135,6 +138,7 @@ def evaluate(
             results[item.template.name] = files.finished() or _run_task(item, runners, sources, files, asked["examples"])
     known = _join_earlier(results, out, identity, settings, sources)
     tested = {path: digest for r in results.values() for path, digest in r["request"]["data"].get("files", {}).items()}
+    unlisted = sources.raw().unlisted(tested) if tested and data else []
     left_out = {name: why for name, why in {**_left_out_before(out, identity), **left_out}.items() if name not in results}
     value = {
         "schema": SCHEMA,
@@ -143,6 +147,7 @@ def evaluate(
         "identity": identity,
         "code": code_fingerprint(),
         "data": {**known, "files": tested} if tested else known,
+        **({"unlisted": unlisted} if unlisted else {}),
         "settings": settings,
         "tasks": {
             name: {k: v for k, v in r.items() if k not in ("request", "request_hash", "items")} for name, r in results.items()
@@ -157,6 +162,17 @@ def evaluate(
     if process[0] == 0:
         write_json(out / "results.json", value)
     return value
+
+
+def writable_folder(out: str | Path) -> Path:
+    """The folder for results, which may not be there yet.
+
+    Raises:
+      UsageError: it is a file.
+    """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{out}: results are a folder, and this is a file; give another name with --out DIR.")
+    return Path(out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +303,7 @@ def format_results(results: dict[str, Any]) -> str:
         missing = mean.get("missing", [])
         of = f"{mean['tasks']} tasks" + (f" of {mean['tasks'] + len(missing)}: incomplete" if missing else "")
         lines.append(f"  {name:<24}{mean['value']:>10.4f}  {interval:<20}  mean of {of}")
+    lines += [f"  {name:<24}  note: not in SHA256SUMS; its records were counted" for name in results.get("unlisted", ())]
     lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
     lines += [format_comparison(results["comparison"])] if "comparison" in results else []
     return "\n".join(lines)

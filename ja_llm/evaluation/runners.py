@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ja_llm.evaluation.branch_scoring import ContinuationScorer
+from ja_llm.evaluation.continuations import text_ends
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.prefix_cache import PrefixCache
 from ja_llm.evaluation.registry import GENERATE, SCORE, EvaluationTask
@@ -90,7 +91,7 @@ class Runners:
         ]
 
     def _new_generator(self) -> Generator:
-        generator = Generator(self._loaded, self._batch_size)
+        generator = Generator(self._loaded, self._batch_size, ends=text_ends(self._loaded))
         generator.share_prefixes(PrefixCache(self._loaded.config, self._loaded.params))
         return generator
 

@@ -2,7 +2,7 @@
 
 Each program is a process in user, mount, pid, network, ipc, uts and cgroup namespaces of its own: no network, no file of the host
 but Python's own (read-only), a temporary file system of a few MB, no capability, no way to nest namespaces, and limits on time, CPU,
-memory, processes, open files and file sizes (`sandbox_child.py`). Linux 5.12 or newer with user namespaces. Where that does not
+memory, processes, open files and file sizes (`sandbox_child.py`). Linux 5.12 or newer on x86_64 or aarch64, with user namespaces. Where that does not
 work nothing is run, unless the caller says in so many words that it may run unprotected.
 
 A program passes if its last line was reached. Model-written code that imitates that on purpose (by reading the token of its own
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ja_llm.errors import JaLlmError
 
-PASSED, FAILED, TIMED_OUT, NO_SANDBOX = "passed", "failed", "timed out", "no sandbox"
+PASSED, FAILED, TIMED_OUT, OUT_OF_MEMORY, NO_SANDBOX = "passed", "failed", "timed out", "out of memory", "no sandbox"
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _STARTING = 20.0  # seconds that a busy machine may take to set up the namespaces; process 1 keeps the program's own time
 
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a program ended: PASSED, FAILED or TIMED_OUT, and a detail in a few words."""
+    """How a program ended: PASSED, FAILED, TIMED_OUT or OUT_OF_MEMORY, and a detail in a few words."""
 
     status: str
     detail: str = ""

@@ -1,30 +1,44 @@
 """Runs one program in namespaces of its own: the process that `sandbox.py` starts. Standard library only, imports nothing of ours.
 
 Reads a JSON object from standard input: {"program", "token", "root" (an empty folder), "libraries" (paths that the program's Python
-needs), "python", "limits", "protected"}. Writes one JSON line to standard output: {"status": "passed" | "failed" | "timed out" | "no sandbox", "detail"}.
+needs), "python", "limits", "protected"}. Writes one JSON line to standard output: {"status": "passed" | "failed" | "timed out" |
+"out of memory" | "no sandbox", "detail"}.
 
 Processes: this one stays outside and writes the maps of user ids; its child enters new user, mount, pid, network, ipc, uts and cgroup
 namespaces; the grandchild is process 1 in there, builds a file system of a small tmpfs and read-only libraries, gives up every
-capability and waits for the program, which is process 2. When process 1 ends, the kernel ends all that is left.
+capability and the system calls that keep memory outside of any process, and waits for the program, which is process 2. When process 1
+ends, the kernel ends all that is left.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import platform
 import resource
 import select
 import signal
+import struct
 import sys
 import time
 
 _CLONE_ALL = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000 | 0x02000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
 _MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _SYS_MOUNT_SETATTR = 442  # the same on every architecture
 _NOBODY = 65534
 _RESULT, _TOKEN = 3, 4  # the program's file descriptors
+
+# Architecture (linux/audit.h) and numbers (asm/unistd.h) of mmap and of the calls that are refused: shmget, semget, msgget, memfd_create,
+# memfd_secret, io_uring_setup. What they make lives on when no process has it mapped, so no count of processes' memory has it.
+_CALLS = {
+    "x86_64": (0xC000003E, 9, (29, 64, 68, 319, 447, 425)),
+    "aarch64": (0xC00000B7, 222, (194, 190, 186, 279, 447, 425)),
+}
+_OTHER_TABLE = 0x40000000  # from here on x86_64 has the x32 calls, with numbers of their own
+_MAP_SHARED_ANONYMOUS = 0x21
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,6 +50,8 @@ def _run():
         source = file.read()
     try:
         exec(compile(source, "program.py", "exec"), {"__name__": "__main__"})
+    except MemoryError:
+        return b"out of memory a process reached the limit of its address space"
     except BaseException as error:
         return ("failed %s: %s" % (type(error).__name__, error))[:300].encode("utf-8", "replace")
     return b"passed " + _os.read(4, 64)
@@ -110,6 +126,47 @@ def _no_more_rights() -> None:
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+    _no_hidden_memory()
+
+
+def _no_hidden_memory() -> None:
+    """Refuse System V's objects, files in memory and shared anonymous mappings, here and in all that stems from here (seccomp(2)).
+
+    Raises:
+      OSError: the machine's system calls are not known here, or the kernel has no such filter.
+    """
+    if platform.machine() not in _CALLS:
+        raise OSError(f"the system calls of {platform.machine()} are not known, only those of {' and '.join(_CALLS)}")
+    program = _call_filter(*_CALLS[platform.machine()])
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+    filtered = Program(len(program), ctypes.addressof(code))
+    _check(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(filtered), 0, 0), "seccomp filter")
+
+
+def _call_filter(architecture: int, mmap: int, refused: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Classic BPF over struct seccomp_data (call number at byte 0, architecture at 4, argument n at 16 + 8 n): (code, jt, jf, k)."""
+    load, equal, at_least, mask, give = 0x20, 0x15, 0x35, 0x54, 0x06
+    kill, allow, refuse = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
+    return [
+        (load, 0, 0, 4),
+        (equal, 1, 0, architecture),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),
+        *[step for number in refused for step in ((equal, 0, 1, number), (give, 0, 0, refuse))],
+        (at_least, 0, 1, _OTHER_TABLE),
+        (give, 0, 0, refuse),
+        (equal, 1, 0, mmap),
+        (give, 0, 0, allow),
+        (load, 0, 0, 16 + 8 * 3),  # its flags
+        (mask, 0, 0, _MAP_SHARED_ANONYMOUS),
+        (equal, 0, 1, _MAP_SHARED_ANONYMOUS),
+        (give, 0, 0, refuse),
+        (give, 0, 0, allow),
+    ]
 
 
 def _program(job: dict, result: int) -> None:
@@ -219,14 +276,15 @@ def _protected(job: dict, result: int) -> None:
 def _watch(child: int, most: int, result: int) -> None:
     """Wait for the namespaces' end, and bring it about when all processes in there hold more than `most` bytes together.
 
-    The limit of address space is of each process alone, and a control group takes rights that a user has not.
+    The limit of address space is of each process alone, and a control group takes rights that a user has not. Memory of no process is
+    what `_no_hidden_memory` refuses, and the tmpfs, which has a size of its own.
     """
     ended = os.pidfd_open(child)
     while not select.select([ended], [], [], 0.05)[0]:
         inside = _below(child)
         if sum(map(_private_bytes, inside)) > most:
             with contextlib.suppress(OSError):
-                os.write(result, f"failed its processes held more than {most >> 20} MB of memory".encode())
+                os.write(result, f"out of memory its processes held more than {most >> 20} MB of memory".encode())
             with contextlib.suppress(ProcessLookupError):
                 os.kill(inside[0], signal.SIGKILL)  # process 1 of the namespace: all others go with it
             break
@@ -248,13 +306,13 @@ def _below(process: int) -> list[int]:
 
 
 def _private_bytes(process: int) -> int:
-    """Resident memory that is no file's; 0 for a process that has ended."""
+    """Memory that is no file's, resident or in swap; 0 for a process that has ended."""
     try:
-        with open(f"/proc/{process}/statm") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
+        with open(f"/proc/{process}/status") as file:
+            lines = [line.split() for line in file]
     except (OSError, ValueError):
         return 0
-    return (resident - shared) * resource.getpagesize()
+    return sum(int(line[1]) << 10 for line in lines if line[0] in ("RssAnon:", "VmSwap:"))
 
 
 def main() -> None:
@@ -273,7 +331,7 @@ def main() -> None:
         os.waitpid(child, 0)
     os.close(result_in)
     text = os.read(result_out, 4096).decode("utf-8", "replace") if _readable(result_out) else ""
-    for status in ("no sandbox", "timed out", "failed", "passed"):
+    for status in ("no sandbox", "timed out", "out of memory", "failed", "passed"):
         if text.startswith(status + " "):
             detail = text[len(status) + 1 :]
             if status == "passed" and detail != job["token"]:

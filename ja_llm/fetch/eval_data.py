@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,21 @@ from ja_llm.fetch.download import download, download_unsized
 from ja_llm.fetch.eval_sets import SETS, EvalSet, Source
 from ja_llm.files import atomic_write, os_error_sentence, sha256_file
 from ja_llm.progress import Progress
+
+
+class SetsFailed(JaLlmError):
+    """Some sets could not be fetched.
+
+    Args:
+      failed: set -> why.
+      told: of the others, as `fetch_eval_data` returns it.
+    """
+
+    def __init__(self, failed: Mapping[str, str], told: Mapping[str, str]):
+        reasons = list(failed.values())
+        several = f"{', '.join(failed)}: {len(failed)} of {len(failed) + len(told)} sets were not fetched; run the same command again for them. "
+        super().__init__(reasons[0] if len(reasons) == 1 else several + " ".join(reasons))
+        self.told = dict(told)
 
 
 def fetch_eval_data(out: str | Path, names: Sequence[str] = ()) -> dict[str, str]:
@@ -36,7 +51,7 @@ def fetch_eval_data(out: str | Path, names: Sequence[str] = ()) -> dict[str, str
 
     Raises:
       UsageError: no such set.
-      JaLlmError: a server can't be reached, a file is not what its publisher states, or the disk is full.
+      SetsFailed: a server can't be reached, a file is not what its publisher states, or the disk is full; after all others were fetched.
     """
     unknown = [name for name in names if name not in SETS]
     if unknown:
@@ -47,12 +62,20 @@ def fetch_eval_data(out: str | Path, names: Sequence[str] = ()) -> dict[str, str
     except OSError as error:
         raise os_error_sentence(error, out) from error
     wanted = [SETS[name] for name in names or SETS]
-    told = {}
-    with Progress("fetch eval-data", len(wanted), "set") as progress:
-        for eval_set in wanted:
-            told[eval_set.folder] = _one(eval_set, out)
-            progress.update(1, eval_set.folder)
-    _write_licences(out)
+    told: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    try:
+        with Progress("fetch eval-data", len(wanted), "set") as progress:
+            for eval_set in wanted:
+                try:
+                    told[eval_set.folder] = _one(eval_set, out)
+                except JaLlmError as error:
+                    failed[eval_set.folder] = str(error)
+                progress.update(1, eval_set.folder)
+    finally:
+        _write_licences(out)
+    if failed:
+        raise SetsFailed(failed, told)
     return told
 
 
@@ -183,6 +206,6 @@ def _write_licences(out: Path) -> None:
         file.write("".join(lines).encode())
 
 
-def format_summary(told: dict[str, str]) -> str:
+def format_summary(told: Mapping[str, str]) -> str:
     """One line a set, with its licence."""
     return "\n".join(f"{name:<12}{what}; {SETS[name].licence}" for name, what in told.items())

@@ -207,7 +207,7 @@ def test_nonsense_is_asked_for_again_and_the_sentence_names_the_file(tmp_path):
 class Writer:
     """Stands in for a model: answers say which draw they are, and which prompt they saw."""
 
-    def __init__(self, *unused):
+    def __init__(self, *unused, **ends):
         pass
 
     def continue_ids(self, prompts, new_tokens, stop, *, sampling, seed, cut_prompts, numbers):
@@ -221,7 +221,7 @@ class Writer:
 @pytest.fixture
 def loaded(byte_tokenizer, monkeypatch):
     monkeypatch.setattr(mt_bench, "Generator", Writer)
-    return types.SimpleNamespace(config=types.SimpleNamespace(max_length=512), tokenizer=byte_tokenizer)
+    return types.SimpleNamespace(config=types.SimpleNamespace(max_length=512), tokenizer=byte_tokenizer, ledger={})
 
 
 def grade(question):
@@ -255,7 +255,7 @@ def test_mt_bench(loaded, tmp_path, monkeypatch):
     with_reference = [q for q in judge.asked if "reference answer>" in q]
     assert len(with_reference) == 3 * 2 and len(judge.asked) == len(drawn)
     # The same call again: nothing is written or asked anew; nor for another judge, who grades the same answers.
-    monkeypatch.setattr(mt_bench, "Generator", lambda *unused: types.SimpleNamespace())
+    monkeypatch.setattr(mt_bench, "Generator", lambda *unused, **ends: types.SimpleNamespace())
     files = (tmp_path / "mt_bench_ja.json").read_bytes()
     assert measured(loaded, tmp_path, Replay(None, tmp_path / "judge.jsonl", "canned"), 3) == result
     assert (tmp_path / "mt_bench_ja.json").read_bytes() == files
@@ -309,6 +309,13 @@ def test_failed_grades_of_mt_bench_are_left_out_and_counted(loaded, tmp_path):
         ("question.jsonl", '"math"', '"maths"', "has the category 'maths' and 2 turns"),
         ("question.jsonl", ', "その詩を秋の夕方に書き直してください。"', "", "and 1 turns"),
         ("question.jsonl", '"turns"', '"text"', "has no 'turns'"),
+        ("reference_answer.jsonl", '"choices": [', '"choices": {}, "other": [', "no list of objects|has no 'choices'"),
+        (
+            "reference_answer.jsonl",
+            '"choices": [',
+            '"choices": {"a": 1}, "other": [',
+            '"choices" of question 21 is no list of objects',
+        ),
         ("reference_answer.jsonl", '"question_id": 31', '"question_id": 32', "question 31 has no reference answer"),
     ],
 )
@@ -334,14 +341,22 @@ def test_a_local_model_is_a_judge_too(byte_tokenizer, monkeypatch):
 
     texts = ["[[6]]", " "]
     fake = types.SimpleNamespace(continue_ids=lambda prompts, *a, **k: [texts.pop(0)])
-    monkeypatch.setattr(generation, "Generator", lambda *unused: fake)
-    loaded = types.SimpleNamespace(
-        config=types.SimpleNamespace(max_length=64), tokenizer=byte_tokenizer, directory=Path("runs/ja"), step=7
-    )
-    local = LocalModel(loaded)
-    assert local.name == "ja@7" and local.ask("q") == "[[6]]"
+    monkeypatch.setattr(generation, "Generator", lambda *unused, **ends: fake)
+
+    def model(weight):
+        config, params = types.SimpleNamespace(max_length=64), {"w": np.array([weight])}
+        return types.SimpleNamespace(
+            config=config, tokenizer=byte_tokenizer, directory=Path("runs/ja"), step=7, params=params, ledger={}
+        )
+
+    local = LocalModel(model(1.0))
+    assert local.name.startswith("ja@7 ") and local.ask("q") == "[[6]]"
     with pytest.raises(Unanswered, match="answers nothing"):
         local.ask("q")
+    # Grades are kept by the judge's name: another one's must not pass for them.
+    chat = mt_bench.Chat()
+    names = [local.name, LocalModel(model(2.0)).name, LocalModel(model(1.0), 8).name, LocalModel(model(1.0), 512, chat).name]
+    assert len(set(names)) == 4 and LocalModel(model(1.0)).name == local.name
 
 
 @pytest.mark.parametrize(
@@ -381,3 +396,41 @@ def test_the_share_of_a_process_is_written_i_of_n(capsys):
     with pytest.raises(SystemExit):
         main(["eval", "--checkpoint", "x", "--process", "half"])
     assert "write it as 0/2 and 1/2" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_a_sentence(tmp_path):
+    from ja_llm.evaluation.run import writable_folder
+
+    (tmp_path / "results").write_text("x")
+    with pytest.raises(UsageError, match="results are a folder, and this is a file; give another name with --out DIR"):
+        writable_folder(tmp_path / "results")
+    assert writable_folder(tmp_path / "new") == tmp_path / "new"
+
+
+def test_special_tokens_of_a_chat_form_are_made_and_end_answers(tmp_path):
+    """<|im_start|> as text would be six tokens or so that no chat model has read; transformers makes one of it."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    from ja_llm.vocab.hf_tokenizer import HFTokenizer
+
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE())
+    raw.pre_tokenizer, raw.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    raw.train_from_iterator(["海は何色ですか user assistant"] * 4, trainer)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    own = HFTokenizer.from_file(tmp_path / "tokenizer.json", bos_id=0, eos_id=1)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    form = {"user": "<|im_start|>user\n{text}<|im_end|>\n", "assistant": "<|im_start|>assistant\n", "between": "<|im_end|>\n"}
+    (tmp_path / "chat.json").write_text(json.dumps({**form, "stop": ["<|im_end|>", "\nuser"]}))
+    chat = mt_bench.read_chat(tmp_path / "chat.json")
+    said = ["海は何色ですか", "青い", "空は"]
+    ids = chat.ids(own, said)
+    assert ids == [own.bos_id, *theirs.encode(chat.prompt(said), add_special_tokens=False)]
+    assert (ids.count(2), ids.count(3)) == (4, 3)
+    assert chat.ends(types.SimpleNamespace(tokenizer=own, ledger={})) == [3]
+    ledger = {"generation": {"eos_token_id": [1, 2]}}
+    assert chat.ends(types.SimpleNamespace(tokenizer=own, ledger=ledger)) == [1, 2, 3]
+    # The plain form has none, and what a user says there makes none.
+    assert mt_bench.Chat().ids(own, ["<|im_start|>"]) == [own.bos_id, *own.encode(mt_bench.Chat().prompt(["<|im_start|>"]))]

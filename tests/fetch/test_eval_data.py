@@ -17,7 +17,9 @@ import pytest
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation import loaders_english, loaders_japanese
+from ja_llm.evaluation.examples import Sources
 from ja_llm.evaluation.raw_files import RawFolder
+from ja_llm.evaluation.run import _runnable
 from ja_llm.fetch import download, eval_data
 from ja_llm.fetch.eval_data import SETS, EvalSet, Source, fetch_eval_data
 
@@ -254,3 +256,50 @@ def test_every_address_is_https_and_every_file_of_a_loader_is_fetched():
         whole = [s for s in sources if s.target == path] or [s for s in sources if s.members or s.convert]
         assert whole or path.split("/")[-1] in SETS[folder].by_hand or path.split("/", 1)[0] in SETS[folder].by_hand, name
     assert eval_data.format_summary({"jglue": "fetched"}) == "jglue       fetched; CC BY-SA 4.0 (yahoojapan/JGLUE, tag v1.1.0)"
+
+
+def test_from_fetch_to_eval(server, tmp_path, monkeypatch):
+    """What fetch leaves is what eval takes: MATH without its training problems is left out by name, sets put there by hand are read."""
+    row = '{"question": "q", "answer": "a\\n#### 1"}\n'
+    problem = '{"problem": "p", "solution": "s", "answer": "1"}\n'
+    server.files |= {
+        "/train.jsonl": row.encode() * 7473,
+        "/test.jsonl": row.encode() * 1319,
+        "/math.jsonl": problem.encode() * 500,
+    }
+    sources = tuple(Source(f"{server.url}/{name}.jsonl", f"{name}.jsonl") for name in ("train", "test"))
+    monkeypatch.setitem(SETS, "gsm8k", dataclasses.replace(SETS["gsm8k"], sources=sources))
+    math = (Source(f"{server.url}/math.jsonl", "test.jsonl"),)
+    monkeypatch.setitem(SETS, "math", dataclasses.replace(SETS["math"], sources=math))
+    assert fetch_eval_data(tmp_path, ["math", "gsm8k"])["gsm8k"] == "fetched"
+    plan, left_out = _runnable("swallow_en", Sources(data=tmp_path), 1)
+    assert [item.template.name for item in plan] == ["gsm8k"] and "math/train/*/*.json" in left_out["math"]
+    with pytest.raises(JaLlmError, match=re.escape("math/train/*/*.json: this evaluation file is missing")):
+        _runnable("math", Sources(data=tmp_path), 1)
+    # By hand and in no list: it counts by its records, as where nothing is listed, and half of it is refused.
+    questions = tmp_path / "jhumaneval/data/jhuman-eval.jsonl"
+    questions.parent.mkdir(parents=True)
+    folder = RawFolder(tmp_path)
+    questions.write_bytes(PROBLEMS)
+    assert len(folder.json_lines("jhumaneval/data/jhuman-eval.jsonl", 3)) == 3
+    with pytest.raises(JaLlmError, match="3 records instead of the original's 164"):
+        folder.json_lines("jhumaneval/data/jhuman-eval.jsonl", 164)
+    assert folder.unlisted(["gsm8k/test.jsonl", "jhumaneval/data/jhuman-eval.jsonl"]) == ["jhumaneval"]
+    (tmp_path / "gsm8k/more.jsonl").write_bytes(PROBLEMS)
+    with pytest.raises(JaLlmError, match="more.jsonl: this evaluation file is not listed in SHA256SUMS"):
+        folder.text("gsm8k/more.jsonl")
+
+
+def test_one_address_that_fails_does_not_end_the_rest(server, small, tmp_path, monkeypatch, capsys):
+    lost = [
+        dataclasses.replace(SETS["small"], folder=name, sources=(Source(f"{server.url}/{name}", "x"),))
+        for name in ("gone", "lost")
+    ]
+    for eval_set in lost:
+        monkeypatch.setitem(SETS, eval_set.folder, eval_set)
+    wanted = [part for name in ("gone", "small", "lost") for part in ("--set", name)]
+    assert main(["fetch", "eval-data", "--out", str(tmp_path), *wanted]) == 1
+    said = capsys.readouterr()
+    assert "small       fetched; CC0" in said.out and "small/test.jsonl" in (tmp_path / "SHA256SUMS").read_text()
+    assert "gone, lost: 2 of 3 sets were not fetched" in said.err and f"{server.url}/lost" in said.err
+    assert "- small: CC0" in (tmp_path / "LICENCES.md").read_text()

@@ -216,6 +216,7 @@ def test_an_oracle_has_one_on_every_measure_and_nobody_is_below_the_floor(model,
         assert task[task["about"]["headline"]] == pytest.approx(0.3 if "humaneval" in name else 1.0), name
     assert results["suites"]["swallow"]["value"] == pytest.approx((18 + 2 * 0.3) / 20)
     code = results["tasks"]["humaneval"]
+    assert code["programs_out_of_memory"] == 0
     assert (code["pass_at_10"], code["answer_at_10"], code["programs"], code["programs_timed_out"]) == (1.0, 1.0, 40, 0)
 
     def silent(self, template, found, start=0):

@@ -142,3 +142,24 @@ def test_gzip_that_is_cut_off(edited):
         loaders_english.humaneval(RawFolder(raw))
     assert len(loaders_english.humaneval(RawFolder(RAW))[0]) == 4
     assert gzip.decompress((RAW / "humaneval/HumanEval.jsonl.gz").read_bytes()).count(b"\n") == 4
+
+
+def test_equal_answers_of_math_are_equal():
+    """Pairs that the comparison of MATH's authors takes for equal, and some that it does not."""
+    same = lambda a, b: answers.plain_mathematics(a) == answers.plain_mathematics(b)  # noqa: E731
+    halves = ("\\frac12", "\\dfrac{1}{2}", "1/2", "0.5", ".5", "\\frac1{2}", "$\\frac{1}2$")
+    assert all(same(a, "\\frac{1}{2}") for a in halves)
+    assert (
+        same("-3/4", "-\\frac{3}{4}")
+        and same("2\\sqrt3", "2\\sqrt{3}")
+        and same("x = .25", "x=0.25")
+        and same("\\frac{x+1}2", "\\frac{x+1}{2}")
+    )
+    assert (
+        not same("0.25", "\\frac{1}{4}")
+        and not same("1/2", "1/3")
+        and not same("x/2", "\\frac{y}{2}")
+        and not same("1.5", "10.5")
+    )
+    assert answers.boxed("so $\\boxed 5$.") == "5" and answers.boxed("\\boxed{1} then \\boxed{\\frac{a}{b}}") == "\\frac{a}{b}"
+    assert answers.boxed("\\boxed") == answers.boxed("none") == answers.boxed("\\boxed{1") == answers.INVALID
