@@ -20,7 +20,7 @@ from ja_llm.train.step import StepOptions
 PLACEHOLDERS: Mapping[str, Any] = {
     "MIXTURE_OR_TASK_NAME": "none",
     "MODEL_DIR": "none",
-    "CACHE_DIR": "",
+    "CACHE_DIR": "none",
     "TRAIN_STEPS": 1000,
     "INITIAL_CHECKPOINT_PATH": None,
 }
@@ -130,7 +130,7 @@ def settings(
 
 
 def _vocab_size(cache_dir: str, initial: str | None) -> int:
-    if cache_dir:
+    if cache_dir != PLACEHOLDERS["CACHE_DIR"]:
         from ja_llm.vocab.base import load_tokenizer
 
         return load_tokenizer(Path(cache_dir) / "vocab").vocab_size
