@@ -20,6 +20,13 @@ from ja_llm.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def own_table():
+    """Torn down last: what a test put in the table's place is not what later tests, of other files too, find in the cache."""
+    yield
+    block_sizes._table.cache_clear()
+
+
 def test_a_measured_entry_serves_its_device_and_the_next_width(tmp_path, monkeypatch):
     measured = {w: BlockSizes(Tiles(w, w, w, 8, 3), Tiles(1, 2), Tiles(3, 4)) for w in (64, 128)}
     entry = {str(w): {"sizes": block_sizes.to_json(value)} for w, value in measured.items()}
