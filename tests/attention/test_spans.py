@@ -22,6 +22,7 @@ def ids(rows: list[list[int]]) -> np.ndarray:
 @example(rows=[[1] * 64], option=(True, None), tile=(8, 8))  # every token its own document
 @example(rows=[[64], []], option=(True, None), tile=(16, 8))  # one document; nothing
 @example(rows=[[8, 8, 16, 32]], option=(True, None), tile=(8, 8))  # borders on edges of tiles
+@example(rows=[[7, 20, 37]], option=(True, None), tile=(8, 8))  # of a tile of keys the last alone is seen by later queries
 @example(rows=[[7, 1, 17, 31]], option=(False, 11), tile=(8, 8))  # and off them
 def test_tables_hold_every_visible_pair_and_no_tile_too_many(rows, option, tile):
     segments, (queries, keys) = ids(rows), tile
