@@ -22,6 +22,9 @@ from ja_llm.errors import UsageError
 LONGEST_BLOCK = 1 << 20
 _SHORTEST_UNEVEN_BLOCK = 1000
 _SCALE = 1 << 60
+# What scaling rates, twice or so, may round of a share, relative to it. A looser bound would take shares for ratios of whole numbers that only
+# lie near them, and 10^15 rows on a source would be rows off.
+_ROUNDING = 2.0**-50
 
 
 class Order(Protocol):
@@ -139,7 +142,7 @@ def _whole_numbers(shares: Sequence[float]) -> list[int] | None:
     """The smallest whole numbers in the ratio of the shares, to a float's precision, if their sum is at most `LONGEST_BLOCK`."""
     near = [Fraction(share).limit_denominator(LONGEST_BLOCK) for share in shares]
     period = math.lcm(*(fraction.denominator for fraction in near))
-    close = all(abs(float(fraction) - share) <= 1e-14 for fraction, share in zip(near, shares, strict=True))
+    close = all(abs(float(fraction) - share) <= _ROUNDING * share for fraction, share in zip(near, shares, strict=True))
     if not close or sum(near) != 1 or period > LONGEST_BLOCK:
         return None
     return [int(fraction * period) for fraction in near]
