@@ -26,7 +26,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
-from ja_llm.train import maintenance, memory, wandb_run
+from ja_llm.train import failures, maintenance, memory, wandb_run
 from ja_llm.train.checkpoint_errors import REMEDY, Damaged
 from ja_llm.train.checkpoints import (
     Checkpoints,
@@ -44,7 +44,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, leave_if_lost, stop_on_signals, together
+from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, stop_on_signals, together
 from ja_llm.train.reporting import Report
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -434,12 +434,16 @@ def _in_sentences(
     """Turn "out of memory" into the sentence that says what would fit, and a lost process into an exit to restart on."""
     try:
         yield
-    except Exception as error:  # XLA's own kinds
-        if isinstance(error, JaLlmError):
-            raise
-        if memory.is_out_of_memory(error):
-            if (sentence := memory.elsewhere(goodput.current)) is not None:
-                raise JaLlmError(sentence) from error
-            raise memory.explain(compile_step, model, options, rows, memory.device_bytes(), None) from error
-        leave_if_lost(error)
+    except Stopped:
         raise
+    except Exception as error:  # XLA's own kinds
+        failures.leave_if_lost(error)
+        said: Exception = error
+        if memory.is_out_of_memory(error) and not isinstance(error, JaLlmError):
+            sentence = memory.elsewhere(goodput.current)
+            fits = functools.partial(memory.explain, compile_step, model, options, rows, memory.device_bytes(), None)
+            said = fits() if sentence is None else JaLlmError(sentence)
+        failures.post(said)  # at once: a save in the background, which is waited for, waits for the others
+        if said is error:
+            raise
+        raise said from error

@@ -6,10 +6,7 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 import contextlib
 import itertools
 import json
-import os
-import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -66,26 +63,6 @@ def join(coordinator: str | None, count: int | None, index: int | None, timeout:
     except Exception as error:  # XLA's own kinds
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Lost(f"process {index} could not join the run at {coordinator} ({first}); start all processes again.") from error
-
-
-def leave_if_lost(error: BaseException) -> None:
-    """End this process with `RESTART` where `error` is what a step raises when another process of the run is gone.
-
-    At once: what would be tidied up (background writes, the service's own farewell) waits for the lost process.
-    """
-    text = str(error)
-    if jax.process_count() == 1 or not re.search(
-        r"[Gg]loo|NCCL|UNAVAILABLE|[Cc]onnection (reset|closed|refused)|coordination", text
-    ):
-        return
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:200]
-    print(
-        f"ja-llm: process {jax.process_index()} has lost another process of this run ({first}); it ends with code {RESTART}, start the "
-        "same command again (all processes of it) to go on from the last checkpoint.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(RESTART)
 
 
 def client() -> Any:
