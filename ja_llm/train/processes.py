@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -117,6 +118,12 @@ def told_by_all(word: str) -> list[str]:
 def any_process(value: bool) -> bool:
     """Whether it is so in any process; every process must come."""
     return "yes" in told_by_all("yes" if value else "no")
+
+
+def say(sentence: str) -> None:
+    """Say something to the user, once for all processes."""
+    if jax.process_index() == 0:
+        print(f"train: {sentence}", file=sys.stderr, flush=True)
 
 
 # Reading a checkpoint may take one process much longer than another; who is silent meanwhile is the watchdog's matter.
