@@ -11,7 +11,7 @@ COMMA := ,
 DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-parity test-tpu test-t5x test-real lint bench bench-attention sweep-attention lock clean
+.PHONY: run test test-slow test-parity test-tpu test-t5x test-real lint bench bench-gpu bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -52,6 +52,10 @@ lint: $(DEV)
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks.step_speed
 	@$(BIN)/python -m benchmarks.readme_tables
+
+# Whole steps of 1B and of 8B's layers on one GPU, beside PyTorch's: minutes; in a fresh clone with EXTRAS=cuda.
+bench-gpu: $(DEV)
+	@$(BIN)/python -m benchmarks.step_speed_gpu
 
 # Implementations x shapes on the device that is there. On a new kind of device `make sweep-attention` first: it checks the numbers,
 # measures tile lengths, writes them into ja_llm/attention/block_sizes.json, and ends in the same table. In a fresh clone on a GPU

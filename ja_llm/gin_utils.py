@@ -32,7 +32,10 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         "--gin_bindings", action="append", default=[], metavar="B", help='one binding, e.g. "train.microbatches = 2" (repeat)'
     )
     parser.add_argument(
-        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders in which gin files are looked for first"
+        "--gin_search_paths",
+        default="",
+        metavar="DIRS",
+        help="comma-separated folders in which gin files, and what they include, are looked for before the package's",
     )
 
 
@@ -98,14 +101,17 @@ def parsed(
     """
     gin.clear_config()
     folders = [Path(p) for p in search_paths.split(",") if p]
-    for folder in [packaged_configs(), *reversed(folders)]:
-        gin.add_config_file_search_path(str(folder))
     for file in files:
         if not any((folder / file).is_file() for folder in (Path(), *folders, packaged_configs())):
             names = sorted(p.relative_to(packaged_configs()).as_posix() for p in packaged_configs().rglob("*.gin"))
             near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
             hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
             raise UsageError(f"{file}: this gin file is neither here nor in the package; {hint}.")
+    # gin only ever appends to its search paths: one call's would be the next one's, and before the package's.
+    before, gin.config._LOCATION_PREFIXES[:] = (
+        list(gin.config._LOCATION_PREFIXES),
+        ["", *map(str, folders), str(packaged_configs())],
+    )
     try:
         _bind(list(files), list(bindings))
         text = _filled(gin.config_str(), placeholders or {})
@@ -114,6 +120,7 @@ def parsed(
         yield text
     finally:
         gin.clear_config()
+        gin.config._LOCATION_PREFIXES[:] = before
 
 
 def _bind(files: list[str], bindings: list[str]) -> None:
@@ -155,6 +162,9 @@ def unbound(error: TypeError) -> UsageError | None:
 
 
 def _reason(error: Exception) -> str:
+    if match := re.search(r"Ambiguous selector '([^']+)', matches \[(.*?)\]", str(error)):
+        named = sorted(gin.config._REGISTRY.minimal_selector(name) for name in re.findall(r"'([^']+)'", match[2]))
+        return f"{match[1]} is ambiguous, for there are {' and '.join(named)}; write one of these"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:400].rstrip(".") + _near(str(error))
 
@@ -172,9 +182,13 @@ def _near(text: str) -> str:
             target = gin.config._REGISTRY.get_match(parameter[1]).wrapped
             known, name = list(inspect.signature(target).parameters), parameter[2]
         elif unknown:
-            known, name = [selector for selector, _ in gin.config._REGISTRY.items()], unknown[1] or unknown[2]
-            known += [selector.rsplit(".", 1)[-1] for selector in known]
-            name = name.rsplit(".", 1)[-1]
+            selectors = sorted((selector for selector, _ in gin.config._REGISTRY.items()), key=len)
+            short = [selector.rsplit(".", 1)[-1] for selector in selectors]
+            known = [
+                last if short.count(last) == 1 else gin.config._REGISTRY.minimal_selector(whole)
+                for last, whole in zip(short, selectors, strict=True)
+            ]
+            name = (unknown[1] or unknown[2]).rsplit(".", 1)[-1]
         else:
             return ""
     except (AttributeError, ValueError, KeyError):  # gin's own tables, which have no public name

@@ -83,6 +83,10 @@ def test_wrong_meshes_and_rules_are_refused():
     ]:
         with pytest.raises(UsageError, match=message):
             sharding.make_mesh({}, jax.devices()[:1], slices)
+    with pytest.raises(UsageError, match=r"DCN_MESH \{'data': 2\} does not fit the slices or hosts .* or leave DCN_MESH out"):
+        sharding.make_mesh({"data": 2}, jax.devices()[:1] * 4, {"data": 2})  # four devices of one host
+    with pytest.raises(UsageError, match="MESH data 4 in each of the parts of DCN_MESH does not make up the 4 devices"):
+        sharding.make_mesh({"data": 4}, jax.devices()[:1] * 4, {"data": 2})
     with pytest.raises(UsageError, match="'modle'"):
         sharding.partition_spec(("embed",), (("embed", "modle"),))
     assert sharding.make_mesh({"data": -1}, jax.devices()[:1]).shape["data"] == 1

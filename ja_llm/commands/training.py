@@ -80,14 +80,16 @@ def train(verbs) -> None:
         rest, bindings = split_gin_flags(rest)
         if rest:
             args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        from ja_llm.train import failures
         from ja_llm.train.processes import join
 
         # Before anything asks for the devices.
         join(args.coordinator_address, args.process_count, args.process_index, args.initialization_timeout)
         set_device(args.device)
-        from ja_llm.train.main import main as train
+        with failures.shared():
+            from ja_llm.train.main import main as train
 
-        train(args.gin_file, args.gin_bindings + bindings, args.gin_search_paths, dry_run=args.dry_run)
+            train(args.gin_file, args.gin_bindings + bindings, args.gin_search_paths, dry_run=args.dry_run)
 
     parser = add_verb(
         verbs,

@@ -160,7 +160,8 @@ def train(
     from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators
     from ja_llm.train.checkpoints import model_steps
-    from ja_llm.train.loop import prepare, run
+    from ja_llm.train.loop import run
+    from ja_llm.train.preparation import prepare
     from ja_llm.train.run_config import RunConfig
     from ja_llm.vocab.base import load_tokenizer
 

@@ -6,8 +6,6 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 import contextlib
 import itertools
 import json
-import os
-import re
 import signal
 import sys
 import threading
@@ -68,26 +66,6 @@ def join(coordinator: str | None, count: int | None, index: int | None, timeout:
         raise Lost(f"process {index} could not join the run at {coordinator} ({first}); start all processes again.") from error
 
 
-def leave_if_lost(error: BaseException) -> None:
-    """End this process with `RESTART` where `error` is what a step raises when another process of the run is gone.
-
-    At once: what would be tidied up (background writes, the service's own farewell) waits for the lost process.
-    """
-    text = str(error)
-    if jax.process_count() == 1 or not re.search(
-        r"[Gg]loo|NCCL|UNAVAILABLE|[Cc]onnection (reset|closed|refused)|coordination", text
-    ):
-        return
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:200]
-    print(
-        f"ja-llm: process {jax.process_index()} has lost another process of this run ({first}); it ends with code {RESTART}, start the "
-        "same command again (all processes of it) to go on from the last checkpoint.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(RESTART)
-
-
 def client() -> Any:
     """The coordination service's client; None in a run of one process."""
     from jax._src import distributed  # the key-value store has no public name yet
@@ -140,6 +118,12 @@ def told_by_all(word: str) -> list[str]:
 def any_process(value: bool) -> bool:
     """Whether it is so in any process; every process must come."""
     return "yes" in told_by_all("yes" if value else "no")
+
+
+def say(sentence: str) -> None:
+    """Say something to the user, once for all processes."""
+    if jax.process_index() == 0:
+        print(f"train: {sentence}", file=sys.stderr, flush=True)
 
 
 # Reading a checkpoint may take one process much longer than another; who is silent meanwhile is the watchdog's matter.

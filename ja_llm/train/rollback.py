@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ja_llm.errors import JaLlmError
 from ja_llm.files import read_json, write_json
+from ja_llm.train.processes import say
 
 
 class OffendingStep(Exception):
@@ -65,6 +68,34 @@ def roll_back(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_json(ledger, {**stored, "data_schedule": longer.to_json(), "rollbacks": [*stored.get("rollbacks", []), entry]})
+    return longer
+
+
+def go_back(offence: OffendingStep, schedule: Any, checkpoints: Any, config: Any, done: int) -> Any:
+    """The data schedule that goes on from the newest checkpoint past the offending batches; the ledger has it too.
+
+    Args:
+      offence: what happened.
+      schedule: as of `roll_back`.
+      checkpoints: the run's (`ja_llm.train.checkpoints.Checkpoints`).
+      config: `RunConfig`.
+      done: as of `roll_back`.
+
+    Raises:
+      JaLlmError: the run has had its rollbacks.
+    """
+    newest = max(checkpoints.steps(), default=0)
+    longer = roll_back(
+        schedule,
+        offence,
+        newest,
+        checkpoints.directory / "run.json",
+        done=done,
+        allowed=config.max_rollbacks,
+        margin=config.rollback_margin,
+        write=jax.process_index() == 0,
+    )
+    say(f"step {offence.step}: {offence.why}; back to step {newest}, past the batches from there to it.")
     return longer
 
 

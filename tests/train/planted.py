@@ -3,6 +3,8 @@
 {"damaged": {"process": 1, "step": 20}}   that process, and no other, finds the checkpoint of that step damaged
 {"record": {"path": "ids"}}               each batch that is read appends a line: [step, shard, shards, [[task, row], ...]]
 {"slow_save": {"seconds": 0.5}}           so long a save stays under its temporary name
+{"unreadable": {"process": 1, "step": 7}} that process, and no other, can't read the batch of that step
+{"silence": {"seconds": 6}}               so long a process of several may give no sign of life
 """
 
 import json
@@ -58,7 +60,29 @@ def slow_save(seconds: float) -> None:
     AtomicRenameTemporaryPath.finalize = slowly
 
 
-PLANTS = {"damaged": damaged, "record": record, "slow_save": slow_save}
+def unreadable(process: int, step: int) -> None:
+    import jax
+
+    from ja_llm.data.stages import StagedBatches
+    from ja_llm.errors import JaLlmError
+
+    at = StagedBatches.at
+
+    def find(self, number, *arguments):
+        if jax.process_index() == process and number == step:
+            raise JaLlmError("tokens/c/3: this shard can't be read (planted); make the cache again.")
+        return at(self, number, *arguments)
+
+    StagedBatches.at = find
+
+
+def silence(seconds: float) -> None:
+    from ja_llm.train import watchdog
+
+    watchdog.SILENCE = seconds
+
+
+PLANTS = {"damaged": damaged, "record": record, "slow_save": slow_save, "unreadable": unreadable, "silence": silence}
 
 if __name__ == "__main__":
     from ja_llm.cli import main

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.train import failures
 from ja_llm.train.checkpoints import model_steps
 from ja_llm.train.processes import RESTART, join, stop_on_signals
 
@@ -79,11 +80,90 @@ def test_what_one_process_refuses_or_finds_damaged_all_know(started, straight, m
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_data_that_one_process_can_not_read_end_all_with_its_sentence_and_no_restart(started, tmp_path, process):
+    """The damage is still there after a restart. Process 0 serves the others' questions, and so ends last."""
+    directory = tmp_path / "two"
+    processes = started(directory, STEPS, 2, plants={"unreadable": {"process": process, "step": 7}})
+    assert wait(processes) == [1, 1], log(directory, 0) + log(directory, 1)
+    sentence = "tokens/c/3: this shard can't be read (planted); make the cache again."
+    assert f"ja-llm: {sentence}" in log(directory, process)
+    assert f"ja-llm: process {process} of this run has ended: {sentence}" in log(directory, 1 - process)
+    assert not any("Traceback" in log(directory, i) for i in (0, 1))
+    assert model_steps(directory) == [5]  # what was being saved when it happened is whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("step", [5, 10], ids=["a step follows", "the last step"])
+def test_who_survives_a_process_that_is_killed_in_a_save_asks_for_a_restart(started, tmp_path, step):
+    directory = tmp_path / "two"
+    plants = {"slow_save": {"seconds": 5}, "silence": {"seconds": 6}}
+    processes = started(directory, 10, 2, plants=plants, CHECKPOINT_PERIOD=step)
+    deadline = time.monotonic() + 900
+    while not any((directory / "checkpoints").glob(f"{step}.*tmp*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].kill()
+    assert wait(processes) == [RESTART, -signal.SIGKILL], log(directory, 0)
+    assert "Traceback (most recent call last)" not in log(directory, 0)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, RESTART), (signal.SIGINT, 1)])
 def test_a_launcher_starts_again_what_the_machine_stopped_and_not_what_a_person_did(number, code):
     with stop_on_signals() as stopping:
         signal.raise_signal(number)
         assert stopping.at(5) and stopping.exit_code == code
+
+
+class Store:
+    """The coordination service's keys, as two processes in one see them."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value):
+        if key in self.values:
+            raise RuntimeError("ALREADY_EXISTS")
+        self.values[key] = value
+
+    def key_value_try_get(self, key):
+        return self.values[key]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "code"),
+    [
+        (ValueError("Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:1"), None, RESTART),
+        (
+            JaLlmError("d/checkpoints/5: a checkpoint could not be written"),
+            ValueError("UNAVAILABLE: Barrier failed: task 1"),
+            RESTART,
+        ),
+        (JaLlmError("d/checkpoints/5: a checkpoint could not be written"), ValueError("UNAVAILABLE: [tensorstore/gcs]"), None),
+        (JaLlmError("tokens: connection refused of ours, which is a sentence"), None, None),
+        (ValueError("shapes do not match"), None, None),
+    ],
+)
+def test_a_lost_process_is_known_behind_a_save_that_it_broke(monkeypatch, capsys, error, cause, code):
+    store, ended = Store(), []
+    monkeypatch.setattr(failures, "_service", lambda: (store, 1, 2))
+    monkeypatch.setattr(failures, "_exit", lambda code, rank: ended.append(code))
+    error.__cause__ = cause
+    failures.leave_if_lost(error)
+    assert ended == [code] * (code is not None)
+    if code:
+        assert "process 1 has lost another process of this run" in capsys.readouterr().err
+        assert failures.posted().code == RESTART  # for those that wait where nothing breaks
+
+
+def test_who_loses_a_process_that_had_an_error_ends_with_its_sentence_and_code(monkeypatch, capsys):
+    store, ended = Store(), []
+    monkeypatch.setattr(failures, "_service", lambda: (store, 1, 2))
+    monkeypatch.setattr(failures, "_exit", lambda code, rank: ended.append(code))
+    store.values[failures._FAILED] = json.dumps([0, 1, "tokens: damaged."])
+    failures.leave_if_lost(ValueError("Connection reset by peer"))
+    assert ended == [1] and "process 0 of this run has ended: tokens: damaged." in capsys.readouterr().err
 
 
 @pytest.mark.slow

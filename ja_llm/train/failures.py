@@ -1,0 +1,181 @@
+"""An error in one process of several ends all of them, with its sentence and its exit code.
+
+Without this the others would wait for the one that is gone, find a broken connection, and ask the launcher for a restart (code 75) that
+meets the same damaged store again. A process that can't go on posts why under a key of the coordination service; a thread of each process
+looks for it. A process that was killed can post nothing: whoever meets the broken connection first posts that, and all end with 75,
+those too that wait in a save for a barrier which breaks much later.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ja_llm.errors import JaLlmError
+from ja_llm.train.checkpoint_errors import first_line
+from ja_llm.train.processes import RESTART, Lost, Stopped
+
+_FAILED = "ja_llm/failed"
+
+# Seconds: between two looks; that a process stays when another has failed, so that its own error may come and a save in the background end;
+# by which process 0, which serves the key, outlives the others' last question.
+_LOOK, _STAYS, _COORDINATOR_STAYS = 1.0, 10.0, 2.0
+
+# What is said of a process that is gone: by the collectives of CPU and GPU, and by the coordination service.
+_GONE = re.compile(r"[Gg]loo|NCCL|UNAVAILABLE|[Cc]onnection (reset|closed|refused)|[Cc]oordination|[Bb]arrier")
+
+
+class Failure(NamedTuple):
+    """Why a run of several processes ends.
+
+    Attributes:
+      rank: the process that said so.
+      code: exit code, for all.
+      sentence: of its error.
+    """
+
+    rank: int
+    code: int
+    sentence: str
+
+
+def _service() -> tuple[Any, int, int]:
+    """(client of the coordination service or None, this process's number, how many there are), without asking for the devices."""
+    from jax._src import distributed  # no public name yet
+
+    state = distributed.global_state
+    return state.client if (state.num_processes or 1) > 1 else None, state.process_id, state.num_processes or 1
+
+
+def post(error: BaseException) -> None:
+    """Tell the other processes that this one can't go on; the first that does is believed."""
+    client, rank, _ = _service()
+    if client is None:
+        return
+    code = error.exit_code if isinstance(error, JaLlmError) else 1
+    said = first_line(error) if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
+    with contextlib.suppress(Exception):  # another was first, or nobody serves the key any more
+        client.key_value_set(_FAILED, json.dumps([rank, code, said]))
+
+
+def posted() -> Failure | None:
+    """What a process has posted."""
+    client, _, _ = _service()
+    with contextlib.suppress(Exception):  # nobody has, or nobody answers
+        return Failure(*json.loads(client.key_value_try_get(_FAILED)))
+    return None
+
+
+def leave_if_lost(error: BaseException) -> None:
+    """End this process where `error` comes of another one that is gone: with that one's sentence and code, or with 75 if it left none.
+
+    At once: what would be tidied up (background writes, the service's own farewell) waits for the lost process.
+    """
+    client, rank, _ = _service()
+    if client is None or (words := _of_another(error)) is None:
+        return
+    post(
+        Lost(
+            f"process {rank} has lost another process of this run ({words}); it ends with code {RESTART}, start the same command again (all "
+            "processes of it) to go on from the last checkpoint."
+        )
+    )
+    told = posted() or Failure(rank, RESTART, f"process {rank} has lost process 0 of this run; start the same command again.")
+    _leave(told, rank)
+
+
+def _of_another(error: BaseException | None) -> str | None:
+    """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
+    while error is not None and not isinstance(error, Lost):
+        text = str(error)
+        if (
+            not isinstance(error, JaLlmError) and _GONE.search(text) and "tensorstore" not in text
+        ):  # a bucket may be UNAVAILABLE, too
+            return first_line(error)
+        error = error.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Within the block an error of any process of this run ends all of them; one process alone needs none of it.
+
+    An error that all raise, and a run that was asked to stop, end each process as if it were alone.
+    """
+    client, rank, count = _service()
+    if client is None:
+        yield
+        return
+    ended = threading.Event()
+    threading.Thread(target=_listen, args=(rank, ended), name="failures", daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Stopped):  # all have agreed on it
+            leave_if_lost(error)
+            post(error)
+            _say_ended(client, rank, "failed")
+            if not _all_ended(client, count):
+                # They are gone, or will be; Python's own end would wait for them.
+                atexit.register(_exit, error.exit_code if isinstance(error, JaLlmError) else 1, rank)
+        raise
+    else:
+        _say_ended(client, rank, "done")
+    finally:
+        ended.set()
+
+
+def _listen(rank: int, ended: threading.Event) -> None:
+    while not ended.wait(_LOOK):
+        told = posted()
+        if told is not None:
+            # Long enough for this process's own error; one that has one waits for the others itself, and not for ever.
+            if not ended.wait(_STAYS if told.rank != rank else 3 * _STAYS):
+                _leave(told, rank)
+            return
+
+
+def _say_ended(client: Any, rank: int, how: str) -> None:
+    with contextlib.suppress(Exception):
+        client.key_value_set(f"{_FAILED}/{rank}", how, allow_overwrite=True)
+
+
+def _all_ended(client: Any, count: int) -> bool:
+    """Whether all processes have come to the end of the block by themselves; waits for those that are on their way."""
+    deadline = time.monotonic() + 2 * _STAYS
+    how: dict[int, str] = {}
+    while len(how) < count and time.monotonic() < deadline:
+        for rank in sorted(set(range(count)) - how.keys()):
+            with contextlib.suppress(Exception):
+                how[rank] = client.key_value_try_get(f"{_FAILED}/{rank}")
+        time.sleep(0.05)
+    return len(how) == count and "gone" not in how.values()
+
+
+def _leave(told: Failure, rank: int) -> None:
+    """Say why, and end this process without tidying up."""
+    with _leaving:  # the main thread meets a broken connection while the listener is here
+        who = "" if told.rank == rank else f"process {told.rank} of this run has ended: "
+        print(f"ja-llm: {who}{told.sentence}", file=sys.stderr, flush=True)
+        client, _, count = _service()
+        _say_ended(client, rank, "gone")
+        if rank == 0:
+            _all_ended(client, count)
+        _exit(told.code, rank)
+
+
+_leaving = threading.Lock()
+
+
+def _exit(code: int, rank: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if rank == 0:
+        time.sleep(_COORDINATOR_STAYS)
+    os._exit(code)
