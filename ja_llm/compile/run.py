@@ -6,8 +6,9 @@ from typing import Any
 
 from ja_llm.compile import report
 from ja_llm.compile.child import compile_in_child
-from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.hardware import parse_gpus, parse_topology
 from ja_llm.compile.sweep import proposal, sweep
+from ja_llm.errors import UsageError
 from ja_llm.files import write_json
 from ja_llm.manifest import software
 
@@ -25,12 +26,12 @@ def run(
     meshes: Sequence[Mapping[str, int]] = (),
     out: str | None = None,
 ) -> int:
-    """Compile, print, and write what was found; 0 if something fits, else 1.
+    """Compile, print, and write what was found; 0 if something fits (for GPUs: may fit), else 1.
 
     Args:
       files: gin files; see `ja_llm.compile.settings.settings`.
       bindings: `NAME = VALUE`.
-      topology: e.g. "v5p:4x4x4".
+      topology: e.g. "v5p:4x4x4", or "h100:16x8" (machines and GPUs in each).
       search_paths: comma-separated folders.
       vocab_size: rows of the embedding table.
       compiler_options: XLA's.
@@ -43,7 +44,14 @@ def run(
       UsageError: settings do not fit.
       JaLlmError: the compiler ended without an answer.
     """
-    parse_topology(topology)
+    swept = bool(policies or microbatches or meshes)
+    if parse_gpus(topology) is None:
+        parse_topology(topology)
+    elif swept or compiler_options:
+        raise UsageError(
+            f"--topology {topology}: for GPUs a step is lowered and not compiled, so there is no memory or time to choose by; leave out --sweep, "
+            "--remat, --microbatches, --mesh and --xla, and bind MESH and MICROBATCHES."
+        )
 
     def one(candidate: Mapping[str, Any]) -> dict[str, Any]:
         return compile_in_child(
@@ -56,7 +64,7 @@ def run(
             compiler_options=compiler_options,
         )
 
-    if policies or microbatches or meshes:
+    if swept:
         found = sweep(one, policies or (None,), microbatches or (0,), meshes or ({},), lambda line: print(line, flush=True))
         print(report.text(found[0]))
         print(proposal(found))
@@ -65,4 +73,4 @@ def run(
         print(report.text(found[0]))
     if out:
         write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
-    return 0 if found[0]["fits"] else 1
+    return 1 if found[0]["fits"] is False else 0

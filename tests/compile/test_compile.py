@@ -18,7 +18,7 @@ BINDINGS = ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16", "MICROB
 PROGRAM = """
 import dataclasses, json, numpy as np, jax
 from ja_llm import sharding
-from ja_llm.compile import aot, hlo, schedule
+from ja_llm.compile import describe, hlo, schedule
 from ja_llm.compile.counting import counted_flops
 from ja_llm.compile.hardware import parse_topology
 from ja_llm.compile.settings import settings
@@ -38,7 +38,7 @@ with settings(%r, [*%r, "MESH = {'fsdp': 4}", "LOSS = 'logits'", "config.Decoder
         where = schedule.Mesh(dict(mesh.shape), np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), chip, shape, 1e12)
         cost = schedule.cost(hlo.parse(step.as_text()), where)
         found[name] = {
-            "state": aot.state_bytes(plan, rows, batch),
+            "state": describe.state_bytes(plan, rows, batch),
             "arguments": step.memory_analysis().argument_size_in_bytes,
             "executed": cost.flops * 4,
             "axes": sorted({axes for _, axes in cost.traffic}),
