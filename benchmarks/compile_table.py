@@ -16,6 +16,7 @@ from benchmarks import readme_tables
 from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
+from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 
 RESULTS = Path(__file__).resolve().parent / "results" / "compile_table.json"
@@ -49,6 +50,7 @@ def compiled(name: str) -> list[dict[str, Any]]:
                 topology,
                 vocab_size=128256,
                 candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": mesh},
+                compiler_options=compiler_options(topology.partition(":")[0]),
             )
         )
         print(f"{name}: {line(found[-1])}, compiled in {found[-1]['compile_seconds']:.0f} s", flush=True)

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ja_llm.compile.gpu import lower_step
 from ja_llm.compile.hardware import parse_gpus, parse_topology
 from ja_llm.compile.settings import Settings
 from ja_llm.errors import UsageError
+from ja_llm.files import atomic_write
 from ja_llm.train import flops, loop, memory
 from ja_llm.train.state import plan_state
 
@@ -43,13 +45,16 @@ def topology_devices(topology: str, slices: int = 1) -> Any:
         ) from error
 
 
-def compile_step(settings: Settings, topology: str, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
+def compile_step(
+    settings: Settings, topology: str, compiler_options: Mapping[str, str] | None = None, dump: str | None = None
+) -> dict[str, Any]:
     """Compile a run's step for a slice (for GPUs, lower it: `ja_llm.compile.gpu`).
 
     Args:
       settings: the run.
       topology: e.g. "v5p:4x4x4", in chips, or "h100:16x8", machines and GPUs in each.
       compiler_options: XLA's, by name; what LIBTPU_INIT_ARGS would hold.
+      dump: file for the text of the scheduled HLO.
 
     Returns:
       What `ja_llm.compile.report` shows: see docs/compile.md.
@@ -83,7 +88,11 @@ def compile_step(settings: Settings, topology: str, compiler_options: Mapping[st
     if compiled is None:
         return {**found, **_refused(refused, state, chip.usable_gib)}
     found |= _memory(compiled, state, chip.usable_gib)
-    module = hlo.parse(compiled.as_text())
+    text = compiled.as_text()
+    if dump is not None:
+        with atomic_write(Path(dump)) as file:
+            file.write(text.encode())
+    module = hlo.parse(text)
     device_mesh = schedule.Mesh(
         axes=dict(mesh.shape),
         coords=np.array([d.coords for d in mesh.devices.flat]),

@@ -19,7 +19,7 @@ from ja_llm.train import loop
 from ja_llm.train.state import plan_state
 
 # How a lowered program names our Pallas kernels for GPUs (jax 0.10 to 0.12).
-_KERNEL = "xla.gpu.triton"
+_KERNEL = "custom_call @__gpu$xla.gpu.triton"
 
 
 def lower_step(settings: Settings, gpu: Gpu, nodes: int, each: int) -> dict[str, Any]:

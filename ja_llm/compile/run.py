@@ -6,10 +6,11 @@ from typing import Any
 
 from ja_llm.compile import report
 from ja_llm.compile.child import compile_in_child
-from ja_llm.compile.hardware import parse_gpus, parse_topology
+from ja_llm.compile.hardware import CHIPS, parse_gpus, parse_topology
 from ja_llm.compile.sweep import proposal, sweep
 from ja_llm.errors import UsageError
 from ja_llm.files import write_json
+from ja_llm.launch.flags import compiler_options as flags_of
 from ja_llm.manifest import software
 
 
@@ -25,6 +26,7 @@ def run(
     microbatches: Sequence[int] | None = None,
     meshes: Sequence[Mapping[str, int]] = (),
     out: str | None = None,
+    dump: str | None = None,
 ) -> int:
     """Compile, print, and write what was found; 0 if something fits (for GPUs: may fit), else 1.
 
@@ -39,6 +41,7 @@ def run(
       microbatches: to choose from; None likewise.
       meshes: to choose from; none likewise.
       out: JSON file.
+      dump: file for the scheduled HLO (of a sweep's last compilation).
 
     Raises:
       UsageError: settings do not fit.
@@ -62,6 +65,7 @@ def run(
             vocab_size=vocab_size,
             candidate={name: value for name, value in candidate.items() if value},
             compiler_options=compiler_options,
+            dump=dump,
         )
 
     if swept:
@@ -74,3 +78,10 @@ def run(
     if out:
         write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
     return 1 if found[0]["fits"] is False else 0
+
+
+def with_flags(topology: str, given: Mapping[str, str], none: bool = False) -> dict[str, str]:
+    """Compiler options for a topology: those that `ja-llm launch` sets there unless `none`, and over them the given ones."""
+    generation = topology.partition(":")[0]
+    own = {} if none or generation not in CHIPS else flags_of(generation)
+    return {**own, **given}
