@@ -69,13 +69,13 @@ def replace(text: str, name: str, table: str) -> str:
 def compile_table(value: dict[str, Any]) -> str:
     """What the compiler said of each slice."""
     lines = [
-        "| case | remat, microbatches | GiB a chip (parameters, optimizer, temporaries) of usable | FLOPs counted / closed form | executed / model | sent GiB a chip and step | exposed s of step s, at best |",
+        "| case | remat, microbatches | GiB a chip (parameters, optimizer, activations, temporaries) of usable | FLOPs counted / closed form | executed / model | sent GiB a chip and step | exposed s of step s, at best |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, case in value["cases"].items():
         found = case["tried"][-1]
         memory = found["gib_per_chip"]
-        parts = ", ".join(f"{memory[kind]:.2f}" for kind in ("parameters", "optimizer", "temporaries"))
+        parts = ", ".join(f"{memory.get(kind, 0):.2f}" for kind in ("parameters", "optimizer", "activations", "temporaries"))
         head = f"| {name} ({found['topology']}) | {found['remat_policy']}, {found['microbatches']} | {memory['total']:.2f} ({parts}) of {memory['usable']:.2f}"
         if not found["fits"]:
             lines.append(f"{head}: **{-found['spare_gib']:.2f} too much** | | | | |")
