@@ -175,6 +175,7 @@ def lowered_step(
     schedule: Schedule,
     model: DecoderConfig,
     options: StepOptions,
+    platform: str | None = None,
 ) -> Any:
     """The step (a jax.stages.Lowered), for the devices of `mesh`, which need not be here: (state, batch) -> (state, metrics).
 
@@ -189,6 +190,7 @@ def lowered_step(
       schedule: step -> learning rate.
       model: the architecture.
       options: what the step does.
+      platform: what to lower for ("cuda") where `mesh` is abstract; None: what its devices are.
     """
     frozen = () if plan.lora is None else (plan.model,)
     step = jax.jit(
@@ -197,7 +199,8 @@ def lowered_step(
         out_shardings=(plan.shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return step.lower(plan.abstract, abstract_batch(*batch), *frozen)
+    traced = step.trace(plan.abstract, abstract_batch(*batch), *frozen)
+    return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
 def abstract_batch(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
