@@ -97,12 +97,12 @@ def outcomes(output: Path) -> dict[Key, Outcome]:
         results = {stage.name: stage.result(unit) for stage in stages}
         for reason, entries in results[stages[0].name]["samples"].items():
             for _, fields in entries:
-                found[fields.get("warc") or fields["input"], fields["offset"]] = Outcome("extract", reason)
+                found[Path(fields.get("warc") or fields["input"]).name, fields["offset"]] = Outcome("extract", reason)
         documents = []
         for written in read_documents(stages[0].file(unit, ".tfrecord")):
             meta = json.loads(written.meta)
             documents.append(Outcome(id=written.id, text=written.text))
-            found[meta["warc"], meta["offset"]] = documents[-1]
+            found[Path(meta["warc"]).name, meta["offset"]] = documents[-1]
         for stage in stages:
             if stage.name == "dedup":
                 for document in documents:
@@ -121,7 +121,7 @@ def losses(pages: Sequence[Page], found: Mapping[Key, Outcome], value: dict[str,
     table: dict[str, Counter[str]] = defaultdict(Counter)
     damaged = defaultdict(list)
     for entry in value["damaged"]:
-        damaged[entry["input"]].append(entry["offset"])
+        damaged[Path(entry["input"]).name].append(entry["offset"])
     unaccounted = []
     ends = {page.key: after.offset for page, after in zip(pages, pages[1:], strict=False) if page.file == after.file}
     for page in pages:
