@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
 REAL ?= build/real
+LABELLED ?=
 JOBS ?= 2
 # A further extra of pyproject.toml beside the test tools: cuda or tpu, for JAX's plugin.
 EXTRAS ?=
@@ -41,8 +42,10 @@ test-t5x: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.readme_tables
 	@$(BIN)/python -m pytest tests/train/test_t5x.py
 
-# The main job on Debian's documentation: hours of two cores the first time, what is finished is kept in $(REAL).
+# Debian's documentation: the corpus job measured on it and on its damaged twin (LABELLED: a labelled WARC set besides), then the main job.
+# Hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(DEV)
+	@$(BIN)/python -m benchmarks.corpus_quality --workers $(JOBS) --out $(REAL) $(addprefix --labelled ,$(LABELLED))
 	@$(BIN)/python -m benchmarks.debian_docs --repeat --out $(REAL)
 	@REAL=$(abspath $(REAL)) $(BIN)/python -m pytest -m real
 

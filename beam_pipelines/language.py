@@ -2,7 +2,8 @@
 
 Kana are Japanese and nothing else, so their share among letters decides first (HojiChar and llm-jp do the same), then that
 of hangul and of kanji; the rest goes to py3langid, whose model is inside its wheel, restricted to the configured candidates.
-By option the packaged linear model says what is Japanese, with this rule as a second opinion.
+By option the packaged linear model says what is Japanese, with this rule as a second opinion. Text that was saved after it had been
+read in a wrong charset is in no language, whatever its letters.
 
 Annotates lang, confidence, kana_share; what is in no kept language is dropped.
 """
@@ -19,9 +20,12 @@ from beam_pipelines.workspace import Stage, Unit
 from ja_llm.text import language_model, scripts
 from ja_llm.text.language_model import packaged
 
-VERSION = 2
+VERSION = 3
 PACKAGES = ("py3langid",)
 _CLASSIFY_CHARACTERS = 20_000  # from the text's middle; more does not change the answer
+# The bytes that UTF-8 kana begin with (E3 81, E3 82, E3 83) as Shift_JIS. Each stands in a rare word; two of them stand side by side in hardly any text.
+_KANA_AS_SHIFT_JIS = "縺繧繝"
+_GARBLED_FROM, _GARBLED_AT_LEAST = 0.02, 3  # share of such signs and U+FFFD among the characters, and how many
 
 
 def identify(text: str, settings: LanguageId) -> tuple[str, float, float]:
@@ -35,13 +39,29 @@ def identify(text: str, settings: LanguageId) -> tuple[str, float, float]:
     if counts.letters < settings.min_letters:
         return "und", 0.0, 0.0
     share = (counts.kana + counts.halfwidth_kana) / counts.letters
+    if garbled(text):
+        return "und", 1.0, share
     by_kana = share >= settings.min_kana_share and counts.hangul < counts.kana
     if settings.method == "rule":
         return ("ja", 1.0, share) if by_kana else (*_other(text, counts, settings), share)
-    probability = packaged().probability(text)
+    # The model knows no ISO-2022-JP that nobody decoded, and its like: without a kana or kanji nothing is Japanese.
+    written = counts.kana + counts.halfwidth_kana + counts.kanji
+    probability = packaged().probability(text) if written else 0.0
     if (probability > 0.5) != by_kana and settings.second_opinion:
         return "und", 0.5, share
     return ("ja", probability, share) if probability > 0.5 else (*_other(text, counts, settings), share)
+
+
+def garbled(text: str) -> bool:
+    """Whether the text is Japanese that was read in a wrong charset (mojibake), or lost much of its letters to U+FFFD.
+
+    Example:
+      >>> [garbled(text * 9) for text in ("これは文です。", "これは文です。".encode().decode("cp932", "replace"), "糸が縺れた。")]
+      [False, True, False]
+    """
+    found = [n for n in map(text.count, _KANA_AS_SHIFT_JIS) if n]
+    signs = text.count("\ufffd") + (sum(found) if len(found) > 1 else 0)
+    return signs >= max(_GARBLED_AT_LEAST, _GARBLED_FROM * len(text))
 
 
 def _other(text: str, counts: scripts.ScriptCounts, settings: LanguageId) -> tuple[str, float]:

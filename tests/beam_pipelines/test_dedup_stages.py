@@ -1,5 +1,6 @@
 """The stages url_dedup, exact_dedup, dedup and lines in the chain: who goes and why, cluster sizes, an earlier run's index."""
 
+import json
 import re
 
 import pytest
@@ -55,13 +56,18 @@ def build(archive, output, *names, bindings=(), files="*.warc.gz"):
 
 
 def test_urls_texts_and_near_duplicates_go_for_the_newest(archive, tmp_path):
-    urls, dropped = build(archive, tmp_path / "out", "url_dedup", "exact_dedup", "minhash", "dedup")
+    names, carried = ("url_dedup", "exact_dedup", "minhash", "dedup", "carry"), "corpus.Corpus.carried = ['dedup.cluster_size']"
+    urls, dropped = build(archive, tmp_path / "out", *names, bindings=[carried])
     assert dropped["url_dedup"] == {"duplicate_url": 1} and dropped["exact_dedup"] == {"duplicate_exact": 1}
     assert dropped["dedup"] == {"duplicate_near": 2}
     gone = {"http://site0.example/page", "http://site1.example/page", "http://site2.example/page", "http://near.example/2"}
     assert not urls & gone and "http://nearer.example/2" in urls and "http://copy.example/1" in urls
     sizes = [re.findall(r'"cluster_size": (\d+)', p.read_text()) for p in (tmp_path / "out/.work").glob("dedup-*/*.jsonl")]
     assert sorted(int(n) for unit in sizes for n in unit) == [1] * 5 + [3]
+    documents = [d for path in (tmp_path / "out").glob("*/*.tfrecord") for d in read_documents(path)]
+    assert {d.url: json.loads(d.meta)["dedup.cluster_size"] for d in documents} == {
+        url: 3 if url == "http://nearer.example/2" else 1 for url in urls
+    }
 
 
 def test_an_earlier_run_drops_what_it_knows(archive, tmp_path):

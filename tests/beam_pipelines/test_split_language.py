@@ -68,6 +68,28 @@ def test_language_by_content(text, lang):
     assert identify(text, LanguageId())[0] == lang
 
 
+JAPANESE = "この文書はコマンドの使い方を説明します。設定ファイルを編集して保存すると、次に起動したときから有効になります。"
+
+
+@pytest.mark.parametrize("method", ["rule", "model"])
+@pytest.mark.parametrize("charset", ["utf-8", "euc_jp", "cp932", "iso2022_jp"])
+@pytest.mark.parametrize("read_as", ["utf-8", "cp932", "euc_jp", "cp1252", "gb18030"])
+def test_text_that_was_read_in_a_wrong_charset_is_not_japanese(charset, read_as, method):
+    if (charset, read_as) == ("euc_jp", "gb18030"):
+        pytest.skip("kana are the same bytes in both: half of the text is right")
+    text = JAPANESE.encode(charset).decode(read_as, "replace")
+    assert (identify(text, LanguageId(method=method))[0] == "ja") == (charset == read_as)
+
+
+def test_how_much_makes_a_text_garbled():
+    text = JAPANESE * 10
+    assert (
+        identify("\ufffd" * 10 + text[:490], LanguageId())[0] == "und"
+        and identify("\ufffd" * 9 + text[:491], LanguageId())[0] == "ja"
+    )
+    assert identify("縺繧" + JAPANESE[:30], LanguageId())[0] == "ja", "two signs are a matter of chance"
+
+
 def test_a_page_of_commands_with_chinese_in_it_is_not_english():
     commands = "sudo apt-get install package --option=value /etc/default/config && systemctl restart daemon.service; " * 30
     english = "The program reads its settings from a file and writes what it did to the log. " * 20

@@ -1,0 +1,121 @@
+"""The labelled damage that `benchmarks/corpus_quality.py` measures the corpus job by: labels are true, nothing is lost unseen."""
+
+import gzip
+import random
+
+import pytest
+
+from benchmarks import corpus_quality, damaged_twin, page_truth
+from benchmarks.corpus_quality import Near, Outcome, losses, measure, met, verdict
+from ja_llm.fetch.warc_writer import WarcWriter
+
+PAGES = {"ja": 100, "en": 24}
+
+
+def grams(text):
+    dense = "".join(text.split())
+    return {dense[i : i + 5] for i in range(max(1, len(dense) - 4))}
+
+
+def brute_force(a, b):
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory, web):
+    """(WARC files of undamaged pages, their labels, the twin's folder, its labels)."""
+    folder = tmp_path_factory.mktemp("collection")
+    for lang, count in PAGES.items():
+        with WarcWriter(folder / f"{lang}.warc.gz") as writer:
+            for i in range(count):
+                html = web.html((web.ja_text if lang == "ja" else web.en_text)(i)).replace(
+                    "<head>", '<head><meta charset="utf-8">'
+                )
+                body, url = html.encode(), f"https://{lang}.example/{i}"
+                writer.response(url, body, "text/html; charset=utf-8", "2024-01-01T00:00:00Z", metadata={"language": lang})
+    warcs = sorted(folder.glob("*.warc.gz"))
+    originals = damaged_twin.label_originals(warcs, folder / "truth" / "originals.jsonl.gz")
+    return warcs, originals, folder / "twin", damaged_twin.make(warcs, originals, folder / "twin", each=2)
+
+
+def test_labels_of_sound_pages_are_what_was_written(collection, web):
+    _, originals, _, _ = collection
+    assert {page.url: page.content for page in originals} == {
+        f"https://{lang}.example/{i}": "ja" if lang == "ja" else "other" for lang, count in PAGES.items() for i in range(count)
+    }
+    first = next(page for page in originals if page.url == "https://ja.example/0")
+    assert page_truth.squeeze(first.text) == page_truth.squeeze(web.ja_text(0))
+
+
+def test_near_pairs_are_all_pairs_by_brute_force(web):
+    rng = random.Random(5)
+    texts = [web.ja_text(i, 30) for i in range(6)] + ["", "短い", "短い文。", "短い文。"]
+    texts += [
+        damaged_twin.replaced(t.replace("\n", ""), "花鳥風月" * 99, level, rng) for t in texts[:6] for level in (0.45, 0.55, 0.97)
+    ]
+    expected = {
+        (i, j): brute_force(a, b) for i, a in enumerate(texts) for j, b in enumerate(texts) if i < j and brute_force(a, b) >= 0.5
+    }
+    assert page_truth.near_pairs([page_truth.ngrams(t) for t in texts], 0.5, sketch=64) == pytest.approx(expected)
+    assert len(expected) > 12
+
+
+@pytest.mark.parametrize("level", damaged_twin.LEVELS)
+@pytest.mark.parametrize("edit", [damaged_twin.replaced, damaged_twin.scattered])
+def test_an_edit_comes_near_its_level(web, edit, level):
+    text, donor = (page_truth.squeeze(web.ja_text(i, 60)) for i in (1, 2))
+    assert brute_force(text, edit(text, donor, level, random.Random(3))) == pytest.approx(level, abs=0.06)
+
+
+def test_the_twin_is_the_same_again(collection, tmp_path):
+    warcs, originals, twin, pages = collection
+    assert damaged_twin.make(warcs, originals, tmp_path, each=2) == pages == damaged_twin.read_truth(twin / "truth.jsonl.gz")
+    for path in twin.glob("*.warc.gz"):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+    assert damaged_twin.make(warcs, originals, tmp_path, seed=2, each=2) != pages
+
+
+def test_every_kind_is_there_and_is_what_it_says(collection):
+    _, originals, twin, pages = collection
+    by_key, labels = {page.key: page for page in originals}, {page.label for page in pages}
+    kinds = {*damaged_twin.CHARSETS, damaged_twin.BAD_BYTES, damaged_twin.MOJIBAKE, *damaged_twin.CUTS, *damaged_twin.COPIES}
+    kinds |= set(damaged_twin.MEMBERS)
+    assert labels == kinds | {
+        f"{style}, {level}" for style in ("scattered edits", "a stretch replaced") for level in damaged_twin.LEVELS
+    }
+    for page in pages:
+        data = (twin / page.file).read_bytes()[page.offset :]
+        if page.label in (*damaged_twin.MEMBERS[:3], damaged_twin.MEMBERS[5]):
+            assert page.lost and not page.text
+            with pytest.raises((OSError, EOFError, gzip.zlib.error)):
+                gzip.decompress(data[: data.find(b"\x1f\x8b\x08", 10)] if page.label == damaged_twin.MEMBERS[1] else data)
+        elif page.label in damaged_twin.CHARSETS:
+            assert page.text == by_key[page.of].text and page.content == "ja"
+
+
+@pytest.fixture(scope="module")
+def built(collection, tmp_path_factory):
+    warcs, originals, twin, pages = collection
+    everything, inputs = [*originals, *pages], [str(warcs[0].parent / "*.warc.gz"), str(twin / "*.warc.gz")]
+    output = tmp_path_factory.mktemp("built") / "set"
+    return everything, measure("swallow_v2", everything, inputs, output, 1, Near(everything)), corpus_quality.outcomes(output)
+
+
+def test_a_small_twin_is_within_the_bounds(built):
+    _, part, _ = built
+    assert all(met(verdict(part)).values()), verdict(part)
+    assert part["losses"]["lost_by_design_but_a_document"] == []
+    assert part["duplicates"]["pairs_alike"] > 30 and part["duplicates"]["planted_below"] >= 5
+    for label in damaged_twin.CHARSETS:
+        assert part["text"][f"{label} [ja]"]["same_as_undamaged"] == 1, label
+
+
+def test_a_record_that_is_nowhere_and_a_wrong_language_are_seen(built):
+    pages, part, found = built
+    value = {"damaged": [], "yields": [{"stage": "extract", "in": {"documents": 3}, "kept": {"documents": 2}, "dropped": {}}]}
+    one = pages[0]
+    seen = losses(pages, {key: outcome for key, outcome in found.items() if key != one.key}, value)
+    assert one.url in seen["some_unaccounted"] and seen["stages_that_do_not_add_up"] == ["extract"]
+    wrong = {**found, one.key: Outcome(id="0", text=one.text, lang="en" if one.content == "ja" else "ja")}
+    before, after = part["language"], corpus_quality.language(pages, wrong)
+    assert after["precision"] + after["recall"] < before["precision"] + before["recall"]

@@ -1,0 +1,68 @@
+"""What the corpus job must make of labelled pages, read from its result file: `make test-real` runs the job first."""
+
+import pytest
+
+from benchmarks import damaged_twin
+from benchmarks.corpus_quality import BOUNDS, PRESETS, RESULT, met, verdict
+from ja_llm.files import read_json
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def result():
+    if not RESULT.exists():
+        pytest.fail(f"{RESULT} is missing; run python -m benchmarks.corpus_quality")
+    return read_json(RESULT)
+
+
+@pytest.fixture(params=PRESETS)
+def build(request, result):
+    return result["debian_docs"][request.param]
+
+
+def test_the_result_is_of_todays_twin_and_bounds(result):
+    assert result["bounds"] == BOUNDS
+    assert result["twin"]["version"] == damaged_twin.VERSION
+    assert {preset: result["debian_docs"][preset]["bindings"] for preset in PRESETS} == {k: list(v) for k, v in PRESETS.items()}
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_the_bound_holds(build, bound):
+    assert met(verdict(build))[bound], verdict(build)[bound]
+
+
+def test_the_bounds_hold_on_the_labelled_set_where_it_was_measured(result):
+    for preset in PRESETS if "labelled" in result else ():
+        assert all(met(verdict(result["labelled"][preset])).values()), (preset, verdict(result["labelled"][preset]))
+
+
+def test_the_bounds_were_asked_of_enough(build):
+    assert build["duplicates"]["pairs_alike"] >= 200
+    assert build["duplicates"]["planted_below"] >= 50
+    assert build["language"]["japanese"] >= 2500
+
+
+def test_every_record_ends_in_one_place(build):
+    losses = build["losses"]
+    assert losses["records"] == sum(sum(counts.values()) for counts in losses["by_label"].values())
+    # What the job counts is what it was given, but for records of which nothing is left to see.
+    unseen = sum(counts.get("in a damaged place", 0) for counts in losses["by_label"].values())
+    assert losses["records_in"] == losses["records"] - unseen
+    zeroed = losses["by_label"][damaged_twin.MEMBERS[2]]
+    assert unseen <= sum(zeroed.values())
+
+
+def test_what_is_cut_off_never_becomes_a_document(build):
+    assert build["losses"]["lost_by_design_but_a_document"] == []
+
+
+def test_a_page_reads_the_same_in_every_charset(result):
+    text = result["debian_docs"]["swallow_v2"]["text"]
+    for label in damaged_twin.CHARSETS:
+        assert text[f"{label} [ja]"]["same_as_undamaged"] >= 0.99, label
+
+
+def test_extraction_finds_the_main_text(result):
+    text = result["debian_docs"]["swallow_v2"]["text"]
+    assert text["text/html [ja]"]["median_f1"] >= 0.9
