@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import corpus_tables
 from benchmarks.step_speed import OURS, PEER
 from ja_llm.files import atomic_write, read_json
 
@@ -52,6 +53,8 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
         "t5x": ("docs/t5x.md", t5x),
         "corpus_speed": ("docs/corpus.md", corpus_speed),
+        "minhash": ("docs/deduplication.md", corpus_tables.minhash),
+        "language": ("docs/deduplication.md", corpus_tables.language),
         "compile_table": ("docs/compile.md", compile_table),
     }
     return {name: entry for name, entry in known.items() if (RESULTS / f"{name}.json").exists()}
