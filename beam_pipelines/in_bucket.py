@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +40,7 @@ def check_place(output: str | os.PathLike, config: Corpus, beam_args: Sequence[s
 
 @contextlib.contextmanager
 def claim_in_bucket(output: Path, job: str) -> Iterator[Path]:
-    """Claim the output folder for this job and this process; yields its work folder. The copies here go at the end.
+    """Claim the output folder for this job and this process; yields its work folder.
 
     Raises:
       UsageError: it holds something that the job did not write.
@@ -67,8 +66,6 @@ def claim_in_bucket(output: Path, job: str) -> Iterator[Path]:
             lease.close()
     except JaLlmError as error:
         raise type(error)(_with_urls(str(error), output)) from error
-    finally:
-        shutil.rmtree(mirror.root_of(output), ignore_errors=True)
 
 
 def _is_ours(output: Path, job: str) -> bool:

@@ -38,14 +38,14 @@ def root(token: str) -> Path:
     return _ROOT / f"{_PREFIX}{token}"
 
 
-def root_of(path: Path) -> Path:
-    """Where the copies of the run lie that a path of a mirror belongs to."""
-    return next(parent for parent in path.parents if parent.name.startswith(_PREFIX))
-
-
-def new_token() -> str:
-    """A token for a run."""
-    return secrets.token_hex(6)
+@contextlib.contextmanager
+def session() -> Iterator[str]:
+    """A token for a run, whose copies on this machine go at the end."""
+    token = secrets.token_hex(6)
+    try:
+        yield token
+    finally:
+        shutil.rmtree(root(token), ignore_errors=True)
 
 
 def place(url: str, token: str) -> Path:
@@ -190,13 +190,15 @@ def below(folder: Path) -> list[str]:
 
 
 def remove(folder: Path, relative: list[str]) -> None:
-    """Remove files below a folder, here and in its bucket."""
+    """Remove files below a folder, here and in its bucket; those that are there."""
     url = url_of(folder)
     for name in relative:
         (folder / name).unlink(missing_ok=True)
     if url is not None and relative:
         with _sentence(url):
-            _systems().delete([f"{url}/{name}" for name in relative])
+            there = [f"{url}/{name}" for name in relative if _systems().exists(f"{url}/{name}")]
+            if there:
+                _systems().delete(there)
 
 
 class RemoteFile:
