@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from beam_pipelines import mirror
 from beam_pipelines.workspace import Stage, Unit, write_file
 from ja_llm.documents import Document
 
@@ -107,7 +108,7 @@ class Tables:
 
     def ranks(self, index: int) -> np.ndarray:
         """RANK [documents] of a unit, by its place in `units`."""
-        return np.load(self.folder / f"{self.units[index]}.ranks.npy", mmap_mode="r")
+        return np.load(mirror.fetched(self.folder / f"{self.units[index]}.ranks.npy"), mmap_mode="r")
 
     def all_ranks(self) -> np.ndarray:
         """RANK [all documents]: 28 bytes a document."""
@@ -117,7 +118,7 @@ class Tables:
     def members(self, task: "Task") -> Iterator[np.ndarray]:
         """The task's members in blocks, in the order of the units' keys."""
         for index, key in enumerate(self.units):
-            entries = np.load(self.folder / f"{key}.npy", mmap_mode="r")[task.bucket]
+            entries = np.load(mirror.fetched(self.folder / f"{key}.npy"), mmap_mode="r")[task.bucket]
             low = np.searchsorted(entries["hash"], np.uint64(task.low), "left")
             high = np.searchsorted(entries["hash"], np.uint64(task.high), "right")
             ranks = self.ranks(index) if high > low else None

@@ -31,7 +31,9 @@ def compare(first: str | os.PathLike, second: str | os.PathLike) -> dict[str, An
     return {
         "configuration": _changed(dict(_flat(a["config"])), dict(_flat(b["config"]))),
         "software": _changed(a["software"], b["software"]),
-        "inputs": _changed(*({entry["name"]: entry["sha256"] for entry in v["inputs"]} for v in (a, b))),
+        "inputs": _changed(
+            *({entry["name"]: entry.get("sha256", entry.get("checksum")) for entry in v["inputs"]} for v in (a, b))
+        ),
         "yields": _yields(a, b),
         "documents": _documents(first, a, second, b),
     }

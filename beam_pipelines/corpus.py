@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import card, chain, dedup_index, sink, stats, yields
+from beam_pipelines import card, chain, dedup_index, mirror, sink, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
@@ -25,6 +25,7 @@ from beam_pipelines.config import Corpus
 from beam_pipelines.flags import bindings, build_flags
 from beam_pipelines.formats import check as check_formats
 from beam_pipelines.formats import write_copies
+from beam_pipelines.in_bucket import check_place, claim_in_bucket, publish_set, remove_stale_shards
 from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
 from beam_pipelines.trace import write_chain
 from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
@@ -53,8 +54,9 @@ def build_corpus(
     The bytes of the set depend on the input files and the configuration alone.
 
     Args:
-      inputs: paths or globs of files (docs/inputs.md has the formats), or of folders of source code; a bare string is one of them.
-      output: folder of the document set (layout: docs/architecture.md); its `.work` holds what lies between the stages.
+      inputs: paths or globs of files (docs/inputs.md has the formats), or of folders of source code; a bare string is one of them. Also
+        URLs of files in a bucket.
+      output: folder of the document set (layout: docs/architecture.md), here or in a bucket; its `.work` holds what lies between the stages.
       preset: name of a gin file in `gin_configs/corpus/`, or a path.
       gin_bindings: bindings that win over the preset.
       beam_args: Beam's options; they say where and how the job runs. Default: Beam's local Python runner.
@@ -65,7 +67,8 @@ def build_corpus(
       The manifest; `yields` are the counts per stage and reason, `damaged` the damaged places of the input.
 
     Raises:
-      UsageError: nothing to read, an unknown option or binding, or the output holds something else.
+      UsageError: nothing to read, an unknown option or binding, a runner whose workers can't see the output, or the output holds something
+        else.
       JaLlmError: the disk is full, or no document is left.
     """
     from beam_pipelines.runner import check_options
@@ -73,23 +76,16 @@ def build_corpus(
     if workers < 0:
         raise UsageError(f"--workers {workers}: give a number of processes, or 0 for one a core.")
     config = configuration.load(preset, gin_bindings)
-    chain.side_files(config)
     check_options(beam_args)
     check_formats(formats)
-    files = find_inputs([inputs] if isinstance(inputs, str) else inputs, config.inputs)
-    output = Path(output)
-    with _locked(output) as work:
-        units, entries = units_of(files)
-        value = _finished(output, config, entries)
-        if value is not None:
-            print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                (output / manifest.NAME).unlink()  # from here to the end the set is not whole
-            value = _build(config, units, entries, output, work, Execution(list(beam_args), workers))
-        card.write_card(output, value)
-        write_copies(output, formats, beam_args, workers)
-        return value
+    check_place(output, config, beam_args, formats)
+    chain.side_files(config)
+    execution = Execution(list(beam_args), workers)
+    with mirror.session() as token:
+        files = find_inputs([inputs] if isinstance(inputs, str) else inputs, config.inputs, token)
+        if mirror.is_url(output):
+            return _build_in_bucket(config, files, mirror.place(os.fspath(output), token), execution)
+        return _build_here(config, files, Path(output), execution, formats)
 
 
 def plan(
@@ -109,19 +105,26 @@ def plan(
     from beam_pipelines.runner import check_options
 
     config = configuration.load(preset, gin_bindings)
-    files = find_inputs(inputs, config.inputs)
-    chain.side_files(config)
     check_options(beam_args)
-    size = sum(stamp_of(str(file))[0] for file in files)
+    check_place(output, config, beam_args, ())
+    chain.side_files(config)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
-    begun = "goes on with what is finished there" if (Path(output) / WORK).exists() else "begins anew"
+    with mirror.session() as token:
+        files = find_inputs(inputs, config.inputs, token)
+        place = mirror.place(os.fspath(output), token) if mirror.is_url(output) else Path(output)
+        return _plan(config, preset, files, place, os.fspath(output), how)
+
+
+def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, where: str, how: str) -> str:
+    size = sum(stamp_of(str(file))[0] for file in files)
+    begun = "goes on with what is finished there" if mirror.fetched(output / WORK / "job.json").exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
     pages, known = planning.estimate_pages(files)
-    like = read_json(Path(output) / manifest.NAME, "manifest")["yields"] if _is_corpus(Path(output)) else []
+    like = read_json(output / manifest.NAME, "manifest")["yields"] if _is_corpus(output) else []
     found = planning.rows(config, pages, like)
     return "\n".join(
         (
-            f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {output} ({begun}), {how}",
+            f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {where} ({begun}), {how}",
             f"by preset {preset}:",
             rules,
             "",
@@ -131,6 +134,34 @@ def plan(
             planning.of_swallow_v2(config),
         )
     )
+
+
+def _build_here(
+    config: Corpus, files: Sequence[Path], output: Path, execution: Execution, formats: Sequence[str]
+) -> dict[str, Any]:
+    with _locked(output) as work:
+        units, entries = units_of(files)
+        value = _finished(output, config, entries)
+        if value is not None:
+            print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                (output / manifest.NAME).unlink()  # from here to the end the set is not whole
+            value = _build(config, units, entries, output, work, execution)
+        card.write_card(output, value)
+        write_copies(output, formats, execution.beam_args, execution.workers)
+        return value
+
+
+def _build_in_bucket(config: Corpus, files: Sequence[Path], output: Path, execution: Execution) -> dict[str, Any]:
+    """The same with the output in a bucket: what stands there is asked for stage by stage, so a finished set takes a look at its markers."""
+    with claim_in_bucket(output, JOB) as work:
+        units, entries = units_of(files)
+        mirror.remove(output, [manifest.NAME])
+        value = _build(config, units, entries, output, work, execution)
+        card.write_card(output, value)
+        publish_set(output, value)
+        return value
 
 
 def _build(
@@ -200,7 +231,7 @@ def _locked(output: Path) -> Iterator[Path]:
 
 
 def _is_corpus(output: Path) -> bool:
-    path = output / manifest.NAME
+    path = mirror.fetched(output / manifest.NAME)
     if not path.exists():
         return False
     value = read_json(path, "manifest")
@@ -233,6 +264,9 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
     """Shards of an earlier configuration, or half-written by a killed process, would be stray files beside the manifest."""
     wanted = {s["name"] for s in shards}
+    if mirror.url_of(output):
+        remove_stale_shards(output, wanted)
+        return
     for path in (*output.glob("*/*.tfrecord"), *output.glob("*/.*.tmp")):
         if path.relative_to(output).as_posix() not in wanted:
             path.unlink()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_pipelines import mirror
 from beam_pipelines.buckets import INDEX, Tables
 from beam_pipelines.minhash import VERSION
 from beam_pipelines.settings.dedup import MinHash
@@ -43,22 +44,23 @@ def write(this: Stage, tables: Tables, links: Stage, settings: MinHash) -> None:
     this.folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         with write_file(this.folder / f"{name}.index") as out:
-            for part in sorted(links.folder.glob(f"{name}-*.index")):  # ranges of hashes, ascending
-                with open(part, "rb") as file:
+            for part in mirror.names(links.folder, f"{name}-*.index"):  # ranges of hashes, ascending
+                with open(mirror.fetched(links.folder / part), "rb") as file:
                     shutil.copyfileobj(file, out, 1 << 20)
-                part.unlink()
+                mirror.remove(links.folder, [part])
     files = {f"{name}.index": sha256_file(this.folder / f"{name}.index") for name in names}
     write_json(this.folder / FILE, {"schema": SCHEMA, **_identity(settings), "documents": tables.documents, "files": files})
+    mirror.publish(this.folder / FILE)
 
 
 def publish(this: Stage, output: Path) -> None:
     """Put the index that the stage has written beside the documents; equal files are linked, not copied, where that is possible."""
     source = this.part("dedup_index").folder
-    if not (source / FILE).exists():
+    if not mirror.fetched(source / FILE).exists():
         shutil.rmtree(output / NAME, ignore_errors=True)
         return
     with atomic_directory(output / NAME) as folder:
-        for path in sorted(source.iterdir()):
+        for path in (mirror.fetched(source / name) for name in mirror.names(source)):
             try:
                 os.link(path, folder / path.name)
             except OSError:

@@ -11,10 +11,11 @@ import functools
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from beam_pipelines import charset, http
+from beam_pipelines import charset, http, mirror
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
@@ -69,8 +70,9 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
     offsets, damaged, seen, ids = [], [], 0, set[str]()
+    path = mirror.fetched(Path(unit.path))
     with write_file(this.file(unit, ".tfrecord")) as file:
-        for item in read(unit.path, config.inputs, settings.max_bytes):
+        for item in read(str(path), config.inputs, settings.max_bytes):
             if isinstance(item, Other):
                 tally.count("other_records", item.kind)
                 continue
@@ -89,6 +91,8 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
                 note_progress(this, unit, seen)
     note_progress(this, unit, seen)
     require_unchanged(unit)
+    if mirror.url_of(path):
+        path.unlink()  # the next input needs the room
     return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
 
 

@@ -15,6 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, BinaryIO
 
@@ -40,7 +41,7 @@ class ExtractionProblem(Exception):
 
 
 class Extractor:
-    """Client of one extractor process; starts it when it is needed and again after it had to be killed.
+    """Client of one extractor process; starts it when it is needed and again after it had to be killed. Threads take turns.
 
     Args:
       deadline_s: CPU seconds a page.
@@ -52,6 +53,7 @@ class Extractor:
         self._deadline = deadline_s
         self._command = [sys.executable, "-m", "beam_pipelines.extractor", str(deadline_s), favour, str(reset_every)]
         self._child: subprocess.Popen | None = None
+        self._turn = threading.Lock()  # Dataflow and Flink give one process several units at a time
 
     def extract(self, page: str, kind: int = HTML) -> str:
         """Main text of a page in HTML or WIKITEXT, one paragraph a line.
@@ -59,6 +61,10 @@ class Extractor:
         Raises:
           ExtractionProblem: the page has none, or the extractor failed, crashed or did not come back in time.
         """
+        with self._turn:
+            return self._extract(page, kind)
+
+    def _extract(self, page: str, kind: int) -> str:
         child = self._start()
         try:
             _send(child.stdin, kind, page)  # type: ignore[arg-type]

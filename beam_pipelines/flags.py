@@ -3,7 +3,13 @@
 import argparse
 import os
 
+from beam_pipelines.mirror import is_url
 from ja_llm.command_line import path
+
+
+def place(text: str) -> str:
+    """Type of an argument that is a path of this machine, or a URL of a file system that Beam knows."""
+    return text if is_url(text) else path(text)
 
 
 def build_flags(parser: argparse.ArgumentParser) -> None:
@@ -11,12 +17,14 @@ def build_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         action="append",
-        type=path,
+        type=place,
         required=True,
         metavar="GLOB",
-        help="WARC, WET, JSONL, Parquet, dumps (docs/inputs.md; repeat)",
+        help="WARC, WET, JSONL, Parquet, dumps, here or in a bucket (docs/inputs.md; repeat)",
     )
-    parser.add_argument("--output", type=path, required=True, metavar="DIR", help="document set to write")
+    parser.add_argument(
+        "--output", type=place, required=True, metavar="DIR", help="document set to write, here or in a bucket (gs://...)"
+    )
     parser.add_argument("--preset", default="swallow_v2", help="gin file of corpus/ (default: swallow_v2)")
     parser.add_argument(
         "--gin_bindings",

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import xxhash
 
+from beam_pipelines import mirror
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.settings.hosts import HostFilter
@@ -155,7 +156,7 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
     if config.host_filter.by_share:
         bad = this.part("hosts")
         run_units(bad, units, count, (before, config), execution, light=True)
-        if not (bad.folder / _BAD).exists():
+        if not mirror.fetched(bad.folder / _BAD).exists():
             with write_file(bad.folder / _BAD) as file:
                 file.write(canonical_json(bad_hosts(_tables(bad, units), config.host_filter)).encode())
     run_units(this, units, drop, (before, config, bad), execution, light=True)
@@ -199,7 +200,7 @@ def bad_hosts(rows: Iterable[tuple[str, Sequence[int]]], settings: HostFilter) -
 def drop(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, bad: Stage | None) -> dict[str, Any]:
     """Drop the unit's documents of bad hosts."""
     tally = Tally.of(config)
-    shares = json.loads((bad.folder / _BAD).read_bytes()) if bad else {}
+    shares = json.loads(mirror.fetched(bad.folder / _BAD).read_bytes()) if bad else {}
     settings, names = config.host_filter, dict[str, tuple[str, str] | None]()
     listed = (
         _blocklist(settings.blocklist, tuple(settings.categories), settings.match, _contents(settings))

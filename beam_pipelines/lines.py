@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from beam_pipelines import mirror
 from beam_pipelines.buckets import (
     ENTRY,
     LINK,
@@ -94,8 +95,10 @@ def _deal(tables: Tables, paths: Sequence[Path], gone: Stage) -> None:
             ends = np.searchsorted(rows["document"], tables.first)
             for unit, low, high in zip(tables.units, ends, ends[1:], strict=False):
                 if high > low:
-                    with open(gone.file(unit, ".links"), "ab") as file:
+                    with open(gone.folder / f"{unit}.links", "ab") as file:
                         file.write(rows[low:high].tobytes())
+    for path in sorted(gone.folder.iterdir()):
+        mirror.publish(path)
 
 
 def _sign(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:

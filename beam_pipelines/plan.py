@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines import mirror
 from beam_pipelines.card import published
 from beam_pipelines.config import Corpus
 from ja_llm.pages.charts import size
@@ -141,7 +142,7 @@ def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]
       probe: responses to read of each.
     """
     total = sum(_size(file) for file in files)
-    warcs = [file for file in files if ".warc" in file.name]
+    warcs = [file for file in files if ".warc" in file.name and not mirror.url_of(file)]
     if not files:
         return 0.0, "there is no file"
     read, passed = 0, 0
@@ -155,7 +156,7 @@ def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]
 
 def _size(file: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else file.stat().st_size
+    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else mirror.size(file)
 
 
 def _probe(file: Path, probe: int) -> tuple[int, int]:

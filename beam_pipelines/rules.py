@@ -15,6 +15,7 @@ import numpy as np
 from ja_llm.text import scripts
 
 _SIDES = {"min": "low", "max": "high"}
+_KEY_BITS = 64  # of a sorting key, its sign included
 ELLIPSIS = ("…", "・", "...", "‥", "。。。")
 
 
@@ -89,81 +90,71 @@ class Repeats:
     covered: int
 
 
-def ngram_repeats(text: str, longest: int, covered_from: int = 1) -> list[Repeats]:
-    """Count the n-grams of 1 to `longest` characters; `covered` only of those of `covered_from` and more, 0 of shorter ones.
+def ngram_repeats(text: str, longest: int, covered_from: int = 2) -> list[Repeats]:
+    """Count the n-grams of 2 to `longest` characters; `covered` only of those of `covered_from` and more, 0 of shorter ones.
 
-    The places of the text are sorted once by the `longest` characters that stand there; those that share n of them then stand side
-    by side. An n-gram can only repeat where its first n-1 characters do, so each length looks at the places that the one before left.
+    An n-gram can only repeat where its first n-1 characters do, so each length sorts the places that the one before left: by the group
+    of their first n-1 characters, then by the n-th, then by place, all in one number, which numpy sorts fastest.
 
     Example:
-      >>> ngram_repeats("あいあいあ", 2)[1]
+      >>> ngram_repeats("あいあいあ", 2)[0]
       Repeats(n=2, total=4, distinct=2, repeated=2, top=2, covered=3)
     """
-    at, padded = _sorted_places(text, longest)
-    length = len(at)
-    common = _common_prefixes(at, padded, longest)
+    points = scripts.code_points(text).astype(np.int64) + 1  # 0 is what lies behind the end: common with nothing
+    length = len(points)
+    padded = np.concatenate([points, np.zeros(longest, np.int64)])
+    low, high = length.bit_length(), int(points.max(initial=0)).bit_length()
+    bits = (high, high, low)
+    at, group = np.arange(length), points
     found = []
-    for n in range(1, longest + 1):
+    for n in range(2, longest + 1):
         total = max(0, length - n + 1)
-        starts = np.flatnonzero(common < n)  # of groups of places with the same n characters
-        counts = np.diff(starts, append=len(at))
-        repeated = counts[counts > 1]
-        distinct = total - int(repeated.sum()) + len(repeated)
-        covered = 0
-        if n >= covered_from:
-            stay = np.repeat(counts > 1, counts)
-            at, common = at[stay], common[stay]
-            starts = np.cumsum(repeated) - repeated
-            common[starts] = 0
-            covered = _covered(at, starts, repeated, n, length)
-        found.append(Repeats(n, total, distinct, len(repeated), int(repeated.max(initial=min(total, 1))), covered))
+        if not len(at):
+            found.append(Repeats(n, total, total, 0, min(total, 1), 0))
+            continue
+        at, again = _sorted_places(group, padded[n - 1 :].take(at), at, bits)
+        covered = _covered(at[again], n, length) if n >= covered_from else 0
+        stay = again.copy()  # the members of groups of more than one
+        stay[:-1] |= again[1:]
+        at, first = at[stay], ~again[stay]
+        starts = np.flatnonzero(first)
+        distinct, repeated = total - len(at) + len(starts), len(starts)
+        top = int(np.diff(starts, append=len(at)).max()) if repeated else min(total, 1)
+        found.append(Repeats(n, total, distinct, repeated, top, covered))
+        group = np.cumsum(first)
+        bits = (low, high, low)
     return found
 
 
-def _covered(at: np.ndarray, starts: np.ndarray, counts: np.ndarray, n: int, length: int) -> int:
-    """Characters in n-grams that occurred before: all places of each group but its first in the text."""
-    if not len(starts):
+def _covered(again: np.ndarray, n: int, length: int) -> int:
+    """Characters in n-grams that occurred before, which begin at the places `again`."""
+    if not len(again):
         return 0
-    again = at[at != np.repeat(np.minimum.reduceat(at, starts), counts)]
-    edges = np.bincount(again, minlength=length + 1) - np.bincount(again + n, minlength=length + 1)
-    return int(np.count_nonzero(np.cumsum(edges)))
+    begins = np.zeros(length, bool)
+    begins[again] = True
+    ascending = np.flatnonzero(begins)
+    return int(np.minimum(ascending[1:] - ascending[:-1], n).sum()) + n
 
 
-def _sorted_places(text: str, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 [characters]: places in order of the characters that stand there, int64: the characters as small numbers, 0 behind the end)."""
-    characters = _numbered(scripts.code_points(text))
-    bits = int(characters.max(initial=1)).bit_length()
-    padded = np.concatenate([characters, np.zeros(longest, np.int64)])
-    order = np.arange(len(characters))
-    each = 63 // bits  # characters that fit in a key
-    for start in reversed(range(0, longest, each)):
-        key = np.zeros(len(characters), np.int64)
-        for i in range(start, min(start + each, longest)):
-            key = (key << bits) | padded[i : i + len(characters)]
-        order = order[np.argsort(key[order], kind="stable")]
-    return order, padded
+def _sorted_places(
+    group: np.ndarray, characters: np.ndarray, at: np.ndarray, bits: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 places sorted by group, character and place; bool: whether one has group and character of the one before it).
 
-
-def _numbered(points: np.ndarray) -> np.ndarray:
-    """int64 [characters]: the characters numbered from 1 in order of their code points."""
-    if points.max(initial=0) < 1 << 16:
-        points = points.astype(np.uint16)  # numpy sorts these in linear time
-    order = np.argsort(points, kind="stable")
-    ordered, numbers = points[order], np.empty(len(points), np.int64)
-    numbers[order] = np.cumsum(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(points)])
-    return numbers
-
-
-def _common_prefixes(at: np.ndarray, padded: np.ndarray, longest: int) -> np.ndarray:
-    """int64 [places]: how many characters each place has in common with the one before it, at most `longest`; 0 for the first.
-
-    What lies behind the end of the text is common with nothing.
+    At least one place; `bits` are enough for each of the three. Places ascend within a group.
     """
-    common = np.zeros(len(at), np.int64)
-    left, here, before = np.arange(1, len(at)), at[1:], at[:-1]
-    for n in range(longest):
-        characters = padded[here + n]
-        same = (characters == padded[before + n]) & (characters > 0)
-        left, here, before = left[same], here[same], before[same]
-        common[left] = n + 1
-    return common
+    _, high, low = bits
+    again = np.empty(len(at), bool)
+    again[0] = False
+    if sum(bits) < _KEY_BITS:
+        keys = (group << high) | characters
+        keys <<= low
+        keys |= at
+        keys.sort()
+        np.less(keys[1:] ^ keys[:-1], 1 << low, out=again[1:])
+        keys &= (1 << low) - 1
+        return keys, again
+    order = np.lexsort((at, characters, group))  # a text of some million characters
+    group, characters = group[order], characters[order]
+    again[1:] = (group[1:] == group[:-1]) & (characters[1:] == characters[:-1])
+    return at[order], again

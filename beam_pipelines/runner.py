@@ -26,17 +26,18 @@ class WorkerError(Exception):
         super().__init__(f"<<ja_llm:{sentence}>>")
 
 
-def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), workers: int = 1) -> None:
+def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), workers: int = 1, wait: bool = True) -> None:
     """Build a pipeline and run it to its end.
 
     Args:
       build: adds the transforms to the pipeline that it is given.
       beam_args: Beam's own options, e.g. ["--runner=FlinkRunner", "--flink_master=..."].
       workers: local processes; 0 for one a core. Other runners have their own options for this.
+      wait: for its end; a flex template's launcher only hands it over.
 
     Raises:
       JaLlmError: a worker met something that a user can mend.
-      UsageError: an option that no Beam class knows, or a runner whose workers share no disk.
+      UsageError: an option that no Beam class knows, or one that the runner needs is absent.
     """
     _quiet()
     import apache_beam as beam
@@ -44,18 +45,17 @@ def run_pipeline(build: Callable[[Any], None], beam_args: Sequence[str] = (), wo
 
     options = PipelineOptions(list(beam_args))
     runner: Any = None
-    named = options.view_as(StandardOptions).runner
-    if named == "DataflowRunner":
-        # Stages hand files on to each other, which workers without a shared disk do not see.
-        raise UsageError(
-            "--runner=DataflowRunner: the corpus job needs a file system that all workers share; Dataflow is not supported yet."
-        )
-    if named in _LOCAL:
+    if options.view_as(StandardOptions).runner in _LOCAL:
         runner, options = _local_runner(list(beam_args), workers or multiprocessing.cpu_count())
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except (ValueError, ImportError) as error:  # an option that the runner needs, or its package
+        raise UsageError(f"{_refusal(error)}; see docs/corpus.md for the options of each runner.") from error
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        if wait:
+            result.wait_until_finish()
     except Exception as error:
         if str(error).startswith("KeyboardInterrupt"):  # Beam makes an error of what it was stopped with
             raise KeyboardInterrupt from error
@@ -75,6 +75,21 @@ def _quiet() -> None:
 
 def _not_about_apitools(record: logging.LogRecord) -> bool:
     return "apitools not found" not in record.getMessage()
+
+
+def _refusal(error: Exception) -> str:
+    """What Beam says against the options, in one line."""
+    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
+    return f"Beam refuses the options: {' '.join(lines)[:300]}"
+
+
+def names_runner(beam_args: Sequence[str]) -> str | None:
+    """The runner that the options name, if it is none of the local ones."""
+    _quiet()
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    named = PipelineOptions(list(beam_args)).view_as(StandardOptions).runner
+    return None if named in _LOCAL else str(named)
 
 
 def check_options(beam_args: Sequence[str]) -> None:

@@ -2,26 +2,28 @@
 
 Beam's own TFRecord sink deals records from a random start, so a document's shard is a hash of its id here, a shard is
 one group of a GroupByKey, sorted by id, written beside its name and renamed. What goes through the GroupByKey is where
-a document stands, not its text: the writer reads that from the stages' files.
+a document stands, not its text: the writer reads that from the stages' files. Where those are in a bucket it is the document itself: a writer
+would have to copy the files of all units there.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import stage_files
+from beam_pipelines import mirror, stage_files
 from beam_pipelines.card.summary import Summary
 from beam_pipelines.workspace import Execution, Stage, Unit
 from ja_llm import manifest
-from ja_llm.documents import to_example, write_record
+from ja_llm.documents import from_example, to_example, write_record
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, os_error_sentence
 
 VERSION = 2
 
-# id, unit key, which stage wrote its text last, byte offset in that stage's file of the unit
-Place = tuple[str, str, int, int]
+# id, unit key, which stage wrote its text last, byte offset in that stage's file of the unit, the document if the file is in a bucket
+Place = tuple[str, str, int, int, bytes]
 
 
 def shard_counts(split_stage: Stage, units: Sequence[Unit], shard_bytes: int) -> dict[tuple[str, str], int]:
@@ -89,6 +91,10 @@ def _finished(this: Stage, output: Path, name: str) -> bool:
     if not this.whole(marker_name(name)):
         return False
     entry, path = this.result(marker_name(name)), output / name
+    if mirror.url_of(path):
+        with contextlib.suppress(FileNotFoundError):
+            return bool(mirror.size(path) == entry["bytes"])
+        return False
     return path.exists() and manifest.file_entry(path, output)["sha256"] == entry["sha256"]
 
 
@@ -96,8 +102,11 @@ def places_of(unit: Unit, before: Sequence[Stage], counts: dict[tuple[str, str],
     """(shard, place) of each of a unit's documents that are left."""
     written = stage_files.places(unit, before)
     for number, lang, where, document_id, _ in before[-1].result(unit)["placed"]:
-        count = counts[lang, where]
-        yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, *written[number])
+        count, (index, offset) = counts[lang, where], written[number]
+        carried = b""
+        if mirror.url_of(before[index].folder):
+            carried = to_example(stage_files.read_document(before[index].file(unit, ".tfrecord"), offset))
+        yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, index, offset, carried)
 
 
 def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, before: Sequence[Stage]) -> None:
@@ -117,12 +126,14 @@ def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, b
     lang, _, rest = name.partition("/")
     characters, summary = 0, Summary()
     with atomic_write(output / name) as file:
-        for _, unit, index, offset in places:
-            document = stage_files.read_document(before[index].file(unit, ".tfrecord"), offset)
+        for _, unit, index, offset, carried in places:
+            document = from_example(carried) if carried else None
+            document = document or stage_files.read_document(before[index].file(unit, ".tfrecord"), offset)
             document = dataclasses.replace(document, lang=lang)
             characters += len(document.text)
             summary.add(document)
             write_record(file, to_example(document))
+    mirror.publish(output / name)
     counts: dict[str, int | str] = {
         "documents": len(places),
         "characters": characters,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import xxhash
 
+from beam_pipelines import mirror
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Split
 from beam_pipelines.minhash import ngram_hashes
@@ -115,7 +116,7 @@ def finish(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus, sea
 
 def unite(this: Stage, units: Sequence[str]) -> None:
     """Write `all.npy`, the sorted union of all units' arrays, once."""
-    if not (this.folder / _ALL).exists():
+    if not mirror.fetched(this.folder / _ALL).exists():
         arrays = [np.zeros(0, np.uint64), *(np.load(this.file(unit, ".npy")) for unit in units)]
         with write_file(this.folder / _ALL) as file:
             np.save(file, np.unique(np.concatenate(arrays)))
@@ -123,7 +124,7 @@ def unite(this: Stage, units: Sequence[str]) -> None:
 
 def united(this: Stage) -> np.ndarray:
     """uint64, sorted: what `unite` wrote, mapped into memory."""
-    return np.load(this.folder / _ALL, mmap_mode="r")
+    return np.load(mirror.fetched(this.folder / _ALL), mmap_mode="r")
 
 
 def _save(this: Stage, unit: Unit, values: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines import mirror
 from beam_pipelines.samples import DROPPED, read_samples
 from beam_pipelines.stage_files import annotations, places, read_document
 from beam_pipelines.workspace import WORK, Stage
@@ -26,6 +27,7 @@ _HEX = set("0123456789abcdef")
 def write_chain(work: Path, stages: Sequence[Stage]) -> None:
     """Note which folders of `.work` belong to the set: others may be of a run that was begun later."""
     write_json(work / CHAIN, {"stages": [[stage.name, stage.key] for stage in stages]})
+    mirror.publish(work / CHAIN)
 
 
 def read_chain(directory: str | os.PathLike) -> list[Stage]:

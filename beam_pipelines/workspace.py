@@ -6,7 +6,7 @@
 A unit is one input file, known by its content and name. `key` is a hash of every value that decides the stage's content,
 with the keys of the stages before it: a changed value starts new folders from the first stage that it touches.
 Stages are run by Beam, one pipeline a stage over the units that have no marker yet. The folder must be reachable by all
-workers (one machine, or a shared file system).
+workers: on one machine, on a shared file system, or in a bucket, which `mirror.py` copies files from and to.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from beam_pipelines import mirror
 from ja_llm.errors import JaLlmError
 from ja_llm.files import canonical_json, os_error_sentence, read_json, sha256_json
 from ja_llm.progress import Progress
@@ -63,7 +64,10 @@ class Stage:
         return Stage(name, self.key, self.folder.with_name(f"{name}-{self.key}"))
 
     def file(self, unit: Unit | str, ending: str) -> Path:
-        """The file that this stage writes for a unit."""
+        """The file that this stage writes for a unit; what a bucket has of it is copied here."""
+        return mirror.fetched(self._here(unit, ending))
+
+    def _here(self, unit: Unit | str, ending: str) -> Path:
         return self.folder / f"{unit if isinstance(unit, str) else unit.key}{ending}"
 
     def marker(self, unit: Unit | str) -> Path:
@@ -78,13 +82,13 @@ class Stage:
         """Whether this stage has finished the unit and its files have the sizes that the marker says (power may have failed)."""
         try:
             sizes = self.result(unit)["files"]
-            return all(self.file(unit, ending).stat().st_size == size for ending, size in sizes.items())
+            return all(mirror.size(self._here(unit, ending)) == size for ending, size in sizes.items())
         except (JaLlmError, OSError, KeyError, TypeError):
             return False
 
     def finish(self, unit: Unit | str, result: dict[str, Any]) -> None:
         """Write the unit's marker: the result, and the sizes of the files that the stage has written for it."""
-        found = {ending: self.file(unit, ending) for ending in _ENDINGS}
+        found = {ending: self._here(unit, ending) for ending in _ENDINGS}
         sizes = {ending: path.stat().st_size for ending, path in found.items() if path.exists()}
         with write_file(self.marker(unit)) as file:
             file.write(canonical_json({**result, "files": sizes}).encode())
@@ -96,7 +100,7 @@ class Stage:
 
 @contextlib.contextmanager
 def write_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` and rename it to `path` if the block succeeds.
+    """Open a temporary file beside `path` and rename it to `path` if the block succeeds; one of a bucket is copied there then.
 
     Unlike `files.atomic_write` without fsync, which costs more than the work itself for many small files: a killed
     process leaves a whole file or none all the same, and after a power failure `Stage.whole` finds what is not.
@@ -105,10 +109,13 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
       JaLlmError: the disk is full or the folder can't be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if mirror.url_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # the launching process made it on another machine
     try:
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, path)
+        mirror.publish(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -162,7 +169,7 @@ def run_units(
       function: called on a worker; raises JaLlmError or OSError for what a user can mend.
       arguments: its further arguments.
       execution: where it runs.
-      light: the work is a look-up in what stages before it wrote; it is done here, without Beam.
+      light: the work is a look-up in what stages before it wrote; it is done here, without Beam, unless that is in a bucket.
 
     Raises:
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
@@ -171,7 +178,7 @@ def run_units(
     if not pending:
         return
     this.folder.mkdir(parents=True, exist_ok=True)
-    if light:
+    if light and not mirror.url_of(this.folder):
         for unit in pending:
             this.finish(unit, function(unit, this, *arguments))
         return
@@ -205,7 +212,8 @@ def run_unit(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], a
 
 def note_progress(this: Stage, unit: Unit, documents: int) -> None:
     """Leave a note of how far a unit is, for the process that shows the progress."""
-    this.file(unit, ".progress").write_text(str(documents))
+    if not mirror.url_of(this.folder):
+        this.file(unit, ".progress").write_text(str(documents))
 
 
 class _Monitor:
@@ -216,6 +224,7 @@ class _Monitor:
         self._progress = Progress(this.name, len(units), "file", initial=done)
         self._done = done
         self._stop = threading.Event()
+        self._in_bucket = mirror.url_of(this.folder) is not None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
@@ -228,10 +237,15 @@ class _Monitor:
         self._progress.close()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(15 if self._in_bucket else 0.5):
             self._look()
 
     def _look(self) -> None:
+        if self._in_bucket:
+            with contextlib.suppress(JaLlmError):  # the bucket may answer the next time
+                there = set(mirror.names(self._stage.folder, "*.json"))
+                self._show(sum(f"{unit.key}.json" in there for unit in self._units), 0)
+            return
         done = sum(self._stage.done(unit) for unit in self._units)
         documents = 0
         for unit in self._units:
@@ -239,6 +253,9 @@ class _Monitor:
                 documents += int(self._stage.file(unit, ".progress").read_text() or 0)
             except (FileNotFoundError, ValueError):
                 continue
+        self._show(done, documents)
+
+    def _show(self, done: int, documents: int) -> None:
         self._progress.update(done - self._done, f"{documents} documents" if documents else "")
         self._done = done
 
@@ -251,6 +268,10 @@ def folders(work: Path, this: Stage) -> list[Path]:
 def prune(work: Path, keep: Iterable[Stage]) -> None:
     """Remove the folders of configurations that are no longer the current one, and what a killed process had begun to write."""
     keys = {s.key for s in keep}
+    if mirror.url_of(work):
+        stale = [name for name in mirror.below(work) if "/" in name and name.partition("/")[0].rpartition("-")[2] not in keys]
+        mirror.remove(work, stale)
+        return
     for folder in work.iterdir():
         if folder.is_dir() and folder.name.rpartition("-")[2] not in keys:
             shutil.rmtree(folder, ignore_errors=True)

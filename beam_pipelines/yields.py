@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines import mirror
 from beam_pipelines.chain import Finished
 from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in
 from beam_pipelines.workspace import Unit, folders
@@ -79,7 +80,7 @@ def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[
     table = {}
     for this in finished.stages:
         for folder in folders(work, this):
-            markers = [path for unit in units if (path := folder / f"{unit.key}.json").exists()]
+            markers = [path for unit in units if (path := mirror.fetched(folder / f"{unit.key}.json")).exists()]
             done = [read_json(path, "stage marker") for path in markers]
             seconds, documents = sum(r["seconds"] for r in done), sum(records_in(r) for r in done)
             table[folder.name.rpartition("-")[0]] = {

@@ -73,7 +73,13 @@ def pages(source: str, target: str) -> None:
 def filters(way: str, texts: str, target: str) -> None:
     """Time a system's rules over texts."""
     chosen = json.loads(Path(texts).read_text(encoding="utf-8"))
-    apply, names = hojichar() if way == "hojichar" else datatrove("jpn" if "Japanese" in way else "eng")
+    ways = {
+        "hojichar": lambda: hojichar(range(2, 11)),
+        "hojichar, n-grams of one length": lambda: hojichar([5]),
+        "datatrove, Japanese words": lambda: datatrove("jpn"),
+        "datatrove, English splitter": lambda: datatrove("eng"),
+    }
+    apply, names = ways[way]()
     apply(chosen[0])
     start = time.process_time()
     kept = sum(bool(apply(text)) for text in chosen)
@@ -81,20 +87,24 @@ def filters(way: str, texts: str, target: str) -> None:
     Path(target).write_text(json.dumps({"seconds": seconds, "kept": kept, "rules": names}))
 
 
-def hojichar():
-    """(text -> kept, names): the rules of HojiChar that are nearest to ours, without its dictionaries of words."""
+def hojichar(lengths):
+    """(text -> kept, names): the rules of HojiChar that are nearest to ours, without its dictionaries of words.
+
+    Every rule is asked about every document, as our annotations measure all statistics of each: by default HojiChar asks a document's
+    rules up to the first that rejects it. `lengths`: of the n-grams whose repetition it looks at, a rule each.
+    """
     from hojichar import Compose, Document, document_filters
 
+    every = {"skip_rejected": False}
     chosen = [
-        document_filters.DocumentLengthFilter(min_doc_len=400),
-        document_filters.AcceptJapanese(),
-        document_filters.DiscardRareKuten(max_average_sentence_length=100),
-        document_filters.CharRepetitionRatioFilter(threshold=0.33, ngram_size=5),
-        document_filters.SingleCharacterRepetitionFilter(threshold=200),
-        document_filters.DiscardTooManyEndingEllipsis(threshold=0.7),
-        document_filters.DiscardTooShortLines(threshold=0.5),
+        document_filters.DocumentLengthFilter(min_doc_len=400, **every),
+        document_filters.AcceptJapanese(**every),
+        document_filters.DiscardRareKuten(max_average_sentence_length=100, **every),
+        *(document_filters.CharRepetitionRatioFilter(threshold=0.33, ngram_size=n, **every) for n in lengths),
+        document_filters.SingleCharacterRepetitionFilter(threshold=200, **every),
+        document_filters.DiscardTooManyEndingEllipsis(threshold=0.7, **every),
+        document_filters.DiscardTooShortLines(threshold=0.5, **every),
     ]
-    # Each rule is asked about each document, as our annotations measure all statistics of it.
     compose = Compose(chosen)
 
     def apply(text):

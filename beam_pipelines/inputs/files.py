@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_pipelines import mirror
 from beam_pipelines.inputs import syntax
 from beam_pipelines.inputs.code import walk
 from beam_pipelines.inputs.table import format_of
@@ -16,8 +17,10 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import sha256_file, sha256_json
 
 
-def find_inputs(patterns: Sequence[str], inputs: Inputs) -> list[Path]:
+def find_inputs(patterns: Sequence[str], inputs: Inputs, token: str = "") -> list[Path]:
     """The inputs that the patterns name, each once, in order of name; folders where the kind is source code.
+
+    A URL's files are named by the paths that stand for them in the mirror of the token (`mirror.py`).
 
     Raises:
       UsageError: there is no pattern, one that matches nothing, a file of a format that is not read, or a package is absent
@@ -28,8 +31,9 @@ def find_inputs(patterns: Sequence[str], inputs: Inputs) -> list[Path]:
     found: dict[str, Path] = {}
     for pattern in patterns:
         pattern = os.fspath(pattern)
-        if "://" in pattern:
-            raise UsageError(f"{pattern}: only files that this machine can open are read; copy or mount them first.")
+        if mirror.is_url(pattern):
+            found |= {str(path): path for path in _in_bucket(pattern, inputs, token)}
+            continue
         matches = [Path(match) for match in glob.glob(pattern, recursive=True)] + (
             [Path(pattern)] if Path(pattern).exists() else []
         )
@@ -46,10 +50,21 @@ def find_inputs(patterns: Sequence[str], inputs: Inputs) -> list[Path]:
         for path in matches:
             found[os.path.realpath(path)] = path
     files = [found[real] for real in sorted(found)]
+    if len({mirror.url_of(path) is None for path in files}) > 1:
+        raise UsageError("--input names files here and in a bucket; give one kind alone.")
     kinds = {format_of(str(path), inputs)[1] for path in files}
     if "code" in kinds and inputs.code.min_pylint_score is not None:
         syntax.require_pylint()
     return files
+
+
+def _in_bucket(pattern: str, inputs: Inputs, token: str) -> list[Path]:
+    if inputs.kind == "code":
+        raise UsageError(f"{pattern}: folders of source code are read from this machine's disk only; copy them here first.")
+    matches = mirror.matching(pattern, token)
+    if not matches:
+        raise UsageError(f"{pattern}: no file matches; check the URL, and quote the pattern so that the shell leaves it alone.")
+    return matches
 
 
 def units_of(files: Sequence[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
@@ -65,29 +80,39 @@ def units_of(files: Sequence[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
         name = Path(real).relative_to(root).as_posix()
         try:
             stamp = stamp_of(real)
-            entry: dict[str, Any] = {"name": name, "bytes": stamp[0], "sha256": content_hash(real)}
+            entry: dict[str, Any] = {"name": name, "bytes": stamp[0], _digest_name(real): content_hash(real)}
         except OSError as error:
             raise JaLlmError(f"{path}: this input can't be read ({error.strerror}); check its permissions.") from error
-        found.append((entry, Unit(sha256_json([entry["sha256"], name])[:16], name, real, entry["sha256"], stamp)))
+        digest = entry[_digest_name(real)]
+        found.append((entry, Unit(sha256_json([digest, name])[:16], name, real, digest, stamp)))
     found.sort(key=lambda pair: str(pair[0]["name"]))
     return [unit for _, unit in found], [entry for entry, _ in found]
 
 
 def stamp_of(path: str) -> tuple[int, int]:
     """(bytes, newest modification in nanoseconds) of a file or of all files of a folder: as long as it stays, nothing is hashed again."""
+    if mirror.url_of(path):
+        return mirror.stamp(Path(path))
     paths = [path] if os.path.isfile(path) else [os.path.join(path, name) for name in walk(path)]
     stats = [os.stat(part) for part in paths]
     return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
 def content_hash(path: str) -> str:
-    """Hex SHA-256 of a file's bytes, or of a folder's sorted names with theirs."""
+    """Hex SHA-256 of a file's bytes, or of a folder's sorted names with theirs; of a file in a bucket its size and the bucket's checksum."""
+    if mirror.url_of(path):
+        return "{} bytes, {}".format(*mirror.identity(Path(path)))
     if os.path.isfile(path):
         return sha256_file(path)
     digest = hashlib.sha256()
     for name in walk(path):
         digest.update(f"{name}\0{sha256_file(os.path.join(path, name))}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _digest_name(path: str) -> str:
+    """How the manifest calls `content_hash`: the content of a file in a bucket is not read by the launching process."""
+    return "checksum" if mirror.url_of(path) else "sha256"
 
 
 def require_unchanged(unit: Unit) -> None:
@@ -104,5 +129,5 @@ def require_unchanged(unit: Unit) -> None:
     except OSError:
         pass
     raise JaLlmError(
-        f"{unit.path}: this input changed or went while it was read; wait until nothing writes to it, then run the same command again."
+        f"{mirror.url_of(unit.path) or unit.path}: this input changed or went while it was read; wait until nothing writes to it, then run the same command again."
     )

@@ -353,7 +353,8 @@ def test_a_run_leaves_a_card_with_histograms_of_what_was_measured(built):
     [
         ({"inputs": []}, "there is no input"),
         ({"inputs": ["nowhere/*.warc.gz"]}, r"nowhere/\*\.warc\.gz: no file matches"),
-        ({"inputs": ["gs://bucket/a.warc.gz"]}, "only files that this machine can open"),
+        ({"inputs": ["nostore://bucket/a.warc.gz"]}, "nostore://bucket/a.warc.gz: Beam has no file system for it here"),
+        ({"beam_args": ["--runner=DataflowRunner"]}, "Dataflow's workers do not see this machine's disk"),
         ({"preset": "swallow_v9"}, "there is no such preset; there are .*swallow_v2"),
         ({"gin_bindings": ["corpus.MinHash.bandz = 3"]}, "bandz"),
         ({"gin_bindings": ["corpus.Split.split_by = 'weight'"]}, "'document' or 'group'"),

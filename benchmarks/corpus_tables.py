@@ -1,0 +1,83 @@
+"""Tables of docs/deduplication.md: duplicates (`minhash.py`) and languages (`language.py`)."""
+
+import statistics
+from typing import Any
+
+_PEERS = {"datatrove": "datatrove", "text_dedup": "text-dedup"}
+
+
+def minhash(value: dict[str, Any]) -> str:
+    """Time and memory by size, peers, found pairs beside theory."""
+    config, goals = value["config"], value["goals"]
+    sizes = sorted(value["sizes"].items(), key=lambda item: int(item[0]))
+    lines = [
+        f"{config['bands']} x {config['rows']} over character {config['ngram']}-grams, documents of about 1,000 characters, "
+        f"{config['workers']} worker{'s' if config['workers'] > 1 else ''}, {value['hardware']['cpu']}. CPU seconds of all processes.",
+        "",
+        "| documents | CPU microseconds a document | beside a tenth of them | peak memory of a process | peers' CPU time / ours |",
+        "|---|---|---|---|---|",
+    ]
+    for size, found in sizes:
+        count = int(size)
+        grown = value["growth_a_decade"].get(f"{count // 10} to {count}")
+        peers = []
+        for name, peer in found.get("peers", {}).items():
+            if "cpu_seconds" in peer:
+                ratio = peer["cpu_seconds"] / (found["cpu_microseconds_a_document"] * count / 1e6)
+                peers.append(f"{_PEERS[name]} {ratio:.1f}")
+        growth = f"{grown['cpu']:.2f} times" if grown else ""
+        lines.append(
+            f"| {count:,} | {found['cpu_microseconds_a_document']:,.0f} | {growth} | "
+            f"{found['peak_gib']:.2f} GiB | {', '.join(peers)} |"
+        )
+    lines += [
+        "",
+        f"Goals: at most {goals['growth_a_decade']} times a decade, {goals['peak_gib_at_1m']} GiB at 1,000,000, "
+        f"{goals['times_faster_than_peers_at_100k']} times the peers' speed at 100,000. Planted pairs that were found, and theory's share:",
+        "",
+    ]
+    return "\n".join([*lines, *_found(sizes)])
+
+
+def _found(sizes: list[tuple[str, Any]]) -> list[str]:
+    """Shares of the planted pairs by level of similarity; the peers' where they ran."""
+    levels = list(sizes[0][1]["found_pairs"])
+    lines = ["| documents | " + " | ".join(f"Jaccard near {level}" for level in levels) + " |", "|---" * (1 + len(levels)) + "|"]
+    for size, found in sizes:
+        cells = []
+        for level in levels:
+            pairs = found["found_pairs"][level]
+            outside = "" if pairs["within_3_standard_errors"] else " **outside 3 standard errors**"
+            cells.append(f"{pairs['found']:.1%} of {pairs['pairs']:,} (theory {pairs['theory']:.1%}){outside}")
+        lines.append(f"| {int(size):,} | " + " | ".join(cells) + " |")
+        for name, peer in found.get("peers", {}).items():
+            if "found_pairs" in peer:
+                cells = [f"{peer['found_pairs'][level]:.1%}" for level in levels]
+                lines.append(f"| {int(size):,}, {_PEERS[name]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def language(value: dict[str, Any]) -> str:
+    """Precision and recall of model, rule and rapid check; the check's speed."""
+    lines = ["| texts | method | texts, Japanese among them | precision | recall |", "|---|---|---|---|---|"]
+
+    def row(what: str, method: str, table: dict[str, Any]) -> str:
+        shares = " | ".join("" if table[name] is None else f"{table[name]:.4f}" for name in ("precision", "recall"))
+        return f"| {what} | {method} | {table['texts']:,}, {table['japanese']:,} | {shares} |"
+
+    heldout = value["heldout"]["by_characters"]
+    lines += [
+        row(f"held out, {length} characters", "model", heldout[length]) for length in ("all", "10 or more") if length in heldout
+    ]
+    for method, found in value.get("labelled_text", {}).items():
+        lines += [row(f"labelled pages, {name}", method, table) for name, table in found["by_characters"].items()]
+    if "labelled_pages_rapid_check" in value:
+        lines.append(row("labelled pages, raw bytes", "rapid check", value["labelled_pages_rapid_check"]))
+    if speed := value.get("speed"):
+        check, extract = (statistics.median(speed["cpu_seconds"][name]) for name in ("rapid_check", "extract"))
+        lines += [
+            "",
+            f"The rapid check of {speed['pages']:,} pages took {check:.1f} s, their extraction {extract:.0f} s: {speed['times_faster_than_extraction']:.0f} times "
+            f"(goal {speed['goal']}). The model reads {speed['model_characters_per_second'] / 1e6:.1f}M characters/s. One core.",
+        ]
+    return "\n".join(lines)
