@@ -21,10 +21,17 @@ from ja_llm.files import local_path
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`)."""
+    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`).
+
+    Attributes:
+      cache_dir: the cache.
+      from_step: the training step that reads it first, 1 or more.
+      mixture_or_task_name: the name that the cache was made for, which is checked; None takes any.
+    """
 
     cache_dir: str
     from_step: int
+    mixture_or_task_name: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache_dir, str | os.PathLike) or not str(self.cache_dir):
@@ -74,9 +81,14 @@ class StagedBatches:
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
-        for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
+        wanted = [(str(cache_dir), None), *((stage.cache_dir, stage.mixture_or_task_name) for stage in stages)]
+        for place, name in wanted:
             local_path(place)
             source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing)
+            if name not in (None, held := source.manifest["config"]["name"]):
+                raise UsageError(
+                    f"{place}: this cache holds {held!r}, the stage learns {name!r}; run `ja-llm cache --task {name}`."
+                )
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)
