@@ -23,6 +23,8 @@ PLACEHOLDERS: Mapping[str, Any] = {
     "CACHE_DIR": "none",
     "TRAIN_STEPS": 1000,
     "INITIAL_CHECKPOINT_PATH": None,
+    "SECOND_CACHE_DIR": "none",
+    "ANNEAL_CACHE_DIR": "none",
 }
 
 
