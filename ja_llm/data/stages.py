@@ -22,10 +22,18 @@ from ja_llm.files import local_path
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`), in other shares if there are `rates` (as RATES)."""
+    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`).
+
+    Attributes:
+      cache_dir: the cache.
+      from_step: the training step that reads it first, 1 or more.
+      mixture_or_task_name: the name that the cache was made for, which is checked; None takes any.
+      rates: other shares than the cache's, as RATES.
+    """
 
     cache_dir: str
     from_step: int
+    mixture_or_task_name: str | None = None
     rates: Any = None
 
     def __post_init__(self) -> None:
@@ -82,20 +90,19 @@ class StagedBatches:
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
         begins = [0, *(stage.from_step for stage in stages)]
-        wanted = [(str(cache_dir), rates), *((stage.cache_dir, stage.rates) for stage in stages)]
-        for (place, chosen), begin, end in zip(wanted, begins, [*begins[1:], steps], strict=True):
+        wanted = [
+            (str(cache_dir), None, rates),
+            *((stage.cache_dir, stage.mixture_or_task_name, stage.rates) for stage in stages),
+        ]
+        for (place, name, chosen), begin, end in zip(wanted, begins, [*begins[1:], steps], strict=True):
             local_path(place)
             # Batches that a rollback passes over are not counted: they are few, and no run knows them before.
-            source = BatchSource(
-                place,
-                length,
-                batch_size,
-                seed,
-                packing=packing,
-                mixing=mixing,
-                rates=chosen,
-                batches=max(min(end, steps) - begin, 0),
-            )
+            batches = max(min(end, steps) - begin, 0)
+            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing, rates=chosen, batches=batches)
+            if name not in (None, held := source.manifest["config"]["name"]):
+                raise UsageError(
+                    f"{place}: this cache holds {held!r}, the stage learns {name!r}; run `ja-llm cache --task {name}`."
+                )
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)

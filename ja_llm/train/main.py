@@ -337,7 +337,7 @@ def model_config(
             )
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
-        return _override(read_model_files(directory)[0], dict(overrides or {}))
+        return overridden(read_model_files(directory)[0], overrides or {})
     if overrides:
         raise UsageError(
             "MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file."
@@ -349,7 +349,12 @@ def model_config(
     return model(vocab_size=vocab_size)
 
 
-def _override(config: DecoderConfig, overrides: dict[str, Any]) -> DecoderConfig:
+def overridden(config: DecoderConfig, overrides: Mapping[str, Any]) -> DecoderConfig:
+    """An initial checkpoint's configuration with the fields of MODEL_OVERRIDES.
+
+    Raises:
+      UsageError: a field can't be changed, or not so.
+    """
     for name in sorted(overrides.keys() - set(OVERRIDABLE_FIELDS)):
         why = " (it says how the checkpoint's arrays lie)" if name in STORAGE_FIELDS else ""
         raise UsageError(

@@ -88,7 +88,7 @@ def test_rates_that_can_not_be_kept_are_refused():
         with pytest.raises(UsageError, match="give a"):
             make()
     with pytest.raises(UsageError, match="Stage.rates is the class UniMax itself"):
-        Stage("x", 1, UniMax)
+        Stage("x", 1, rates=UniMax)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_unimax_reads_no_source_more_often_than_it_says(caches, packing):
 
 
 def test_stages_have_rates_of_their_own(caches):
-    batches = StagedBatches(caches[0], (Stage(str(caches[0]), 40, {"ja": 0.25, "en": 0.75}),), steps=80, **ARGUMENTS)
+    batches = StagedBatches(caches[0], (Stage(str(caches[0]), 40, rates={"ja": 0.25, "en": 0.75}),), steps=80, **ARGUMENTS)
     assert [stage["shares"] for stage in batches.contents] == [{"ja": 0.9, "en": pytest.approx(0.1)}, {"ja": 0.25, "en": 0.75}]
     assert batches.schedule.stages[0][1] != batches.schedule.stages[1][1]
     assert batches.statement(80)["en"]["epochs"] * batches.statement(80)["en"]["rows"] == pytest.approx(10 * (4 + 30))
