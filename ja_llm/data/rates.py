@@ -111,10 +111,11 @@ class Replay(Rule):
             if name not in shares:
                 raise UsageError(f"Replay.sources names {name!r}; the mixture has {', '.join(sorted(shares))}.")
         of_them = math.fsum(shares[name] for name in set(self.sources))
+        of_others = math.fsum(rate for name, rate in shares.items() if name not in self.sources)
         if len(set(self.sources)) == len(shares):
             raise UsageError("Replay.sources names all sources of the mixture; at least one must be what is learnt.")
         found = {
-            name: self.share * rate / of_them if name in self.sources else (1 - self.share) * rate / (1 - of_them)
+            name: self.share * rate / of_them if name in self.sources else (1 - self.share) * rate / of_others
             for name, rate in shares.items()
         }
         return _normalised({name: rate for name, rate in found.items() if rate > 0})
