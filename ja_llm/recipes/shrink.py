@@ -17,6 +17,7 @@ from ja_llm.models.decoder import abstract_params
 
 _STEP = 8  # widths are multiples of it
 _NARROWEST = 16
+HIGHEST_RATE = 4e-3  # models of some 100 columns diverge above
 FEWEST_STEPS = 20  # of a run: fewer have no warm-up, no middle and no end
 
 
@@ -123,9 +124,9 @@ def scaled_step(value: int, steps: int, of_steps: int) -> int:
     return max(min(value, 1), round(value * steps / of_steps))
 
 
-def rate_factor(config: DecoderConfig, small: DecoderConfig) -> float:
-    """By what the recipe's learning rates are multiplied."""
-    return config.embed_dim / small.embed_dim
+def rate_factor(config: DecoderConfig, small: DecoderConfig, peak: float) -> float:
+    """By what learning rates, of which the highest is `peak`, are multiplied: the ratio of the widths, up to `HIGHEST_RATE`."""
+    return min(config.embed_dim / small.embed_dim, HIGHEST_RATE / peak)
 
 
 def proportions(config: DecoderConfig) -> dict[str, Any]:

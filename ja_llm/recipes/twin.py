@@ -77,7 +77,7 @@ def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, ba
     recipe = catalogue.resolve(name)
     steps = shrink.shrunk_steps(tokens, batch_size, length)
     model = shrink.shrunk_model(recipe.step.model, params, vocab_size, recipe.step.length, length)
-    factor = shrink.rate_factor(recipe.step.model, model)
+    factor = shrink.rate_factor(recipe.step.model, model, recipe.peak)
     with settings([catalogue.file_of(name)], ()):
         text = gin.config_str(max_line_length=1000)
     bindings: dict[str, Any] = {"TRAIN_STEPS": steps}
@@ -217,7 +217,7 @@ def _base_gin(twin: Twin, out: Path) -> str:
     kept = _replayed(stage.shares) or stage.shares
     total = sum(kept.values())
     rates = {task: share / total for task, share in kept.items()} if kept != stage.shares else None
-    peak = _BASE_PEAK * shrink.rate_factor(twin.recipe.step.model, twin.model)
+    peak = _BASE_PEAK * shrink.rate_factor(twin.recipe.step.model, twin.model, _BASE_PEAK)
     values = {
         "INITIAL_CHECKPOINT_PATH": None,
         "MIXTURE_OR_TASK_NAME": stage.mixture,
