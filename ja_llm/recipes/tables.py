@@ -11,9 +11,9 @@ HEADS = ("recipe", "base", "tokens", "rows x length", "steps", "learning rate", 
 
 
 def number(value: float) -> str:
-    """A rate or count to three digits, as short as it goes: 2.5e-05 -> 2.5e-5."""
-    mantissa, e, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if e else mantissa
+    """A learning rate to three digits, as it is written in gin: 2.5e-05 -> 2.5e-5."""
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
 
 
 def rates(recipe: Recipe) -> str:
@@ -54,7 +54,7 @@ def row(recipe: Recipe, mfu: float) -> list[str]:
 def assumption(mfu: float) -> str:
     """What the chip-hours stand on."""
     return (
-        f"Chip-hours: tokens x FLOPs a token (causal attention counted half) at an assumed MFU of {mfu:.0%}, without saving, evaluating or "
+        f"Chip-hours: tokens x FLOPs a token (causal attention counted half, all experts computed) at an assumed MFU of {mfu:.0%}, without saving, evaluating or "
         "waiting; no TPU has been measured here. Whether it fits was asked of the TPU's compiler."
     )
 
