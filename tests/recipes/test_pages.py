@@ -20,10 +20,10 @@ def commands(page):
     return [shlex.split(line, comments=True) for line in lines if line.startswith("ja-llm ") and "..." not in line]
 
 
-@pytest.mark.parametrize("page", ["recipes.md", "swallow_8b.md"])
+@pytest.mark.parametrize("page", ["recipes.md", "swallow_8b.md", "first_steps.md", "own_language.md"])
 def test_every_command_is_taken_and_names_what_exists(page):
     found = commands(page)
-    assert len(found) > 4
+    assert len(found) > 3
     for words in found:
         args, rest = build_parser().parse_known_args(words[1:])
         if getattr(args, "takes_rest", False):
@@ -33,9 +33,9 @@ def test_every_command_is_taken_and_names_what_exists(page):
         for word in [*words, *inner]:
             name = word.partition("=")[2]
             assert not word.startswith("--gin_file=") or (packaged_configs() / name).is_file(), name
-        if args.verb == "cache":
+        if args.verb == "cache" and not args.module:  # of a module of the reader's own
             given = registry.parse_documents(args.documents, args.task)
             registry.check_all_read(args.task, given)
             assert registry.document_folders(registry.resolve(args.task), given).keys() == given.keys()
-        if args.verb == "corpus":
+        if args.verb == "corpus" and getattr(args, "preset", "./").partition("/")[0] != ".":  # nor a file of theirs
             assert (packaged_configs() / "corpus" / f"{args.preset}.gin").is_file(), args.preset

@@ -57,7 +57,7 @@ def test_a_sweep_reads_the_shares_that_it_says_and_measures_every_domain(swept):
     assert second["mean"] < first["mean"]  # who reads English is better at it
     assert first["change"] < 0 and first["interval"] is None
     page = (out / "sweep.html").read_text()
-    assert "How much to replay" in page and page.count("<svg") == 2
+    assert "How much to replay" in page and page.count("<figure") == 2
 
 
 def test_a_second_call_goes_on_where_the_first_was(swept, monkeypatch, capsys):
