@@ -54,6 +54,7 @@ class BatchSource:
       batches: how many will be read in all; a rule may depend on it.
 
     Attributes:
+      positions: how many the model has learnt, for one with a table of them; a document's part that reaches beyond counts from 0 again. None: any.
       rates: {task: share of the tokens} in force.
       mixing: which row is of which member.
       mixture: fingerprint of the mixture (what a stage of a schedule names).
@@ -84,6 +85,7 @@ class BatchSource:
                 f"row length {length}, batch size {batch_size} and seed {seed} can't be used; the first two must be 1 or more, the seed 0 or more."
             )
         self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
+        self.positions: int | None = None
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
@@ -217,7 +219,9 @@ class BatchSource:
                 batch["decoder_input_tokens"][r, at:to] = stream[:-1]
                 batch["decoder_target_tokens"][r, at:to] = stream[1:]
                 batch["decoder_segment_ids"][r, at:to] = segment
-                batch["decoder_positions"][r, at:to] = np.arange(span.first_pair, span.first_pair + span.pairs)
+                beyond = self.positions is not None and span.first_pair + span.pairs > self.positions
+                first = 0 if beyond else span.first_pair
+                batch["decoder_positions"][r, at:to] = np.arange(first, first + span.pairs)
                 weights[r, at:to] = 1.0
                 at = to
         return {**batch, "decoder_loss_weights": weights}

@@ -152,6 +152,11 @@ class StagedBatches:
                 for identity, rows in source.rows_read(batches * self.batch_size).items():
                     read[identity] = read.get(identity, 0) + rows
 
+    def limit_positions(self, positions: int) -> None:
+        """For a model with a table of so many positions; see `BatchSource.positions`."""
+        for source in self.sources:
+            source.positions = positions
+
     def at(self, step: int, shard: int, num_shards: int) -> Batch:
         """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
         return self.sources[self.schedule.stage(step)].local(self.schedule.data_step(step), shard, num_shards)

@@ -178,7 +178,7 @@ _HEAD = ("domain", "replayed", "bits/byte", "since the beginning", "against the 
 
 
 def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for domain, entries in value["domains"].items():
         for entry in entries:
             gap = "" if entry is entries[0] else f"{entry['difference']:+.4f}{_shown(entry['difference_interval'], '+')}"

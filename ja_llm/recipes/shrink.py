@@ -49,7 +49,7 @@ def shrunk_model(config: DecoderConfig, params: int, vocab_size: int, base_lengt
     Raises:
       UsageError: there is no model so small with such a vocabulary, or none so large that is smaller than the recipe's.
     """
-    fixed = {
+    fixed: dict[str, Any] = {
         "vocab_size": vocab_size,
         "padding_ids": 0,
         "max_length": length,

@@ -210,6 +210,8 @@ def train(
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
     check_length(config, length)
+    if config.positions == "learned":
+        batches.limit_positions(config.max_length)
     run_config = RunConfig(
         model_dir=directory,
         total_steps=total_steps,
