@@ -1,6 +1,7 @@
 """How much to replay: the same continual run at several shares of the replayed sources, with paired seeds, and what each domain came to.
 
     OUT/runs/<share>_<seed>/   the runs, as `ja-llm train` leaves them; one that is finished is not run again
+    OUT/sweep.gin              the settings that all of them have
     OUT/sweep.json             schema ja_llm.replay_sweep/1: every run's figures, means, intervals
     OUT/sweep.html             the table and a plot a domain
 
@@ -14,9 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 from scipy import stats
 
+from ja_llm import gin_utils
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import write_json, write_text
 from ja_llm.pages.html import page, table
@@ -60,6 +63,7 @@ def sweep(
 
     _check(bindings, sources, shares, seeds)
     out = Path(out)
+    steps = _same_run(files, bindings, search_paths, sources, out)
     runs = []
     for share in shares:
         for seed in seeds:
@@ -72,9 +76,9 @@ def sweep(
                 "rates.Replay.share": repr(share),
                 "EVAL_PERIOD": "%TRAIN_STEPS",  # at the beginning and at the end
             }
-            if (read := figures(folder)) is None:
+            if (read := figures(folder, steps)) is None:
                 train(files, [*bindings, *(f"{name} = {value}" for name, value in own.items())], search_paths)
-                read = figures(folder)
+                read = figures(folder, steps)
             if not read:
                 raise JaLlmError(f"{folder}: this run measured no held-out text; give CACHE_DIR held-out documents.")
             runs.append({"share": share, "seed": seed, **read})
@@ -99,31 +103,40 @@ def _check(bindings: Sequence[str], sources: Sequence[str], shares: Sequence[flo
             raise UsageError(f"{name} is set by the sweep itself; leave it out.")
 
 
-def figures(run: Path) -> dict[str, Any] | None:
-    """A finished run's first and last measurement of each domain: {"steps", "before": {domain: bits per byte}, "after"}; None: not finished."""
+def _same_run(files: Sequence[str], bindings: Sequence[str], search_paths: str, sources: Sequence[str], out: Path) -> int:
+    """Steps of the run; OUT/sweep.gin keeps its settings, so that what is finished is never taken for a run of others.
+
+    Raises:
+      UsageError: OUT was begun with other settings.
+    """
+    from ja_llm.train.main import train
+
+    with gin_utils.parsed(files, bindings, search_paths, placeholders={"MODEL_DIR": ""}) as text:
+        steps = gin.get_bindings(train)["total_steps"]
+    said = f"{text}\n# replayed: {', '.join(sources)}\n"
+    kept = out / "sweep.gin"
+    if not kept.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(kept, said)
+    elif kept.read_text(encoding="utf-8") != said:
+        raise UsageError(
+            f"{out}: this sweep was begun with other settings (sweep.gin has them); give them again, or another --out."
+        )
+    return steps
+
+
+def figures(run: Path, steps: int) -> dict[str, Any] | None:
+    """First and last measurement of each domain: {"before": {domain: bits per byte}, "after"}; None where the run has not come to `steps`."""
     path = run / "metrics.jsonl"
-    if not path.exists() or not (run / "config.gin").exists():
-        return None
     found: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         value = json.loads(line)
         measured = {
             key.split("/")[1]: number for key, number in value.items() if key.startswith("eval/") and key.endswith(f"/{_METRIC}")
         }
         if measured:
             found[value["step"]] = measured
-    steps = _total_steps(run / "config.gin")
-    if steps is None or steps not in found:
-        return None
-    return {"steps": steps, "before": found.get(0, {}), "after": found[steps]}
-
-
-def _total_steps(config: Path) -> int | None:
-    for line in config.read_text(encoding="utf-8").splitlines():
-        name, equals, number = line.partition(" = ")
-        if name == "TRAIN_STEPS" and equals and number.strip().isdigit():
-            return int(number)
-    return None
+    return {"before": found.get(0, {}), "after": found[steps]} if steps in found else None
 
 
 def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:

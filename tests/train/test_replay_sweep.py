@@ -72,6 +72,9 @@ def test_a_second_call_goes_on_where_the_first_was(swept, monkeypatch, capsys):
     assert main(command) == 1  # this run goes on, and here it leaves no figures
     assert len(ran) == 1 and "rates.Replay.share = 0.5" in ran[0]
     metrics.write_text(text)
+    capsys.readouterr()
+    assert main([*command, "--gin_bindings=optimizers.AdamW.eps = 1e-6"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
 
 
 def test_what_the_sweep_sets_itself_is_refused(tmp_path, capsys):
