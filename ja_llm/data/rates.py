@@ -76,7 +76,7 @@ class UniMax(Rule):
         there = math.fsum(sizes.values())
         if budget > self.max_epochs * there * (1 + _ROUNDING):
             raise UsageError(
-                f"UniMax: {budget:,.0f} are to be read, but {self.max_epochs:g} epochs of all sources are only {self.max_epochs * there:,.0f}; "
+                f"UniMax: {budget:,.0f} tokens are to be read, but {self.max_epochs:g} epochs of all sources are only {self.max_epochs * there:,.0f}; "
                 "read less, allow more epochs, or add text."
             )
         left, chosen = float(budget), dict[str, float]()

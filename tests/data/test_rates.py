@@ -47,7 +47,7 @@ def test_unimax_by_hand():
     """Budget 100 of 10, 30 and 500 at two epochs: 20, then half of 80 (60 would be the cap), then the other half."""
     assert UniMax(2)({"c": 500, "a": 10, "b": 30}, {}, 100) == {"c": 0.4, "a": 0.2, "b": 0.4}
     assert UniMax(4)({"a": 7, "b": 7}, {}, 1) == {"a": 0.5, "b": 0.5}
-    with pytest.raises(UsageError, match="1,081 are to be read, but 2 epochs of all sources are only 1,080"):
+    with pytest.raises(UsageError, match="1,081 tokens are to be read, but 2 epochs of all sources are only 1,080"):
         UniMax(2)({"a": 10, "b": 30, "c": 500}, {}, 1081)
 
 
@@ -120,7 +120,7 @@ def test_unimax_reads_no_source_more_often_than_it_says(caches, packing):
     assert batches.contents[0]["shares"] == batches.sources[0].rates
     with pytest.raises(UsageError, match="allows 7 epochs of en.*lower TRAIN_STEPS to 52"):
         batches.check_epochs(steps, 7)
-    with pytest.raises(UsageError, match="UniMax: .* are to be read"):
+    with pytest.raises(UsageError, match="UniMax: .* tokens are to be read"):
         StagedBatches(caches[0], rates=UniMax(8), steps=6000, packing=packing, **ARGUMENTS)
 
 
@@ -142,7 +142,7 @@ def test_the_verb_prints_a_table_and_the_flag(caches, capsys):
     for words, says in (
         (["--method", "unimax"], "--method unimax needs --max_epochs"),
         (["--method", "unimax", "--max_epochs", "1", "--share", "1"], "--share says nothing to --method unimax"),
-        (["--method", "unimax", "--max_epochs", "1", "--tokens", "1G"], "1,000,000,000 are to be read"),
+        (["--method", "unimax", "--max_epochs", "1", "--tokens", "1G"], "1,000,000,000 tokens are to be read"),
         (["--tokens", "many"], "'many' is no number above 0"),
     ):
         try:
