@@ -12,7 +12,7 @@ COMMA := ,
 DEV := $(VENV)/.dev$(addprefix -,$(EXTRAS))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c requirements.lock
 
-.PHONY: run test test-slow test-parity test-tpu test-t5x test-real lint bench bench-gpu bench-attention sweep-attention lock clean
+.PHONY: run test test-slow test-parity test-tpu test-recipes test-t5x test-real lint bench bench-gpu bench-attention sweep-attention lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/ja-llm quickstart --out $(OUT)
@@ -29,6 +29,11 @@ test-slow: $(DEV)
 test-tpu: $(VENV)/.dev
 	@$(PIP) -e '.[tpu]'
 	@$(BIN)/python -m pytest -m tpu
+
+# Every recipe: its step compiled for the TPU slices that it names, its small twin trained. An hour; installs the extra tpu as well.
+test-recipes: $(VENV)/.dev
+	@$(PIP) -e '.[tpu]'
+	@$(BIN)/python -m pytest -m recipes
 
 # Our engine and adapter against lm-evaluation-harness and its own backend: installs the extra eval-oracles beside the test tools.
 test-parity: $(VENV)/.dev

@@ -31,6 +31,18 @@ def main() -> None:
             text = replace(document.read_text(encoding="utf-8"), name, make(read_json(path)))
             with atomic_write(document) as file:
                 file.write(text.encode())
+    recipes()
+
+
+def recipes() -> None:
+    """docs/recipes.md: the recipes as their gin files resolve."""
+    from ja_llm.recipes import catalogue, estimate
+    from ja_llm.recipes.tables import markdown
+
+    page = ROOT / "docs" / "recipes.md"
+    text = replace(page.read_text(encoding="utf-8"), "recipes", markdown(catalogue.catalogue(), estimate.MFU))
+    with atomic_write(page) as file:
+        file.write(text.encode())
 
 
 def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:

@@ -13,7 +13,9 @@ from ja_llm.commands.evaluation import evaluate, generate, report
 from ja_llm.commands.inputs import fetch, quickstart
 from ja_llm.commands.interchange import export_model, import_model
 from ja_llm.commands.launch import launch
+from ja_llm.commands.mixture import mixture
 from ja_llm.commands.parsing import Parser
+from ja_llm.commands.recipes import recipes
 from ja_llm.commands.training import average, cache, train
 from ja_llm.commands.vocabulary import vocab
 
@@ -26,6 +28,8 @@ VERBS = (
     import_model,
     export_model,
     cache,
+    mixture,
+    recipes,
     compile_,
     train,
     launch,

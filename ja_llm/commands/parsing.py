@@ -41,6 +41,18 @@ def add_group(verbs, name: str, text: str):
     return parser.add_subparsers(dest=f"{name}_verb", metavar="WHAT", required=True)
 
 
+def count(text: str) -> int:
+    """Type of a flag for a number of tokens or parameters: 20000000, 2e7 or 20M (k, M, B, T: thousands, millions, ...)."""
+    scale = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}.get(text[-1:], 0)
+    try:
+        value = float(text[:-1]) * scale if scale else float(text)
+        if not 0 < value < 1e18:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, e.g. 20000000, 2e7 or 20M") from None
+    return round(value)
+
+
 def device_flag(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument(

@@ -23,6 +23,8 @@ PLACEHOLDERS: Mapping[str, Any] = {
     "CACHE_DIR": "none",
     "TRAIN_STEPS": 1000,
     "INITIAL_CHECKPOINT_PATH": None,
+    "SECOND_CACHE_DIR": "none",
+    "ANNEAL_CACHE_DIR": "none",
 }
 
 
@@ -94,7 +96,8 @@ def settings(
       files: see `ja_llm.gin_utils.parsed`.
       bindings: `NAME = VALUE`.
       search_paths: comma-separated folders.
-      vocab_size: rows of the embedding table; None: those of CACHE_DIR's vocabulary, or of the initial checkpoint.
+      vocab_size: rows of the embedding table; None: those of CACHE_DIR's vocabulary, or of the initial checkpoint, or
+        what the gin files bind `config.DecoderConfig.vocab_size` to.
 
     Raises:
       UsageError: something is missing or does not fit.
@@ -113,7 +116,10 @@ def settings(
         check_settings(given)
         initial = given["initial_checkpoint_path"]
         size = vocab_size or _vocab_size(given["cache_dir"], initial)
-        model = main.model_config(given["model"], given["model_overrides"], initial, size)
+        overrides = given["model_overrides"]
+        model = main.model_config(given["model"], overrides if initial else None, initial, size)
+        if not initial and overrides:
+            model = main.overridden(model, overrides)  # MODEL stands for a checkpoint that is not named here
         length = given["task_feature_lengths"]["targets"]
         main.check_length(model, length)
         yield Settings(
@@ -136,6 +142,8 @@ def _vocab_size(cache_dir: str, initial: str | None) -> int:
         return load_tokenizer(Path(cache_dir) / "vocab").vocab_size
     if initial:
         return 0  # its own
+    with contextlib.suppress(ValueError):
+        return gin.query_parameter("config.DecoderConfig.vocab_size")
     raise UsageError(
         "how many rows the embedding has is not known; add --vocab_size N, or --gin.CACHE_DIR=DIR of a cache that exists."
     )

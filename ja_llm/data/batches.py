@@ -20,6 +20,7 @@ from ja_llm import manifest
 from ja_llm.data.best_fit import BestFit
 from ja_llm.data.mixing import MIXINGS, Order
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
+from ja_llm.data.rates import Rule, resolved
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.store import SMALL_BYTES, TokenStore
 from ja_llm.errors import JaLlmError, UsageError
@@ -49,8 +50,12 @@ class BatchSource:
       packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
         padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
       mixing: "exact", or "grain" for a run that began before there was the former; see `ja_llm.data.mixing`.
+      rates: other shares of the tokens than those that the cache was made with: {task: share}, or a rule (`ja_llm.data.rates`).
+      batches: how many will be read in all; a rule may depend on it.
 
     Attributes:
+      positions: how many the model has learnt, for one with a table of them; a document's part that reaches beyond counts from 0 again. None: any.
+      rates: {task: share of the tokens} in force.
       mixing: which row is of which member.
       mixture: fingerprint of the mixture (what a stage of a schedule names).
       fingerprint: identity of the data whatever the seed and batch size: stores, packing plans, rates, length, mixing.
@@ -72,12 +77,15 @@ class BatchSource:
         split: str = "train",
         packing: str = "concatenate",
         mixing: str = "exact",
+        rates: Rule | Mapping[str, float] | None = None,
+        batches: int = 0,
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
                 f"row length {length}, batch size {batch_size} and seed {seed} can't be used; the first two must be 1 or more, the seed 0 or more."
             )
         self.directory, self.length, self.batch_size, self.seed, self.split = Path(cache_dir), length, batch_size, seed, split
+        self.positions: int | None = None
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
@@ -85,10 +93,11 @@ class BatchSource:
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
-        # A row of a plan with padding holds fewer tokens, and rates are shares of tokens.
-        self.mixing: Order = MIXINGS[mixing](
-            [m.rate / (1 - m.plan.statistics()["padding"] if packing == "best_fit" else 1.0) for m in self._members]
-        )
+        if rates is not None:
+            self._members = self._at_rates(rates, batches * batch_size)
+            self.mixture = sha256_json({"mixture": self.mixture, "rates": {m.task: m.rate for m in self._members}})
+        self.rates = {m.task: m.rate for m in self._members}
+        self.mixing: Order = MIXINGS[mixing]([m.rate / self._filled(m) for m in self._members])
         self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(
             {
@@ -136,6 +145,24 @@ class BatchSource:
                 )
             members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
         return members
+
+    def _filled(self, member: _Member) -> float:
+        """How much of a member's rows is tokens: a row of a plan with padding holds fewer, and rates are shares of tokens."""
+        return 1 - member.plan.statistics()["padding"] if self._packing == "best_fit" else 1.0
+
+    def _at_rates(self, rates: Rule | Mapping[str, float], rows: int) -> list[_Member]:
+        """The members at other rates, without those that then have none."""
+        filled = {m.task: self._filled(m) for m in self._members}
+        sizes = {m.task: m.plan.rows * self.length * filled[m.task] for m in self._members}
+        total = sum(m.rate for m in self._members)
+        cached = {m.task: m.rate / total for m in self._members}
+        # How many tokens the rows hold depends on the shares where members are padded unequally; a rule that depends on the tokens is asked
+        # again until that has settled (each round is closer by the difference of the paddings, some hundredths).
+        share = min(filled.values())
+        for _ in range(20 if share < 1 else 1):
+            chosen = resolved(rates, sizes, cached, rows * self.length * share)
+            share = 1 / sum(rate / filled[task] for task, rate in chosen.items())
+        return [m._replace(rate=chosen[m.task]) for m in self._members if m.task in chosen]
 
     def _shuffled(self, member: _Member) -> grain.MapDataset:
         """The endless order of a member's rows, each epoch shuffled by itself."""
@@ -192,7 +219,9 @@ class BatchSource:
                 batch["decoder_input_tokens"][r, at:to] = stream[:-1]
                 batch["decoder_target_tokens"][r, at:to] = stream[1:]
                 batch["decoder_segment_ids"][r, at:to] = segment
-                batch["decoder_positions"][r, at:to] = np.arange(span.first_pair, span.first_pair + span.pairs)
+                beyond = self.positions is not None and span.first_pair + span.pairs > self.positions
+                first = 0 if beyond else span.first_pair
+                batch["decoder_positions"][r, at:to] = np.arange(first, first + span.pairs)
                 weights[r, at:to] = 1.0
                 at = to
         return {**batch, "decoder_loss_weights": weights}

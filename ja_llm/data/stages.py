@@ -13,6 +13,7 @@ from typing import Any
 import gin
 
 from ja_llm.data.batches import Batch, BatchIterator, BatchSource, iterate
+from ja_llm.data.rates import Rule, check_rates
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path
@@ -21,16 +22,26 @@ from ja_llm.files import local_path
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`)."""
+    """From `from_step` on read the mixture in `cache_dir` (output of `ja-llm cache`).
+
+    Attributes:
+      cache_dir: the cache.
+      from_step: the training step that reads it first, 1 or more.
+      mixture_or_task_name: the name that the cache was made for, which is checked; None takes any.
+      rates: other shares than the cache's, as RATES.
+    """
 
     cache_dir: str
     from_step: int
+    mixture_or_task_name: str | None = None
+    rates: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache_dir, str | os.PathLike) or not str(self.cache_dir):
             raise UsageError(f"Stage.cache_dir is {self.cache_dir!r}; give a folder that `ja-llm cache` wrote.")
         if not isinstance(self.from_step, int) or isinstance(self.from_step, bool) or self.from_step < 1:
             raise UsageError(f"Stage.from_step is {self.from_step!r}; give a whole number of 1 or more.")
+        check_rates("Stage.rates", self.rates)
 
 
 class StagedBatches:
@@ -46,6 +57,8 @@ class StagedBatches:
       stored: the run's own schedule, of its ledger; what it has read or skipped stays.
       from_step: the step that the run goes on from; later stages may still be changed.
       mixing: see `BatchSource`; None: the stored schedule's, "exact" where there is none.
+      rates: of the first stage; see `BatchSource`.
+      steps: training steps in all, for rules of rates that depend on how much is read.
 
     Attributes:
       schedule: the data schedule in force.
@@ -69,14 +82,27 @@ class StagedBatches:
         stored: DataSchedule | None = None,
         from_step: int = 0,
         mixing: str | None = None,
+        rates: Rule | Mapping[str, float] | None = None,
+        steps: int = 0,
     ):
         mixing = mixing or (stored.mixing if stored else "exact")
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
-        for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
+        begins = [0, *(stage.from_step for stage in stages)]
+        wanted = [
+            (str(cache_dir), None, rates),
+            *((stage.cache_dir, stage.mixture_or_task_name, stage.rates) for stage in stages),
+        ]
+        for (place, name, chosen), begin, end in zip(wanted, begins, [*begins[1:], steps], strict=True):
             local_path(place)
-            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing)
+            # Batches that a rollback passes over are not counted: they are few, and no run knows them before.
+            batches = max(min(end, steps) - begin, 0)
+            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing, rates=chosen, batches=batches)
+            if name not in (None, held := source.manifest["config"]["name"]):
+                raise UsageError(
+                    f"{place}: this cache holds {held!r}, the stage learns {name!r}; run `ja-llm cache --task {name}`."
+                )
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)
@@ -91,11 +117,14 @@ class StagedBatches:
         for source in self.sources:
             for licence, documents in source.licences.items():
                 self.licences[licence] = max(documents, self.licences.get(licence, 0))
-        begins = [0, *(stage.from_step for stage in stages)]
         self.contents = [
             {
                 "from_step": begin,
-                "shares": {member["task"]: member["rate"] for member in source.manifest["members"]},
+                "shares": {
+                    member["task"]: source.rates[member["task"]]
+                    for member in source.manifest["members"]
+                    if member["task"] in source.rates
+                },
                 "documents": source.manifest["config"].get("documents", {}),
             }
             for begin, source in zip(begins, self.sources, strict=True)
@@ -122,6 +151,11 @@ class StagedBatches:
                 batches = schedule.batches_before(number, begins[number + 1] - begins[number])
                 for identity, rows in source.rows_read(batches * self.batch_size).items():
                     read[identity] = read.get(identity, 0) + rows
+
+    def limit_positions(self, positions: int) -> None:
+        """For a model with a table of so many positions; see `BatchSource.positions`."""
+        for source in self.sources:
+            source.positions = positions
 
     def at(self, step: int, shard: int, num_shards: int) -> Batch:
         """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
@@ -176,8 +210,18 @@ class StagedBatches:
         for task, limit in limits.items():
             if task not in read:
                 raise UsageError(f"MAX_EPOCHS names {task!r}; the run reads {', '.join(sorted(read))}.")
-            if read[task]["epochs"] > limit:
+            # A rule of rates may go to the cap itself, which the sums here meet but for their last digits.
+            if read[task]["epochs"] > limit * (1 + 1e-9):
                 raise UsageError(
                     f"MAX_EPOCHS allows {limit:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times; lower "
-                    f"its rate in the mixture, give it more documents, or lower TRAIN_STEPS to {int(steps * limit / read[task]['epochs'])}."
+                    f"its rate in the mixture, give it more documents, or lower TRAIN_STEPS to {self._steps_within(task, limit, steps)}."
                 )
+
+    def _steps_within(self, task: str, epochs: float, steps: int) -> int:
+        """The most training steps, fewer than `steps`, that read a source at most so often."""
+        within, beyond = 0, steps
+        while beyond - within > 1:
+            middle = (within + beyond) // 2
+            fits = self.statement(middle).get(task, {"epochs": 0.0})["epochs"] <= epochs
+            within, beyond = (middle, beyond) if fits else (within, middle)
+        return within

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ja_llm.data.rates import check_rates
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.train.groups import Group
@@ -127,6 +128,7 @@ def _check_others(given: Mapping[str, Any]) -> None:
     limits = caps.values() if isinstance(caps, Mapping) else [] if caps is None else [caps]
     if not all(is_number(limit) and limit > 0 for limit in limits):
         raise UsageError(f"MAX_EPOCHS is {caps!r}; give a number above 0, {{'task': number}}, or None.")
+    check_rates("RATES", given["rates"])
     source = given["maintenance"]
     if source is not None and not (isinstance(source, str) and (source in SOURCES or "://" in source)):
         raise UsageError(f"train.maintenance is {source!r}; give {' or '.join(map(repr, SOURCES))}, a URL, or None.")

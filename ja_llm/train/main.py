@@ -18,6 +18,7 @@ import jax
 
 from ja_llm import progress, storage
 from ja_llm.attention.registry import chosen
+from ja_llm.data.rates import Rule
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
@@ -81,6 +82,7 @@ def train(
     eval_period: int = 0,
     eval_steps: Sequence[int] = (),
     eval_documents: int = 64,
+    rates: Rule | Mapping[str, float] | None = None,
     stages: Sequence[Stage] = (),
     packing: str = "concatenate",
     max_epochs: float | Mapping[str, float] | None = None,
@@ -137,6 +139,7 @@ def train(
       eval_period: steps between held-out evaluations, of which the first is at step 0; 0 for the end only.
       eval_steps: further steps to evaluate at.
       eval_documents: held-out documents per task in those evaluations; 0 for no evaluation.
+      rates: other shares of the tokens than those that CACHE_DIR was made with: {task: share}, or a rule, e.g. @rates.UniMax().
       stages: other mixtures from later steps on, e.g. (@anneal/stages.Stage(),); may be added while a run goes on.
       packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
       max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
@@ -190,6 +193,8 @@ def train(
         packing=packing,
         from_step=(model_steps(directory) or [0])[-1],
         mixing=stored.mixing if stored else None,
+        rates=rates,
+        steps=total_steps,
     )
     batches = open_batches(stored=None if "data" in accept else stored)
     if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
@@ -206,6 +211,8 @@ def train(
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
     check_length(config, length)
+    if config.positions == "learned":
+        batches.limit_positions(config.max_length)
     run_config = RunConfig(
         model_dir=directory,
         total_steps=total_steps,
@@ -333,7 +340,7 @@ def model_config(
             )
         if not directory.exists():
             raise UsageError(f"{directory}: this initial checkpoint does not exist.")
-        return _override(read_model_files(directory)[0], dict(overrides or {}))
+        return overridden(read_model_files(directory)[0], overrides or {})
     if overrides:
         raise UsageError(
             "MODEL_OVERRIDES change an initial checkpoint's configuration; a new model has its own in the MODEL gin file."
@@ -345,7 +352,12 @@ def model_config(
     return model(vocab_size=vocab_size)
 
 
-def _override(config: DecoderConfig, overrides: dict[str, Any]) -> DecoderConfig:
+def overridden(config: DecoderConfig, overrides: Mapping[str, Any]) -> DecoderConfig:
+    """An initial checkpoint's configuration with the fields of MODEL_OVERRIDES.
+
+    Raises:
+      UsageError: a field can't be changed, or not so.
+    """
     for name in sorted(overrides.keys() - set(OVERRIDABLE_FIELDS)):
         why = " (it says how the checkpoint's arrays lie)" if name in STORAGE_FIELDS else ""
         raise UsageError(

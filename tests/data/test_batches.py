@@ -269,3 +269,22 @@ def test_closing_ends_the_thread_and_errors_reach_the_caller(source):
     with iterate(source, -3, prefetch=1) as broken, pytest.raises(IndexError):
         next(broken)
     assert threading.active_count() == before
+
+
+def test_positions_stay_within_a_table_of_them(tmp_path, make_cache, documents):
+    """As without a limit where a document's part ends within it, else counted from 0; never a position that the table has not."""
+    folder = make_cache(tmp_path / "c", {"en": (1.0, documents("en", 12, longest=150))})
+    free, bound = (BatchSource(folder, 32, 16, seed=0) for _ in range(2))
+    bound.positions = 64
+    beyond = 0
+    for step in range(3):
+        one, other = free[step], bound[step]
+        for row in range(16):
+            segments = one["decoder_segment_ids"][row]
+            for segment in set(segments[segments > 0]):
+                mine = segments == segment
+                was, now = one["decoder_positions"][row][mine], other["decoder_positions"][row][mine]
+                beyond += int(was[-1] >= 64)
+                np.testing.assert_array_equal(now, was if was[-1] < 64 else np.arange(len(was)))
+        np.testing.assert_array_equal(one["decoder_input_tokens"], other["decoder_input_tokens"])
+    assert beyond > 3

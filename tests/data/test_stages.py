@@ -181,3 +181,11 @@ def test_best_fit_rows_keep_documents_whole_and_shares_of_tokens(tmp_path, make_
 def test_a_schedule_without_the_run_is_kept_by_the_ledger(caches):
     schedule = staged(caches, 50).schedule.with_skip(52, 3)
     assert DataSchedule.from_json(schedule.to_json()) == schedule
+
+
+def test_a_later_stage_that_names_its_mixture_takes_no_other_cache(caches):
+    name = StagedBatches(caches[1], **ARGUMENTS).manifest["config"]["name"]
+    held = StagedBatches(caches[0], (Stage(str(caches[1]), 9, mixture_or_task_name=name),), **ARGUMENTS)
+    assert len(held.sources) == 2
+    with pytest.raises(UsageError, match=f"this cache holds {name!r}, the stage learns 'swallow_llama2'"):
+        StagedBatches(caches[0], (Stage(str(caches[1]), 9, mixture_or_task_name="swallow_llama2"),), **ARGUMENTS)

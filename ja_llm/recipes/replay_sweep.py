@@ -1,0 +1,228 @@
+"""How much to replay: the same continual run at several shares of the replayed sources, with paired seeds, and what each domain came to.
+
+    OUT/runs/<share>_<seed>/   the runs, as `ja-llm train` leaves them; one that is finished is not run again
+    OUT/sweep.gin              the settings that all of them have
+    OUT/sweep.json             schema ja_llm.replay_sweep/1: every run's figures, means, intervals
+    OUT/sweep.html             the table and a plot a domain
+
+A domain is a source of the cache that has held-out documents; runs with the same seed read each source in the same order, so their difference
+is free of what the order does.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+from scipy import stats
+
+from ja_llm import gin_utils
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.files import write_json, write_text
+from ja_llm.pages.html import page, table
+from ja_llm.pages.svg import Line, escape, line_plot
+
+SCHEMA = "ja_llm.replay_sweep/1"
+_METRIC = "bits_per_byte"
+
+Values = dict[str, dict[str, float]]
+
+
+def sweep(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    *,
+    sources: Sequence[str],
+    shares: Sequence[float],
+    seeds: Sequence[int],
+    out: str | Path,
+    search_paths: str = "",
+) -> dict[str, Any]:
+    """Run what is not finished, and write the figures.
+
+    Args:
+      files: gin files of the run, e.g. runs/continue.gin; see `ja_llm.gin_utils.parsed`.
+      bindings: `NAME = VALUE` of it, without MODEL_DIR, RANDOM_SEED and RATES, which are the sweep's.
+      sources: the replayed sources.
+      shares: theirs together; the first is what the others are compared with.
+      seeds: of the data order (and of new parameters); two or more for intervals.
+      out: folder; what is finished there is kept.
+      search_paths: comma-separated folders of gin files.
+
+    Returns:
+      What sweep.json holds.
+
+    Raises:
+      UsageError: shares or seeds are none or come twice, a setting is the sweep's own, or a run is refused.
+      JaLlmError: a run fails, or measures nothing.
+    """
+    from ja_llm.train.main import main as train
+
+    _check(bindings, sources, shares, seeds)
+    out = Path(out)
+    steps = _same_run(files, bindings, search_paths, sources, out)
+    runs = []
+    for share in shares:
+        for seed in seeds:
+            folder = out / "runs" / f"{share:g}_{seed}"
+            own = {
+                "MODEL_DIR": repr(str(folder)),
+                "RANDOM_SEED": str(seed),
+                "RATES": "@rates.Replay()",
+                "rates.Replay.sources": repr(tuple(sources)),
+                "rates.Replay.share": repr(share),
+                "EVAL_PERIOD": "%TRAIN_STEPS",  # at the beginning and at the end
+            }
+            if (read := figures(folder, steps)) is None:
+                train(files, [*bindings, *(f"{name} = {value}" for name, value in own.items())], search_paths)
+                read = figures(folder, steps)
+            if not read:
+                raise JaLlmError(f"{folder}: this run measured no held-out text; give CACHE_DIR held-out documents.")
+            runs.append({"share": share, "seed": seed, **read})
+    value = {
+        "schema": SCHEMA,
+        "sources": list(sources),
+        "seeds": list(seeds),
+        "runs": runs,
+        "domains": summary(runs, list(shares)),
+    }
+    write_json(out / "sweep.json", value)
+    write_text(out / "sweep.html", html(value))
+    return value
+
+
+def _check(bindings: Sequence[str], sources: Sequence[str], shares: Sequence[float], seeds: Sequence[int]) -> None:
+    for name, values in (("--share", shares), ("--seeds", seeds), ("--source", sources)):
+        if not values or len(set(values)) < len(values):
+            raise UsageError(f"{name}: {list(values)} are none or not all different; give each once.")
+    for binding in bindings:
+        if (name := binding.partition("=")[0].strip()) in ("MODEL_DIR", "RANDOM_SEED", "RATES", "EVAL_PERIOD"):
+            raise UsageError(f"{name} is set by the sweep itself; leave it out.")
+
+
+def _same_run(files: Sequence[str], bindings: Sequence[str], search_paths: str, sources: Sequence[str], out: Path) -> int:
+    """Steps of the run; OUT/sweep.gin keeps its settings, so that what is finished is never taken for a run of others.
+
+    Raises:
+      UsageError: OUT was begun with other settings.
+    """
+    from ja_llm.train.main import train
+
+    with gin_utils.parsed(files, bindings, search_paths, placeholders={"MODEL_DIR": ""}) as text:
+        steps = gin.get_bindings(train)["total_steps"]
+    said = f"{text}\n# replayed: {', '.join(sources)}\n"
+    kept = out / "sweep.gin"
+    if not kept.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(kept, said)
+    elif kept.read_text(encoding="utf-8") != said:
+        raise UsageError(
+            f"{out}: this sweep was begun with other settings (sweep.gin has them); give them again, or another --out."
+        )
+    return steps
+
+
+def figures(run: Path, steps: int) -> dict[str, Any] | None:
+    """First and last measurement of each domain: {"before": {domain: bits per byte}, "after"}; None where the run has not come to `steps`."""
+    path = run / "metrics.jsonl"
+    found: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        value = json.loads(line)
+        measured = {
+            key.split("/")[1]: number for key, number in value.items() if key.startswith("eval/") and key.endswith(f"/{_METRIC}")
+        }
+        if measured:
+            found[value["step"]] = measured
+    return {"before": found.get(0, {}), "after": found[steps]} if steps in found else None
+
+
+def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
+    """For each domain a row a share, in the order of `shares`.
+
+    Args:
+      runs: {"share", "seed", "before", "after"}; each share has the same seeds.
+      shares: the first is the reference.
+
+    Returns:
+      {domain: [{"share", "mean" (bits per byte), "interval", "change" (mean minus that of before training), "difference" (paired, to the first
+      share), "difference_interval"}]}. Intervals are of 95 %, Student's over seeds (n - 1 degrees of freedom); None with a single seed, and
+      for the difference of the first to itself.
+    """
+    by_share = {share: {run["seed"]: run for run in runs if run["share"] == share} for share in shares}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for domain in runs[0]["after"]:
+        first = {seed: run["after"][domain] for seed, run in by_share[shares[0]].items()}
+        for share in shares:
+            here = {seed: run["after"][domain] for seed, run in by_share[share].items()}
+            before = [run["before"].get(domain, math.nan) for run in by_share[share].values()]
+            gaps = [value - first[seed] for seed, value in here.items()]
+            found.setdefault(domain, []).append(
+                {
+                    "share": share,
+                    "mean": float(np.mean(list(here.values()))),
+                    "interval": interval(list(here.values())),
+                    "change": None if any(map(math.isnan, before)) else float(np.mean(list(here.values())) - np.mean(before)),
+                    "difference": float(np.mean(gaps)),
+                    "difference_interval": None if share == shares[0] else interval(gaps),
+                }
+            )
+    return found
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
+    """Student's interval of a mean: mean -+ t(n - 1) s / sqrt(n) (Student 1908, Biometrika 6); None for a single value."""
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return [float(np.mean(values)) - half, float(np.mean(values)) + half]
+
+
+def format_sweep(value: Mapping[str, Any]) -> str:
+    """The table, in plain text."""
+    rows = [_HEAD, *_rows(value)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+_HEAD = ("domain", "replayed", "bits/byte", "since the beginning", "against the first share")
+
+
+def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for domain, entries in value["domains"].items():
+        for entry in entries:
+            gap = "" if entry is entries[0] else f"{entry['difference']:+.4f}{_shown(entry['difference_interval'], '+')}"
+            change = "" if entry["change"] is None else f"{entry['change']:+.4f}"
+            found.append((domain, f"{entry['share']:.1%}", f"{entry['mean']:.4f}{_shown(entry['interval'])}", change, gap))
+    return found
+
+
+def _shown(ends: Sequence[float] | None, sign: str = "") -> str:
+    return "" if ends is None else f" [{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]"
+
+
+def html(value: Mapping[str, Any]) -> str:
+    """The page: a plot a domain with its intervals, and the table."""
+    plots = []
+    for domain, entries in value["domains"].items():
+        ordered = sorted(entries, key=lambda entry: entry["share"])
+        points = [(100 * entry["share"], entry["mean"]) for entry in ordered]
+        spread = [(100 * e["share"], *e["interval"]) for e in ordered if e["interval"]]
+        change = ordered[0]["change"]
+        levels = [] if change is None else [("before training", ordered[0]["mean"] - change)]
+        plots.append(line_plot(domain, [Line(domain, points, spread)], "replayed, % of the tokens", "bits per byte", levels))
+    head = "".join(f"<th>{escape(name)}</th>" for name in _HEAD)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(value))
+    seeds = len(value["seeds"])
+    said = (
+        f"<p>Means of {seeds} runs a share. Intervals (the faint bands) are Student's 95 % over the seeds: they tell the noise of the data order, not that "
+        "of the held-out texts. Differences are paired by seed.</p>"
+    )
+    sections = [
+        ("plots", "Bits per byte by share", said + "".join(plots)),
+        ("table", "Table", table("Domains and shares", head, body)),
+    ]
+    return page("How much to replay", f"replayed: {', '.join(value['sources'])}", sections)

@@ -1,0 +1,116 @@
+"""Recipes in words: the list, one of them, and the table of docs/recipes.md."""
+
+from collections.abc import Sequence
+
+from ja_llm.recipes import catalogue, estimate
+from ja_llm.recipes.catalogue import Recipe
+from ja_llm.recipes.estimate import Hardware
+from ja_llm.recipes.published import KNOWN_FROM
+
+HEADS = ("recipe", "base", "tokens", "rows x length", "steps", "learning rate", "hardware", "chip-hours", "known from")
+
+
+def number(value: float) -> str:
+    """A learning rate to three digits, as it is written in gin: 2.5e-05 -> 2.5e-5."""
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
+
+
+def rates(recipe: Recipe) -> str:
+    """Highest and last learning rate."""
+    return f"{number(recipe.peak)} to {number(recipe.final)}"
+
+
+def tokens(recipe: Recipe) -> str:
+    """Tokens as published, and how often."""
+    runs = recipe.published.runs
+    return recipe.published.tokens if runs == 1 else f"{runs} x {recipe.published.tokens}"
+
+
+def verdict(place: Hardware) -> str:
+    """Whether the step fits, by the compiler."""
+    if place.compiled is None:
+        return f"{place.topology} (not compiled)"
+    memory = place.compiled["gib_per_chip"]
+    return f"{place.topology} ({'fits' if place.fits else 'does not fit'}: {memory['total']:.0f} of {memory['usable']:.0f} GiB)"
+
+
+def row(recipe: Recipe, mfu: float) -> list[str]:
+    """The cells of a recipe, under `HEADS`."""
+    places = estimate.hardware(recipe, mfu)
+    return [
+        recipe.name,
+        (recipe.published.base or "random").rpartition("/")[2],
+        tokens(recipe),
+        f"{recipe.step.batch_size} x {recipe.step.length}",
+        f"{recipe.steps:,}",
+        rates(recipe),
+        "; ".join(verdict(place) for place in places),
+        "; ".join(f"{place.chip_hours:,.0f}" for place in places),
+        recipe.published.known_from,
+    ]
+
+
+def assumption(mfu: float) -> str:
+    """What the chip-hours stand on."""
+    return (
+        f"Chip-hours: tokens x FLOPs a token (causal attention counted half, all experts computed) at an assumed MFU of {mfu:.0%}, without saving, evaluating or "
+        "waiting; no TPU has been measured here. Whether it fits was asked of the TPU's compiler."
+    )
+
+
+def listing(recipes: Sequence[Recipe], mfu: float) -> str:
+    """All recipes as a table for a terminal."""
+    rows = [list(HEADS), *(row(recipe, mfu) for recipe in recipes)]
+    widths = [max(len(line[column]) for line in rows) for column in range(len(HEADS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    return "\n".join([*lines, "", assumption(mfu), "ja-llm recipes show NAME says all of one."])
+
+
+def markdown(recipes: Sequence[Recipe], mfu: float) -> str:
+    """All recipes as a table of a page."""
+    rows = [list(HEADS), ["---"] * len(HEADS), *(row(recipe, mfu) for recipe in recipes)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in rows)
+    meaning = "; ".join(f"*{name}*: {words}" for name, words in KNOWN_FROM.items())
+    return f"{table}\n\n{assumption(mfu)} Known from: {meaning}."
+
+
+def one(recipe: Recipe, mfu: float) -> str:
+    """All that is known of a recipe, for a terminal."""
+    step, published = recipe.step, recipe.published
+    mesh = " x ".join(f"{axis} {size if size > 0 else 'all'}" for axis, size in step.mesh.items())
+    lines = [
+        f"{recipe.name}: {recipe.about}",
+        f"  base           {published.base or 'random parameters'}",
+        f"  known from     {KNOWN_FROM[published.known_from]}",
+        f"  tokens         {tokens(recipe)} ({recipe.steps:,} steps x {step.batch_size} rows x {step.length} tokens = {recipe.tokens:,})",
+        f"  learning rate  {rates(recipe)}, {type(step.schedule).__name__}, {recipe.warmup_steps:,} steps of warm-up",
+        f"  optimizer      {step.optimizer}",
+        f"  loss           z-loss {step.options.z_loss:g}",
+        f"  step           {step.options.microbatches} microbatches, remat {step.model.remat_policy}, {step.model.dtype}, mesh {mesh}",
+    ]
+    for number_, stage in enumerate(recipe.stages, 1):
+        behind = f", from step {stage.from_step:,}" if len(recipe.stages) > 1 else ""
+        lines.append(f"  mixture {number_}      {stage.mixture}, {stage.steps:,} steps{behind}")
+        for task, share in sorted(stage.shares.items(), key=lambda item: -item[1]):
+            billions = share * stage.steps * step.batch_size * step.length / 1e9
+            lines.append(f"    {task:<24} {share:>7.2%}  {billions:>9.2f}B tokens")
+    lines += [line for place in estimate.hardware(recipe, mfu) for line in _place(recipe, place)]
+    return "\n".join([*lines, assumption(mfu), f"The file: --gin_file={catalogue.file_of(recipe.name)}"])
+
+
+def _place(recipe: Recipe, place: Hardware) -> list[str]:
+    """A slice: what the run takes there, and what the compiler said."""
+    head = f"  {place.topology:<14} {place.accelerator}, {place.chips} chips: {place.chip_hours:,.0f} chip-hours, {place.days:.1f} days"
+    if place.compiled is None:
+        return [f"{head}; not compiled (ja-llm compile --gin_file={catalogue.file_of(recipe.name)} --topology {place.topology})"]
+    found = place.compiled
+    memory = found["gib_per_chip"]
+    if not place.fits:
+        return [f"{head}; does not fit: {-found['spare_gib']:.2f} GiB a chip too much"]
+    best = found["time"]["step_seconds"] * recipe.steps * recipe.published.runs * place.chips / 3600
+    return [
+        head,
+        f"    fits: {memory['total']:.1f} of {memory['usable']:.1f} GiB a chip in {found['microbatches']} microbatches, remat {found['remat_policy']}; "
+        f"by the compiler's schedule no less than {best:,.0f} chip-hours",
+    ]

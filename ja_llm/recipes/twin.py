@@ -1,0 +1,288 @@
+"""`ja-llm recipes shrink`: a folder with a recipe's small twin, ready to run on a CPU or one GPU.
+
+OUT/twin.gin      the recipe itself with another model, length, batch and number of steps: mixture, stages, schedule, optimizer are its own
+OUT/base.gin      where the recipe goes on from somebody's model: what makes such a base, from the mixture's other languages
+OUT/run.sh        the commands, in order; each goes on where it was
+OUT/documents/    stand-ins for the sources, and OUT/vocab/ a vocabulary of them, unless others are given
+"""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from ja_llm.compile.settings import settings
+from ja_llm.data import registry
+from ja_llm.errors import UsageError
+from ja_llm.files import atomic_directory, write_text
+from ja_llm.models.config import DecoderConfig
+from ja_llm.recipes import catalogue, shrink, stand_ins
+from ja_llm.recipes.catalogue import Recipe
+from ja_llm.vocab.base import Tokenizer, load_tokenizer
+
+# What a base of some billion parameters was trained with (Llama 2 7B, OLMo 2 7B); the twin's base gets it by its width.
+_BASE_PEAK = 3e-4
+_STEP_MACROS = ("WARMUP_STEPS", "SECOND_FROM")
+_RATE_MACROS = ("PEAK_LEARNING_RATE", "FINAL_LEARNING_RATE")
+# What the gin files bind without a macro, e.g. a cosine that is longer than the run.
+_STEP_FIELDS = re.compile(r"^(?:\w+\.)*(\w+\.(?:total|warmup|decay)_steps) = (\d+)$", re.MULTILINE)
+_RECIPE_LANGUAGES = ("ja", "en-ja")  # what a base has not learnt
+_MODEL_FIELDS = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "sliding_window")
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """A recipe and what becomes of it.
+
+    Attributes:
+      recipe: the original.
+      model: the small one.
+      steps: optimizer steps.
+      batch_size: rows a step.
+      length: tokens in a row.
+      bindings: what of the recipe's schedule is another number: {name as gin writes it: value}.
+    """
+
+    recipe: Recipe
+    model: DecoderConfig
+    steps: int
+    batch_size: int
+    length: int
+    bindings: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read in all."""
+        return self.steps * self.batch_size * self.length
+
+
+def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, batch_size: int) -> Twin:
+    """A recipe's small twin; nothing is written.
+
+    Args:
+      name: of the recipe.
+      params: parameters in all.
+      tokens: tokens read in all.
+      vocab_size: ids of the vocabulary.
+      length: tokens in a row.
+      batch_size: rows a step.
+
+    Raises:
+      UsageError: there is no such recipe, or it can't be made so small.
+    """
+    recipe = catalogue.resolve(name)
+    steps = shrink.shrunk_steps(tokens, batch_size, length)
+    model = shrink.shrunk_model(recipe.step.model, params, vocab_size, recipe.step.length, length)
+    factor = shrink.rate_factor(recipe.step.model, model, recipe.peak)
+    with settings([catalogue.file_of(name)], ()):
+        text = gin.config_str(max_line_length=1000)
+    bindings: dict[str, Any] = {"TRAIN_STEPS": steps}
+    for macro in (*_STEP_MACROS, *_RATE_MACROS):
+        if found := re.search(rf"^{macro} = ([\d.e+-]+)$", text, re.MULTILINE):
+            value = float(found[1])
+            whole = macro in _STEP_MACROS
+            bindings[macro] = shrink.scaled_step(int(value), steps, recipe.steps) if whole else float(f"{value * factor:.4g}")
+    for field, value in _STEP_FIELDS.findall(text):
+        bindings[f"learning_rates.{field}"] = shrink.scaled_step(int(value), steps, recipe.steps)
+    return Twin(recipe, model, steps, batch_size, length, bindings)
+
+
+def write_twin(
+    name: str,
+    out: str | Path,
+    *,
+    params: int,
+    tokens: int,
+    documents: Sequence[str] = (),
+    vocab: str | Path | None = None,
+    vocab_size: int = 2000,
+    length: int = 256,
+    batch_size: int = 16,
+) -> Twin:
+    """Write the folder of a small twin.
+
+    Args:
+      name: of the recipe.
+      out: folder; it must not be there.
+      params: parameters in all, about.
+      tokens: tokens read in all, about.
+      documents: folders of document sets, as `ja-llm cache --documents` takes them; none: stand-ins.
+      vocab: folder of a tokenizer; None: one is trained on the documents.
+      vocab_size: pieces of that one.
+      length: tokens in a row.
+      batch_size: rows a step.
+
+    Raises:
+      UsageError: the recipe can't be shrunk so, a source has no folder, or `out` is there.
+    """
+    from ja_llm.vocab.train import train_sentencepiece
+
+    recipe = catalogue.resolve(name)
+    out = Path(out).absolute()
+    if out.exists():
+        raise UsageError(f"{out}: this folder is there already; give another --out, or remove it.")
+    scaled(name, params, tokens, 300, length, batch_size)  # what can't be is refused before anything is written
+    tasks = sorted({task for stage in recipe.stages for task in stage.shares})
+    folders = _given(documents, recipe) if documents else {}
+    with atomic_directory(out) as temporary:
+        if not documents:
+            folders = {name: Path("documents") / name for name in stand_ins.write_stand_ins(temporary / "documents", tasks)}
+        tokenizer: Tokenizer
+        if vocab is None:
+            places = [temporary / folder for folder in folders.values()]
+            coverage = stand_ins.coverage(stand_ins.texts(places), vocab_size)
+            tokenizer = train_sentencepiece(
+                stand_ins.texts(places), temporary / "vocab", vocab_size=vocab_size, character_coverage=coverage
+            )
+        else:
+            tokenizer = load_tokenizer(vocab)
+        twin = scaled(name, params, tokens, tokenizer.vocab_size, length, batch_size)
+        write_text(temporary / "twin.gin", _gin(twin, out))
+        if recipe.published.base:
+            write_text(temporary / "base.gin", _base_gin(twin, out))
+        write_text(temporary / "run.sh", _script(twin, out, folders, out / "vocab" if vocab is None else Path(vocab).absolute()))
+    return twin
+
+
+def _given(values: Sequence[str], recipe: Recipe) -> dict[str, Path]:
+    """{set name: absolute folder} of all stages, from what `--documents` was given."""
+    folders: dict[str, Path] = {}
+    read: set[str] = set()
+    for stage in recipe.stages:
+        sets = {registry.task(task).documents for task in stage.shares}
+        mine = [value for value in values if "=" not in value or value.partition("=")[0] in sets]
+        read |= set(mine)
+        given = registry.parse_documents(mine, stage.mixture) if mine else {}
+        folders |= {key: folder.absolute() for key, folder in registry.document_folders(stage.shares, given).items()}
+    for value in values:
+        if value not in read:
+            raise UsageError(
+                f"--documents {value}: {recipe.name} reads no such document set, only {', '.join(sorted(folders))}; leave it out."
+            )
+    return folders
+
+
+def _caches(twin: Twin, out: Path) -> dict[str, Path]:
+    """Folder of each mixture's cache."""
+    return {stage.mixture: out / "tokens" / stage.mixture for stage in twin.recipe.stages}
+
+
+def _gin(twin: Twin, out: Path) -> str:
+    """The small twin's file."""
+    first, *later = [stage.mixture for stage in twin.recipe.stages]
+    caches = _caches(twin, out)
+    values = {
+        **{name: value for name, value in twin.bindings.items() if name.isupper()},
+        "BATCH_SIZE": twin.batch_size,
+        "TASK_FEATURE_LENGTHS": {"targets": twin.length},
+        "MICROBATCHES": 1,
+        "MESH": {"data": -1},
+        "MODEL_OVERRIDES": None,
+        "MAX_EPOCHS": None,
+        "CHECKPOINT_PERIOD": max(1, twin.steps // 5),
+        "EVAL_PERIOD": max(1, twin.steps // 5),
+        "CACHE_DIR": str(caches[first]),
+        **({"SECOND_CACHE_DIR": str(caches[later[0]])} if later else {}),
+        **({"INITIAL_CHECKPOINT_PATH": str(out / "runs/base")} if twin.recipe.published.base else {}),
+        "MODEL_DIR": str(out / "runs/twin"),
+    }
+    model = twin.model
+    fields = {name: getattr(model, name) for name in _MODEL_FIELDS if name != "sliding_window" or model.sliding_window}
+    fields |= {"query_scalar": model.query_scalar} if model.query_scalar else {}
+    fields |= {"vocab_size": model.vocab_size, "dtype": "float32", "remat_policy": "none"}
+    other = {name: value for name, value in twin.bindings.items() if not name.isupper()}
+    lines = [
+        f"# The small twin of recipes/{twin.recipe.name}.gin: its mixture, stages, optimizer and shape of schedule, a model of its proportions.",
+        "# Rates are the recipe's times the ratio of the widths. For another budget write it anew with `ja-llm recipes shrink`.",
+        f"include 'recipes/{twin.recipe.name}.gin'",
+        "from __gin__ import dynamic_registration",
+        "from ja_llm.models import config",
+        "from ja_llm.train import learning_rates",
+        "",
+        "config.DecoderConfig:",
+        *(f"  {name} = {value!r}" for name, value in fields.items()),
+        "",
+        *(f"{name} = {value!r}" for name, value in {**other, **values}.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _base_gin(twin: Twin, out: Path) -> str:
+    """The file of the base: the twin's model from random parameters, on what the recipe replays rather than teaches."""
+    stage = max(twin.recipe.stages, key=lambda stage: sum(_replayed(stage.shares).values()))
+    kept = _replayed(stage.shares) or stage.shares
+    total = sum(kept.values())
+    rates = {task: share / total for task, share in kept.items()} if kept != stage.shares else None
+    peak = _BASE_PEAK * shrink.rate_factor(twin.recipe.step.model, twin.model, _BASE_PEAK)
+    values = {
+        "INITIAL_CHECKPOINT_PATH": None,
+        "MIXTURE_OR_TASK_NAME": stage.mixture,
+        "CACHE_DIR": str(_caches(twin, out)[stage.mixture]),
+        "RATES": rates,
+        "STAGES": (),
+        "PEAK_LEARNING_RATE": float(f"{peak:.4g}"),
+        "FINAL_LEARNING_RATE": float(f"{peak / 10:.4g}"),
+        "WARMUP_STEPS": max(1, twin.steps // 50),
+        "MODEL_DIR": str(out / "runs/base"),
+    }
+    lines = [
+        "",
+        "# The base that the twin goes on from: the same model from random parameters, on the sources that are not Japanese.",
+        *(f"{name} = {value!r}" for name, value in values.items()),
+        "SCHEDULE = @learning_rates.WarmupCosine()",
+        "learning_rates.WarmupCosine.total_steps = %TRAIN_STEPS",
+    ]
+    return _gin(twin, out) + "\n".join(lines) + "\n"
+
+
+def _replayed(shares: Mapping[str, float]) -> dict[str, float]:
+    return {task: share for task, share in shares.items() if registry.task(task).lang not in _RECIPE_LANGUAGES}
+
+
+def _script(twin: Twin, out: Path, folders: Mapping[str, Path], vocab: Path) -> str:
+    """The commands."""
+    lines = [
+        "#!/bin/sh",
+        f"# The small twin of {twin.recipe.name}: token stores, base, twin. Each command goes on where it was.",
+        "set -e",
+    ]
+    for mixture, cache in _caches(twin, out).items():
+        sets = sorted({registry.task(task).documents for task in registry.resolve(mixture)})
+        words = [word for name in sets for word in ("--documents", f"{name}={out / folders[name]}")]
+        lines.append(shlex.join(["ja-llm", "cache", "--task", mixture, "--vocab", str(vocab), *words, "--out", str(cache)]))
+    files = ["base.gin", "twin.gin"] if twin.recipe.published.base else ["twin.gin"]
+    lines += [f'{shlex.join(["ja-llm", "train", f"--gin_file={out / file}"])} "$@"' for file in files]
+    return "\n".join(lines) + "\n"
+
+
+def told(twin: Twin, out: str | Path, own_documents: bool) -> str:
+    """What was written, in a few lines."""
+    recipe, model = twin.recipe, twin.model
+    was, now = shrink.count_params(recipe.step.model), shrink.count_params(model)
+    before, after = shrink.proportions(recipe.step.model), shrink.proportions(model)
+    warmup = twin.bindings.get("WARMUP_STEPS", 0) if recipe.warmup_steps else 0
+    a_parameter = recipe.tokens / was
+    kept = ", ".join(f"{name} {before[name]:.3g} -> {after[name]:.3g}" for name in before)
+    lines = [
+        f"{recipe.name}, shrunk into {out}",
+        f"  model     {now / 1e6:.2f}M parameters for {was / 1e6:,.0f}M: {model.num_layers} layers, width {model.embed_dim}, {model.num_heads} heads "
+        f"({model.num_kv_heads} of keys and values) of {model.head_dim}, feed-forward {model.mlp_dim}",
+        f"            {kept}",
+        f"  schedule  {twin.steps:,} steps of {twin.batch_size} x {twin.length} tokens, {twin.tokens / 1e6:.1f}M in all; warm-up {warmup:,} steps "
+        f"({warmup / twin.steps:.1%}, the recipe's {recipe.warmup_steps / recipe.steps:.1%})",
+        f"  tokens    {twin.tokens / now:.1f} a parameter; the recipe has {a_parameter:.1f}, which --tokens {a_parameter * now / 1e6:.0f}M would be",
+        *(
+            f"  mixture   {stage.mixture}, {len(stage.shares)} sources"
+            + (f", from step {shrink.scaled_step(stage.from_step, twin.steps, recipe.steps):,} on" if stage.from_step else "")
+            for stage in recipe.stages
+        ),
+    ]
+    if not own_documents:
+        lines.append(
+            "  data      stand-ins: a few embedded pages each, for the shape and not for the quality (--documents DIR for others)"
+        )
+    return "\n".join([*lines, f"next: sh {Path(out) / 'run.sh'}"])

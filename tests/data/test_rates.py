@@ -1,0 +1,152 @@
+"""Rules of rates: sums, caps and published numbers; a run at other rates is the run of a cache that was made with them."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ja_llm.cli import main
+from ja_llm.data.batches import BatchSource
+from ja_llm.data.rates import Replay, Temperature, UniMax, resolved
+from ja_llm.data.stages import Stage, StagedBatches
+from ja_llm.errors import UsageError
+
+sizes_of = st.lists(st.floats(1, 1e9), min_size=1, max_size=7).map(lambda sizes: {f"s{i}": size for i, size in enumerate(sizes)})
+ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
+
+
+def test_temperature_on_known_numbers():
+    """p (.9, .09, .01) at T = 2 and 5, by a calculator."""
+    sizes = {"a": 900, "b": 90, "c": 10}
+    for temperature, expected in ((1, (0.9, 0.09, 0.01)), (2, (0.7034, 0.2224, 0.0741)), (5, (0.4908, 0.3097, 0.1995))):
+        got = Temperature(temperature)(sizes, {}, 0)
+        assert tuple(got.values()) == pytest.approx(expected, abs=5e-5)
+    assert Temperature(1e-3)({"a": 1e300, "b": 1.0}, {}, 0)["a"] == 1.0  # no overflow
+
+
+@settings(deadline=None, max_examples=150)
+@given(sizes_of, st.floats(0.1, 8), st.floats(0.001, 1))
+def test_unimax_is_the_water_level_under_the_caps(sizes, max_epochs, part):
+    """Found another way: the one level at which all caps cut off there hold just the budget, by bisection."""
+    budget = part * max_epochs * sum(sizes.values())
+    got = UniMax(max_epochs)(sizes, {}, budget)
+    assert math.isclose(sum(got.values()), 1)
+    assert list(got) == list(sizes)
+    low, high = 0.0, max_epochs * max(sizes.values())
+    for _ in range(200):
+        level = (low + high) / 2
+        held = sum(min(level, max_epochs * size) for size in sizes.values())
+        low, high = (level, high) if held < budget else (low, level)
+    for name, size in sizes.items():
+        assert got[name] * budget <= max_epochs * size * (1 + 1e-9)
+        assert got[name] * budget == pytest.approx(min(high, max_epochs * size), rel=1e-6)
+
+
+def test_unimax_by_hand():
+    """Budget 100 of 10, 30 and 500 at two epochs: 20, then half of 80 (60 would be the cap), then the other half."""
+    assert UniMax(2)({"c": 500, "a": 10, "b": 30}, {}, 100) == {"c": 0.4, "a": 0.2, "b": 0.4}
+    assert UniMax(4)({"a": 7, "b": 7}, {}, 1) == {"a": 0.5, "b": 0.5}
+    with pytest.raises(UsageError, match="1,081 tokens are to be read, but 2 epochs of all sources are only 1,080"):
+        UniMax(2)({"a": 10, "b": 30, "c": 500}, {}, 1081)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes_of.filter(lambda sizes: len(sizes) > 2), st.floats(0, 1))
+def test_replay_keeps_the_proportions_on_both_sides(sizes, share):
+    total = sum(sizes.values())
+    shares = {name: size / total for name, size in sizes.items()}
+    got = Replay(("s0", "s2"), share)(sizes, shares, 0)
+    assert math.isclose(sum(got.values()), 1) and all(rate > 0 for rate in got.values())
+    assert got.get("s0", 0) + got.get("s2", 0) == pytest.approx(share, abs=1e-12)
+    for side in (("s0", "s2"), [name for name in sizes if name not in ("s0", "s2")]):
+        mine = sum(shares[name] for name in side)
+        for name in side:
+            expected = (share if "s0" in side else 1 - share) * shares[name] / mine
+            assert got.get(name, 0) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_rates_that_can_not_be_kept_are_refused():
+    sizes = {"a": 1.0, "b": 2.0}
+    for rates, says in (
+        ({"a": 0.5, "c": 0.5}, "names 'c'; the mixture has a, b"),
+        ({"a": 0.5, "b": 0.4}, "add up to 0.9"),
+        ({"a": 1.5, "b": -0.5}, "'b' is -0.5"),
+        ({"a": 0.0}, "add up to 0"),
+        (Replay(("c",), 0.5), "names 'c'"),
+        (Replay(("a", "b"), 0.5), "names all sources"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            resolved(rates, sizes, sizes, 1)
+    for make in (
+        lambda: Temperature(0),
+        lambda: UniMax(-1),
+        lambda: UniMax("4"),
+        lambda: Replay("a", 0.1),
+        lambda: Replay(("a",), 2),
+    ):
+        with pytest.raises(UsageError, match="give a"):
+            make()
+    with pytest.raises(UsageError, match="Stage.rates is the class UniMax itself"):
+        Stage("x", 1, rates=UniMax)
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory, make_cache, documents):
+    root = tmp_path_factory.mktemp("rates")
+    docs = {"ja": documents("ja", 60), "en": documents("en", 20, longest=120)}
+
+    def make(share):
+        return make_cache(root / f"{share:g}", {"ja": (share, docs["ja"]), "en": (1 - share, docs["en"])})
+
+    return make(0.9), make(0.5)
+
+
+def test_a_run_at_other_rates_is_that_of_a_cache_with_them(caches):
+    cached, other = BatchSource(caches[1], **ARGUMENTS), BatchSource(caches[0], rates={"ja": 0.5, "en": 0.5}, **ARGUMENTS)
+    assert other.fingerprint == cached.fingerprint and other.mixture != BatchSource(caches[0], **ARGUMENTS).mixture
+    assert all(other.row_identity(step) == cached.row_identity(step) for step in range(30))
+    alone = BatchSource(caches[0], rates={"ja": 1.0, "en": 0.0}, **ARGUMENTS)
+    assert {task for task, _ in alone.row_identity(0)} == {"ja"}
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+def test_unimax_reads_no_source_more_often_than_it_says(caches, packing):
+    steps = 60
+    batches = StagedBatches(caches[0], rates=UniMax(8), steps=steps, packing=packing, **ARGUMENTS)
+    read = batches.statement(steps)
+    assert read["en"]["epochs"] == pytest.approx(8, rel=1e-9) and 1 < read["ja"]["epochs"] < 8
+    batches.check_epochs(steps, 8)
+    assert batches.contents[0]["shares"] == batches.sources[0].rates
+    with pytest.raises(UsageError, match="allows 7 epochs of en.*lower TRAIN_STEPS to 52"):
+        batches.check_epochs(steps, 7)
+    with pytest.raises(UsageError, match="UniMax: .* tokens are to be read"):
+        StagedBatches(caches[0], rates=UniMax(8), steps=6000, packing=packing, **ARGUMENTS)
+
+
+def test_stages_have_rates_of_their_own(caches):
+    batches = StagedBatches(caches[0], (Stage(str(caches[0]), 40, rates={"ja": 0.25, "en": 0.75}),), steps=80, **ARGUMENTS)
+    assert [stage["shares"] for stage in batches.contents] == [{"ja": 0.9, "en": pytest.approx(0.1)}, {"ja": 0.25, "en": 0.75}]
+    assert batches.schedule.stages[0][1] != batches.schedule.stages[1][1]
+    assert batches.statement(80)["en"]["epochs"] * batches.statement(80)["en"]["rows"] == pytest.approx(10 * (4 + 30))
+
+
+def test_the_verb_prints_a_table_and_the_flag(caches, capsys):
+    assert (
+        main(["mixture", "rates", str(caches[0]), "--method", "replay", "--source", "en", "--share", "0.25", "--tokens", "4k"])
+        == 0
+    )
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split()[0] == "ja" and out[1].split()[2:5] == ["90.0000%", "75.0000%", "3,000"]
+    assert out[-1] == "for ja-llm train: --gin.RATES=\"{'ja': 0.75, 'en': 0.25}\""
+    for words, says in (
+        (["--method", "unimax"], "--method unimax needs --max_epochs"),
+        (["--method", "unimax", "--max_epochs", "1", "--share", "1"], "--share says nothing to --method unimax"),
+        (["--method", "unimax", "--max_epochs", "1", "--tokens", "1G"], "1,000,000,000 tokens are to be read"),
+        (["--tokens", "many"], "'many' is no number above 0"),
+    ):
+        try:
+            assert main(["mixture", "rates", str(caches[0]), *words]) == 2
+        except SystemExit as error:
+            assert error.code == 2
+        assert says in capsys.readouterr().err

@@ -1,0 +1,35 @@
+"""Recipes through the TPU's compiler: what it says is what is stored. One of them with `make test-tpu`, all with `make test-recipes`."""
+
+import pytest
+
+from ja_llm.compile.child import compile_in_child
+from ja_llm.recipes import catalogue, compiled
+
+SAMPLE = ("swallow_llama31_8b_v02", "v5p:4x4x4")
+
+
+def check(name, topology):
+    pytest.importorskip("libtpu")
+    recipe = catalogue.resolve(name)
+    stored = compiled.result(compiled.on(recipe.step, recipe.published, topology), topology)
+    found = compile_in_child([catalogue.file_of(name)], (), topology, candidate=recipe.published.hardware[topology])
+    assert found["fits"] and stored is not None and stored["fits"]
+    for key in ("parameters", "mesh", "microbatches", "remat_policy", "batch_size", "length"):
+        assert found[key] == stored[key], key
+    # Another libtpu may place a program otherwise; a GiB is what would be noticed.
+    assert found["gib_per_chip"]["total"] == pytest.approx(stored["gib_per_chip"]["total"], abs=1.0)
+    assert found["flops"]["counted_full"] == pytest.approx(stored["flops"]["counted_full"])
+
+
+@pytest.mark.tpu
+@pytest.mark.timeout(900)
+def test_the_sample_compiles_as_stored():
+    check(*SAMPLE)
+
+
+@pytest.mark.recipes
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", catalogue.names())
+def test_each_recipe_compiles_as_stored(name):
+    for topology in catalogue.resolve(name).published.hardware:
+        check(name, topology)

@@ -1,0 +1,197 @@
+"""Every recipe resolves to the numbers of its source, by a table that was written from the sources and not from the files."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from ja_llm.cli import main
+from ja_llm.compile.settings import settings
+from ja_llm.data import registry
+from ja_llm.errors import UsageError
+from ja_llm.recipes import catalogue, compiled, estimate, tables
+from ja_llm.recipes.published import Published
+
+M = 1024 * 4096  # tokens of the usual step
+# name -> (steps, rows, length, warm-up, peak, where the rate ends, tokens as published and the unit they are rounded to)
+SOURCES = {
+    "aurora_m_15b": (103712, 2048, 2048, 2000, 1e-4, 1e-5, 435e9, 1e9),
+    "llmjp_v3_13b": (494120, 1024, 4096, 2000, 2e-4, 2e-5, 2.07e12, 1e10),
+    "llmjp_v3_13b_midtraining": (13304, 1024, 4096, 0, 2e-5, 0, 55.8e9, 1e8),
+    "olmo2_7b_anneal": (11921, 1024, 4096, 0, 6.15e-5, 0, 50e9, 1e9),
+    "olmo2_7b_stage1": (928646, 1024, 4096, 2000, 3e-4, 6.135e-5, 3.9e12, 1e11),
+    "swallow_gemma2_9b": (25000, 512, 8192, 1000, 2.5e-5, 2.5e-6, 104.9e9, 1e8),
+    "swallow_llama2_13b": (25000, 1024, 4096, 1000, 1e-4, 1e-4 / 30, 104.9e9, 1e8),
+    "swallow_llama2_70b": (25000, 1024, 4096, 1000, 5e-5, 5e-5 / 30, 104.9e9, 1e8),
+    "swallow_llama2_7b": (25000, 1024, 4096, 1000, 1e-4, 1e-4 / 30, 104.9e9, 1e8),
+    "swallow_llama2_7b_parallel": (25000, 1024, 4096, 1000, 1e-4, 1e-4 / 30, 104.9e9, 1e8),
+    "swallow_llama2_7b_parallel_first": (25000, 1024, 4096, 1000, 1e-4, 1e-4 / 30, 104.9e9, 1e8),
+    "swallow_llama31_70b": (25000, 1024, 8192, 1000, 1e-5, 1e-6, 209.7e9, 1e8),
+    "swallow_llama31_8b_v01": (27500, 1024, 8192, 1000, 2.5e-5, 2.5e-6, 230.7e9, 1e8),
+    "swallow_llama31_8b_v02": (30000, 1024, 8192, 1000, 2.5e-5, 2.5e-6, 251.7e9, 1e8),
+    "swallow_llama31_8b_v02_instruct": (30000, 1024, 8192, 1000, 2.5e-5, 2.5e-6, 251.7e9, 1e8),
+    "swallow_mistral_7b": (25000, 1024, 4096, 1000, 1e-4, 3.3e-6, 104.9e9, 1e8),
+    "swallow_mixtral_8x7b": (25000, 1024, 4096, 1000, 5e-5, 5e-5 / 30, 104.9e9, 1e8),
+}
+# Parameters in millions, from the makers' model cards (Swallow's with their larger tables).
+MILLIONS = {"swallow_llama31_8b_v02": 8030, "swallow_gemma2_9b": 9242, "aurora_m_15b": 15517, "swallow_mixtral_8x7b": 46703}
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    """All recipes, resolved once."""
+    return {recipe.name: recipe for recipe in catalogue.catalogue()}
+
+
+def test_each_recipe_has_the_numbers_of_its_source(recipes):
+    assert recipes.keys() == SOURCES.keys()
+    for name, (steps, rows, length, warmup, peak, final, published, unit) in SOURCES.items():
+        recipe = recipes[name]
+        assert (recipe.steps, recipe.step.batch_size, recipe.step.length, recipe.warmup_steps) == (steps, rows, length, warmup), (
+            name
+        )
+        assert (recipe.peak, recipe.final) == pytest.approx((peak, final), rel=2e-3), name
+        assert round(steps * rows * length / unit) == round(published / unit), name
+        assert recipe.tokens == steps * rows * length and recipe.published.agrees(recipe.tokens), name
+
+
+def test_what_else_the_sources_state(recipes):
+    optimizer = recipes["swallow_llama31_8b_v02"].step.optimizer
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.clip_norm) == (0.9, 0.95, 0.1, 1.0)
+    assert recipes["swallow_mistral_7b"].step.optimizer.eps == 1e-6 and recipes["llmjp_v3_13b"].step.optimizer.eps == 1e-8
+    assert (
+        recipes["swallow_llama31_8b_v02"].step.options.z_loss == 1e-4 and recipes["olmo2_7b_anneal"].step.options.z_loss == 1e-5
+    )
+    assert {r.step.model.vocab_size for name, r in recipes.items() if "llama2" in name} == {32000 + 11176}
+    assert recipes["swallow_llama31_70b"].step.model.rope_scaling == "llama3"
+    assert all(recipe.step.model.dtype == "bfloat16" for recipe in recipes.values())
+    assert recipes["olmo2_7b_anneal"].published.runs == 3
+    # The anneal begins at what the first stage had come to: 6.15e-5 as stated, 6.135e-5 by the cosine.
+    assert recipes["olmo2_7b_anneal"].peak == pytest.approx(recipes["olmo2_7b_stage1"].final, rel=3e-3)
+
+
+def test_mixtures_are_those_that_were_published(recipes):
+    def percent(name):
+        return {task: round(100 * share, 1) for task, share in registry.resolve(name).items()}
+
+    assert percent("swallow_llama31_8b_v02") == {
+        **{"web_ja_education_llm": 46.6, "web_ja_education_wiki": 20.3, "wikipedia_ja": 1.7, "stack_python": 16.0},
+        **{"cosmopedia": 7.5, "dclm": 5.3, "wikipedia_en": 2.2, "parallel_ntp": 0.4},
+    }
+    v01 = percent("swallow_llama31_8b_v01")
+    assert v01["web_ja_education_wiki"] + v01["wikipedia_ja"] == pytest.approx(54, abs=0.2)  # "JA then about 54 %"
+    llama2 = percent("swallow_llama2")
+    assert (llama2["web_ja"] + llama2["wikipedia_ja"], llama2["refinedweb"], llama2["arxiv"]) == (90.0, 5.0, 5.0)
+    languages = dict.fromkeys(("ja", "en", "code"), 0.0)
+    for task, share in percent("llmjp_v3").items():
+        languages[registry.task(task).lang] = languages.get(registry.task(task).lang, 0.0) + share
+    assert [languages[name] for name in ("ja", "en", "code")] == pytest.approx([48.6, 45.8, 5.5], abs=0.15)
+    for recipe in recipes.values():
+        for stage in recipe.stages:
+            assert sum(stage.shares.values()) == pytest.approx(1, abs=1e-9)
+
+
+def test_stages_follow_each_other_without_a_gap(recipes):
+    for recipe in recipes.values():
+        assert recipe.stages[0].from_step == 0 and sum(stage.steps for stage in recipe.stages) == recipe.steps
+        for one, two in itertools.pairwise(recipe.stages):
+            assert one.from_step + one.steps == two.from_step
+    aurora = recipes["aurora_m_15b"].stages
+    assert [stage.mixture for stage in aurora] == ["aurora_m_cap", "aurora_m_cat"]
+    assert aurora[0].steps * 2048 * 2048 == pytest.approx(377.5e9, abs=0.05e9)
+    assert [s.mixture for s in recipes["swallow_llama2_7b_parallel_first"].stages] == ["parallel_ntp", "swallow_llama2"]
+
+
+def test_a_source_that_is_missing_is_named():
+    tasks = registry.resolve("swallow_llama31_8b_v02")
+    folders = {name: f"data/{name}" for name in tasks}
+    assert registry.document_folders(tasks, folders).keys() == tasks.keys()
+    del folders["cosmopedia"]
+    with pytest.raises(UsageError, match="task 'cosmopedia' reads the document set 'cosmopedia'.*add --documents cosmopedia=DIR"):
+        registry.document_folders(tasks, folders)
+
+
+def test_every_recipe_says_where_it_comes_from(recipes):
+    for name in recipes:
+        comment = [line for line in catalogue.text_of(name).splitlines() if line.startswith("#")]
+        text = "\n".join(comment)
+        assert f"--gin_file=recipes/{name}.gin" in text and "# Source: " in text, name
+        assert any(word in text for word in ("# Uncertain: ", "# Ours", "# Differs: ")), name
+
+
+def test_chip_hours_are_tokens_times_flops_over_peak_times_mfu(recipes):
+    # 51.5 GFLOPs a token (facts of Llama 3.1 8B at 8192, causal half), 459 TFLOP/s a chip.
+    hours = 251.66e9 * 51.5e9 / (459e12 * 0.5) / 3600
+    assert estimate.chip_hours(recipes["swallow_llama31_8b_v02"], "v5p:4x4x4", 0.5) == pytest.approx(hours, rel=2e-3)
+    three = estimate.chip_hours(recipes["olmo2_7b_anneal"], "v6e:16x16")
+    one = recipes["olmo2_7b_anneal"]
+    assert three == pytest.approx(3 * one.tokens * one.flops_per_token / (918e12 * estimate.MFU) / 3600)
+    with pytest.raises(UsageError, match="--mfu 40"):
+        estimate.chip_hours(one, "v6e:16x16", 40)
+
+
+def test_the_models_are_of_the_published_sizes(recipes):
+    for name, millions in MILLIONS.items():
+        for place in estimate.hardware(recipes[name]):
+            assert place.compiled is not None and round(place.compiled["parameters"] / 1e6) == millions
+
+
+def test_every_recipe_fits_the_hardware_that_it_names(recipes):
+    for name, recipe in recipes.items():
+        for place in estimate.hardware(recipe):
+            assert place.compiled is not None, f"{name}: run python -m benchmarks.compile_recipes --only {name}"
+            assert place.fits, f"{name} on {place.topology}"
+            assert place.compiled["chips"] == place.chips
+            # What was counted in the compiled step and the closed form that chip-hours stand on.
+            assert place.compiled["flops"]["model_causal"] == pytest.approx(
+                recipe.flops_per_token * recipe.step.batch_size * recipe.step.length
+            )
+            assert place.compiled["flops"]["counted_over_closed_form"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_changed_step_has_no_result(recipes):
+    recipe = recipes["swallow_llama31_8b_v02"]
+    topology = next(iter(recipe.published.hardware))
+    step = compiled.on(recipe.step, recipe.published, topology)
+    assert compiled.result(step, topology) is not None
+    with settings([catalogue.file_of(recipe.name)], ["BATCH_SIZE = 512"]) as other:
+        assert compiled.result(compiled.on(other, recipe.published, topology), topology) is None
+
+
+def test_the_page_has_the_table_of_the_recipes(recipes):
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert tables.markdown(list(recipes.values()), estimate.MFU) in page, "run python -m benchmarks.readme_tables"
+
+
+def test_listing_and_showing(recipes, capsys, monkeypatch):
+    monkeypatch.setattr(catalogue, "catalogue", lambda: list(recipes.values()))
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(recipes) + 1]] == sorted(recipes)
+    assert main(["recipes", "show", "aurora_m_15b"]) == 0
+    shown = capsys.readouterr().out
+    assert "aurora_m_cat, 13,712 steps, from step 90,000" in shown and "435B (103,712 steps x 2048 rows" in shown
+    assert main(["recipes", "show", "swallow_llama31_8b", "--gin"]) == 2
+    assert "no recipe 'swallow_llama31_8b'; near names are swallow_llama31_" in capsys.readouterr().err
+    assert main(["recipes", "show", "olmo2_7b_anneal", "--gin"]) == 0
+    assert "PEAK_LEARNING_RATE = 6.15e-5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"tokens": "250 billion", "hardware": {"v5p:4x4x4": {}}, "known_from": "script"}, "write a number and M, B or T"),
+        ({"tokens": "250B", "hardware": {}, "known_from": "script"}, "name a topology"),
+        ({"tokens": "250B", "hardware": {"v5p:4x4x4": {}}, "known_from": "hearsay"}, "choose one of script, notes, assumption"),
+    ],
+)
+def test_facts_that_can_not_be_read_are_refused(values, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        Published(**values)
+
+
+def test_tokens_agree_to_the_digits_that_are_published():
+    facts = Published(tokens="251.7B", hardware={"v5p:4x4x4": {}}, known_from="script")
+    assert facts.agrees(30000 * 1024 * 8192) and not facts.agrees(29990 * 1024 * 8192)
+    whole = Published(tokens="50B", hardware={"v5p:4x4x4": {}}, known_from="script")
+    assert whole.agrees(50_400_000_000) and not whole.agrees(50_600_000_000)

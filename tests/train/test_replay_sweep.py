@@ -1,0 +1,85 @@
+"""The sweep over the replayed share: intervals by known numbers, runs that are paired, and a second call that runs nothing again."""
+
+import json
+import math
+
+import pytest
+
+from ja_llm.cli import main
+from ja_llm.recipes import replay_sweep
+
+
+def test_intervals_of_known_numbers():
+    """t of 2 degrees of freedom at 97.5 % is 4.302653 (any table): 1, 2, 3 have the mean 2 -+ 4.302653 / sqrt(3)."""
+    assert replay_sweep.interval([1, 2, 3]) == pytest.approx([2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)])
+    assert replay_sweep.interval([5.0]) is None
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds that differ by whole bits, and a share that is worth 0.1 in each: the pairs leave no noise."""
+    runs = [
+        {"share": share, "seed": seed, "before": {"en": 9.0}, "after": {"en": seed + (0.1 if share else 0.0)}}
+        for share in (0.0, 0.5)
+        for seed in (1, 2, 3)
+    ]
+    first, second = replay_sweep.summary(runs, [0.0, 0.5])["en"]
+    assert second["difference"] == pytest.approx(0.1) and second["difference_interval"] == pytest.approx([0.1, 0.1])
+    assert first["mean"] == 2 and first["change"] == -7 and first["difference_interval"] is None
+    assert second["interval"][1] - second["interval"][0] > 4
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, cache_dir, model_gin):
+    out = tmp_path_factory.mktemp("sweep")
+    values = {
+        "MIXTURE_OR_TASK_NAME": "mixed",
+        "CACHE_DIR": str(cache_dir),
+        "TASK_FEATURE_LENGTHS": {"targets": 32},
+        "TRAIN_STEPS": 6,
+        "BATCH_SIZE": 4,
+        "WARMUP_STEPS": 2,
+    }
+    flags = [f"--gin.{name}={value!r}" for name, value in values.items()]
+    files = [f"--gin_file={model_gin}", "--gin_file=runs/pretrain.gin", "--gin_bindings=main.train.eval_documents = 2"]
+    command = ["mixture", "sweep", *files, *flags, "--source", "web_en", "--share", "0", "0.5", "--seeds", "1", "--out", str(out)]
+    assert main(command) == 0
+    return command, out
+
+
+def test_a_sweep_reads_the_shares_that_it_says_and_measures_every_domain(swept):
+    _, out = swept
+    value = json.loads((out / "sweep.json").read_text())
+    assert set(value["domains"]) == {"web_ja", "web_en"}
+    for share in (0.0, 0.5):
+        ledger = json.loads((out / f"runs/{share:g}_0/run.json").read_text())
+        assert ledger["contents"][0]["shares"].get("web_en", 0.0) == share
+    first, second = value["domains"]["web_en"]
+    assert second["mean"] < first["mean"]  # who reads English is better at it
+    assert first["change"] < 0 and first["interval"] is None
+    page = (out / "sweep.html").read_text()
+    assert "How much to replay" in page and page.count("<figure") == 2
+
+
+def test_a_second_call_goes_on_where_the_first_was(swept, monkeypatch, capsys):
+    command, out = swept
+    ran = []
+    monkeypatch.setattr("ja_llm.train.main.main", lambda files, bindings, paths: ran.append(bindings))
+    assert main(command) == 0 and not ran
+    assert "web_en" in capsys.readouterr().out
+    metrics = out / "runs/0.5_0/metrics.jsonl"
+    text = metrics.read_text()
+    metrics.write_text("".join(line for line in text.splitlines(keepends=True) if '"eval/' not in line))
+    assert main(command) == 1  # this run goes on, and here it leaves no figures
+    assert len(ran) == 1 and "rates.Replay.share = 0.5" in ran[0]
+    metrics.write_text(text)
+    capsys.readouterr()
+    assert main([*command, "--gin_bindings=optimizers.AdamW.eps = 1e-6"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+def test_what_the_sweep_sets_itself_is_refused(tmp_path, capsys):
+    base = ["mixture", "sweep", "--source", "a", "--share", "0", "--out", str(tmp_path / "x")]
+    assert main([*base, "--gin.RANDOM_SEED=3"]) == 2
+    assert "RANDOM_SEED is set by the sweep itself" in capsys.readouterr().err
+    assert main([*base[:4], "--share", "0.1", "0.1", "--out", "x"]) == 2
+    assert "not all different" in capsys.readouterr().err
