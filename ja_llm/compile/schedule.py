@@ -46,7 +46,9 @@ class Mesh:
       coords: int [devices, dimensions], in the program's order.
       chip: their generation.
       shape: chips along each dimension of the slice.
-      peak: FLOP/s of one.
+      peak: FLOP/s of one in matrix products.
+      kernel_peak: FLOP/s of one in the attention kernels' forward pass; None: `peak`.
+      slices: int [devices], which slice each is in; None: all in one.
     """
 
     axes: dict[str, int]
@@ -54,6 +56,8 @@ class Mesh:
     chip: Chip
     shape: tuple[int, ...]
     peak: float
+    kernel_peak: float | None = None
+    slices: Any = None
 
     @property
     def size(self) -> int:
@@ -96,20 +100,23 @@ class Cost:
 
     Attributes:
       flops: executed, of matrix products and kernels.
+      kernel_flops: of them, those of attention kernels.
+      kernel_seconds: that the attention kernels take.
       compute_seconds: of all that is no collective.
       seconds: with what is exposed of the collectives.
       traffic: (kind, axes) -> what goes over the links.
     """
 
     flops: float = 0
+    kernel_flops: float = 0
+    kernel_seconds: float = 0
     compute_seconds: float = 0
     seconds: float = 0
     traffic: dict[tuple[str, str], Traffic] = dataclasses.field(default_factory=dict)
 
     def add(self, other: "Cost", times: float) -> None:
-        self.flops += times * other.flops
-        self.compute_seconds += times * other.compute_seconds
-        self.seconds += times * other.seconds
+        for name in ("flops", "kernel_flops", "kernel_seconds", "compute_seconds", "seconds"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for key, traffic in other.traffic.items():
             self.traffic.setdefault(key, Traffic()).add(traffic, times)
 
@@ -150,12 +157,22 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
             sums.add(one, 1)
             total.seconds = links_free
         elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
-            flops, size = _flops(module, computation, instruction), _moved(module, computation, instruction)
-            seconds = max(flops / mesh.peak, size / mesh.chip.hbm_bytes_per_second)
-            total.flops += flops
-            total.compute_seconds += seconds
-            total.seconds += seconds
+            _compute(total, module, computation, instruction, mesh)
     return total
+
+
+def _compute(total: Cost, module: Module, computation: Computation, instruction: Instruction, mesh: Mesh) -> None:
+    """Add an instruction that computes."""
+    kernel = _kernel(instruction)
+    flops = _flops(module, computation, instruction)
+    rate = mesh.peak if kernel is None or mesh.kernel_peak is None else mesh.kernel_peak * _PACE[kernel]
+    seconds = max(flops / rate, _moved(module, computation, instruction) / mesh.chip.hbm_bytes_per_second)
+    total.flops += flops
+    total.compute_seconds += seconds
+    total.seconds += seconds
+    if kernel is not None:
+        total.kernel_flops += flops
+        total.kernel_seconds += seconds
 
 
 def _branches(instruction: Instruction) -> list[str]:
@@ -199,7 +216,8 @@ def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) 
         "ragged-all-to-all": (given, share),
     }.get(kind, (given, 1.0))
     wire = whole * factor
-    bandwidth = group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
+    between = mesh.slices is not None and len(set(mesh.slices[group])) > 1
+    bandwidth = mesh.chip.dcn_bytes_per_second if between else group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
     return (kind, mesh.axes_of(group)), Traffic(1, whole, wire, wire / bandwidth)
 
 
@@ -231,17 +249,26 @@ def _with_homes(module: Module, computation: Computation, instruction: Instructi
 # Matrix products that each kernel of `ja_llm.attention.flash` does for a query and a key: scores and values; these anew with the
 # gradients of scores, keys and values; scores, their gradient and that of the queries.
 _PRODUCTS = {"attention_forward": 2, "attention_dkv": 4, "attention_dq": 3}
+# Published speeds of backward passes count 5 products where two kernels do 7.
+_PACE = {"attention_forward": 1.0, "attention_dkv": 7 / 5, "attention_dq": 7 / 5}
+
+
+def _kernel(instruction: Instruction) -> str | None:
+    """Which attention kernel an instruction is."""
+    if instruction.opcode != "custom-call":
+        return None
+    return next((name for name in _PRODUCTS if instruction.name.startswith(name)), None)
 
 
 def _kernel_flops(computation: Computation, instruction: Instruction) -> float:
     """Of an attention kernel over a causal row that is one document: half of all pairs."""
-    products = next((count for name, count in _PRODUCTS.items() if instruction.name.startswith(name)), 0)
+    kernel = _kernel(instruction)
     arrays = [a.arrays[0][1] for name in instruction.operands if (a := computation.by_name.get(name)) and len(a.arrays) == 1]
     wide = [shape for shape in arrays if len(shape) == 4]
-    if not products or len(wide) < 2:
+    if kernel is None or len(wide) < 2:
         return 0.0
     queries, keys = wide[0], wide[1]
-    return products * 2.0 * math.prod(queries) * max(keys[2:]) / 2
+    return _PRODUCTS[kernel] * 2.0 * math.prod(queries) * max(keys[2:]) / 2
 
 
 def _moved(module: Module, computation: Computation, instruction: Instruction) -> float:
