@@ -14,6 +14,7 @@ from typing import Any
 from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
+from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 from ja_llm.recipes import catalogue, compiled
 
@@ -29,9 +30,10 @@ def cases(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def compile_recipe(name: str, topology: str) -> dict[str, Any]:
-    """The result for one recipe on one of its topologies."""
+    """The result for one recipe on one of its topologies, with the compiler flags that `ja-llm launch` sets there."""
     candidate = catalogue.resolve(name).published.hardware[topology]
-    return compile_in_child([catalogue.file_of(name)], (), topology, candidate=candidate)
+    options = compiler_options(topology.partition(":")[0])
+    return compile_in_child([catalogue.file_of(name)], (), topology, candidate=candidate, compiler_options=options)
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ja_llm.compile.child import compile_in_child
+from benchmarks.compile_recipes import compile_recipe
 from ja_llm.recipes import catalogue, compiled
 
 SAMPLE = ("swallow_llama31_8b_v02", "v5p:4x4x4")
@@ -12,7 +12,7 @@ def check(name, topology):
     pytest.importorskip("libtpu")
     recipe = catalogue.resolve(name)
     stored = compiled.result(compiled.on(recipe.step, recipe.published, topology), topology)
-    found = compile_in_child([catalogue.file_of(name)], (), topology, candidate=recipe.published.hardware[topology])
+    found = compile_recipe(name, topology)
     assert found["fits"] and stored is not None and stored["fits"]
     for key in ("parameters", "mesh", "microbatches", "remat_policy", "batch_size", "length"):
         assert found[key] == stored[key], key
