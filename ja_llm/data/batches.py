@@ -49,6 +49,8 @@ class BatchSource:
       packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
         padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
       mixing: "exact", or "grain" for a run that began before there was the former; see `ja_llm.data.mixing`.
+      subset_tokens: {task: tokens}: of a member read only the first documents of at most so many tokens. A store is written in shuffled
+        order, so they are a random draw, whatever part of it another number would be. Tasks that are no member are passed over.
 
     Attributes:
       mixing: which row is of which member.
@@ -72,6 +74,7 @@ class BatchSource:
         split: str = "train",
         packing: str = "concatenate",
         mixing: str = "exact",
+        subset_tokens: Mapping[str, float] | None = None,
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
@@ -81,7 +84,7 @@ class BatchSource:
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
-        self._packing = packing
+        self._packing, self._subset = packing, dict(subset_tokens or {})
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
@@ -124,11 +127,12 @@ class BatchSource:
                 raise JaLlmError(
                     f"{store.path}: this token store is not the one that the mixture was made with; make the cache again."
                 )
+            offsets = self._chosen(entry["task"], store)
             plan: PackingPlan
             if self._packing == "best_fit":
-                plan = BestFit(store.offsets, self.length, self.directory / ".plans")
+                plan = BestFit(offsets, self.length, self.directory / ".plans")
             else:
-                plan = ConcatenateAndCut(store.offsets, self.length)
+                plan = ConcatenateAndCut(offsets, self.length)
             # Grain shuffles 32-bit indices.
             if plan.rows >= 2**32:
                 raise JaLlmError(
@@ -136,6 +140,18 @@ class BatchSource:
                 )
             members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
         return members
+
+    def _chosen(self, task: str, store: TokenStore) -> np.ndarray:
+        """Offsets of the documents that are read of a store; a part of them makes a plan, and so a run, of its own fingerprint."""
+        if task not in self._subset:
+            return store.offsets
+        most = self._subset[task]
+        documents = int(np.searchsorted(store.offsets, most, side="right")) - 1
+        if documents < 1:
+            raise UsageError(
+                f"SUBSET_TOKENS gives {task!r} {most:g} tokens, in which not even its first document fits ({int(store.offsets[1])}); give it more."
+            )
+        return store.offsets[: documents + 1]
 
     def _shuffled(self, member: _Member) -> grain.MapDataset:
         """The endless order of a member's rows, each epoch shuffled by itself."""

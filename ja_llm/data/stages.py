@@ -46,6 +46,7 @@ class StagedBatches:
       stored: the run's own schedule, of its ledger; what it has read or skipped stays.
       from_step: the step that the run goes on from; later stages may still be changed.
       mixing: see `BatchSource`; None: the stored schedule's, "exact" where there is none.
+      subset_tokens: see `BatchSource`; of tasks of the first stage, in every stage that has them.
 
     Attributes:
       schedule: the data schedule in force.
@@ -54,7 +55,8 @@ class StagedBatches:
       contents: of each stage {"from_step", "shares": {task: share of the training tokens}, "documents": {set: fingerprint}}.
 
     Raises:
-      UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already.
+      UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already, or a part of a task is
+        asked for that the first stage has not.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class StagedBatches:
         stored: DataSchedule | None = None,
         from_step: int = 0,
         mixing: str | None = None,
+        subset_tokens: Mapping[str, float] | None = None,
     ):
         mixing = mixing or (stored.mixing if stored else "exact")
         self.length, self.batch_size = length, batch_size
@@ -76,7 +79,10 @@ class StagedBatches:
         self.directory = Path(cache_dir)
         for place in [str(cache_dir), *(stage.cache_dir for stage in stages)]:
             local_path(place)
-            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing)
+            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing, subset_tokens=subset_tokens)
+            # The run's fingerprint is of the first stage, so that what is left out there is what can't change unnoticed.
+            if not self.sources and (foreign := sorted((subset_tokens or {}).keys() - source.statistics().keys())):
+                raise UsageError(f"SUBSET_TOKENS names {foreign[0]!r}; {place} has {', '.join(sorted(source.statistics()))}.")
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)

@@ -36,6 +36,7 @@ from ja_llm.train.checkpoints import (
     refuse_foreign,
     write_model_files,
 )
+from ja_llm.train.forgetting import Alarmed, ForgettingMonitor, probes_of
 from ja_llm.train.goodput import Goodput
 from ja_llm.train.identity import describe_run
 from ja_llm.train.learning_rates import Schedule, same_rates
@@ -44,7 +45,16 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.model_info import model_info
 from ja_llm.train.monitors import Monitors
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, leave_if_lost, stop_on_signals, together
+from ja_llm.train.processes import (
+    Stopped,
+    StoppedByHand,
+    Stopping,
+    any_process,
+    leave_if_lost,
+    stop_on_signals,
+    together,
+    told_by_all,
+)
 from ja_llm.train.reporting import Report
 from ja_llm.train.rollback import OffendingStep, roll_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -159,6 +169,7 @@ def run(
             writer = MetricsWriter(spool.folder, start, wandb) if writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
+            forgetting = _monitor(spool.folder, config, evaluators or {}, start) if writes else None
             if not rollbacks and (sentence := report.convention()):
                 _say(sentence)
             try:
@@ -166,9 +177,11 @@ def run(
                     # What the curves fall from, and what a stop or a kill behind a save has left out
                     if evaluators and config.evaluates(start) and any_process(writer is not None and not writer.measured):
                         monitors.phase("evaluation", start)
-                        _, stop = _evaluate(start, config, evaluators, plan.weights(state, frozen), writer, stopping)
+                        weights = plan.weights(state, frozen)
+                        _, stop, alarm = _evaluate(start, config, evaluators, weights, writer, stopping, forgetting)
+                        del weights  # with LoRA a second model
                         if stop:
-                            raise _stopped(stopping, start, config)
+                            raise _stopped(stopping, start, config, alarm)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
@@ -181,13 +194,13 @@ def run(
                         stop = stopping.at(step + 1) and (step + 1 < config.total_steps or bool(evaluators))
                         if config.evaluates(step + 1) or config.saves(step + 1) or stop:
                             report.fetch()  # a step that is not finite is never saved
-                        measured: dict[str, float] = {}
+                        measured, alarm = dict[str, float](), ""
                         # Who is asked to end saves, and measures when the run goes on.
                         if evaluators and config.evaluates(step + 1) and not stop:
                             monitors.phase("evaluation", step + 1)
                             weights = plan.weights(state, frozen)
-                            measured, stop = _evaluate(step + 1, config, evaluators, weights, writer, stopping)
-                            del weights  # with LoRA a second model
+                            measured, stop, alarm = _evaluate(step + 1, config, evaluators, weights, writer, stopping, forgetting)
+                            del weights
                         if config.saves(step + 1) or stop:
                             monitors.phase("checkpoint", step + 1)
                             spool.mirror()
@@ -200,7 +213,7 @@ def run(
                             stop = stopping.at(step + 1) and step + 1 < config.total_steps
                         if stop:
                             checkpoints.wait()
-                            raise _stopped(stopping, step + 1, config)
+                            raise _stopped(stopping, step + 1, config, alarm)
                         if config.evaluates(step + 1) or config.saves(step + 1):
                             report.restart_clock()
                 break
@@ -387,8 +400,9 @@ def _evaluate(
     params: Any,
     writer: MetricsWriter | None,
     stopping: Stopping,
-) -> tuple[dict[str, float], bool]:
-    """What the evaluators measure, by its names in metrics.jsonl, and whether to end behind it.
+    forgetting: ForgettingMonitor | None,
+) -> tuple[dict[str, float], bool, str]:
+    """What the evaluators measure, by its names in metrics.jsonl, whether to end behind it, and which alarm says so ("": none).
 
     A run that is asked to end meanwhile is not held up by the evaluators that are left: then nothing is logged, and the evaluation is made
     when the run goes on.
@@ -398,15 +412,30 @@ def _evaluate(
         results |= {f"eval/{name}/{key}": value for key, value in evaluator(params).items()}
         asked = stopping.now()
         if asked and left:
-            return {}, True
+            return {}, True, ""
     if config.keep_best is not None:
         config.keep_best.check_measured(results)
+    watched, alarm = forgetting.look(step) if forgetting else ({}, "")
     if writer:
-        writer.write(step, results)
-    return results, asked and step < config.total_steps
+        writer.write(step, results | watched)
+    if any(one.stop for one in config.alarms):  # the process that writes says it to all
+        alarm = next(filter(None, told_by_all(alarm)), "")
+    return results, (asked or bool(alarm)) and step < config.total_steps, alarm
 
 
-def _stopped(stopping: Stopping, step: int, config: RunConfig) -> Stopped:
+def _monitor(folder: Any, config: RunConfig, evaluators: Mapping[str, Evaluator], start: int) -> ForgettingMonitor | None:
+    """What watches the probes; None where nothing is probed."""
+    probes = probes_of(evaluators)
+    steps = [step for step in range(config.total_steps + 1) if config.evaluates(step)] if config.alarms else []
+    return ForgettingMonitor(folder, probes, config.alarms, steps, start) if probes else None
+
+
+def _stopped(stopping: Stopping, step: int, config: RunConfig, alarm: str) -> JaLlmError:
+    if alarm:
+        return Alarmed(
+            f"step {step}: {alarm}, so the run stopped; {storage.absolute(config.model_dir)} keeps it. Raise the bound or set Alarm.stop = False, and "
+            "the same command goes on from there."
+        )
     return (Stopped if stopping.exit_code == Stopped.exit_code else StoppedByHand)(
         f"stopped at step {step} of {config.total_steps}; {storage.absolute(config.model_dir)} keeps it, the same command goes on from there."
     )
