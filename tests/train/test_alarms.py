@@ -4,53 +4,36 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.false_alarms import drawn, first_alarm
 from ja_llm.errors import UsageError
 from ja_llm.train.alarms import Alarm, above_zero, alarm_of, check_alarms, number_of_tests, rise
 
-DOCUMENTS, PROBES = 64, 20
+PROBES = 20
 
 
-def drawn(rng, runs, level):
-    """float64 [runs, probes + 1, documents, 2]: lengths, difficulties and moves of single documents as held-out text has them; over all
-    documents bits per byte are 1.2 at step 0 and 1.2 x `level` from then on, so what a probe sees beyond it is noise."""
-    sizes = np.rint(np.exp(rng.normal(7, 0.8, (runs, 1, DOCUMENTS)))) + 50
-    difficulty = 1.2 * np.exp(rng.normal(0, 0.25, (runs, 1, DOCUMENTS)) - 0.25**2 / 2)
-    own = np.exp(rng.normal(0, 0.04, (runs, 1, DOCUMENTS)) - 0.04**2 / 2)  # how it answers to this training
-    jitter = 1 + rng.normal(0, 0.01, (runs, PROBES, DOCUMENTS))
-    later = np.broadcast_to(difficulty * level * own, (runs, PROBES, DOCUMENTS)) * jitter
-    bits = np.concatenate([difficulty, later], axis=1) * sizes
-    return np.stack([bits, np.broadcast_to(sizes, bits.shape)], axis=-1)
-
-
-def alarmed(alarm, run):
-    over = longest = 0
-    for rows in run[1:]:
-        over = over + 1 if alarm.crossed(rows, run[0], PROBES) else 0
-        longest = max(longest, over)
-    return longest >= alarm.patience
+def runs(seed, count, level):
+    rng = np.random.default_rng(seed)
+    return [drawn(rng, np.full(PROBES, level)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("bound", "value"), [("relative_rise", 0.05), ("ceiling", 1.2 * 1.05)])
 def test_false_alarms_at_the_bound_are_as_rare_as_they_say(bound, value):
-    """The worst case: a domain that stands exactly at its bound for the whole run. 400 runs, of which 5 % are allowed to alarm."""
-    runs = drawn(np.random.default_rng(1), 400, 1.05)
+    """The worst case: a domain that stands exactly at its bound for the whole run. 5 % of the runs are allowed an alarm."""
+    found = runs(1, 300, 1.05)
     alarm = Alarm(**{bound: value}, false_alarms=0.05, patience=1)
-    fired = sum(alarmed(alarm, run) for run in runs)
-    assert fired <= stats.binom.ppf(0.999, len(runs), 0.05)
+    assert sum(first_alarm(alarm, run) is not None for run in found) <= stats.binom.ppf(0.999, len(found), 0.05)
     if bound == "relative_rise":  # were the level not shared among the probes, it would be wrong far more often
-        careless = sum(any(alarm.crossed(rows, run[0], 1) for rows in run[1:]) for run in runs)
-        assert careless > stats.binom.ppf(0.999, len(runs), 0.05)
+        careless = sum(any(alarm.crossed(rows, run[0], 1) for rows in run[1:]) for run in found)
+        assert careless > stats.binom.ppf(0.999, len(found), 0.05)
 
 
 def test_noise_alone_never_alarms_and_a_collapse_always_does():
-    quiet = drawn(np.random.default_rng(2), 200, 1.0)
     alarm = Alarm(relative_rise=0.02)
-    assert sum(alarmed(alarm, run) for run in quiet) == 0
-    # Planted: from the eleventh probe on bits per byte are 12 % up.
-    for run in drawn(np.random.default_rng(3), 60, 1.0):
-        run[11:, :, 0] *= 1.12
+    assert all(first_alarm(alarm, run) is None for run in runs(2, 150, 1.0))
+    for run in runs(3, 50, 1.0):
+        run[11:, :, 0] *= 1.12  # planted: from the eleventh probe on
         crossed = [bool(alarm.crossed(rows, run[0], PROBES)) for rows in run[1:]]
-        assert crossed == [False] * 10 + [True] * 10
+        assert crossed == [False] * 10 + [True] * 10 and first_alarm(alarm, run) == 11
 
 
 def test_the_test_is_scipys_and_the_error_that_of_repeated_draws():
@@ -58,7 +41,7 @@ def test_the_test_is_scipys_and_the_error_that_of_repeated_draws():
     values, same = rng.normal(0.3, 1, 30), np.full(30, 7.0)  # of documents of one size the ratio is a mean
     assert above_zero(values, same) == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue, rel=1e-9)
     assert [above_zero(level * same, same) for level in (0.1, -0.1, 0.0)] == [0.0, 1.0, 1.0]
-    found = [rise(run[1], run[0]) for run in drawn(rng, 2000, 1.05)]
+    found = [rise(run[1], run[0]) for run in (drawn(rng, np.array([1.05])) for _ in range(1500))]
     values, errors = map(np.array, zip(*found, strict=True))
     assert values.mean() == pytest.approx(0.06, abs=0.001)
     assert errors.mean() == pytest.approx(values.std(), rel=0.06)
