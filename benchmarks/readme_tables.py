@@ -63,6 +63,8 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "interchange_speed": ("docs/interchange.md", interchange_speed),
         "batches": ("docs/training.md", batches),
         "checkpoint_overhead": ("docs/training.md", checkpoint_overhead),
+        "stability_gap": ("docs/forgetting.md", stability_gap),
+        "false_alarms": ("docs/forgetting.md", false_alarms),
         "t5x": ("docs/t5x.md", t5x),
         "corpus_speed": ("docs/corpus.md", corpus_speed),
         "corpus_quality": ("docs/corpus.md", corpus_quality_table.table),
@@ -158,6 +160,51 @@ def t5x(value: dict[str, Any]) -> str:
         f"| `eval.gin`, {judged['scored']}, accuracy | t5x {accuracy['t5x']:.4f}, ours {accuracy['ours']:.4f} |",
         f"| `infer.gin`, {judged['generated']}, greedy answers | {judged['equal_answers']} of {judged['answers']} equal ({judged['characters_compared']} characters) |",
     ]
+    return "\n".join(lines)
+
+
+WAYS = {
+    "plain": "plain: 90 % Japanese, one pass, re-warmed",
+    "subset": "a random quarter, four times",
+    "best_first": "the clean quarter first",
+    "near_original": "half English",
+    "replay25": "a quarter English",
+    "jump": "no warm-up",
+    "not_rewarmed": "not re-warmed",
+}
+
+
+def stability_gap(value: dict[str, Any]) -> str:
+    """What each way of going on does to the toy's English."""
+    settings = value["settings"]
+    lines = [
+        f"{settings['seeds']} seeds of {settings['parameters']:,} parameters and {settings['steps']} steps; means, and the 95 % interval of the pairs' "
+        f"differences from plain ({value['cpu_seconds'] / 60:.0f} minutes of one core):",
+        "",
+        "| way | depth | area of English | against plain | is it smaller? | English at the end | Japanese at the end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, label in WAYS.items():
+        found = value["results"][name]
+        against = "| | "
+        if name != "plain":
+            area = found["against_plain"]["area"]
+            verdict = {"smaller": "**yes**", "larger": "**no, larger**"}.get(area["verdict"], "no clear difference")
+            against = f"| {area['relative']:+.0%}, {area['mean']:+.1f} [{area['low']:.1f}, {area['high']:.1f}] | {verdict} "
+        lines.append(
+            f"| {label} | {found['depth']:.2f} | {found['area']:.1f} {against}| {found['final']:+.3f} | {found['japanese']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def false_alarms(value: dict[str, Any]) -> str:
+    """How often an alarm goes off by the true rise."""
+    lines = [
+        f"| true rise of the domain (the bound is {value['bound']:.0%}) | runs of {value['runs']:,} with an alarm |",
+        "|---|---|",
+    ]
+    for row in value["rows"]:
+        lines.append(f"| {100 * row['rise']:g} % | {row['after'] + row['before']:.1%} |")
     return "\n".join(lines)
 
 

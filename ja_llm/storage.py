@@ -142,7 +142,7 @@ class Spool:
 
     Attributes:
       folder: where they are written: the run directory itself, or for one in a bucket a folder of this machine, which begins with the
-        metrics.jsonl of the bucket and ends with the process.
+        metrics.jsonl and probes.json of the bucket and ends with the process.
     """
 
     def __init__(self, directory: Path):
@@ -152,8 +152,9 @@ class Spool:
             return
         self.folder = Path(tempfile.mkdtemp(prefix="ja-llm-"))
         with in_bucket(directory):
-            if (kept := directory / "metrics.jsonl").exists():
-                (self.folder / "metrics.jsonl").write_bytes(kept.read_bytes())
+            for name in ("metrics.jsonl", "probes.json"):
+                if (kept := directory / name).exists():
+                    (self.folder / name).write_bytes(kept.read_bytes())
 
     def mirror(self) -> None:
         """Copy what has grown into the bucket. Before each save, so that a checkpoint's metrics are there when it is."""

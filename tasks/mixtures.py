@@ -20,6 +20,9 @@ def shares(amounts: Mapping[str, float]) -> dict[str, float]:
 # (theirs was 5 % RefinedWeb, 5 % arXiv papers); the English is replayed so that it is not forgotten.
 add_mixture("swallow_ja90_en10", {"web_ja": 0.9, "web_en": 0.1})
 
+# Half of what a mostly English base was trained on is replayed: a mixture near the original one, against the stability gap
+# (Guo et al. 2024, arXiv:2406.14833; gin_configs/runs/near_original.gin).
+add_mixture("near_original_ja50_en50", {"web_ja": 0.5, "web_en": 0.5})
 # Swallow on Llama 2 and Mistral: 90 billion tokens of Japanese with 1.67 of Wikipedia among them, 5 of each English part.
 SWALLOW_LLAMA2 = {"web_ja": 88.33, "wikipedia_ja": 1.67, "refinedweb": 5.0, "arxiv": 5.0}
 add_mixture("swallow_llama2", shares(SWALLOW_LLAMA2))

@@ -8,7 +8,7 @@ from ja_llm.errors import UsageError
 def cache(verbs) -> None:
     def handler(args, rest):
         from ja_llm.data.cache import Workers, cache, format_cache
-        from ja_llm.data.registry import parse_documents
+        from ja_llm.data.registry import SPLITS, parse_documents
 
         for module in args.module:
             _import_module(module)
@@ -21,7 +21,10 @@ def cache(verbs) -> None:
 
             check_options(rest)
             workers = Workers(1 if args.workers is None else args.workers, tuple(rest))
+        splits = tuple(dict.fromkeys(args.split)) or SPLITS
         if (rates := known(args.task)) is not None:
+            if args.split:
+                raise UsageError(f"--split: {args.task!r} is seqio's, all of whose splits are written; leave it out.")
             if workers:
                 raise UsageError(
                     f"{args.task!r} is seqio's and tokenized in this process; leave --workers and Beam's options out."
@@ -35,7 +38,8 @@ def cache(verbs) -> None:
                 "--documents DIR is needed: the document set that the task reads (only a task of seqio's own has its source itself)."
             )
         documents = parse_documents(args.documents, args.task)
-        print(format_cache(cache(args.task, args.vocab, documents, args.out, seed=args.seed, workers=workers)))
+        written = cache(args.task, args.vocab, documents, args.out, splits=splits, seed=args.seed, workers=workers)
+        print(format_cache(written))
 
     parser = add_verb(
         verbs,
@@ -64,6 +68,13 @@ def cache(verbs) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="of the documents' order")
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        choices=("train", "heldout"),
+        help="write this split alone: heldout for a domain that is probed and not trained on (PROBES of ja-llm train)",
+    )
     parser.add_argument(
         "--workers",
         type=int,

@@ -52,6 +52,8 @@ class BatchSource:
       mixing: "exact", or "grain" for a run that began before there was the former; see `ja_llm.data.mixing`.
       rates: other shares of the tokens than those that the cache was made with: {task: share}, or a rule (`ja_llm.data.rates`).
       batches: how many will be read in all; a rule may depend on it.
+      subset_tokens: {task: tokens}: of a member read only the first documents of at most so many tokens. A store is written in shuffled
+        order, so they are a random draw, whatever part of it another number would be. Tasks that are no member are passed over.
 
     Attributes:
       positions: how many the model has learnt, for one with a table of them; a document's part that reaches beyond counts from 0 again. None: any.
@@ -79,6 +81,7 @@ class BatchSource:
         mixing: str = "exact",
         rates: Rule | Mapping[str, float] | None = None,
         batches: int = 0,
+        subset_tokens: Mapping[str, float] | None = None,
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
@@ -89,7 +92,7 @@ class BatchSource:
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
-        self._packing = packing
+        self._packing, self._subset = packing, dict(subset_tokens or {})
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
@@ -133,11 +136,12 @@ class BatchSource:
                 raise JaLlmError(
                     f"{store.path}: this token store is not the one that the mixture was made with; make the cache again."
                 )
+            offsets = self._chosen(entry["task"], store)
             plan: PackingPlan
             if self._packing == "best_fit":
-                plan = BestFit(store.offsets, self.length, self.directory / ".plans")
+                plan = BestFit(offsets, self.length, self.directory / ".plans")
             else:
-                plan = ConcatenateAndCut(store.offsets, self.length)
+                plan = ConcatenateAndCut(offsets, self.length)
             # Grain shuffles 32-bit indices.
             if plan.rows >= 2**32:
                 raise JaLlmError(
@@ -145,6 +149,18 @@ class BatchSource:
                 )
             members.append(_Member(entry["task"], float(entry["rate"]), store, plan))
         return members
+
+    def _chosen(self, task: str, store: TokenStore) -> np.ndarray:
+        """Offsets of the documents that are read of a store; a part of them makes a plan, and so a run, of its own fingerprint."""
+        if task not in self._subset:
+            return store.offsets
+        most = self._subset[task]
+        documents = int(np.searchsorted(store.offsets, most, side="right")) - 1
+        if documents < 1:
+            raise UsageError(
+                f"SUBSET_TOKENS gives {task!r} {most:g} tokens, in which not even its first document fits ({int(store.offsets[1])}); give it more."
+            )
+        return store.offsets[: documents + 1]
 
     def _filled(self, member: _Member) -> float:
         """How much of a member's rows is tokens: a row of a plan with padding holds fewer, and rates are shares of tokens."""

@@ -59,6 +59,7 @@ class StagedBatches:
       mixing: see `BatchSource`; None: the stored schedule's, "exact" where there is none.
       rates: of the first stage; see `BatchSource`.
       steps: training steps in all, for rules of rates that depend on how much is read.
+      subset_tokens: see `BatchSource`; of tasks of the first stage, in every stage that has them.
 
     Attributes:
       schedule: the data schedule in force.
@@ -67,7 +68,8 @@ class StagedBatches:
       contents: of each stage {"from_step", "shares": {task: share of the training tokens}, "documents": {set: fingerprint}}.
 
     Raises:
-      UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already.
+      UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already, or a part of a task is
+        asked for that the first stage has not.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class StagedBatches:
         mixing: str | None = None,
         rates: Rule | Mapping[str, float] | None = None,
         steps: int = 0,
+        subset_tokens: Mapping[str, float] | None = None,
     ):
         mixing = mixing or (stored.mixing if stored else "exact")
         self.length, self.batch_size = length, batch_size
@@ -98,11 +101,24 @@ class StagedBatches:
             local_path(place)
             # Batches that a rollback passes over are not counted: they are few, and no run knows them before.
             batches = max(min(end, steps) - begin, 0)
-            source = BatchSource(place, length, batch_size, seed, packing=packing, mixing=mixing, rates=chosen, batches=batches)
+            source = BatchSource(
+                place,
+                length,
+                batch_size,
+                seed,
+                packing=packing,
+                mixing=mixing,
+                rates=chosen,
+                batches=batches,
+                subset_tokens=subset_tokens,
+            )
             if name not in (None, held := source.manifest["config"]["name"]):
                 raise UsageError(
                     f"{place}: this cache holds {held!r}, the stage learns {name!r}; run `ja-llm cache --task {name}`."
                 )
+            # The run's fingerprint is of the first stage, so that what is left out there is what can't change unnoticed.
+            if not self.sources and (foreign := sorted((subset_tokens or {}).keys() - source.statistics().keys())):
+                raise UsageError(f"SUBSET_TOKENS names {foreign[0]!r}; {place} has {', '.join(sorted(source.statistics()))}.")
             if self.sources and source.vocabulary != self.sources[0].vocabulary:
                 raise UsageError(f"{place}: this cache is of another vocabulary than {cache_dir}; make it with the same --vocab.")
             self.sources.append(source)

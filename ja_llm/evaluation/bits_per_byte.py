@@ -6,6 +6,7 @@ as Tele-FLM reports it (arXiv:2404.16645). Whole documents are scored in a fixed
 scored; EOS is scored, since a model must also say where a text ends, and adds no byte.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,3 +91,35 @@ def bits_per_byte(
     for start in range(0, len(texts), _CHUNK):
         scores += document_scores(scorer, texts[start : start + _CHUNK], tokenizer)
     return summarise(scores, seed)
+
+
+class Probe:
+    """Bits per byte of fixed documents under whatever parameters a run has: an evaluator of `ja_llm.train.loop`.
+
+    Args:
+      scorer: of the run's decoder.
+      documents: (BOS ... EOS ids, UTF-8 bytes of the original text).
+
+    Attributes:
+      fingerprint: identity of the documents.
+      rows: float64 [documents, 2], bits and bytes of each at the last call: what tells a rise from noise
+        (`ja_llm.train.alarms`). None before the first.
+    """
+
+    def __init__(self, scorer: Scorer, documents: Sequence[tuple[list[int], int]]):
+        self._scorer, self._documents = scorer, documents
+        digest = hashlib.sha256()
+        for ids, size in documents:
+            digest.update(np.asarray([len(ids), size, *ids], "<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
+        self.rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """{"bits_per_byte"} of these parameters."""
+        self._scorer.use(params)
+        scores = sequence_scores(self._scorer, self._documents)
+        self.rows = np.array([[score["bits"], score["bytes"]] for score in scores], np.float64)
+        return {"bits_per_byte": summarise(scores)["bits_per_byte"]}

@@ -11,6 +11,7 @@ from typing import Any
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation import report_parts as parts
 from ja_llm.evaluation.report_data import read_corpus, read_runs
+from ja_llm.evaluation.report_forgetting import domains, forgetting
 from ja_llm.evaluation.report_suites import suites
 from ja_llm.files import atomic_write, read_json
 from ja_llm.pages.html import page
@@ -53,6 +54,7 @@ def write_report(
         ("quality", "Quality before and after", parts.quality(found, controls or {})),
         *([("sets", "Published sets", published)] if published else []),
         ("curves", "Training curves", parts.curves(found)),
+        *([("forgetting", "Forgetting", forgetting(found))] if domains(found) else []),
         ("corpus", "What became of the pages", parts.funnel(stages, totals, dropped)),
         ("vocabulary", "Vocabulary", parts.vocabulary(found, proof)),
         ("texts", "Generated text", parts.texts(found, texts)),

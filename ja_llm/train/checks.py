@@ -7,6 +7,7 @@ from typing import Any
 from ja_llm.data.rates import check_rates
 from ja_llm.data.stages import Stage
 from ja_llm.errors import UsageError
+from ja_llm.train.alarms import Alarm
 from ja_llm.train.groups import Group
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.lora import Lora
@@ -52,6 +53,8 @@ _SEVERAL: dict[str, tuple[str, type, str]] = {
     "groups": ("GROUPS", Group, "(@low/groups.Group(),)"),
     "stages": ("STAGES", Stage, "(@anneal/stages.Stage(),)"),
     "accept": ("train.accept", str, "('data',)"),
+    "alarms": ("ALARMS", Alarm, "(@english/alarms.Alarm(),)"),
+    "probes": ("PROBES", str, "('cache/code',)"),
     "eval_tasks": ("train.eval_tasks", str, "('jcommonsenseqa',)"),
 }
 # What is True or False; gin's "no" would be a text, and true.
@@ -129,6 +132,9 @@ def _check_others(given: Mapping[str, Any]) -> None:
     if not all(is_number(limit) and limit > 0 for limit in limits):
         raise UsageError(f"MAX_EPOCHS is {caps!r}; give a number above 0, {{'task': number}}, or None.")
     check_rates("RATES", given["rates"])
+    subset = given["subset_tokens"]
+    if not (subset is None or isinstance(subset, Mapping)) or not all(is_number(n) and n > 0 for n in (subset or {}).values()):
+        raise UsageError(f"SUBSET_TOKENS is {subset!r}; give {{'task': tokens above 0}}, or None.")
     source = given["maintenance"]
     if source is not None and not (isinstance(source, str) and (source in SOURCES or "://" in source)):
         raise UsageError(f"train.maintenance is {source!r}; give {' or '.join(map(repr, SOURCES))}, a URL, or None.")

@@ -18,16 +18,18 @@ import jax
 import numpy as np
 
 from ja_llm import storage
+from ja_llm.errors import JaLlmError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder
 from ja_llm.progress import Progress
 from ja_llm.sharding import replicated
 from ja_llm.train import session
+from ja_llm.train.forgetting import Alarmed, ForgettingMonitor, monitor_of
 from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.preparation import Data, prepare
-from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, say
+from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, say, told_by_all
 from ja_llm.train.reporting import Report
 from ja_llm.train.restore import frozen_model, restored
 from ja_llm.train.rollback import OffendingStep, go_back, rollbacks_of
@@ -109,6 +111,7 @@ def run(
             writer = MetricsWriter(its.spool.folder, start, its.wandb) if its.writes else None
             progress = Progress("train", config.total_steps, "step", initial=start)
             report = Report(config, model, data, writer, progress)
+            forgetting = monitor_of(its.spool.folder, config, evaluators, start) if its.writes else None
             if not rollbacks and (sentence := report.convention()):
                 say(sentence)
             try:
@@ -116,9 +119,11 @@ def run(
                     # What the curves fall from, and what a stop or a kill behind a save has left out
                     if evaluators and config.evaluates(start) and any_process(writer is not None and not writer.measured):
                         monitors.phase("evaluation", start)
-                        _, stop = _evaluate(start, config, evaluators, plan.weights(state, frozen), writer, stopping)
+                        weights = plan.weights(state, frozen)
+                        _, stop, alarm = _evaluate(start, config, evaluators, weights, writer, stopping, forgetting)
+                        del weights  # with LoRA a second model
                         if stop:
-                            raise _stopped(stopping, start, config)
+                            raise _stopped(stopping, start, config, alarm)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
@@ -132,11 +137,13 @@ def run(
                         if not (stop or config.evaluates(done) or config.saves(done)):
                             continue
                         report.fetch()  # a step that is not finite is never saved
-                        measured: dict[str, float] = {}
+                        measured, alarm = dict[str, float](), ""
                         # Who is asked to end saves, and measures when the run goes on.
                         if evaluators and config.evaluates(done) and not stop:
                             monitors.phase("evaluation", done)
-                            measured, stop = _evaluate(done, config, evaluators, plan.weights(state, frozen), writer, stopping)
+                            weights = plan.weights(state, frozen)
+                            measured, stop, alarm = _evaluate(done, config, evaluators, weights, writer, stopping, forgetting)
+                            del weights  # with LoRA a second model
                         if config.saves(done) or stop:
                             monitors.phase("checkpoint", done)
                             its.spool.mirror()
@@ -149,7 +156,7 @@ def run(
                             stop = stopping.at(done) and done < config.total_steps
                         if stop:
                             checkpoints.wait()
-                            raise _stopped(stopping, done, config)
+                            raise _stopped(stopping, done, config, alarm)
                         report.restart_clock()
                 break
             except OffendingStep as offence:
@@ -220,8 +227,9 @@ def _evaluate(
     params: Any,
     writer: MetricsWriter | None,
     stopping: Stopping,
-) -> tuple[dict[str, float], bool]:
-    """What the evaluators measure, by its names in metrics.jsonl, and whether to end behind it.
+    forgetting: ForgettingMonitor | None,
+) -> tuple[dict[str, float], bool, str]:
+    """What the evaluators measure, by its names in metrics.jsonl, whether to end behind it, and which alarm says so ("": none).
 
     A run that is asked to end meanwhile is not held up by the evaluators that are left: then nothing is logged, and the evaluation is made
     when the run goes on.
@@ -231,15 +239,23 @@ def _evaluate(
         results |= {f"eval/{name}/{key}": value for key, value in evaluator(params).items()}
         asked = stopping.now()
         if asked and left:
-            return {}, True
+            return {}, True, ""
     if config.keep_best is not None:
         config.keep_best.check_measured(results)
+    watched, alarm = forgetting.look(step) if forgetting else ({}, "")
     if writer:
-        writer.write(step, results)
-    return results, asked and step < config.total_steps
+        writer.write(step, results | watched)
+    if any(one.stop for one in config.alarms):  # the process that writes says it to all
+        alarm = next(filter(None, told_by_all(alarm)), "")
+    return results, (asked or bool(alarm)) and step < config.total_steps, alarm
 
 
-def _stopped(stopping: Stopping, step: int, config: RunConfig) -> Stopped:
+def _stopped(stopping: Stopping, step: int, config: RunConfig, alarm: str) -> JaLlmError:
+    if alarm:
+        return Alarmed(
+            f"step {step}: {alarm}, so the run stopped; {storage.absolute(config.model_dir)} keeps it. Raise the bound or set Alarm.stop = False, and "
+            "the same command goes on from there."
+        )
     return (Stopped if stopping.exit_code == Stopped.exit_code else StoppedByHand)(
         f"stopped at step {step} of {config.total_steps}; {storage.absolute(config.model_dir)} keeps it, the same command goes on from there."
     )

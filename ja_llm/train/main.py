@@ -27,6 +27,7 @@ from ja_llm.models.decoder import abstract_params
 from ja_llm.models.self_attention import implementation
 from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
+from ja_llm.train.alarms import Alarm, check_alarms
 from ja_llm.train.checks import check_settings
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
@@ -83,9 +84,12 @@ def train(
     eval_steps: Sequence[int] = (),
     eval_documents: int = 64,
     rates: Rule | Mapping[str, float] | None = None,
+    probes: Sequence[str] = (),
+    alarms: Sequence[Alarm] = (),
     stages: Sequence[Stage] = (),
     packing: str = "concatenate",
     max_epochs: float | Mapping[str, float] | None = None,
+    subset_tokens: Mapping[str, float] | None = None,
     data_schedule: str | None = None,
     eval_tasks: Sequence[str] = (),
     eval_data: str | None = None,
@@ -140,9 +144,12 @@ def train(
       eval_steps: further steps to evaluate at.
       eval_documents: held-out documents per task in those evaluations; 0 for no evaluation.
       rates: other shares of the tokens than those that CACHE_DIR was made with: {task: share}, or a rule, e.g. @rates.UniMax().
+      probes: further outputs of `ja-llm cache`, of whose held-out documents alone bits per byte are measured too.
+      alarms: bounds for those bits per byte, e.g. (@english/alarms.Alarm(),); step 0 is then evaluated in any case.
       stages: other mixtures from later steps on, e.g. (@anneal/stages.Stage(),); may be added while a run goes on.
       packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
       max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
+      subset_tokens: {task: tokens}: read only so many tokens of a source, a random draw of its documents, as often as the run takes.
       data_schedule: the run.json of another run, whose skipped batches a new run skips too: its losses are that run's.
       eval_tasks: tasks of `ja-llm eval` that are measured then, too (ja_llm/evaluation/in_loop.py).
       eval_data: folder of original files for them.
@@ -195,6 +202,7 @@ def train(
         mixing=stored.mixing if stored else None,
         rates=rates,
         steps=total_steps,
+        subset_tokens=subset_tokens,
     )
     batches = open_batches(stored=None if "data" in accept else stored)
     if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:
@@ -238,9 +246,13 @@ def train(
         wandb_project=wandb_project,
         eval_steps=tuple(eval_steps),
         eval_period=eval_period,
+        alarms=tuple(alarms),
     )
     identity = {"mixture": held}
-    evaluators = heldout_evaluators(cache_dir, config, length=length, documents=eval_documents) if eval_documents else {}
+    evaluators: dict[str, Any] = {}
+    if eval_documents:
+        evaluators |= heldout_evaluators(cache_dir, config, length=length, documents=eval_documents, others=probes)
+    check_alarms(alarms, {name: len(probe) for name, probe in evaluators.items()})
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
         if not eval_documents:
             raise UsageError(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ja_llm.sharding import DEFAULT_RULES, Rules
+from ja_llm.train.alarms import Alarm
 from ja_llm.train.retention import Best
 from ja_llm.train.step import PLAIN, StepOptions
 
@@ -29,6 +30,7 @@ class RunConfig:
       export_period: steps between exports; each is a multiple of `checkpoint_period`, the end's is exported too. None exports nothing.
       eval_period: steps between evaluations, of which the first is at step 0; 0 evaluates at the end only.
       eval_steps: further steps to evaluate at, e.g. log-spaced ones at the beginning.
+      alarms: bounds for what is measured on held-out documents (`ja_llm.train.forgetting`); with them step 0 is evaluated in any case.
       max_rollbacks: how often the run may go back behind a step that is not finite, or a spike.
       rollback_margin: batches behind the offending one that a rollback passes over too.
       step_timeout: seconds without a step after which the process ends itself (`ja_llm.train.watchdog`); None waits for ever.
@@ -55,6 +57,7 @@ class RunConfig:
     export_period: int | None = None
     eval_period: int = 0
     eval_steps: tuple[int, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     max_rollbacks: int = 3
     rollback_margin: int = 0
     step_timeout: float | None = None
@@ -68,7 +71,7 @@ class RunConfig:
     def evaluates(self, step: int) -> bool:
         """Whether the run is evaluated after `step` steps."""
         periodic = self.eval_period and step % self.eval_period == 0
-        return bool(periodic) or step in self.eval_steps or step == self.total_steps
+        return bool(periodic) or step in self.eval_steps or step == self.total_steps or (step == 0 and bool(self.alarms))
 
     def exports(self, step: int) -> bool:
         """Whether the checkpoint of `step` is exported."""
