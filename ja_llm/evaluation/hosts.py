@@ -9,13 +9,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ja_llm.errors import JaLlmError
+from ja_llm.train.processes import between_batches
 
 
 def gathered(value: Any) -> np.ndarray:
-    """A computed array as NumPy's, whole on every process, wherever its parts lie. All processes must call it in the same order."""
+    """A computed array as NumPy's, whole on every process, wherever its parts lie. All processes must call it in the same order.
+
+    Every batch of an evaluation passes here, so here a run that is asked to end leaves it.
+
+    Raises:
+      ja_llm.train.processes.Interrupted: for the loop that evaluates.
+    """
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         value = multihost_utils.process_allgather(value, tiled=True)
-    return np.asarray(value)
+    value = np.asarray(value)
+    between_batches()
+    return value
 
 
 def of_first(metrics: Mapping[str, float]) -> dict[str, float]:

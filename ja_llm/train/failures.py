@@ -116,14 +116,16 @@ def shared() -> Iterator[None]:
     threading.Thread(target=_listen, args=(rank, ended), name="failures", daemon=True).start()
     try:
         yield
+    except Stopped:  # all have agreed on it
+        _say_ended(client, rank, "done")
+        raise
     except Exception as error:
-        if not isinstance(error, Stopped):  # all have agreed on it
-            leave_if_lost(error)
-            post(error)
-            _say_ended(client, rank, "failed")
-            if not _all_ended(client, count):
-                # They are gone, or will be; Python's own end would wait for them.
-                atexit.register(_exit, error.exit_code if isinstance(error, JaLlmError) else 1, rank)
+        leave_if_lost(error)
+        post(error)
+        _say_ended(client, rank, "failed")
+        if not _all_ended(client, count):
+            # They are gone, or will be; Python's own end would wait for them.
+            atexit.register(_exit, error.exit_code if isinstance(error, JaLlmError) else 1, rank)
         raise
     else:
         _say_ended(client, rank, "done")
@@ -146,11 +148,11 @@ def _say_ended(client: Any, rank: int, how: str) -> None:
         client.key_value_set(f"{_FAILED}/{rank}", how, allow_overwrite=True)
 
 
-def _all_ended(client: Any, count: int) -> bool:
-    """Whether all processes have come to the end of the block by themselves; waits for those that are on their way."""
+def _all_ended(client: Any, count: int, gone: int = 0) -> bool:
+    """Whether all processes have come to the end of the block by themselves; waits for those that are on their way, which `gone` are not."""
     deadline = time.monotonic() + 2 * _STAYS
     how: dict[int, str] = {}
-    while len(how) < count and time.monotonic() < deadline:
+    while len(how) < count - gone and time.monotonic() < deadline:
         for rank in sorted(set(range(count)) - how.keys()):
             with contextlib.suppress(Exception):
                 how[rank] = client.key_value_try_get(f"{_FAILED}/{rank}")
@@ -166,7 +168,7 @@ def _leave(told: Failure, rank: int) -> None:
         client, _, count = _service()
         _say_ended(client, rank, "gone")
         if rank == 0:
-            _all_ended(client, count)
+            _all_ended(client, count, gone=int(told.code == RESTART))
         _exit(told.code, rank)
 
 

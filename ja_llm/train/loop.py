@@ -29,7 +29,7 @@ from ja_llm.train.learning_rates import Schedule
 from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.preparation import Data, prepare
-from ja_llm.train.processes import Stopped, StoppedByHand, Stopping, any_process, say, told_by_all
+from ja_llm.train.processes import Interrupted, Stopped, StoppedByHand, Stopping, any_process, say, told_by_all
 from ja_llm.train.reporting import Report
 from ja_llm.train.restore import frozen_model, restored
 from ja_llm.train.rollback import OffendingStep, go_back, rollbacks_of
@@ -96,13 +96,15 @@ def run(
     with session.opened(config, prepared, model, tokenizer, data, compile_step, config_text=config_text, begun=begun) as its:
         checkpoints, monitors, stopping = its.checkpoints, its.monitors, its.stopping
         frozen = frozen_model(config, model, plan)
-        rollbacks, step_fn = rollbacks_of(prepared.directory / "run.json"), None
+        rollbacks = rollbacks_of(prepared.directory / "run.json")
+        step_fn: Any = None
         while True:  # once, and again after each rollback
             # --- Restore: (1) newest whole checkpoint of this run, (2) initial checkpoint, (3) random parameters
             start, state = restored(checkpoints, config, model, prepared)
             its.goodput.starts_at(start)
-            for step in filter(config.exports, checkpoints.steps()) if exporter else ():
-                exporter(step)  # one that a kill kept from its export
+            for step in checkpoints.steps():
+                if exporter and config.exports(step):
+                    exporter(step)  # where a kill came between a save and its export
             if step_fn is None and start < config.total_steps:
                 its.goodput.phase("compile")
                 step_fn = compile_step(model, config.step)
@@ -231,15 +233,18 @@ def _evaluate(
 ) -> tuple[dict[str, float], bool, str]:
     """What the evaluators measure, by its names in metrics.jsonl, whether to end behind it, and which alarm says so ("": none).
 
-    A run that is asked to end meanwhile is not held up by the evaluators that are left: then nothing is logged, and the evaluation is made
-    when the run goes on.
+    A run that is asked to end meanwhile leaves the evaluator behind its next batch, and those that are left: then nothing is logged, and the
+    evaluation is made when the run goes on.
     """
     results: dict[str, float] = {}
     for left, (name, evaluator) in zip(reversed(range(len(evaluators))), evaluators.items(), strict=True):
-        results |= {f"eval/{name}/{key}": value for key, value in evaluator(params).items()}
-        asked = stopping.now()
-        if asked and left:
+        found: dict[str, float] | None = None
+        with contextlib.suppress(Interrupted), stopping.interrupts():
+            found = evaluator(params)
+        asked, whole = stopping.now(found is not None)
+        if asked and (left or not whole):
             return {}, True, ""
+        results |= {f"eval/{name}/{key}": value for key, value in (found or {}).items()}
     if config.keep_best is not None:
         config.keep_best.check_measured(results)
     watched, alarm = forgetting.look(step) if forgetting else ({}, "")

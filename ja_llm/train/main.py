@@ -32,6 +32,7 @@ from ja_llm.train.checks import check_settings
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
+from ja_llm.train.processes import alone, together
 from ja_llm.train.retention import Best
 from ja_llm.train.spikes import SpikeDetector
 from ja_llm.train.step import LOSSES, StepOptions, TrainState
@@ -177,10 +178,6 @@ def train(
 
     begun = time.time()
     model_dir, cache_dir = str(model_dir), str(cache_dir)
-    if export_period is not None and jax.process_count() > 1:
-        raise UsageError(
-            f"EXPORT_PERIOD is {export_period}, which only a run of one process can do; export afterwards with `ja-llm export`."
-        )
     local_path(cache_dir)
     directory = storage.place(model_dir)
     if storage.is_remote(directory) and export_period is not None:
@@ -403,11 +400,14 @@ def _data_of(ledger: Path) -> Any:
 
 
 def _export(model_dir: str, step: int) -> None:
+    """Process 0 exports the checkpoint of `step`, which the others wait for; its errors are theirs."""
     from ja_llm.interop.hf import export_hf
 
     folder = Path(model_dir) / "export" / str(step)
-    if not folder.exists():
-        export_hf(f"{model_dir}@{step}", folder)
+    with together():
+        if jax.process_index() == 0 and not folder.exists():
+            with alone():
+                export_hf(f"{model_dir}@{step}", folder)
 
 
 def _shares(batches: Any, steps: int) -> str:

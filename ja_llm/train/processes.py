@@ -4,6 +4,7 @@ All of it goes over the coordination service that `jax.distributed` runs in proc
 """
 
 import contextlib
+import contextvars
 import itertools
 import json
 import signal
@@ -67,10 +68,23 @@ def join(coordinator: str | None, count: int | None, index: int | None, timeout:
 
 
 def client() -> Any:
-    """The coordination service's client; None in a run of one process."""
+    """The coordination service's client; None in a run of one process, and for what one does `alone`."""
     from jax._src import distributed  # the key-value store has no public name yet
 
-    return distributed.global_state.client if jax.process_count() > 1 else None
+    return distributed.global_state.client if jax.process_count() > 1 and not _alone.get() else None
+
+
+_alone = contextvars.ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process does something that the others don't: nothing is agreed on with them."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
 
 
 _rounds = itertools.count()
@@ -156,6 +170,10 @@ class StoppedByHand(Stopped):
     exit_code = 1
 
 
+class Interrupted(Exception):
+    """An evaluation was left between two of its batches, since the run was asked to end."""
+
+
 class Stopping:
     """SIGTERM (preemption, a maintenance notice) and the first Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends
     at once. One process that is asked asks all: they agree on the step.
@@ -170,6 +188,8 @@ class Stopping:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._at: int | None = None
+        self._evaluations, self._batches = 0, 0
+        self._leave_at: int | None = None
         self._client = client()
         self.exit_code = RESTART
 
@@ -193,11 +213,53 @@ class Stopping:
                 self._at, self.exit_code = map(int, self._client.key_value_try_get(_STOP).split())
         return self._at is not None and step >= self._at
 
-    def now(self) -> bool:
-        """Whether to end before the next step; every process must ask at the same place, and all get one answer."""
-        code = max(map(int, told_by_all(str(self.exit_code if self._asked.is_set() else 0))))
+    def now(self, whole: bool = True) -> tuple[bool, bool]:
+        """(whether to end before the next step, whether all have said `whole`); every process must ask at the same place, and all get one answer."""
+        told = [word.split() for word in told_by_all(f"{self.exit_code if self._asked.is_set() else 0} {int(whole)}")]
+        code = max(int(word) for word, _ in told)
         self.exit_code = code or self.exit_code
-        return code > 0
+        return code > 0, all(word == "1" for _, word in told)
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Within the block `between_batches` raises Interrupted where the run is asked to end; every process must come to the block."""
+        global _interrupting
+        self._evaluations += 1
+        self._batches, self._leave_at = 0, None
+        _interrupting = self
+        try:
+            yield
+        finally:
+            _interrupting = None
+
+    def _check_batch(self) -> None:
+        if self._client is None:
+            if self._asked.is_set():
+                raise Interrupted
+            return
+        # Nobody has the next batch's numbers without this process, which asks before it computes them.
+        self._batches += 1
+        key = f"{_STOP}/evaluation/{self._evaluations}"
+        if self._asked.is_set():
+            with contextlib.suppress(Exception):  # another process was first
+                self._client.key_value_set(key, str(self._batches + 1))
+        with contextlib.suppress(Exception):  # nobody has asked
+            self._leave_at = int(self._client.key_value_try_get(key))
+        if self._leave_at is not None and self._batches >= self._leave_at:
+            raise Interrupted
+
+
+_interrupting: Stopping | None = None
+
+
+def between_batches() -> None:
+    """To be called by what evaluates, behind each batch, by all processes alike.
+
+    Raises:
+      Interrupted: the run that evaluates is asked to end; its caller knows.
+    """
+    if _interrupting is not None:
+        _interrupting._check_batch()
 
 
 @contextlib.contextmanager

@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 
 from ja_llm.data.schedule import DataSchedule
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.hosts import gathered
 from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
-from ja_llm.train import loop, maintenance, memory, watchdog
+from ja_llm.train import loop, maintenance, memory, preparation, watchdog
 from ja_llm.train.checkpoints import Checkpoints, model_steps
 from ja_llm.train.digests import _of_devices, _of_host, digests
 from ja_llm.train.goodput import Goodput
@@ -366,6 +367,18 @@ def test_a_run_goes_on_with_other_data_only_where_that_is_said(train, tmp_path):
     assert len(train("run", Other(), steps=12)) == 12  # and from there on it is the run's
 
 
+def test_processes_with_different_commands_are_refused_by_the_setting(train, tmp_path, monkeypatch):
+    def told(word):  # what a second process, whose command has a slip, would say
+        return [word, json.dumps(json.loads(word) | {"eval_period": 7})]
+
+    monkeypatch.setattr(preparation, "told_by_all", told)
+    with pytest.raises(
+        UsageError, match="process 1 of this run has eval_period = 7, process 0 has 0; give all processes the same command"
+    ):
+        train("run", Source())
+    assert not (tmp_path / "run").exists()
+
+
 def test_goodput_shares_add_up_and_lost_steps_are_told(tmp_path):
     path = tmp_path / "goodput.json"
     first = Goodput(path, time.time())
@@ -437,6 +450,26 @@ def test_sigterm_during_an_evaluation_saves_at_its_step_and_what_is_left_is_meas
         assert not when and model_steps(tmp_path / "run")[-1] == saved
         at = [line["step"] for line in lines(tmp_path / "run") if "loss" in line]
         assert at == list(range(1, saved + 1))  # no step more, none less
+    assert train("run", source, **settings) == train("undisturbed", Source(), **settings)
+
+
+def test_sigterm_inside_one_long_evaluator_is_heard_behind_its_batch(train, tmp_path):
+    source, since = Source(), []
+
+    def long(params):
+        for _ in range(100):
+            if source.read and source.read[-1][0] == 5:  # behind step 6
+                since.append(1)
+                if len(since) == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            gathered(np.zeros(1))
+        return {"x": 1.0}
+
+    settings = {"steps": 8, "eval_period": 6, "evaluators": {"long": long}}
+    with pytest.raises(JaLlmError, match="stopped at step 6 of 8") as stopped:
+        train("run", source, **settings)
+    assert stopped.value.exit_code == 75 and len(since) == 3 and model_steps(tmp_path / "run")[-1] == 6
+    assert not any("eval/long/x" in line for line in lines(tmp_path / "run") if line["step"] == 6)
     assert train("run", source, **settings) == train("undisturbed", Source(), **settings)
 
 

@@ -8,9 +8,10 @@ import time
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.interop.hf import export_hf
 from ja_llm.train import failures
 from ja_llm.train.checkpoints import model_steps
-from ja_llm.train.processes import RESTART, join, stop_on_signals
+from ja_llm.train.processes import RESTART, Interrupted, Stopping, between_batches, join, stop_on_signals
 
 STEPS = 20
 
@@ -55,12 +56,16 @@ def started(training):
 @pytest.mark.timeout(1800)  # a busy machine; half a minute on a quiet one
 def test_two_processes_one_of_them_asked_to_stop(started, straight, metrics, tmp_path):
     directory = tmp_path / "two"
-    processes = started(directory, STEPS, 2, EVAL_PERIOD=10, MESH={"data": 1}, DCN_MESH={"data": 2})
+    processes = started(directory, STEPS, 2, EVAL_PERIOD=10, MESH={"data": 1}, DCN_MESH={"data": 2}, EXPORT_PERIOD=5)
     until_step(directory, 6, processes)
     processes[1].send_signal(signal.SIGTERM)  # of a pod's hosts one is told of the maintenance
     assert wait(processes) == [75, 75], log(directory, 0)
     saved = model_steps(directory)[-1]
     assert saved < STEPS and all(f"stopped at step {saved} of {STEPS}" in log(directory, i) for i in range(2))
+    exported = max(int(path.name) for path in (directory / "export").iterdir())  # by one of the two, which the other waited for
+    export_hf(f"{directory}@{exported}", tmp_path / "alone")
+    weights = [path / "model.safetensors" for path in (directory / f"export/{exported}", tmp_path / "alone")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     assert wait(started(directory, STEPS, 1, EVAL_PERIOD=10)) == [0], log(directory, 0)
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
     history = json.loads((directory / "run.json").read_text())["history"]
@@ -131,6 +136,25 @@ class Store:
         return self.values[key]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_all_processes_leave_an_evaluator_behind_the_same_batch(order):
+    store, stoppings, left = Store(), [Stopping(), Stopping()], {}
+    for stopping in stoppings:
+        stopping._client = store
+    for batch in range(1, 9):
+        if batch == 3:
+            stoppings[1].ask(signal.SIGTERM)
+        for rank in [rank for rank in order if rank not in left]:
+            with stoppings[rank].interrupts():
+                stoppings[rank]._batches, stoppings[rank]._evaluations = batch - 1, 1  # the block stands around all batches
+                try:
+                    between_batches()
+                except Interrupted:
+                    left[rank] = batch
+    assert left == {0: 4, 1: 4}
+    between_batches()  # elsewhere it is nothing
+
+
 @pytest.mark.parametrize(
     ("error", "cause", "code"),
     [
@@ -164,6 +188,23 @@ def test_who_loses_a_process_that_had_an_error_ends_with_its_sentence_and_code(m
     store.values[failures._FAILED] = json.dumps([0, 1, "tokens: damaged."])
     failures.leave_if_lost(ValueError("Connection reset by peer"))
     assert ended == [1] and "process 0 of this run has ended: tokens: damaged." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_four_processes_have_one_devices_losses_and_a_restart_of_them_the_same_bits(started, training, metrics, tmp_path):
+    one = training.run(tmp_path / "one", 40)
+    assert one.returncode == 0, one.stderr
+    assert wait(started(tmp_path / "four", 40, 4)) == [0] * 4, log(tmp_path / "four", 0)
+    four = losses(metrics, tmp_path / "four")
+    assert len(four) == 40 and four == pytest.approx(losses(metrics, tmp_path / "one"), rel=1e-5)
+    processes = started(tmp_path / "again", 40, 4)
+    until_step(tmp_path / "again", 17, processes)
+    for process in processes:
+        process.kill()
+    wait(processes)
+    assert wait(started(tmp_path / "again", 40, 4)) == [0] * 4, log(tmp_path / "again", 0)
+    assert losses(metrics, tmp_path / "again") == four
 
 
 @pytest.mark.slow
