@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --only 8b-v5p-128
     python -m benchmarks.scaling --closed_form           # compiles nothing: what is not compiled yet by closed form
 
-Each row goes down its list of (remat policy, microbatches), the least recomputation first, until one fits, with the compiler flags that
-`ja-llm launch` sets. A row goes into benchmarks/results/scaling.json as soon as it is known, beside the published runs that the
+Each row goes down its list of (remat policy, microbatches), the least recomputation first, until one fits, without
+compiler flags. A row goes into benchmarks/results/scaling.json as soon as it is known, beside the published runs that the
 expected time is checked against; the tables of docs/compile.md are written at the end. Needs the libtpu wheel.
 """
 
@@ -25,7 +25,6 @@ from ja_llm.compile.hardware import parse_topology
 from ja_llm.compile.settings import settings
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
-from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
@@ -64,7 +63,6 @@ def compiled(name: str) -> list[dict[str, Any]]:
                 topology,
                 vocab_size=128256,
                 candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": {"fsdp": -1}},
-                compiler_options=compiler_options(topology.partition(":")[0]),
             )
         )
         print(f"{name}: {line(found[-1])}, compiled in {found[-1]['compile_seconds']:.0f} s", flush=True)

@@ -166,3 +166,49 @@ ENTRY %main (x.1: f32[8,4], w.2: f32[3,4]) -> f32[3,4] {
     module = hlo.parse(text)
     assert kept_bytes(module, 3) == 3 * 8 * 4 * 4  # the stack, and neither the weights that both are given nor the gradients
     assert kept_bytes(module, 4) == 0
+
+
+def test_products_that_are_fused_with_a_gather_hide_it():
+    # As libtpu writes it: a fusion that starts, one that multiplies and hands the gather on, one that ends it.
+    gather = "all-gather(%p), replica_groups=[1,4]<=[4], dimensions={0}"
+    text = f"""HloModule jit_step, is_scheduled=true
+
+%started (p: f32[256,1024]) -> (f32[256,1024], f32[1024,1024]) {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %whole = f32[1024,1024]{{1,0}} {gather}
+  ROOT %both = (f32[256,1024], f32[1024,1024]) tuple(%p, %whole)
+}}
+
+%async_collective_fusion (p.1: f32[256,1024], q: f32[1024,1024], x: f32[1024,1024]) -> (f32[1024,1024], f32[1024,1024]) {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %q = f32[1024,1024]{{1,0}} parameter(1)
+  %x = f32[1024,1024]{{1,0}} parameter(2)
+  %whole.1 = f32[1024,1024]{{1,0}} {gather}
+  %y = f32[1024,1024]{{1,0}} convolution(%x, %x), dim_labels=bf_io->bf
+  ROOT %both.1 = (f32[1024,1024], f32[1024,1024]) tuple(%y, %q)
+}}
+
+%ended (p.2: f32[256,1024], q.2: f32[1024,1024]) -> f32[1024,1024] {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %q.2 = f32[1024,1024]{{1,0}} parameter(1)
+  ROOT %whole.2 = f32[1024,1024]{{1,0}} {gather}
+}}
+
+ENTRY %main (w: f32[256,1024], x.1: f32[1024,1024]) -> f32[1024,1024] {{
+  %w = f32[256,1024]{{1,0}} parameter(0)
+  %x.1 = f32[1024,1024]{{1,0}} parameter(1)
+  %async-collective-start = (f32[256,1024], f32[1024,1024]) fusion(%w), kind=kCustom, calls=%started
+  %a = f32[256,1024]{{1,0}} get-tuple-element(%async-collective-start), index=0
+  %b = f32[1024,1024]{{1,0}} get-tuple-element(%async-collective-start), index=1
+  %fusion.1 = (f32[1024,1024], f32[1024,1024]) fusion(%a, %b, %x.1), kind=kOutput, calls=%async_collective_fusion
+  %c = f32[1024,1024]{{1,0}} get-tuple-element(%fusion.1), index=1
+  ROOT %async-collective-done = f32[1024,1024]{{1,0}} fusion(%a, %c), kind=kCustom, calls=%ended
+}}
+"""
+    product, one_way = 2.0 * 1024**3, 3 * MIB / (2 * CHIPS["v5e"].link_bytes_per_second)
+    for seconds in (one_way / 2, 2 * one_way):
+        found = schedule.cost(hlo.parse(text), mesh(peak=product / seconds))
+        gather = found.traffic["all-gather", "fsdp"]
+        assert (found.flops, gather.count, gather.split, gather.bytes) == (product, 1, 1, 4 * MIB)
+        assert gather.exposed_seconds == pytest.approx(max(0, one_way - seconds))
+        assert found.seconds == pytest.approx(max(seconds, one_way))
