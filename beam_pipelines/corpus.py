@@ -78,11 +78,12 @@ def build_corpus(
     config = configuration.load(preset, gin_bindings)
     check_options(beam_args)
     check_formats(formats)
-    check_place(output, config, beam_args, formats)
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    check_place(inputs, output, config, beam_args, formats)
     chain.side_files(config)
     execution = Execution(list(beam_args), workers)
     with mirror.session() as token:
-        files = find_inputs([inputs] if isinstance(inputs, str) else inputs, config.inputs, token)
+        files = find_inputs(inputs, config.inputs, token)
         if mirror.is_url(output):
             return _build_in_bucket(config, files, mirror.place(os.fspath(output), token), execution)
         return _build_here(config, files, Path(output), execution, formats)
@@ -106,7 +107,7 @@ def plan(
 
     config = configuration.load(preset, gin_bindings)
     check_options(beam_args)
-    check_place(output, config, beam_args, ())
+    check_place(inputs, output, config, beam_args, ())
     chain.side_files(config)
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     with mirror.session() as token:

@@ -23,7 +23,7 @@ from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
-from beam_pipelines.rapid_check import may_be_japanese
+from beam_pipelines.rapid_check import KANA_VERSION, may_be_japanese
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
@@ -294,7 +294,9 @@ def _values(config: Corpus) -> Any:
     values = config.to_json()
     python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
     languages = values["languages"] if "language" not in config.stages else None
-    rapid = language_model.VERSION if config.extraction.rapid_check else None
+    rapid: Any = language_model.VERSION if config.extraction.rapid_check else None
+    if config.extraction.rapid_check == "kana":
+        rapid = [rapid, KANA_VERSION]
     return [values["extraction"], values["inputs"], python, languages, rapid]
 
 

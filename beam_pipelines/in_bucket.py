@@ -18,17 +18,21 @@ from ja_llm.storage import Lease
 _NO_SHARED_DISK = ("DataflowRunner",)
 
 
-def check_place(output: str | os.PathLike, config: Corpus, beam_args: Sequence[str], formats: Sequence[str]) -> None:
-    """Refuse what can't work between an output folder and a runner.
+def check_place(
+    inputs: Sequence[str], output: str | os.PathLike, config: Corpus, beam_args: Sequence[str], formats: Sequence[str]
+) -> None:
+    """Refuse what can't work between input, an output folder and a runner.
 
     Raises:
-      UsageError: Dataflow's workers would write to their own disks, or an option needs the output on this machine.
+      UsageError: Dataflow's workers would read from or write to their own disks, or an option needs the output on this machine.
     """
+    if names_runner(beam_args) in _NO_SHARED_DISK:
+        for flag, place in (("--output", output), *(("--input", pattern) for pattern in inputs)):
+            if not mirror.is_url(place):
+                raise UsageError(
+                    f"{flag} {os.fspath(place)}: Dataflow's workers do not see this machine's disk; name a place in a bucket (gs://BUCKET/FOLDER)."
+                )
     if not mirror.is_url(output):
-        if names_runner(beam_args) in _NO_SHARED_DISK:
-            raise UsageError(
-                f"--output {os.fspath(output)}: Dataflow's workers do not see this machine's disk; name a folder in a bucket (gs://BUCKET/FOLDER)."
-            )
         return
     if [name for name in formats if name != "tfrecord"]:
         raise UsageError(

@@ -121,7 +121,7 @@ def _run_task(unit: Unit, this: Stage, tables: Tables, wanted: dict[str, Task]) 
         write_file(this.file(unit, ".index")) as index,
     ):
         members = find_links(tables, wanted[unit.key], [], TaskFiles(links, earlier, index))
-    this.file(unit, ".index").unlink()
+    mirror.remove(this.folder, [f"{unit.key}.index"])
     return {"members": members}
 
 

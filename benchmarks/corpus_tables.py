@@ -12,9 +12,9 @@ def minhash(value: dict[str, Any]) -> str:
     sizes = sorted(value["sizes"].items(), key=lambda item: int(item[0]))
     lines = [
         f"{config['bands']} x {config['rows']} over character {config['ngram']}-grams, documents of about 1,000 characters, "
-        f"{config['workers']} worker{'s' if config['workers'] > 1 else ''}, {value['hardware']['cpu']}. CPU seconds of all processes.",
+        f"{config['workers']} worker{'s' if config['workers'] > 1 else ''}, {value['hardware']['cpu']}. CPU seconds of all processes; peers by the clock, in the same call.",
         "",
-        "| documents | CPU microseconds a document | beside a tenth of them | peak memory of a process | peers' CPU time / ours |",
+        "| documents | CPU microseconds a document | beside a tenth of them | peak memory of a process | peers' time / ours |",
         "|---|---|---|---|---|",
     ]
     for size, found in sizes:
@@ -22,9 +22,8 @@ def minhash(value: dict[str, Any]) -> str:
         grown = value["growth_a_decade"].get(f"{count // 10} to {count}")
         peers = []
         for name, peer in found.get("peers", {}).items():
-            if "cpu_seconds" in peer:
-                ratio = peer["cpu_seconds"] / (found["cpu_microseconds_a_document"] * count / 1e6)
-                peers.append(f"{_PEERS[name]} {ratio:.1f}")
+            if "seconds" in peer:
+                peers.append(f"{_PEERS[name]} {peer['seconds'] / sum(found['seconds'].values()):.1f}")
         growth = f"{grown['cpu']:.2f} times" if grown else ""
         lines.append(
             f"| {count:,} | {found['cpu_microseconds_a_document']:,.0f} | {growth} | "

@@ -8,7 +8,8 @@ documents share sentences but are not alike. For every 100 documents two are rep
 near .7, .8, .9 or .95 (the true one is computed by brute force and kept). They are written as the extract stage writes them, and
 the stages minhash and dedup run over them, each in a process of its own whose peak resident set is what is reported
 (the workers' included). Nothing in the measured time is left out but Python's start. `--bands` and `--rows` change the setting.
-Growth is of CPU seconds a document, workers included, which other load on the machine moves less than the clock on the wall; both stand in the result.
+Growth is of CPU seconds a document, workers and their start included, which other load on the machine moves less than the clock on the wall; both
+stand in the result. Peers are compared by the clock: datatrove's processes are not all counted in its CPU time.
 
 The share of planted pairs that is found must lie within 3 standard errors of the mean of 1 - (1 - J^rows)^bands. Peers (datatrove,
 text-dedup) run in their own environment on the same documents, by the same n-grams and b x r; what they can't be told is said.

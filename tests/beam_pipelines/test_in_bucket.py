@@ -201,6 +201,8 @@ def test_what_can_not_work_in_a_bucket_is_refused(input_only):
         build(formats=["parquet"])
     with pytest.raises(UsageError, match="--against: workers of a job in a bucket"):
         build_corpus(["shelf://crawl/2024/*"], "shelf://lab/x", gin_bindings=[*BINDINGS, "corpus.Dedup.against = ['/data/a']"])
+    with pytest.raises(UsageError, match="^--input /data/a: Dataflow's workers do not see this machine's disk"):
+        build_corpus("/data/a", "shelf://lab/x", beam_args=["--runner=DataflowRunner"])
     input_only["shelf://lab/other/notes.txt"] = b"mine"
     with pytest.raises(UsageError, match="^shelf://lab/other: this folder holds something"):
         build("shelf://lab/other")
@@ -246,7 +248,7 @@ def test_the_flex_template_walks_the_chain_on_a_worker(shelf, built, capsys):
     assert json.loads(shelf["shelf://lab/corpus/manifest.json"])["shards"] == built[1]["shards"]
     assert flex.main([*argv, "--no_such=1"]) == 2 and "--no_such=1: neither" in capsys.readouterr().err
     assert flex.main([*argv[:1], "--output=/data/x", "--stages_runner=DataflowRunner"]) == 1
-    assert "name a folder in a bucket" in capsys.readouterr().err
+    assert "name a place in a bucket" in capsys.readouterr().err
 
 
 def test_the_stages_jobs_inherit_what_is_not_of_the_template_alone():

@@ -44,6 +44,15 @@ def test_kana_at_the_limit():
     assert not may_be_japanese(page.encode(), "kana") and may_be_japanese((page + "か").encode(), "kana")
 
 
+def test_kana_as_numeric_references_count_and_their_neighbours_do_not():
+    """Manual pages converted to ASCII; U+303F and U+3100 stand beside the two blocks."""
+    page = b"<title>ls</title>" + "か".encode() * 19
+    for reference in (b"&#12352;", b"&#12399;", b"&#12543;", b"&#x3040;", b"&#X30ff;"):
+        assert may_be_japanese(page + reference, "kana") and not may_be_japanese(page + reference)
+    for reference in (b"&#12351;", b"&#12544;", b"&#x303f;", b"&#x3100;", b"&#12400", b"12400;"):
+        assert not may_be_japanese(page + reference, "kana")
+
+
 def test_the_model_decides_and_the_rule_gives_a_second_opinion():
     model, both = LanguageId(method="model"), LanguageId(method="model", second_opinion=True)
     japanese, kanji, english = (
