@@ -26,7 +26,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ BYTES_OF_A_LETTER = {"english": 1, "japanese": 3}
 class Toy:
     """Sizes of the experiment."""
 
-    seeds: int = 10
+    seeds: int = 8
     base_steps: int = 400
     steps: int = 280
     batch: int = 16
@@ -222,8 +222,8 @@ class Trainer:
         return {name: round(float(self._bits(params, rows)) / sizes[name], 6) for name, rows in held.items()}
 
 
-def run(toy: Toy) -> dict[str, Any]:
-    """The whole experiment: {"curves": {kind: {language: [seeds][probes]}}, "steps"}."""
+def run(toy: Toy) -> Iterator[dict[str, Any]]:
+    """What is known after each seed: {"curves": {kind: {language: [seeds][probes]}}, "steps"}."""
     trainer = Trainer(toy)
     curves: dict[str, Any] = {name: {language: [] for language in BYTES_OF_A_LETTER} for name in ways(toy)}
     for seed in range(toy.seeds):
@@ -241,7 +241,7 @@ def run(toy: Toy) -> dict[str, Any]:
             for language, kept in curves[name].items():
                 kept.append([values[language] for values in found])
             print(seed, name, found[0], found[-1], flush=True)
-    return {"steps": list(toy.probed), "curves": curves}
+        yield {"steps": list(toy.probed), "curves": curves}
 
 
 def judged(found: dict[str, Any]) -> dict[str, Any]:
@@ -299,6 +299,19 @@ def picture(found: dict[str, Any]) -> str:
     )
 
 
+def described(toy: Toy, seeds: int) -> dict[str, Any]:
+    """What the figures are of."""
+    parameters = sum(x.size for x in jax.tree.leaves(init_params(toy.config, jax.random.key(0))))
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy")}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": {"python": platform.python_version(), **versions},
+        "settings": {**dataclasses.asdict(toy), "seeds": seeds, "parameters": parameters},
+        "cpu_seconds": round(time.process_time()),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run it, and write result and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -307,20 +320,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="result file; the picture is drawn for the default alone")
     args = parser.parse_args(argv)
     toy = Toy(seeds=args.seeds)
-    found = run(toy)
-    settings = {
-        **dataclasses.asdict(toy),
-        "parameters": sum(x.size for x in jax.tree.leaves(init_params(toy.config, jax.random.key(0)))),
-    }
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy")}
-    hardware = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware,
-        "versions": {"python": platform.python_version(), **versions},
-    }
-    value = {**about, "settings": settings, "cpu_seconds": round(time.process_time()), "results": judged(found), **found}
-    write_json(args.out, value)
+    for done, found in enumerate(run(toy), 1):
+        if done > 1:  # what is broken off leaves the pairs that it has
+            write_json(args.out, described(toy, done) | {"results": judged(found), **found})
     if args.out == RESULT:
         with atomic_write(PICTURE) as file:
             file.write(picture(found).encode())

@@ -96,7 +96,7 @@ class ForgettingMonitor:
             entries = {d: {"fingerprint": self._probes[d].fingerprint, "rows": rows.tolist()} for d, rows in measured.items()}
             write_json(self._path, {"schema": SCHEMA, "domains": entries})
             return {}, ""
-        values, why = {}, ""
+        values, why = dict[str, float](), ""
         for domain, rows in measured.items():
             if (base := self._base.get(domain)) is not None:
                 values[f"forgetting/{domain}/rise"], values[f"forgetting/{domain}/rise_error"] = rise(rows, base)

@@ -189,3 +189,25 @@ def test_a_later_stage_that_names_its_mixture_takes_no_other_cache(caches):
     assert len(held.sources) == 2
     with pytest.raises(UsageError, match=f"this cache holds {name!r}, the stage learns 'swallow_llama2'"):
         StagedBatches(caches[0], (Stage(str(caches[1]), 9, mixture_or_task_name="swallow_llama2"),), **ARGUMENTS)
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+def test_a_part_of_a_source_is_its_first_documents_alone_in_every_stage(caches, packing):
+    """A store's order is random, so its first documents are a draw; the other source is read as ever."""
+    store = staged(caches).sources[0]._members[1].store
+    most = int(store.offsets[7]) + 1  # seven documents, and a token that begins no eighth
+    first = {store.document_id(i) for i in range(7)}
+    batches = staged(caches, at=20, packing=packing, subset_tokens={"ja": most})
+    read = {"ja": set(), "en": set()}
+    for step in range(40):
+        source, here = batches.sources[batches.schedule.stage(step)], batches.schedule.data_step(step)
+        for row, (task, _) in enumerate(source.row_identity(here)):
+            read[task] |= {document for document, *_ in source.trace(here, row)}
+    assert read["ja"] == first and len(read["en"]) > 7
+    whole = staged(caches, at=20, packing=packing)
+    assert batches.fingerprint != whole.fingerprint
+    assert batches.statement(40)["ja"]["epochs"] > 4 * whole.statement(40)["ja"]["epochs"]
+    with pytest.raises(UsageError, match="in which not even its first document fits"):
+        staged(caches, subset_tokens={"ja": 1})
+    with pytest.raises(UsageError, match="SUBSET_TOKENS names 'jp'; .* has en, ja"):
+        staged(caches, subset_tokens={"jp": 1000})
