@@ -3,16 +3,20 @@
     python -m benchmarks.interchange_speed [--layers 4] [--shard_mb 500] [--repeats 3] [--work DIR]
 
 Widths, vocabulary and tensor names are Llama 2 7B's; its 32 layers would not fit beside the rest of a small disk, so a few of
-them stand for all (every layer is alike; the share of the tables is larger than in the whole model). The files are in the
-system's cache for all. `import` and `export` are `import_hf` and `export_hf` as the commands call them, parameters in bfloat16, with
-everything: digests, checkpoint, reading back, comparing; `import_texts` reads its two sentences too. `import_tensors` and `export_tensors`
-are their inner part, `read_params` into numpy arrays and the writing of all files; `read` and `save` are `safetensors.numpy.load_file` and
-`save_file` of the same. Each repeat is a process of its own; memory is sampled every five milliseconds: RssAnon (what the process owns) and
-RssFile (mapped files, which the system may take back), both beyond what was there before and the parameters, which are held once.
+them stand for all (every layer is alike; the share of the tables is larger than in the whole model). Each task's files are read once
+before it, so that they are in the system's cache for all. `import` and `export` are `import_hf` and `export_hf` as the commands call them,
+parameters in bfloat16, with everything: digests, checkpoint, reading back, comparing; `import_texts` reads its two sentences too.
+`import_tensors` and `export_tensors` are their inner part in memory, `read_params` into numpy arrays and the writing of all files from
+such; `read` and `save` are `safetensors.numpy.load_file` and `save_file` of the same. `copy` reads those files and writes their bytes to
+others, which go to the disk: the least that a command can do which writes a model, without hashing or looking at a byte. No task's time
+has the start of its process in it. Each repeat is a process of its own; memory is sampled every five milliseconds: RssAnon (what the
+process owns) and RssFile (mapped files, which the system may take back), both beyond what was there before and, where they are held, the
+parameters.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -22,7 +26,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,9 @@ def make(folder: Path, layers: int, shard_bytes: int) -> list[Path]:
     plan = [(tensor.name, BF16, tensor.shape) for tensor in tensors(config(layers))]
     shapes = {name: shape for name, _, shape in plan}
 
-    def values(name: str) -> np.ndarray:
+    def values(name: str) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(zlib.crc32(name.encode()))
-        return rng.integers(0, 0x3F80, shapes[name], np.uint16).view(BF16)  # exponents below that of infinity
+        yield rng.integers(0, 0x3F80, math.prod(shapes[name]), np.uint16).view(BF16)  # exponents below that of infinity
 
     return [folder / name for name in write_tensors(folder, plan, values, shard_bytes)]
 
@@ -101,9 +105,11 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
     model, source, out = config(layers), work / "source", work / task
     shutil.rmtree(out, ignore_errors=True)
     if task in ("import", "import_texts"):
-        return lambda: import_hf(source, out, "bfloat16", try_texts=task == "import_texts", spare_rows=32000), True
+        return lambda: import_hf(
+            source, out, "bfloat16", try_texts=task == "import_texts", spare_rows=32000
+        ), task == "import_texts"
     if task == "export":
-        return lambda: export_hf(work / "import", out, max_shard_bytes=shard_bytes), True
+        return lambda: export_hf(work / "import", out, max_shard_bytes=shard_bytes), False
     if task == "import_tensors":
 
         def read() -> Any:
@@ -112,6 +118,8 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
             return read_params(folder, model, source)
 
         return read, True
+    if task == "copy":
+        return lambda: copy(source, out), False
     if task == "read":
         return lambda: [load_file(path) for path in sorted(source.glob("*.safetensors"))], True
     out.mkdir()
@@ -122,13 +130,34 @@ def prepared(task: str, work: Path, layers: int, shard_bytes: int) -> tuple[Call
     return lambda: [save_file(values, out / name, metadata={"format": "pt"}) for name, values in ready.items()], False
 
 
-TASKS = ("read", "import_tensors", "import", "import_texts", "save", "export_tensors", "export")
+def copy(source: Path, out: Path) -> None:
+    """The safetensors of a folder, byte by byte, to the disk."""
+    out.mkdir()
+    room = bytearray(1 << 22)
+    for path in sorted(source.glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file, (out / path.name).open("wb", buffering=0) as to:
+            while size := file.readinto(room):
+                to.write(memoryview(room)[:size])
+            os.fsync(to.fileno())
+
+
+def warm(*folders: Path) -> None:
+    """Read the files, which the system may have put out of its cache."""
+    room = bytearray(1 << 22)
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(room):
+                pass
+
+
+TASKS = ("read", "copy", "import_tensors", "import", "import_texts", "save", "export_tensors", "export")
 
 
 def one(task: str, work: Path, layers: int, shard_bytes: int) -> dict[str, Any]:
     """One task, in this process: seconds, and memory beyond what was there before and the parameters."""
     run, holds = prepared(task, work, layers, shard_bytes)
     destination = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors(config(layers))) if holds else 0
+    warm(work / "source", *([work / "import"] if task == "export" else []))
     memory = Memory()
     memory.start()
     began, cpu = time.perf_counter(), time.process_time()

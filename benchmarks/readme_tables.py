@@ -471,9 +471,10 @@ def rows_of(loads: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def interchange_speed(value: dict[str, Any]) -> str:
     """Time and memory of an import and an export beside safetensors."""
-    lines = ["| | median seconds | memory beyond the parameters |", "|---|---|---|"]
+    lines = ["| | median seconds | times `read` | memory beyond the parameters |", "|---|---|---|---|"]
     for name, seconds in value["median_seconds"].items():
-        lines.append(f"| {name} | {seconds:.1f} | {value['memory_beyond_arrays_bytes'][name] / 2**20:,.0f} MiB |")
+        times, memory = seconds / value["median_seconds"]["read"], value["memory_beyond_arrays_bytes"][name] / 2**20
+        lines.append(f"| {name} | {seconds:.1f} | {times:.1f} | {memory:,.0f} MiB |")
     return "\n".join(lines)
 
 

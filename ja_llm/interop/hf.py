@@ -4,7 +4,6 @@ Both directions go through the one map of the model's family (`ja_llm.interop.pa
 that an import read.
 """
 
-import concurrent.futures
 import dataclasses
 import math
 import re
@@ -17,15 +16,25 @@ from ja_llm import sharding
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, read_json, write_json
 from ja_llm.interop import hf_config, model_card, self_check
-from ja_llm.interop.parameters import check_names, compare, empty_params, read_into, read_spread, write_published
+from ja_llm.interop.parameters import (
+    NUMPY,
+    check_names,
+    compare,
+    empty_params,
+    read_into,
+    read_spread,
+    read_to_files,
+    write_published,
+)
 from ja_llm.interop.safetensors_files import FLOATS, INDEX, TensorFolder, Tensors
 from ja_llm.manifest import file_entry
 from ja_llm.models.config import ARCHITECTURE_FIELDS, CHECKPOINT_FIELDS, DTYPES, DecoderConfig
 from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.models.families import tensors
+from ja_llm.train.array_files import NewArrays
 from ja_llm.train.checkpoints import LoadedModel, load_model, new_model, refuse_loss
 from ja_llm.train.ledger import carried, new_ledger, parent_entry
-from ja_llm.train.written_arrays import Filling, write_params
+from ja_llm.train.written_arrays import write_params
 from ja_llm.vocab import published
 from ja_llm.vocab.base import CHAT_TEMPLATE_FILE, SPECIAL_IDS_FILE, Tokenizer, load_tokenizer
 from ja_llm.vocab.initialise import SPARE_ROWS, check_rows, map_tables
@@ -92,7 +101,7 @@ def finish_import(
 ) -> dict[str, Any]:
     """The numbers of a source into a model directory. It is read back and compared before it appears.
 
-    The memory holds the parameters once, and little beside them.
+    The memory holds the tensors that are being read; the parameters, once, only if they are of four bytes or spread over a mesh.
 
     Args:
       source: opened and checked.
@@ -112,10 +121,8 @@ def finish_import(
     refuse_loss(out, overwrite)
     spread = None if mesh is None else sharding.shardings(param_axes(config), abstract_params(config), mesh)
     with new_model(out, config=config, tokenizer=source.tokenizer, ledger=None, overwrite=overwrite) as hidden:
-        params, digests = _read_and_write(source, hidden, out, spread)
+        digests = _read_and_write(source, hidden, out, spread)
         write_json(hidden / "run.json", _import_ledger(source, digests))
-        compare(hidden / "checkpoints" / "0", params, config, source.path)
-    del params  # the model below holds them again
     summary = _summary("imported", source.path, out, config, config.param_dtype, source.tensors.files, digests)
     summary["check"] = {
         "rows": config.vocab_size,
@@ -129,35 +136,23 @@ def finish_import(
     return summary
 
 
-def _read_and_write(source: Source, hidden: Path, out: Path, spread: Any) -> tuple[Any, dict[str, str]]:
-    """The source's numbers into memory and, as they come, into the model directory `hidden`, which will be `out`.
+def _read_and_write(source: Source, hidden: Path, out: Path, spread: Any) -> dict[str, str]:
+    """The source's numbers into the model directory `hidden`, which will be `out`; they are read back and compared.
 
     Returns:
-      (parameters, name of each file of weights -> hex SHA-256 of the bytes that were read).
+      Name of each file of weights -> hex SHA-256 of the bytes that were read.
     """
-    if spread is not None:
-        params, digests = read_spread(source.tensors, source.config, source.path, spread)
-        write_params(hidden, params, out)
-        return params, digests
-    params = empty_params(source.config)
-    filling = Filling([(part.path, part.at) for tensor in tensors(source.config) for part in tensor.parts])
-
-    def read() -> dict[str, str]:
-        try:
-            return read_into(source.tensors, source.config, source.path, params, filling.filled)
-        finally:
-            filling.end()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(read)
-        try:
-            write_params(hidden, params, out, filling=filling)
-        except BaseException:
-            filling.end()
-            if isinstance(error := reading.exception(), JaLlmError):  # then that is why it could not be written
-                raise error from None
-            raise
-        return params, reading.result()
+    numbers, config, path = source.tensors, source.config, source.path
+    if spread is None and NUMPY[config.param_dtype].itemsize == 2:
+        return read_to_files(numbers, config, path, NewArrays(hidden, abstract_params(config), out))
+    if spread is None:
+        params = empty_params(config)
+        digests = read_into(numbers, config, path, params)
+    else:
+        params, digests = read_spread(numbers, config, path, spread)
+    write_params(hidden, params, out)
+    compare(hidden / "checkpoints" / "0", params, config, path)
+    return digests
 
 
 def _import_ledger(source: Source, digests: dict[str, str]) -> dict[str, Any]:
@@ -231,7 +226,7 @@ def export_hf(
     """
     out = Path(out_dir).absolute()
     _refuse_loss(out, overwrite)
-    loaded = load_model(model_path, on_host=True)
+    loaded = load_model(model_path, on_host=True, in_parts=True)
     config, tokenizer, params = loaded.config, loaded.tokenizer, loaded.params
     if config.padding_ids:  # Hugging Face can't mask them: a row of zeros would have the logit 0
         ids = config.vocab_size - config.padding_ids

@@ -5,6 +5,7 @@ Nothing is permuted or scaled, so what is written holds the very numbers that we
 
 import contextlib
 import functools
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.models.families import family, tensors
 from ja_llm.progress import Progress
+from ja_llm.train.array_files import Differs, NewArrays
 from ja_llm.train.written_arrays import first_difference
 
 NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -139,6 +141,51 @@ def read_into(
         return folder.each(take)
 
 
+def read_to_files(folder: Tensors, config: DecoderConfig, source: Path, arrays: NewArrays) -> dict[str, str]:
+    """Put the numbers of a source into a checkpoint's files as they come; the memory holds the tensors that are being read.
+
+    Args:
+      folder: of the tensors.
+      config: of the model.
+      source: for messages.
+      arrays: of the checkpoint; closed at the end.
+
+    Returns:
+      Name of each file -> hex SHA-256 of its bytes.
+
+    Raises:
+      JaLlmError: as `read_params` and `NewArrays`; something reads back differently.
+    """
+    wanted, kind = {tensor.name: tensor for tensor in tensors(config)}, NUMPY[config.param_dtype]
+    with _counted("import", len(wanted)) as count:
+
+        def take(name: str, value: np.ndarray) -> None:
+            if name not in wanted:
+                return
+            tensor, known = wanted[name], arrays.shapes
+            for part, ours in zip(tensor.parts, tensor.weight.to_ours(value, [p.shape for p in tensor.parts]), strict=True):
+                begin = kind.itemsize * math.prod(part.shape)
+                begin *= int(np.ravel_multi_index(part.at, known[part.path][: len(part.at)])) if part.at else 0
+                for block in tensor.weight.blocks_of_ours(ours):
+                    numbers = _finite(block, name, source, config.param_dtype)
+                    try:
+                        arrays.write(part.path, begin, numbers)
+                    except Differs:
+                        raise _differs(name, source) from None
+                    begin += numbers.nbytes
+            count()
+
+        digests = folder.each(take)
+        arrays.close()
+        return digests
+
+
+def _differs(name: str, source: Path) -> JaLlmError:
+    return JaLlmError(
+        f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
+    )
+
+
 def read_spread(folder: Tensors, config: DecoderConfig, source: Path, shardings: Any) -> tuple[Any, dict[str, str]]:
     """(`read_params` with shardings, name of each file -> hex SHA-256 of its bytes)."""
     params = jax.tree.map(lambda a, s: jnp.zeros(a.shape, a.dtype, device=s), abstract_params(config), shardings)
@@ -190,9 +237,7 @@ def compare(checkpoint: Path, params: Any, config: DecoderConfig, source: Path) 
         path, first = found
         parts = ((tensor.name, part) for tensor in tensors(config) for part in tensor.parts)
         name = next(name for name, part in parts if part.path == path and part.at == first[: len(part.at)])
-        raise JaLlmError(
-            f"{source}: the tensor {name} reads back from the model directory with other numbers; the disk may be failing, import again."
-        )
+        raise _differs(name, source)
 
 
 def _place(leaf: jax.Array, value: np.ndarray, index: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
@@ -221,32 +266,42 @@ def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.n
     return value
 
 
-# An infinity or NaN has all bits of the exponent set: without the sign it is at least this.
-_EXPONENTS = {"float32": (np.uint32, 0xFF000000), "bfloat16": (np.uint16, 0xFF00), "float16": (np.uint16, 0xF800)}
+# An infinity or NaN has all bits of the exponent set. As an integer with a sign the least of the positive ones is this, and as one
+# without, the least of the negative ones has the sign's bit more; nothing finite of either sign is above.
+_INFINITY = {
+    "float32": (np.int32, np.uint32, 0x7F800000, 0xFF800000),
+    "bfloat16": (np.int16, np.uint16, 0x7F80, 0xFF80),
+    "float16": (np.int16, np.uint16, 0x7C00, 0xFC00),
+}
+_CACHED = 1 << 18  # numbers that are looked at twice while they are in the processor's cache
 
 
 def all_finite(value: np.ndarray) -> bool:
     """Whether no number is infinite or NaN; by the bits, because numpy has no fast test for bfloat16."""
-    if value.dtype.name not in _EXPONENTS:
+    if value.dtype.name not in _INFINITY:
         return bool(np.isfinite(value).all())
-    whole, least = _EXPONENTS[value.dtype.name]
-    bits = np.ascontiguousarray(value).view(whole).reshape(-1)
-    return all((bits[n : n + 65536] << 1).max() < least for n in range(0, bits.size, 65536))
+    signed, unsigned, positive, negative = _INFINITY[value.dtype.name]
+    flat = np.ascontiguousarray(value).reshape(-1)
+    pieces = (flat[n : n + _CACHED] for n in range(0, flat.size, _CACHED))
+    return all(piece.view(signed).max() < positive and piece.view(unsigned).max() < negative for piece in pieces)
 
 
-def published(params: Any, config: DecoderConfig, dtype: str) -> Callable[[str], np.ndarray]:
-    """What gives the published tensor of a name, C-contiguous and of `dtype`; it may be called in several threads.
+def published(params: Any, config: DecoderConfig, dtype: str) -> Callable[[str], Iterator[np.ndarray]]:
+    """What gives the published tensor of a name in flat blocks of `dtype`, in C order; it may be called in several threads.
+
+    Each block is whole until the next but one is asked for.
 
     Raises (what it gives):
       JaLlmError: a number is not finite, or too large for `dtype`.
     """
     known = {tensor.name: tensor for tensor in tensors(config)}
 
-    def tensor(name: str) -> np.ndarray:
+    def blocks(name: str) -> Iterator[np.ndarray]:
         values = [_leaf(params, part.path)[part.at] for part in known[name].parts]
-        return known[name].weight.to_theirs([_finite(value, name, "checkpoint", dtype) for value in values])
+        for block in known[name].weight.blocks_of_theirs(values):
+            yield _finite(block, name, "checkpoint", dtype)
 
-    return tensor
+    return blocks
 
 
 def write_published(folder: Path, params: Any, config: DecoderConfig, dtype: str, max_bytes: int) -> dict[str, str]:
@@ -255,12 +310,11 @@ def write_published(folder: Path, params: Any, config: DecoderConfig, dtype: str
     Raises:
       JaLlmError: as `write_tensors` and `published`.
     """
-    plan, tensor = [(t.name, NUMPY[dtype], t.shape) for t in tensors(config)], published(params, config, dtype)
+    plan, blocks = [(t.name, NUMPY[dtype], t.shape) for t in tensors(config)], published(params, config, dtype)
     with _counted("export", len(plan)) as count:
 
-        def counted(name: str) -> np.ndarray:
-            value = tensor(name)
+        def counted(name: str) -> Iterator[np.ndarray]:
+            yield from blocks(name)
             count()
-            return value
 
         return write_tensors(folder, plan, counted, max_bytes)

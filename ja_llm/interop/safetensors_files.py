@@ -18,7 +18,7 @@ import safetensors
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import os_error_sentence, read_json, write_json
-from ja_llm.train.written_arrays import same_bits
+from ja_llm.train.array_files import reads_back, write_at
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -227,18 +227,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 Plan = Sequence[tuple[str, np.dtype, tuple[int, ...]]]
+Blocks = Callable[[str], Iterator[np.ndarray]]
 
 
-def write_tensors(folder: Path, plan: Plan, tensor: Callable[[str], np.ndarray], max_bytes: int) -> dict[str, str]:
+def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> dict[str, str]:
     """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; each is read back and compared.
 
     A file is 8 bytes of its header's length, the header (JSON: type, shape, place of each tensor), and the numbers
-    (safetensors' README, "Format"). Two files are written at a time; for each, two tensors are held.
+    (safetensors' README, "Format"). Two files are written at a time; for each, two blocks are held.
 
     Args:
       folder: where.
       plan: name, dtype and shape of each tensor.
-      tensor: gives the numbers of the tensor of that name, C-contiguous; called in several threads at once.
+      tensor: gives the numbers of the tensor of that name in flat blocks, in C order; called in several threads at once. A block is
+        not looked at any more when the next but one is asked for.
       max_bytes: of a file's numbers.
 
     Returns:
@@ -274,38 +276,56 @@ def write_tensors(folder: Path, plan: Plan, tensor: Callable[[str], np.ndarray],
     return digests
 
 
-def _write_file(path: Path, group: Plan, tensor: Callable[[str], np.ndarray], wrote: Take) -> str:
-    digest, header = hashlib.sha256(), _header(group)
-    with path.open("w+b", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(1) as ahead:
-        _write_values(file, np.frombuffer(header, np.uint8), digest, "header")
-        coming = ahead.submit(tensor, group[0][0])
-        for n, item in enumerate(group):
-            value = coming.result()
-            if n + 1 < len(group):
-                coming = ahead.submit(tensor, group[n + 1][0])
-            if (value.dtype, value.shape) != item[1:] or not value.flags.c_contiguous:
-                raise ValueError(f"{value.dtype} {value.shape} comes where {item} was planned")
-            _write_values(file, value.reshape(-1).view(np.uint8), digest, f"tensor {item[0]}")
-            wrote(item[0], value)
-            del value
+def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take) -> str:
+    """One file; what comes is read and turned in another thread than what is written, read back and hashed."""
+    file, digest = _Written(path), hashlib.sha256()
+    with file, concurrent.futures.ThreadPoolExecutor(1) as ahead:
+        digest.update(file.write(np.frombuffer(_header(group), np.uint8), "header"))
+        blocks = ((item, block) for item in group for block in tensor(item[0]))
+        coming, sizes = ahead.submit(next, blocks, None), dict.fromkeys((item[0] for item in group), 0)
+        while (found := coming.result()) is not None:
+            coming = ahead.submit(next, blocks, None)
+            item, block = found
+            sizes[item[0]] += block.nbytes
+            if block.dtype != item[1] or sizes[item[0]] > _size(item):
+                raise ValueError(f"{block.dtype} comes where {item} was planned")
+            wrote(item[0], block)
+            digest.update(file.write(block.view(np.uint8), f"tensor {item[0]}"))
+        if cut := [item[0] for item in group if sizes[item[0]] < _size(item)]:
+            raise ValueError(f"{cut[0]} did not come whole")
     return digest.hexdigest()
 
 
-def _write_values(file: BinaryIO, data: np.ndarray, digest: Any, what: str) -> None:
-    """Write bytes at the file's end, read them back, compare them and take them into the digest."""
-    begin, room = file.tell(), np.empty(min(_PIECE, len(data)), np.uint8)
-    written = 0
-    while written < len(data):
-        written += file.write(data[written:].data)
-    file.seek(begin)
-    for start in range(0, len(data), _PIECE):
-        meant = data[start : start + _PIECE]
-        for piece in _filled(Path(file.name), file, room[: len(meant)]):
-            digest.update(piece)
-        if not same_bits(room[: len(meant)], meant):
+class _Written:
+    """A file that is written from its first byte to its last, and read back while the bytes are in the processor's cache."""
+
+    def __init__(self, path: Path):
+        self._file, self._end, self._room = path.open("w+b", buffering=0), 0, bytearray()
+
+    def __enter__(self) -> "_Written":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, data: np.ndarray, what: str) -> bytearray:
+        """Append flat bytes, and read them back.
+
+        Returns:
+          What was read, until the next call.
+
+        Raises:
+          OSError: it can't be written.
+          JaLlmError: it reads back differently; `what` it is.
+        """
+        number = self._file.fileno()
+        write_at(number, data.data, self._end)
+        if not reads_back(number, data.data, self._end, self._room):
             raise JaLlmError(
-                f"{file.name}: the {what} reads back differently from what was written; the disk may be failing, export again."
+                f"{self._file.name}: the {what} reads back differently from what was written; the disk may be failing, export again."
             )
+        self._end += len(data)
+        return self._room
 
 
 def _size(item: tuple[str, np.dtype, tuple[int, ...]]) -> int:

@@ -388,6 +388,7 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     dtype: Any = None,
     on_host: bool = False,
+    in_parts: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint's parameters.
 
@@ -399,6 +400,8 @@ def load_model(
         model.json has as default.
       dtype: of the arrays; the model's `param_dtype` when None. Whatever they lie in on disk, only one array at a time is held in that.
       on_host: numpy arrays of the model's `param_dtype`, whatever devices there are.
+      in_parts: with `on_host`, where the checkpoint's files allow it: what reads a part of an array when it is asked for
+        (`ja_llm.train.array_files.RawArray`).
 
     Raises:
       UsageError: the model or step does not exist, or `overrides` names another field.
@@ -424,7 +427,7 @@ def load_model(
     spread = jax.tree.map(lambda _: sharding, abstract) if shardings is None else shardings
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype, sharding=s), abstract, spread)
     item = directory / "checkpoints" / str(step) / "params"
-    params = read_on_host(item, abstract) if on_host else None
+    params = read_on_host(item, abstract, in_parts) if on_host else None
     if params is None:
         params = stored_arrays.read_params(item, abstract)
         params = jax.tree.map(np.asarray, params) if on_host else params

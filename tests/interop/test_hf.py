@@ -12,6 +12,7 @@ import shutil
 import struct
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -25,8 +26,9 @@ from ja_llm.interop.importing import import_checkpoint
 from ja_llm.interop.self_check import TEXTS
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
+from ja_llm.models.families import base
 from ja_llm.quickstart.pages import load_pages
-from ja_llm.train import written_arrays
+from ja_llm.train import array_files
 from ja_llm.train.checkpoints import load_model, save_model
 
 torch = pytest.importorskip("torch")
@@ -425,19 +427,10 @@ def test_a_model_at_chance_is_warned_of_and_one_that_reads_is_not():
     assert "chance)" in told(1.0, 2.0) and "no better" not in told(1.0, 2.0)
 
 
-@pytest.mark.parametrize(
-    ("file", "place", "message"),
-    [
-        ("decoder_norm.scale/0", 14, "model.norm.weight reads back from the model directory with other numbers"),
-        ("layers.mlp.wo.kernel/0.0.0", 2 * 77 * 60 + 2, "model.layers.1.mlp.down_proj.weight reads back from the model"),
-        ("layers.mlp.wo.kernel/0.0.0", None, "this checkpoint is damaged"),
-    ],
-)
-def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch, file, place, message):
-    """One bit that the disk turned, or a file that it lost."""
-    real = hf.write_params
+def spoiling(real, file, place):
+    """`real`, a writer into a folder, after which one bit of a file is another, or the file is lost."""
 
-    def failing(folder, *args, **more):
+    def write(folder, *args, **more):
         real(folder, *args, **more)
         path = folder / "checkpoints" / "0" / "params" / file
         content = bytearray(path.read_bytes())
@@ -446,20 +439,75 @@ def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monke
             content[place] ^= 1
             path.write_bytes(content)
 
-    monkeypatch.setattr(hf, "write_params", failing)
-    with pytest.raises(JaLlmError, match=message):
-        import_hf(copy, tmp_path / "model", "bfloat16")
+    return write
+
+
+def test_numbers_that_read_back_differently_leave_no_model(copy, tmp_path, monkeypatch):
+    """One bit that the disk turned, in the second layer's part of a file that is compared when it is whole, and as it is written."""
+    with monkeypatch.context() as patch:
+        real = hf.write_params
+        patch.setattr(array_files, "is_raw", lambda params: True)
+        patch.setattr(hf, "write_params", spoiling(real, "layers.mlp.wo.kernel/0.0.0", 4 * 77 * 60 + 2))
+        with pytest.raises(
+            JaLlmError, match="model.layers.1.mlp.down_proj.weight reads back from the model directory with other"
+        ):
+            import_hf(copy, tmp_path / "model")
+    real = array_files.write_at
+
+    def failing(number, data, offset):
+        real(number, data, offset)
+        if len(data) == 2 * 77 * 60 and offset == len(data):  # gate, up or down of layer 1
+            real(number, bytes([data[9] ^ 1]), offset + 9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(array_files, "write_at", failing)
+        with pytest.raises(
+            JaLlmError, match=r"model.layers.1.mlp.(gate|up|down)_proj.weight reads back from the model directory"
+        ):
+            import_hf(copy, tmp_path / "model", "bfloat16")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_file_that_the_disk_lost_leaves_no_model(copy, tmp_path, monkeypatch, dtype):
+    lost = "layers.mlp.wo.kernel/0.0.0"
+    if dtype == "float32":
+        monkeypatch.setattr(hf, "write_params", spoiling(hf.write_params, lost, None))
+    else:
+        real = hf.NewArrays.close
+
+        def close(self):
+            next(file for file in self._left if str(file).endswith(lost)).unlink()
+            real(self)
+
+        monkeypatch.setattr(hf.NewArrays, "close", close)
+    with pytest.raises(JaLlmError, match="this checkpoint is damaged"):
+        import_hf(copy, tmp_path / "model", dtype)
     assert not (tmp_path / "model").exists()
 
 
 def test_a_disk_that_fills_up_while_the_source_is_read_ends_the_import(copy, tmp_path, monkeypatch):
-    def full(path, value):
+    def full(number, data, offset):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(written_arrays, "_write_raw", full)
+    monkeypatch.setattr(array_files, "write_at", full)
     with pytest.raises(JaLlmError, match="model: the disk is full; free some space"):
         import_hf(copy, tmp_path / "model", "bfloat16")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_numbers_in_blocks_are_those_of_the_whole(copy, tmp_path, monkeypatch):
+    """Out of a bfloat16 source into files and back, with blocks of a few rows: the very bytes, and those that float32 gives."""
+    change_tensors(copy, lambda t: t.update({name: value.astype(ml_dtypes.bfloat16) for name, value in t.items()}))
+    monkeypatch.setattr(base, "_BLOCK", 500)
+    monkeypatch.setattr(base, "_LINES", 32)
+    import_hf(copy, tmp_path / "half", "bfloat16")
+    import_hf(copy, tmp_path / "whole")
+    half, whole = load_model(tmp_path / "half").params, load_model(tmp_path / "whole").params
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a, np.float32), b), half, whole)
+    for name in ("half", "whole"):
+        export_hf(tmp_path / name, tmp_path / f"{name}.export")
+        assert contents(tmp_path / f"{name}.export") == contents(copy)
 
 
 def test_a_model_that_lost_a_file_is_damaged_and_not_full_of_zeros(copy, tmp_path):

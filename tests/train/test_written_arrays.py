@@ -1,8 +1,8 @@
-"""Parameters that are written while they are being read: nothing is written before it is there, and orbax reads all of it back."""
+"""Parameters that are written at once or in pieces: the files are the numbers, and orbax reads all of it back."""
 
+import concurrent.futures
+import math
 import random
-import threading
-import time
 
 import jax
 import ml_dtypes
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError
-from ja_llm.train import written_arrays
+from ja_llm.train import array_files
+from ja_llm.train.array_files import Differs, NewArrays, RawArray
 from ja_llm.train.stored_arrays import read_params
-from ja_llm.train.written_arrays import Filling, first_difference, read_on_host, write_params
+from ja_llm.train.written_arrays import first_difference, read_on_host, write_params
 
 SHAPES = {
     "token_embedder": {"embedding": (40, 12)},
@@ -35,53 +36,120 @@ def numbers(dtype):
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """A layer in a file of its own from 400 bytes on, and no file above 900."""
-    monkeypatch.setattr(written_arrays, "_SMALL", 400)
-    monkeypatch.setattr(written_arrays, "_CHUNK", 900)
+    monkeypatch.setattr(array_files, "_SMALL", 400)
+    monkeypatch.setattr(array_files, "_CHUNK", 900)
 
 
-def parts_of(params):
-    """A whole array, a layer of it, or (of experts) a part of a layer."""
-    parts = []
-    for keys, _ in jax.tree_util.tree_leaves_with_path(params):
-        path = tuple(key.key for key in keys)
-        for layer in range(3) if path[0] == "layers" else [None]:
-            at = () if layer is None else (layer,)
-            parts += [(path, (*at, e)) for e in range(2)] if path[-1] == "experts" else [(path, at)]
-    return parts
+def abstract_of(values):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=device), values)
+
+
+def check_all_there(item, meant):
+    """orbax, and ours, read what was meant."""
+    jax.tree.map(np.testing.assert_array_equal, read_params(item, abstract_of(meant)), meant)
+    jax.tree.map(np.testing.assert_array_equal, read_on_host(item, abstract_of(meant)), meant)
+    assert first_difference(item, meant) is None
+
+
+def pieces_of(value, rng):
+    """(first byte, numbers) of stretches of random length."""
+    flat, begin = value.reshape(-1), 0
+    while begin < flat.size:
+        size = rng.randrange(1, 300)
+        yield begin * value.itemsize, flat[begin : begin + size]
+        begin += size
+
+
+def leaves_of(tree):
+    return {tuple(key.key for key in keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float32)])
-def test_what_comes_in_any_order_and_from_any_thread_lies_there_at_the_end(tmp_path, dtype):
+def test_what_is_written_at_once_is_what_everybody_reads(tmp_path, dtype):
     meant = numbers(dtype)
-    params = jax.tree.map(lambda value: np.full(value.shape, 7, value.dtype), meant)  # what would be read too early
-    parts = parts_of(params)
-    random.Random(0).shuffle(parts)
-    filling = Filling(parts)
+    write_params(tmp_path, meant, tmp_path)
+    check_all_there(tmp_path / "checkpoints" / "0" / "params", meant)
 
-    def fill():
-        for path, at in parts:
-            time.sleep(0.01)
-            into, value = params, meant
-            for name in path:
-                into, value = into[name], value[name]
-            into[(*at, ...)] = value[(*at, ...)]
-            filling.filled(path, at)
 
-    reader = threading.Thread(target=fill)
-    reader.start()
-    write_params(tmp_path, params, tmp_path, filling=filling)
-    reader.join()
+def test_pieces_in_any_order_and_from_any_thread_lie_there_at_the_end(tmp_path):
+    meant, rng = numbers(BF16), random.Random(0)
+    parts = [(path, *piece) for path, leaf in leaves_of(meant).items() for piece in pieces_of(leaf, rng)]
+    rng.shuffle(parts)
+    new = NewArrays(tmp_path, meant, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(lambda part: new.write(*part), parts))
+    new.close()
     item = tmp_path / "checkpoints" / "0" / "params"
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=device), meant)
-    jax.tree.map(np.testing.assert_array_equal, read_params(item, abstract), meant)
-    jax.tree.map(np.testing.assert_array_equal, read_on_host(item, abstract), meant)
-    assert first_difference(item, meant) is None
-    if dtype == BF16:  # the files are the numbers: a layer of each kernel, rows of the tables, one file where it is small
-        assert (item / "layers.kernel" / "1.0.0.0").read_bytes() == meant["layers"]["kernel"][1].tobytes()
-        assert (item / "layers.norm" / "0.0").read_bytes() == meant["layers"]["norm"].tobytes()
-        sizes = [file.stat().st_size for folder in item.iterdir() if folder.is_dir() for file in folder.glob("[0-9]*")]
-        assert max(sizes) <= 900 and sum(sizes) == sum(value.nbytes for value in jax.tree.leaves(meant))
+    check_all_there(item, meant)
+    # the files are the numbers: a layer of each kernel, rows of the tables, one file where it is small
+    assert (item / "layers.kernel" / "1.0.0.0").read_bytes() == meant["layers"]["kernel"][1].tobytes()
+    assert (item / "layers.norm" / "0.0").read_bytes() == meant["layers"]["norm"].tobytes()
+    assert (item / "token_embedder.embedding" / "1.0").read_bytes() == meant["token_embedder"]["embedding"][20:].tobytes()
+    sizes = [file.stat().st_size for folder in item.iterdir() if folder.is_dir() for file in folder.glob("[0-9]*")]
+    assert max(sizes) <= 900 and sum(sizes) == sum(value.nbytes for value in jax.tree.leaves(meant))
+
+
+def test_a_bit_that_the_disk_turned_is_seen_where_it_is_written(tmp_path, monkeypatch):
+    meant = numbers(BF16)
+    new, real = NewArrays(tmp_path, meant, tmp_path), array_files.write_at
+
+    def failing(number, data, offset):
+        real(number, data, offset)
+        real(number, bytes([data[-1] ^ 1]), offset + len(data) - 1)
+
+    new.write(("head",), 0, meant["head"][:5])
+    monkeypatch.setattr(array_files, "write_at", failing)
+    with pytest.raises(Differs):
+        new.write(("head",), meant["head"][:5].nbytes, meant["head"][5:])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_is_not_whole_at_the_end_is_said(tmp_path, lost):
+    meant = numbers(BF16)
+    new = NewArrays(tmp_path, meant, tmp_path)
+    for path, leaf in leaves_of(meant).items():
+        if lost or path != ("head",):
+            new.write(path, 0, leaf)
+    if not lost:
+        with pytest.raises(ValueError, match=r"head/0\.0 was not written whole"):
+            new.close()
+        return
+    (tmp_path / "checkpoints" / "0" / "params" / "layers.kernel" / "2.0.0.0").unlink()
+    with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
+        new.close()
+
+
+def test_parts_are_read_from_the_files_when_they_are_asked_for(tmp_path):
+    meant = numbers(BF16)
+    write_params(tmp_path, meant, tmp_path)
+    item = tmp_path / "checkpoints" / "0" / "params"
+    there = read_on_host(item, abstract_of(meant), in_parts=True)
+    assert all(isinstance(leaf, RawArray) for leaf in leaves_of(there).values())
+    for path, leaf in leaves_of(meant).items():
+        stored = leaves_of(there)[path]
+        for at in [(), *((n,) for n in range(min(leaf.ndim, 1) * len(np.atleast_1d(leaf))))]:
+            np.testing.assert_array_equal(stored[at], leaf[at])
+    np.testing.assert_array_equal(there["layers"]["experts"][2, 1], meant["layers"]["experts"][2, 1])
+    np.testing.assert_array_equal(np.asarray(there["head"]), meant["head"])
+    file = item / "layers.kernel" / "2.0.0.0"
+    file.write_bytes(file.read_bytes()[:-2])
+    np.testing.assert_array_equal(there["layers"]["kernel"][1,], meant["layers"]["kernel"][1])
+    with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
+        there["layers"]["kernel"][2,]
+    with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
+        read_on_host(item, abstract_of(meant), in_parts=True)
+
+
+@pytest.mark.parametrize("group", ["layers", "head"])
+def test_files_are_stretches_that_divide_the_array_and_have_room(group):
+    rng = random.Random(0)
+    for _ in range(300):
+        shape = tuple(rng.choice([1, 2, 3, 7, 8, 30, 64]) for _ in range(rng.randrange(4)))
+        chunk = array_files._chunk(group, shape, 2)
+        assert len(chunk) == len(shape) and all(size % step == 0 for size, step in zip(shape, chunk, strict=True))
+        assert RawArray(None, shape, BF16, chunk).are_stretches
+        assert 2 * math.prod(chunk) <= 900
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0, 0), (2, 11, 1, 15), (1, 4, 0, 3)])
@@ -101,11 +169,3 @@ def test_a_file_that_is_lost_or_cut_off_is_damage_and_no_zeros(tmp_path, spoil):
         first_difference(tmp_path / "checkpoints" / "0" / "params", params)
     with pytest.raises(JaLlmError, match="checkpoints/0: this checkpoint is damaged"):
         read_on_host(tmp_path / "checkpoints" / "0" / "params", params)
-
-
-def test_numbers_that_do_not_come_end_the_writing(tmp_path):
-    params = numbers(BF16)
-    filling = Filling(parts_of(params))
-    threading.Timer(0.2, filling.end).start()
-    with pytest.raises(JaLlmError, match="the numbers did not come"):
-        write_params(tmp_path, params, tmp_path, filling=filling)

@@ -1,7 +1,7 @@
 """What a family file is made of: tensors and configuration keys, each a table that serves import and export alike."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,6 @@ class Weight:
             parts = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
             joined = np.concatenate(parts, axis=1)
             parts = [joined.reshape(-1, *joined.shape[2:])]
-        if self.inputs and len(values) == 1:
-            turned = np.empty(parts[0].shape, parts[0].dtype)
-            copy_turned(turned, parts[0])
-            return turned
         return np.ascontiguousarray(parts[0])  # safetensors writes the bytes as they lie
 
     def to_ours(self, value: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -68,6 +64,18 @@ class Weight:
             copy_turned(into.reshape(rows, -1), ours.reshape(rows, -1))
         else:
             into[...] = ours
+
+    def blocks_of_ours(self, ours: np.ndarray) -> Iterator[np.ndarray]:
+        """One of `to_ours`' arrays in C order, in flat blocks; each is whole until the next but one is asked for."""
+        if self.inputs:
+            return _turned_blocks(ours.reshape(int(np.prod(ours.shape[: self.inputs])), -1).T)
+        return _blocks(np.ascontiguousarray(ours))
+
+    def blocks_of_theirs(self, values: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """What `to_theirs` gives, as `blocks_of_ours`."""
+        if self.inputs and len(values) == 1:
+            return _turned_blocks(self._flat(values[0]).T)
+        return _blocks(self.to_theirs(values))
 
     def their_shape(self, shapes: Sequence[Shape]) -> Shape:
         """The published tensor's shape for our shapes."""
@@ -90,7 +98,27 @@ class Weight:
         return value.reshape(self._flat_shape(value.shape)[::-1]).T
 
 
-_ROWS, _LINES = 512, 256  # rows and bytes of a tile that stays in the processor's cache
+_ROWS, _LINES = 256, 512  # rows and bytes of a tile that stays in the processor's cache
+_BLOCK = 1 << 22  # bytes of a block, which stays there too
+
+
+def _blocks(value: np.ndarray) -> Iterator[np.ndarray]:
+    """A C-contiguous array in flat pieces."""
+    flat, step = value.reshape(-1), _BLOCK // value.itemsize
+    return (flat[begin : begin + step] for begin in range(0, flat.size, step))
+
+
+def _turned_blocks(lying: np.ndarray) -> Iterator[np.ndarray]:
+    """The transpose of a C-contiguous matrix in flat pieces, by turns in two places."""
+    tile = _LINES // lying.itemsize
+    step = max(_BLOCK // max(lying.shape[0] * lying.itemsize, 1) // tile, 1) * tile  # of its columns
+    step = min(step, lying.shape[1])
+    rooms = np.empty((2, step, lying.shape[0]), lying.dtype)
+    for turn, begin in enumerate(range(0, lying.shape[1], step)):
+        part = lying[:, begin : begin + step]
+        room = rooms[turn % 2, : part.shape[1]]
+        copy_turned(room, part.T)
+        yield room.reshape(-1)
 
 
 def copy_turned(into: np.ndarray, value: np.ndarray) -> None:
