@@ -121,7 +121,7 @@ def _write(folder: Path, languages: dict[str, list[Document]]) -> None:
                         write_record(file, to_example(document))
                         licences[document.licence] += 1
                 characters = sum(len(document.text) for document in chosen)
-                counts = {"documents": len(chosen), "characters": characters, "lang": lang, "split": split}
+                counts: dict[str, int | str] = {"documents": len(chosen), "characters": characters, "lang": lang, "split": split}
                 shards.append(manifest.file_entry(path, temporary, **counts))
         manifest.write(
             temporary,
