@@ -45,15 +45,15 @@ def test_each_microbatch_waits_for_the_gradients_sum(run):
     assert two["exposed_seconds"] == pytest.approx(found["exposed_seconds"] + 2 * between_slices(parameters / 4, 2, "v5e"))
 
 
-def test_it_is_what_the_compiled_8b_step_gives(run):
-    """benchmarks/results/compile_table.json: v5e:16x16, remat attention, four microbatches."""
-    stored = json.loads((ROOT / "benchmarks/results/compile_table.json").read_text())["cases"]["8b-v5e-256"]["tried"][-1]
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+def test_it_is_what_the_compiled_8b_step_gives(chip):
+    stored = json.loads((ROOT / "benchmarks/results/compile_table.json").read_text())["cases"][f"8b-{chip}-256"]["tried"][-1]
     with settings(
         ["models/llama31_8b.gin", "runs/pretrain.gin"], ["TASK_FEATURE_LENGTHS = {'targets': 8192}"], vocab_size=128256
     ) as big:
         model = dataclasses.replace(big.model, remat_policy=stored["remat_policy"])
     size = {name: stored[name] for name in ("batch_size", "length", "microbatches")}
-    found, compiled = expected_step(model, "v5e", (16, 16), **size), stored["expected"]
+    found, compiled = expected_step(model, chip, (16, 16), **size), stored["expected"]
     assert found["executed_products"] == pytest.approx(
         stored["flops"]["executed"] - stored["flops"]["executed_attention"], rel=1e-3
     )
