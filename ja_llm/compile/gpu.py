@@ -33,7 +33,7 @@ def lower_step(settings: Settings, gpu: Gpu, nodes: int, each: int) -> dict[str,
       UsageError: mesh, batch or model do not fit each other.
     """
     device = jax.sharding.AbstractDevice(device_kind=gpu.device_kind, num_cores=1, platform="gpu")
-    mesh = sharding.abstract_mesh(dict(settings.mesh), nodes * each, device, slices=dict(settings.dcn_mesh))
+    mesh: Any = sharding.abstract_mesh(dict(settings.mesh), nodes * each, device, slices=dict(settings.dcn_mesh))
     options = settings.options
     sharding.check_batch(mesh, settings.rules, settings.batch_size, settings.length, options.microbatches)
     plan, transformation = plan_state(settings.model, settings.optimizer, options, mesh, settings.rules)

@@ -112,6 +112,7 @@ def test_a_remat_policy_computes_again_what_it_does_not_keep():
         (FILES[1:], BINDINGS, "MODEL"),
         (FILES, [], "TASK_FEATURE_LENGTHS"),
         (FILES, [*BINDINGS, "LOSS = 'most'"], "LOSS"),
+        (FILES, [*BINDINGS, "CHECKPOINT_PERIOD = 'often'"], "CHECKPOINT_PERIOD"),
         (FILES, [*BINDINGS, "TASK_FEATURE_LENGTHS = {'targets': 128}"], "128 tokens"),
     ],
 )
