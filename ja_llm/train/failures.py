@@ -59,7 +59,8 @@ def post(error: BaseException) -> None:
     if client is None:
         return
     code = error.exit_code if isinstance(error, JaLlmError) else 1
-    said = first_line(error) if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
+    # gin adds lines about the call that failed; a sentence of ours is the first, whole.
+    said = str(error).splitlines()[0] if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
     with contextlib.suppress(Exception):  # another was first, or nobody serves the key any more
         client.key_value_set(_FAILED, json.dumps([rank, code, said]))
 
@@ -94,9 +95,8 @@ def _of_another(error: BaseException | None) -> str | None:
     """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
     while error is not None and not isinstance(error, Lost):
         text = str(error)
-        if (
-            not isinstance(error, JaLlmError) and _GONE.search(text) and "tensorstore" not in text
-        ):  # a bucket may be UNAVAILABLE, too
+        known = isinstance(error, JaLlmError) or "tensorstore" in text  # a bucket may be UNAVAILABLE, too
+        if not known and _GONE.search(text):
             return first_line(error)
         error = error.__cause__
     return None
