@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from beam_pipelines import charset, http
+from beam_pipelines import charset, http, rapid_check
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
@@ -22,7 +22,6 @@ from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
-from beam_pipelines.rapid_check import may_be_japanese
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
@@ -203,7 +202,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     except http.BodyProblem as problem:
         raise Dropped(problem.reason, bytes=len(response.body)) from None
     is_html = _is_html(body, content_type)
-    if settings.rapid_check and is_html and not may_be_japanese(body, settings.rapid_check):
+    if settings.rapid_check and is_html and not rapid_check.may_be_japanese(body, settings.rapid_check):
         raise Dropped("rapid_check")
     decoded = charset.decode(body, content_type)
     if _is_binary(body, decoded):
@@ -290,8 +289,8 @@ def _values(config: Corpus) -> Any:
     values = config.to_json()
     python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
     languages = values["languages"] if "language" not in config.stages else None
-    rapid = language_model.VERSION if config.extraction.rapid_check else None
-    return [values["extraction"], values["inputs"], python, languages, rapid]
+    rapid = {"": None, "swallow_v1": language_model.VERSION, "kana": [language_model.VERSION, rapid_check.VERSION]}
+    return [values["extraction"], values["inputs"], python, languages, rapid[config.extraction.rapid_check]]
 
 
 def _files(config: Corpus) -> dict[str, str]:
