@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from beam_pipelines import charset, http, mirror
+from beam_pipelines import charset, http, mirror, rapid_check
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
@@ -23,7 +23,6 @@ from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
 from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
 from beam_pipelines.inputs.table import read
-from beam_pipelines.rapid_check import KANA_VERSION, may_be_japanese
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
@@ -207,7 +206,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     except http.BodyProblem as problem:
         raise Dropped(problem.reason, bytes=len(response.body)) from None
     is_html = _is_html(body, content_type)
-    if settings.rapid_check and is_html and not may_be_japanese(body, settings.rapid_check):
+    if settings.rapid_check and is_html and not rapid_check.may_be_japanese(body, settings.rapid_check):
         raise Dropped("rapid_check")
     decoded = charset.decode(body, content_type)
     if _is_binary(body, decoded):
@@ -294,10 +293,8 @@ def _values(config: Corpus) -> Any:
     values = config.to_json()
     python = list(sys.version_info[:2]) if config.inputs.kind == "code" else None
     languages = values["languages"] if "language" not in config.stages else None
-    rapid: Any = language_model.VERSION if config.extraction.rapid_check else None
-    if config.extraction.rapid_check == "kana":
-        rapid = [rapid, KANA_VERSION]
-    return [values["extraction"], values["inputs"], python, languages, rapid]
+    rapid = {"": None, "swallow_v1": language_model.VERSION, "kana": [language_model.VERSION, rapid_check.VERSION]}
+    return [values["extraction"], values["inputs"], python, languages, rapid[config.extraction.rapid_check]]
 
 
 def _files(config: Corpus) -> dict[str, str]:

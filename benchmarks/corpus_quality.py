@@ -260,8 +260,8 @@ def _duplicate(outcome: Outcome) -> bool:
     return outcome.stage == "dedup"
 
 
-def _named(found: Mapping[Key, Outcome], ids: Mapping[str, Key], key: Key, other: Key | None) -> bool:
-    return _duplicate(found[key]) and ids.get(found[key].better) == other
+def _named(found: Mapping[Key, Outcome], ids: Mapping[str, Key], key: Key | None, other: Key | None) -> bool:
+    return key is not None and _duplicate(found[key]) and ids.get(found[key].better) == other
 
 
 def rapid(warcs: Sequence[Path], pages: Sequence[Page]) -> dict[str, Any]:

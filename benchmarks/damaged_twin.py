@@ -170,10 +170,10 @@ def charsets(source: Source, each: int, rng: random.Random) -> Iterator[Made]:
             body = html.encode(charset, "xmlcharrefreplace")
             yield Made(page, label, body, page.text, content_type, _other_host(page.url, "charset"))
     for page in source.take(each, ("ja",)):
-        body = bytearray(source.html(page).encode())
-        for _ in range(1 + len(body) // 2000):
-            body[rng.randrange(len(body) // 4, len(body))] = rng.choice((0xFF, 0xC0, 0x80))
-        yield Made(page, BAD_BYTES, bytes(body), page.text, url=_other_host(page.url, "charset"))
+        bad = bytearray(source.html(page).encode())
+        for _ in range(1 + len(bad) // 2000):
+            bad[rng.randrange(len(bad) // 4, len(bad))] = rng.choice((0xFF, 0xC0, 0x80))
+        yield Made(page, BAD_BYTES, bytes(bad), page.text, url=_other_host(page.url, "charset"))
     for page in source.take(each, ("ja",)):
         body = source.html(page).encode().decode("cp932", "replace").encode()
         yield Made(page, MOJIBAKE, body, "", url=_other_host(page.url, "charset"), readable=False)

@@ -53,6 +53,40 @@ def test_kana_as_numeric_references_count_and_their_neighbours_do_not():
         assert not may_be_japanese(page + reference, "kana")
 
 
+HIRAGANA = "これはつかいかたのせつめいで"  # four runs of three, and two more
+WRITTEN = {
+    **{
+        charset: lambda n, c=charset: ((HIRAGANA + "、文書。") * n).encode(c)
+        for charset in ("euc_jp", "cp932", "iso2022_jp", "utf-16")
+    },
+    "hexadecimal": lambda n: "".join(f"&#x{ord(c):X};" for c in HIRAGANA * n).encode(),
+    "decimal": lambda n: (HIRAGANA * n).encode("ascii", "xmlcharrefreplace"),
+}
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+def test_kana_in_other_charsets_and_as_references(way):
+    page = WRITTEN[way](3)
+    assert may_be_japanese(page, "kana") and not may_be_japanese(page)
+    if way not in ("iso2022_jp", "utf-16"):  # of which the first is Japanese by its switch alone
+        assert not may_be_japanese(WRITTEN[way](1), "kana"), "a few are not enough"
+    if way in ("euc_jp", "cp932"):
+        assert may_be_japanese((HIRAGANA + "す").encode(way), "kana"), "five runs are"
+
+
+@pytest.mark.parametrize(
+    ("text", "charsets"),
+    [
+        ("本页介绍如何在首次使用之前配置该程序，请先打开设置窗口。" * 200, ("utf-8", "gb18030", "utf-16")),
+        ("이 문서는 프로그램을 처음 사용하기 전에 설정하는 방법을 설명합니다. " * 200, ("utf-8", "cp949")),
+        ("Эта страница описывает настройку программы перед первым запуском. " * 200, ("utf-8", "cp1251", "koi8_r")),
+        ("Diese Seite erklärt übergroße Prüfsummen für Öffnungszeiten: 5 ¤ à côté. " * 200, ("utf-8", "cp1252")),
+    ],
+)
+def test_other_languages_have_no_kana_in_any_charset(text, charsets):
+    assert not any(may_be_japanese(text.encode(charset), "kana") for charset in charsets)
+
+
 def test_the_model_decides_and_the_rule_gives_a_second_opinion():
     model, both = LanguageId(method="model"), LanguageId(method="model", second_opinion=True)
     japanese, kanji, english = (
