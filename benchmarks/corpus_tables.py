@@ -35,7 +35,8 @@ def minhash(value: dict[str, Any]) -> str:
         f"{goals['times_faster_than_peers_at_100k']} times the peers' speed at 100,000. Planted pairs that were found, and theory's share:",
         "",
     ]
-    return "\n".join([*lines, *_found(sizes)])
+    note = ["", f"{value['note'][0].upper()}{value['note'][1:]}."] if "note" in value else []
+    return "\n".join([*lines, *_found(sizes), *note])
 
 
 def _found(sizes: list[tuple[str, Any]]) -> list[str]:
@@ -70,13 +71,13 @@ def language(value: dict[str, Any]) -> str:
     ]
     for method, found in value.get("labelled_text", {}).items():
         lines += [row(f"labelled pages, {name}", method, table) for name, table in found["by_characters"].items()]
-    if "labelled_pages_rapid_check" in value:
-        lines.append(row("labelled pages, raw bytes", "rapid check", value["labelled_pages_rapid_check"]))
+    for rule, found in value.get("labelled_pages_rapid_check", {}).items():
+        lines.append(row("labelled pages, raw bytes", f"rapid check, {rule}", found))
     if speed := value.get("speed"):
         check, extract = (statistics.median(speed["cpu_seconds"][name]) for name in ("rapid_check", "extract"))
         lines += [
             "",
-            f"The rapid check of {speed['pages']:,} pages took {check:.1f} s, their extraction {extract:.0f} s: {speed['times_faster_than_extraction']:.0f} times "
+            f"The rapid check (swallow_v1) of {speed['pages']:,} pages took {1000 * check:.0f} ms, their extraction {extract:.0f} s: {speed['times_faster_than_extraction']:.0f} times "
             f"(goal {speed['goal']}). The model reads {speed['model_characters_per_second'] / 1e6:.1f}M characters/s. One core.",
         ]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ import numpy as np
 from beam_pipelines import charset, http
 from beam_pipelines.extractor import main_text
 from beam_pipelines.language import identify
-from beam_pipelines.rapid_check import may_be_japanese
+from beam_pipelines.rapid_check import RULES, may_be_japanese
 from beam_pipelines.settings.language import LanguageId
 from beam_pipelines.train_language import quality
 from benchmarks.debian_docs import cpu_name
@@ -112,14 +112,14 @@ def text_quality(truth: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]
     return found
 
 
-def rapid_quality(truth: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Precision and recall of the rapid check on raw pages, and what it loses by kind of defect."""
+def rapid_quality(truth: dict[str, Any], folder: Path, rule: str) -> dict[str, Any]:
+    """Precision and recall of a rule of the rapid check on raw pages, and what it loses by kind of defect."""
     said, true, lost = [], [], dict[str, int]()
     for record_id, body, _ in responses(str(folder / "pages-*.warc.gz")):
         entry = truth.get(record_id)
         if entry is None or entry["lang_content"] in (None, "und"):
             continue
-        said.append(may_be_japanese(body))
+        said.append(may_be_japanese(body, rule))
         true.append(entry["lang_content"] == "ja")
         if true[-1] and not said[-1]:
             lost[str(entry["defect"])] = lost.get(str(entry["defect"]), 0) + 1
@@ -182,7 +182,7 @@ def main() -> None:
         log(f"{len(texts)} labelled main texts")
         value["labelled_text"] = text_quality(truth, texts)
         log("main texts: " + ", ".join(f"{n} {v['by_characters']['all']}" for n, v in value["labelled_text"].items()))
-        value["labelled_pages_rapid_check"] = rapid_quality(truth, args.labelled)
+        value["labelled_pages_rapid_check"] = {rule: rapid_quality(truth, args.labelled, rule) for rule in RULES}
         log(f"rapid check: {value['labelled_pages_rapid_check']}")
     if args.warc:
         value["speed"] = speed(thinned(args.warc, args.pages), args.repeats)
