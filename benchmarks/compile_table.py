@@ -16,7 +16,6 @@ from benchmarks import readme_tables
 from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
-from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 from ja_llm.sharding import DEFAULT_RULES
 
@@ -28,14 +27,16 @@ SWALLOW = (
     "config.DecoderConfig.dtype = 'bfloat16'",
 )
 FSDP = {"fsdp": -1}
-# name -> (model, topology, candidates)
+# name -> (model, topology, candidates). A policy that keeps more than a chip has is not tried: of one row, the least there is, "minimal" keeps
+# 25.6 GiB of 8B's activations (of v5e's 15.75; on v6e's 31.25 the compiler searched for minutes), "attention" 21.5 GiB of 70B's, beside 3 GiB
+# of state and 8 of the head's gradient.
 CASES: dict[str, tuple[str, str, list[tuple[str, int, dict[str, int]]]]] = {
     "8b-v5e-4": ("llama31_8b", "v5e:2x2", [("full", 256, FSDP)]),
-    "8b-v5e-256": ("llama31_8b", "v5e:16x16", [("minimal", 4, FSDP), ("attention", 4, FSDP), ("full", 4, FSDP)]),
+    "8b-v5e-256": ("llama31_8b", "v5e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
     "8b-v5p-128": ("llama31_8b", "v5p:4x4x4", [("minimal", 8, FSDP), ("minimal", 16, FSDP)]),
-    "8b-v6e-256": ("llama31_8b", "v6e:16x16", [("minimal", 4, FSDP), ("attention", 2, FSDP), ("full", 2, FSDP)]),
+    "8b-v6e-256": ("llama31_8b", "v6e:16x16", [("attention", 2, FSDP), ("full", 2, FSDP)]),
     "70b-v5p-512": ("llama31_70b", "v5p:4x8x8", [("attention", 2, FSDP), ("full", 2, FSDP)]),
-    "70b-v6e-256": ("llama31_70b", "v6e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
+    "70b-v6e-256": ("llama31_70b", "v6e:16x16", [("full", 4, FSDP)]),
     "8b-v5p-128-wrong-rule": ("llama31_8b", "v5p:4x4x4", [("full", 16, FSDP)]),
 }
 # The rule that spreads parameters over fsdp is left out: each chip holds all of them.
@@ -56,7 +57,6 @@ def compiled(name: str) -> list[dict[str, Any]]:
                 topology,
                 vocab_size=128256,
                 candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": mesh},
-                compiler_options=compiler_options(topology.partition(":")[0]),
             )
         )
         print(f"{name}: {line(found[-1])}, compiled in {found[-1]['compile_seconds']:.0f} s", flush=True)

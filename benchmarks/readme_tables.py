@@ -81,13 +81,13 @@ def replace(text: str, name: str, table: str) -> str:
 def compile_table(value: dict[str, Any]) -> str:
     """What the compiler said of each slice."""
     lines = [
-        "| case | remat, microbatches | GiB a chip (parameters, optimizer, temporaries) of usable | FLOPs counted / closed form | executed / model | sent GiB a chip and step | exposed s of step s, at best |",
+        "| case | remat, microbatches | GiB a chip (parameters, optimizer, activations, temporaries) of usable | FLOPs counted / closed form | executed / model | sent GiB a chip and step | exposed s of step s, at best |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, case in value["cases"].items():
         found = case["tried"][-1]
         memory = found["gib_per_chip"]
-        parts = ", ".join(f"{memory[kind]:.2f}" for kind in ("parameters", "optimizer", "temporaries"))
+        parts = ", ".join(f"{memory.get(kind, 0):.2f}" for kind in ("parameters", "optimizer", "activations", "temporaries"))
         head = f"| {name} ({found['topology']}) | {found['remat_policy']}, {found['microbatches']} | {memory['total']:.2f} ({parts}) of {memory['usable']:.2f}"
         if not found["fits"]:
             lines.append(f"{head}: **{-found['spare_gib']:.2f} too much** | | | | |")
@@ -103,16 +103,19 @@ def compile_table(value: dict[str, Any]) -> str:
 def scaling(value: dict[str, Any]) -> str:
     """Expected steps of each model and slice, and the published runs that the expectation is held against."""
     lines = [
-        "| row | chips | remat, microbatches | GiB a chip of usable | expected step s (products, attention, exposed links) | tokens/s a chip | MFU causal / full | retention |",
+        "| row | chips | remat, microbatches | compiled: GiB a chip of usable | expected step s (products, attention, exposed links) | tokens/s a chip | MFU causal / full | retention |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    first: dict[str, float] = {}  # model and generation -> tokens/s a chip of the smallest that fits
+    first: dict[str, float] = {}  # model and generation -> tokens/s a chip of the smallest
     for name, row in value["rows"].items():
-        found = row["tried"][-1]
-        memory, kind = found["gib_per_chip"], name.rpartition("-")[0]
-        slices = f"{row['slices']} x " if row["slices"] > 1 else ""
-        head = f"| {name} ({slices}{found['topology']}) | {found['chips']} | {found['remat_policy']}, {found['microbatches']} | {memory['total']:.1f} of {memory['usable']:.1f}"
-        if not found["fits"]:
+        found = row["tried"][-1] if row["tried"] else row["closed_form"]
+        kind, slices = name.rpartition("-")[0], f"{row['slices']} x " if row["slices"] > 1 else ""
+        head = f"| {name} ({slices}{found['topology']}) | {found['chips']} | {found['remat_policy']}, {found['microbatches']}"
+        if (memory := found.get("gib_per_chip")) is None:
+            head += " | closed form"
+        else:
+            head += f" | {memory['total']:.1f} of {memory['usable']:.1f}"
+        if not found.get("fits", True):
             lines.append(f"{head}: **{-found['spare_gib']:.1f} too much** | | | | |")
             continue
         time = found["expected"]

@@ -2,13 +2,16 @@
 
     python -m benchmarks.scaling                         # all rows, one after the other
     python -m benchmarks.scaling --only 8b-v5p-128
+    python -m benchmarks.scaling --closed_form           # compiles nothing: what is not compiled yet by closed form
 
-Each row goes down its list of (remat policy, microbatches), the least recomputation first, until one fits, with the compiler flags that
-`ja-llm launch` sets. A row goes into benchmarks/results/scaling.json as soon as it is known, beside the published runs that the
+Each row goes down its list of (remat policy, microbatches), the least recomputation first, until one fits, without
+compiler flags. A row goes into benchmarks/results/scaling.json as soon as it is known, beside the published runs that the
 expected time is checked against; the tables of docs/compile.md are written at the end. Needs the libtpu wheel.
 """
 
 import argparse
+import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from benchmarks import readme_tables
 from benchmarks.compile_table import SWALLOW
 from ja_llm.compile import expected
 from ja_llm.compile.child import compile_in_child
+from ja_llm.compile.closed_form import expected_step
+from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.settings import settings
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
-from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
@@ -42,6 +47,7 @@ CASES: dict[str, tuple[str, int, list[tuple[str, int]]]] = {
     "70b-v6e-128": ("v6e:8x16", 1, [("full", 8)]),
     "70b-v6e-512": ("v6e:16x16", 2, [("full", 2)]),
 }
+PASSES = 2.0
 MODELS = {"8b": "llama31_8b", "70b": "llama31_70b"}
 
 
@@ -57,7 +63,6 @@ def compiled(name: str) -> list[dict[str, Any]]:
                 topology,
                 vocab_size=128256,
                 candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": {"fsdp": -1}},
-                compiler_options=compiler_options(topology.partition(":")[0]),
             )
         )
         print(f"{name}: {line(found[-1])}, compiled in {found[-1]['compile_seconds']:.0f} s", flush=True)
@@ -66,15 +71,30 @@ def compiled(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def by_closed_form(name: str) -> dict[str, Any]:
+    """The expected step of a row's first candidate without a compiler, collectives as all-reduces: what libtpu makes of them here."""
+    topology, slices, candidates = CASES[name]
+    policy, microbatches = candidates[0]
+    chip, shape = parse_topology(topology)
+    files = [f"models/{MODELS[name.split('-')[0]]}.gin", "runs/pretrain.gin"]
+    with settings(files, SWALLOW, vocab_size=128256) as run:
+        model = dataclasses.replace(run.model, remat_policy=policy)
+        size = {"batch_size": run.batch_size, "length": run.length, "microbatches": microbatches}
+        found = expected_step(model, chip.platform_name, shape, slices=slices, passes=PASSES, **size)
+    what = {"topology": topology, "chips": slices * math.prod(shape), "remat_policy": policy, "microbatches": microbatches}
+    return {**what, "expected": found}
+
+
 def main() -> int:
     """Compile the rows; 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="rows")
+    parser.add_argument("--closed_form", action="store_true", help="compile nothing")
     args = parser.parse_args()
     for name in args.only:
-        found = compiled(name)
         kept = read_json(RESULTS)["rows"] if RESULTS.exists() else {}
-        kept[name] = {"slices": CASES[name][1], "tried": found}
+        tried = kept.get(name, {}).get("tried", []) if args.closed_form else compiled(name)
+        kept[name] = {"slices": CASES[name][1], "closed_form": by_closed_form(name), "tried": tried}
         ordered = {row: kept[row] for row in CASES if row in kept}
         write_json(RESULTS, {"software": software("jax", "jaxlib", "libtpu"), "published": expected.check(), "rows": ordered})
     readme_tables.main()

@@ -28,7 +28,7 @@ def compile_(verbs) -> None:
             args.topology,
             search_paths=args.gin_search_paths,
             vocab_size=args.vocab_size,
-            compiler_options=with_flags(args.topology, dict(_pair(text) for text in args.xla), args.no_flags),
+            compiler_options=with_flags(args.topology, dict(_pair(text) for text in args.xla), args.flags),
             policies=args.remat if args.remat or not args.sweep else ("minimal", "attention", "full"),
             microbatches=args.microbatches if args.microbatches or not args.sweep else (1, 2, 4, 8, 16),
             meshes=[_mesh(text) for text in args.mesh],
@@ -58,7 +58,9 @@ def compile_(verbs) -> None:
         "--xla", action="append", default=[], metavar="NAME=VALUE", help="compiler option, as in LIBTPU_INIT_ARGS (repeat)"
     )
     parser.add_argument(
-        "--no_flags", action="store_true", help="without the compiler flags that ja-llm launch sets (docs/pod.md lists them)"
+        "--flags",
+        action="store_true",
+        help="with the compiler flags that ja-llm launch sets (docs/pod.md lists them); takes much longer",
     )
     parser.add_argument("--out", type=path, metavar="FILE", help="write what was found as JSON")
     parser.add_argument("--hlo", type=path, metavar="FILE", help="write the compiled program as text (of a sweep: the last one)")

@@ -16,6 +16,7 @@ import numpy as np
 
 from ja_llm import sharding
 from ja_llm.compile import expected, hlo, schedule
+from ja_llm.compile.activations import kept_bytes
 from ja_llm.compile.describe import GIB, described, model_flops, rates, state_bytes
 from ja_llm.compile.gpu import lower_step
 from ja_llm.compile.hardware import parse_gpus, parse_topology
@@ -87,12 +88,12 @@ def compile_step(
     found["compile_cpu_seconds"] = round(time.process_time() - cpu, 1)
     if compiled is None:
         return {**found, **_refused(refused, state, chip.usable_gib)}
-    found |= _memory(compiled, state, chip.usable_gib)
     text = compiled.as_text()
     if dump is not None:
         with atomic_write(Path(dump)) as file:
             file.write(text.encode())
     module = hlo.parse(text)
+    found |= _memory(compiled, state, chip.usable_gib, kept_bytes(module, settings.model.num_layers))
     device_mesh = schedule.Mesh(
         axes=dict(mesh.shape),
         coords=np.array([d.coords for d in mesh.devices.flat]),
@@ -108,17 +109,20 @@ def compile_step(
     }
 
 
-def _memory(compiled: Any, state: dict[str, int], usable: float) -> dict[str, Any]:
+def _memory(compiled: Any, state: dict[str, int], usable: float, activations: int) -> dict[str, Any]:
+    """Bytes by kind against what a program may use; `activations` are a part of the temporaries."""
     analysis = compiled.memory_analysis()
-    program = analysis.generated_code_size_in_bytes
-    total = (memory.needed_bytes(compiled) or 0) + program
-    named = sum(state.values())
-    kinds = {**state, "temporaries": analysis.temp_size_in_bytes, "program": program}
+    program, named = analysis.generated_code_size_in_bytes, sum(state.values())
+    # The sum of all buffers counts those twice that are never there together; where the compiler tells its peak, that is the measure.
+    total = (getattr(analysis, "peak_memory_in_bytes", 0) or memory.needed_bytes(compiled) or 0) + program
+    activations = min(activations, max(0, total - named - program))
+    temporaries = min(analysis.temp_size_in_bytes, max(0, total - named - program)) - activations
+    kinds = {**state, "activations": activations, "temporaries": max(0, temporaries), "program": program}
     # Padding of arrays to the chip's tiles, results that reuse no argument, and the like.
-    kinds["other"] = max(0, total - named - analysis.temp_size_in_bytes - program)
+    kinds["other"] = max(0, total - sum(kinds.values()))
     gib = {kind: size / GIB for kind, size in kinds.items()}
-    spare = usable - total / GIB
-    return {"fits": spare >= 0, "spare_gib": spare, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
+    # The compiler refuses what does not fit, so what it has compiled does.
+    return {"fits": True, "spare_gib": usable - total / GIB, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
 
 
 def _refused(message: str, state: dict[str, int], usable: float) -> dict[str, Any]:

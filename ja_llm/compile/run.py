@@ -80,8 +80,8 @@ def run(
     return 1 if found[0]["fits"] is False else 0
 
 
-def with_flags(topology: str, given: Mapping[str, str], none: bool = False) -> dict[str, str]:
-    """Compiler options for a topology: those that `ja-llm launch` sets there unless `none`, and over them the given ones."""
+def with_flags(topology: str, given: Mapping[str, str], recommended: bool) -> dict[str, str]:
+    """Compiler options for a topology: if `recommended` those that `ja-llm launch` sets there, and over them the given ones."""
     generation = topology.partition(":")[0]
-    own = {} if none or generation not in CHIPS else flags_of(generation)
+    own = flags_of(generation) if recommended and generation in CHIPS else {}
     return {**own, **given}

@@ -131,6 +131,7 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
     total = Cost()
     links_free = 0.0
     running: dict[str, tuple[float, Traffic]] = {}  # start -> (when it ends, where its exposed time is counted)
+    carried: dict[str, str] = {}  # what hands a running collective on -> its start
     for instruction in computation.instructions:
         if instruction.opcode == "while":
             body = module.computations[instruction.attribute("body") or ""]
@@ -138,7 +139,12 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
         elif instruction.opcode == "conditional":
             branches = [_walk(module, module.computations[n], mesh) for n in _branches(instruction) if n in module.computations]
             total.add(max(branches, key=lambda c: c.seconds, default=Cost()), 1)
-        elif (found := _started_by(instruction, running)) is not None:
+        elif (found := _handed_on(instruction, running, carried)) is not None:
+            if not _is_done(instruction):  # XLA's TPU compiler fuses products with a gather that goes on beside them
+                carried[instruction.name] = found
+                if instruction.opcode == "fusion":
+                    _compute(total, module, computation, instruction, mesh)
+                continue
             end, traffic = running.pop(found)
             waited = max(0.0, end - total.seconds)
             traffic.exposed_seconds += waited
@@ -185,10 +191,18 @@ def _is_start(instruction: Instruction) -> bool:
     return instruction.opcode.endswith("-start") or "async-collective-start" in instruction.name
 
 
-def _started_by(instruction: Instruction, running: dict[str, Any]) -> str | None:
-    """The running collective that an instruction ends."""
-    if instruction.opcode.endswith("-done") or "async-collective-done" in instruction.name:
-        return next((name for name in instruction.operands if name in running), None)
+def _is_done(instruction: Instruction) -> bool:
+    return instruction.opcode.endswith("-done") or "async-collective-done" in instruction.name
+
+
+def _handed_on(instruction: Instruction, running: dict[str, Any], carried: dict[str, str]) -> str | None:
+    """The running collective that an instruction ends, or hands on: a part of the start's result, a fusion that is given one."""
+    if instruction.opcode not in ("get-tuple-element", "fusion") and not _is_done(instruction):
+        return None
+    for name in instruction.operands:
+        start = carried.get(name, name)
+        if start in running:
+            return start
     return None
 
 
@@ -297,6 +311,8 @@ def _read(body: Computation, place: int, whole: int) -> float:
     for user in users:
         if user.opcode in ("dynamic-slice", "gather", "slice"):
             total += user.bytes
+        elif user.opcode == "tuple" or user.opcode in COLLECTIVES:  # handed on, or counted as what goes over the links
+            continue
         elif user.opcode == "fusion" or user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:  # type: ignore[union-attr]
             return float(whole)
     return min(total, whole)
@@ -311,6 +327,8 @@ def _written(body: Computation, instruction: Instruction) -> float:
     for root in roots:
         while root.opcode == "bitcast" and root.operands and root.operands[0] in body.by_name:
             root = body.by_name[root.operands[0]]
+        if root.opcode == "parameter" or root.opcode in COLLECTIVES:
+            continue
         update = body.by_name.get(root.operands[1]) if root.opcode == "dynamic-update-slice" else None
         total += root.bytes if update is None else update.bytes
     return min(total, instruction.bytes) if instruction.bytes else total

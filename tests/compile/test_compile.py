@@ -159,3 +159,23 @@ def test_a_refusal_says_by_how_much(message, total):
     found = aot._refused(message, {"parameters": 4 * 2**30, "optimizer": 6 * 2**30}, 15.75)
     assert found["gib_per_chip"]["total"] == pytest.approx(total)
     assert not found["fits"] and found["spare_gib"] == pytest.approx(15.75 - total)
+
+
+def test_memory_by_kind_adds_up():
+    class Analysis:
+        argument_size_in_bytes, output_size_in_bytes, alias_size_in_bytes = 11 * 2**30, 10 * 2**30, 10 * 2**30
+        temp_size_in_bytes, generated_code_size_in_bytes = 4 * 2**30, 2**29
+
+    class Compiled:
+        memory_analysis = Analysis
+
+    state = {"parameters": 3 * 2**30, "optimizer": 6 * 2**30, "batch": 2**29}
+    found = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)
+    gib = found["gib_per_chip"]
+    assert gib["total"] == 11 + 4 + 0.5  # results take the arguments' places
+    assert (gib["activations"], gib["temporaries"], gib["program"]) == (3, 1, 0.5)
+    assert gib["other"] == 1.5 == gib["total"] - sum(gib[k] for k in (*state, "activations", "temporaries", "program"))
+    assert found["fits"] and found["spare_gib"] == 0.25
+    Analysis.peak_memory_in_bytes = 13 * 2**30  # less than the sum: some buffers are never there together
+    gib = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)["gib_per_chip"]
+    assert (gib["total"], gib["activations"], gib["temporaries"], gib["other"]) == (13.5, 3, 0.5, 0)

@@ -54,8 +54,9 @@ def test_gpus_are_machines_times_gpus():
         run(FILES, BINDINGS, "h100:1x2", microbatches=[1, 2])
 
 
-def test_flags_are_those_of_launch_unless_asked_otherwise():
+def test_flags_of_launch_come_when_asked_for():
     given = {"xla_tpu_scoped_vmem_limit_kib": "81920"}
-    assert with_flags("v6e:16x16", given) == {**with_flags("v6e:16x16", {}), **given}
-    assert with_flags("v6e:16x16", {})["xla_enable_async_all_gather"] == "true"
-    assert with_flags("v6e:16x16", given, none=True) == given and with_flags("h100:1x8", {}) == {}
+    assert with_flags("v6e:16x16", given, recommended=True) == {**with_flags("v6e:16x16", {}, recommended=True), **given}
+    assert with_flags("v6e:16x16", {}, recommended=True)["xla_enable_async_all_gather"] == "true"
+    assert with_flags("v6e:16x16", given, recommended=False) == given
+    assert with_flags("h100:1x8", {}, recommended=True) == {}
