@@ -103,22 +103,24 @@ def compile_table(value: dict[str, Any]) -> str:
 def scaling(value: dict[str, Any]) -> str:
     """Expected steps of each model and slice, and the published runs that the expectation is held against."""
     lines = [
-        "| row | chips | remat, microbatches | compiled: GiB a chip of usable | expected step s (products, attention, exposed links) | tokens/s a chip | MFU causal / full | retention |",
+        "| row | chips | remat, microbatches | GiB a chip of usable | expected step s (products, attention, exposed links) | tokens/s a chip | MFU causal / full | retention |",
         "|---|---|---|---|---|---|---|---|",
     ]
     first: dict[str, float] = {}  # model and generation -> tokens/s a chip of the smallest
-    for name, row in value["rows"].items():
+    for name, row in sorted(value["rows"].items(), key=lambda r: (r[0].rpartition("-")[0], r[1]["closed_form"]["chips"])):
         found = row["tried"][-1] if row["tried"] else row["closed_form"]
         kind, slices = name.rpartition("-")[0], f"{row['slices']} x " if row["slices"] > 1 else ""
         head = f"| {name} ({slices}{found['topology']}) | {found['chips']} | {found['remat_policy']}, {found['microbatches']}"
+        time = found.get("expected", {})
         if (memory := found.get("gib_per_chip")) is None:
-            head += " | closed form"
+            memory = {"total": time["least_gib"], "usable": found["usable_gib"]}
+            found = {"fits": memory["total"] <= memory["usable"], **found}
+            head += f" | not compiled; at least {memory['total']:.1f} of {memory['usable']:.1f}"
         else:
             head += f" | {memory['total']:.1f} of {memory['usable']:.1f}"
-        if not found.get("fits", True):
-            lines.append(f"{head}: **{-found['spare_gib']:.1f} too much** | | | | |")
+        if not found["fits"]:
+            lines.append(f"{head}: **{memory['total'] - memory['usable']:.1f} too much** | | | | |")
             continue
-        time = found["expected"]
         speed = time["tokens_per_second_per_chip"]
         parts = ", ".join(f"{time[f'{part}_seconds']:.2f}" for part in ("products", "attention", "exposed"))
         lines.append(

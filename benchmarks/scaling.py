@@ -33,21 +33,21 @@ CASES: dict[str, tuple[str, int, list[tuple[str, int]]]] = {
     "8b-v5e-8": ("v5e:2x4", 1, [("full", 128)]),
     "8b-v5e-128": ("v5e:8x16", 1, [("attention", 8)]),
     "8b-v5e-512": ("v5e:16x16", 2, [("attention", 2)]),
-    "8b-v5p-8": ("v5p:2x2x2", 1, [("minimal", 128)]),
-    "8b-v5p-128": ("v5p:4x4x8", 1, [("minimal", 4)]),
-    "8b-v5p-512": ("v5p:8x8x8", 1, [("minimal", 1)]),
+    "8b-v5p-8": ("v5p:2x2x2", 1, [("attention", 64)]),
+    "8b-v5p-128": ("v5p:4x4x8", 1, [("attention", 4)]),
+    "8b-v5p-512": ("v5p:8x8x8", 1, [("attention", 1)]),
     "8b-v6e-8": ("v6e:2x4", 1, [("attention", 128), ("full", 128)]),
-    "8b-v6e-128": ("v6e:8x16", 1, [("attention", 4)]),
-    "8b-v6e-512": ("v6e:16x16", 2, [("attention", 1)]),
+    "8b-v6e-128": ("v6e:8x16", 1, [("attention", 4), ("attention", 8)]),
+    "8b-v6e-512": ("v6e:16x16", 2, [("attention", 1), ("attention", 2)]),
     "70b-v5e-128": ("v5e:8x16", 1, [("full", 8)]),
     "70b-v5e-512": ("v5e:16x16", 2, [("full", 2)]),
     "70b-v5p-8": ("v5p:2x2x2", 1, [("full", 128)]),
-    "70b-v5p-128": ("v5p:4x4x8", 1, [("attention", 4), ("full", 4)]),
-    "70b-v5p-512": ("v5p:8x8x8", 1, [("attention", 1), ("full", 1)]),
+    "70b-v5p-128": ("v5p:4x4x8", 1, [("attention", 8), ("full", 8)]),
+    "70b-v5p-512": ("v5p:8x8x8", 1, [("attention", 2), ("full", 2)]),
+    "70b-v6e-8": ("v6e:2x4", 1, [("full", 128)]),
     "70b-v6e-128": ("v6e:8x16", 1, [("full", 8)]),
     "70b-v6e-512": ("v6e:16x16", 2, [("full", 2)]),
 }
-PASSES = 2.0
 MODELS = {"8b": "llama31_8b", "70b": "llama31_70b"}
 
 
@@ -72,7 +72,7 @@ def compiled(name: str) -> list[dict[str, Any]]:
 
 
 def by_closed_form(name: str) -> dict[str, Any]:
-    """The expected step of a row's first candidate without a compiler, collectives as all-reduces: what libtpu makes of them here."""
+    """The expected step of a row's first candidate without a compiler."""
     topology, slices, candidates = CASES[name]
     policy, microbatches = candidates[0]
     chip, shape = parse_topology(topology)
@@ -80,9 +80,9 @@ def by_closed_form(name: str) -> dict[str, Any]:
     with settings(files, SWALLOW, vocab_size=128256) as run:
         model = dataclasses.replace(run.model, remat_policy=policy)
         size = {"batch_size": run.batch_size, "length": run.length, "microbatches": microbatches}
-        found = expected_step(model, chip.platform_name, shape, slices=slices, passes=PASSES, **size)
+        found = expected_step(model, chip.platform_name, shape, slices=slices, **size)
     what = {"topology": topology, "chips": slices * math.prod(shape), "remat_policy": policy, "microbatches": microbatches}
-    return {**what, "expected": found}
+    return {**what, "usable_gib": chip.usable_gib, "expected": found}
 
 
 def main() -> int:

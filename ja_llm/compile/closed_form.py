@@ -1,8 +1,7 @@
 """An expected step without a compilation: for a Llama-like decoder whose rows and parameters are spread over fsdp, slices over data.
 
-What `ja_llm.compile.expected` reads from a compiled schedule is counted here: executed products, attention kernels, bytes of collectives. The
-links are taken as waited for whole. That is pessimistic where a compiler splits a collective and hides it, and where it does not
-(docs/compile.md has both beside each other) it is what is compiled. Memory is not told: that is a compiler's.
+What `ja_llm.compile.expected` reads from a compiled schedule is counted here: executed products, attention kernels, and the bytes that are waited
+for (`EXPOSED_BYTES`). Of memory only a lower bound is told: how much it is knows a compiler.
 """
 
 import itertools
@@ -20,8 +19,10 @@ from ja_llm.models.decoder import abstract_params
 from ja_llm.train.flops import flops_per_token, matmul_weights
 from ja_llm.train.settings import name_of
 
-# Bytes of a parameter on the wire for each microbatch: gathered for the forward and for the backward pass, its gradient reduced; bfloat16.
-_WIRE_BYTES = 2 + 2 + 2
+# Bytes that a chip sends and waits for, of each parameter in each microbatch, as libtpu 0.0.42 compiles 8B without flags: for v5e:16x16 it hides the
+# two gathers behind products and sums the bfloat16 gradient by an all-reduce (which is twice its bytes); for v5p:4x4x4 it writes the gathers
+# as all-reduces, too, and hides none. v6e is taken as v5e, whose torus it has.
+EXPOSED_BYTES = {"v5e": 4, "v5p": 12, "v6e": 4}
 
 
 def expected_step(
@@ -33,7 +34,6 @@ def expected_step(
     batch_size: int,
     length: int,
     microbatches: int,
-    passes: float = 1.0,
 ) -> dict[str, Any]:
     """Seconds of a step and what they are made of.
 
@@ -45,7 +45,6 @@ def expected_step(
       batch_size: rows.
       length: tokens in each.
       microbatches: parts of the batch.
-      passes: how often a collective's bytes cross a chip's links: 1 for gathers and scatters, 2 where both are all-reduces.
 
     Raises:
       UsageError: rows do not divide over chips and microbatches.
@@ -66,8 +65,8 @@ def expected_step(
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(model)))
     coords = list(itertools.product(*map(range, shape)))
     bandwidth = group_bandwidth(CHIPS[chip], shape, coords)
-    wire = microbatches * passes * _WIRE_BYTES * parameters * (chips - 1) / chips
-    exposed = wire / bandwidth
+    waited = microbatches * EXPOSED_BYTES[chip] * parameters * (chips - 1) / chips
+    exposed = waited / bandwidth
     if slices > 1:  # the gradient's part of each chip, in every microbatch, as its sum is spread like the parameters
         exposed += microbatches * between_slices(parameters / chips, slices, chip)
     found = step_seconds(chip, length, products, kernel_flops / speeds.attention_flops(length), exposed)
@@ -76,11 +75,26 @@ def expected_step(
     return {
         **found,
         "executed_products": products * chips * slices,
-        "wire_bytes": wire,
+        "least_gib": least_bytes(model, parameters / chips, rows, length) / 2**30,
+        "exposed_bytes": waited,
         "tokens_per_second_per_chip": tokens / seconds,
         "mfu_causal": causal / seconds / speeds.peak,
         "mfu_full": full / seconds / speeds.peak,
     }
+
+
+def least_bytes(model: DecoderConfig, parameters: float, rows: int, length: int) -> float:
+    """Bytes that a chip needs at least: float32 parameters, AdamW's moments and the gradient's sum; what the layers keep of a microbatch's rows (their
+    input, and unless all is computed again attention's output, bfloat16); the head's float32 gradient, which the loss sums up whole.
+
+    Args:
+      model: the architecture and its `remat_policy`.
+      parameters: on this chip.
+      rows: of this chip in a microbatch.
+      length: tokens in each.
+    """
+    width = model.embed_dim + (0 if model.remat_policy == "full" else model.num_heads * model.head_dim)
+    return 16.0 * parameters + 2.0 * model.num_layers * rows * length * width + 4.0 * model.vocab_size * model.embed_dim
 
 
 def layer_weights(model: DecoderConfig) -> Mapping[str, float]:
