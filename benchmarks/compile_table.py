@@ -17,6 +17,7 @@ from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
 from ja_llm.manifest import software
+from ja_llm.sharding import DEFAULT_RULES
 
 RESULTS = Path(__file__).resolve().parent / "results" / "compile_table.json"
 SWALLOW = (
@@ -26,15 +27,22 @@ SWALLOW = (
     "config.DecoderConfig.dtype = 'bfloat16'",
 )
 FSDP = {"fsdp": -1}
-# name -> (model, topology, candidates)
+# name -> (model, topology, candidates). A policy that keeps more than a chip has is not tried: of one row, the least there is, "minimal" keeps
+# 25.6 GiB of 8B's activations (of v5e's 15.75; on v6e's 31.25 the compiler searched for minutes), "attention" 21.5 GiB of 70B's, beside 3 GiB
+# of state and 8 of the head's gradient.
 CASES: dict[str, tuple[str, str, list[tuple[str, int, dict[str, int]]]]] = {
     "8b-v5e-4": ("llama31_8b", "v5e:2x2", [("full", 256, FSDP)]),
     "8b-v5e-256": ("llama31_8b", "v5e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
-    "8b-v5p-128": ("llama31_8b", "v5p:4x4x4", [("minimal", 8, FSDP), ("minimal", 16, FSDP), ("full", 4, FSDP)]),
-    "8b-v6e-256": ("llama31_8b", "v6e:16x16", [("attention", 2, FSDP), ("full", 2, FSDP), ("full", 4, FSDP)]),
-    "70b-v5p-512": ("llama31_70b", "v5p:4x8x8", [("attention", 2, FSDP), ("full", 2, FSDP), ("full", 4, FSDP)]),
-    "70b-v6e-256": ("llama31_70b", "v6e:16x16", [("attention", 4, FSDP), ("full", 4, FSDP)]),
+    "8b-v5p-128": ("llama31_8b", "v5p:4x4x4", [("minimal", 8, FSDP), ("minimal", 16, FSDP)]),
+    "8b-v6e-256": ("llama31_8b", "v6e:16x16", [("attention", 2, FSDP), ("full", 2, FSDP)]),
+    "70b-v5p-512": ("llama31_70b", "v5p:4x8x8", [("attention", 2, FSDP), ("full", 2, FSDP)]),
+    "70b-v6e-256": ("llama31_70b", "v6e:16x16", [("full", 4, FSDP)]),
+    "8b-v5p-128-wrong-rule": ("llama31_8b", "v5p:4x4x4", [("full", 16, FSDP)]),
 }
+# The rule that spreads parameters over fsdp is left out: each chip holds all of them.
+_WRONG = [rule for rule in DEFAULT_RULES if rule[0] != "embed"]
+BINDINGS = {"8b-v5p-128-wrong-rule": (f"LOGICAL_AXIS_RULES = {_WRONG!r}",)}
+REFUSED = ("8b-v5e-4", "8b-v5p-128-wrong-rule")
 
 
 def compiled(name: str) -> list[dict[str, Any]]:
@@ -45,7 +53,7 @@ def compiled(name: str) -> list[dict[str, Any]]:
         found.append(
             compile_in_child(
                 [f"models/{model}.gin", "runs/pretrain.gin"],
-                SWALLOW,
+                (*SWALLOW, *BINDINGS.get(name, ())),
                 topology,
                 vocab_size=128256,
                 candidate={"remat_policy": policy, "microbatches": microbatches, "mesh": mesh},
@@ -58,7 +66,7 @@ def compiled(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Compile the cases; 0 if the FLOPs of each are within 1 % of the closed form and all but the v5e-4 fit."""
+    """Compile the cases; 0 if the FLOPs of each are within 1 % of the closed form and all fit but those that must not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases")
     args = parser.parse_args()
@@ -70,7 +78,7 @@ def main() -> int:
         ordered = {case: kept[case] for case in CASES if case in kept}
         write_json(RESULTS, {"software": software("jax", "jaxlib", "libtpu"), "cases": ordered})
         last = found[-1]
-        good &= last["fits"] == (name != "8b-v5e-4")
+        good &= last["fits"] == (name not in REFUSED)
         good &= not last["fits"] or abs(last["flops"]["counted_over_closed_form"] - 1) < 0.01
     readme_tables.main()
     return 0 if good else 1

@@ -15,8 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import gin  # 0.1 s
+from gin import resource_reader
 
 from ja_llm.errors import UsageError
+
+
+def _in_a_package(file: str) -> bool:
+    """Whether gin finds a file inside an importable package.
+
+    gin's own test fails on a folder without __init__.py, which Python takes for a package where it lies in the current folder: `models/`,
+    which users have, would hide ours of that name.
+    """
+    try:
+        return resource_reader.system_path_file_exists(file)
+    except TypeError:
+        return False
+
+
+gin.config._FILE_READERS[:] = [
+    (reader, _in_a_package if exists is resource_reader.system_path_file_exists else exists)
+    for reader, exists in gin.config._FILE_READERS
+]
 
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:

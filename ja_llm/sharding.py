@@ -19,7 +19,7 @@ import numpy as np
 from flax.linen import partitioning
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ja_llm.errors import UsageError
 
@@ -57,26 +57,7 @@ def make_mesh(
       UsageError: an unknown axis, a size below 1, or a product that is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    unknown = sorted(axes.keys() - set(MESH_AXES))
-    if unknown:
-        raise UsageError(f"MESH names the axis {unknown[0]!r}; the axes are {', '.join(MESH_AXES)}.")
-    sizes = {name: axes.get(name, 1) for name in MESH_AXES}
-    wrong = [name for name, size in sizes.items() if not isinstance(size, int) or (size < 1 and size != -1)]
-    free = [name for name, size in sizes.items() if size == -1]
-    if wrong or len(free) > 1:
-        raise UsageError(f"MESH is {dict(axes)}; each size is a whole number from 1, and one of them may be -1.")
-    across = _across(slices or {})
-    count = len(devices) // math.prod(across)
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    if free:
-        sizes[free[0]] = count // fixed
-    if math.prod(sizes.values()) * math.prod(across) != len(devices):
-        said = " x ".join(f"{name} {size}" for name, size in axes.items()) or "data 1"
-        each = " in each of the parts of DCN_MESH" if slices else ""
-        raise UsageError(
-            f"MESH {said}{each} does not make up the {len(devices)} devices of this run; "
-            "change a size, or give one axis -1 to let it take what is left."
-        )
+    sizes, across = _sizes(axes, len(devices), slices or {})
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     if math.prod(across) > 1:
         by_slice = len({getattr(device, "slice_index", None) for device in devices}) == math.prod(across)
@@ -91,6 +72,48 @@ def make_mesh(
             ) from error
         return Mesh(grid, MESH_AXES, axis_types=auto)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
+
+
+def abstract_mesh(axes: Mapping[str, int], count: int, device: Any, slices: Mapping[str, int] | None = None) -> AbstractMesh:
+    """The mesh of `make_mesh` for `count` devices that are not here, to lower a program for.
+
+    Args:
+      axes: as of `make_mesh`.
+      count: devices in all.
+      device: jax.sharding.AbstractDevice, what each is.
+      slices: as of `make_mesh`.
+
+    Raises:
+      UsageError: as `make_mesh`.
+    """
+    sizes, across = _sizes(axes, count, slices or {})
+    whole = tuple(size * parts for size, parts in zip(sizes.values(), across, strict=True))
+    return AbstractMesh(whole, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES), abstract_device=device)
+
+
+def _sizes(axes: Mapping[str, int], devices: int, slices: Mapping[str, int]) -> tuple[dict[str, int], tuple[int, ...]]:
+    """(devices along each axis inside a part, parts along each axis)."""
+    unknown = sorted(axes.keys() - set(MESH_AXES))
+    if unknown:
+        raise UsageError(f"MESH names the axis {unknown[0]!r}; the axes are {', '.join(MESH_AXES)}.")
+    sizes = {name: axes.get(name, 1) for name in MESH_AXES}
+    wrong = [name for name, size in sizes.items() if not isinstance(size, int) or (size < 1 and size != -1)]
+    free = [name for name, size in sizes.items() if size == -1]
+    if wrong or len(free) > 1:
+        raise UsageError(f"MESH is {dict(axes)}; each size is a whole number from 1, and one of them may be -1.")
+    across = _across(slices)
+    count = devices // math.prod(across)
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = count // fixed
+    if math.prod(sizes.values()) * math.prod(across) != devices:
+        said = " x ".join(f"{name} {size}" for name, size in axes.items()) or "data 1"
+        each = " in each of the parts of DCN_MESH" if slices else ""
+        raise UsageError(
+            f"MESH {said}{each} does not make up the {devices} devices of this run; "
+            "change a size, or give one axis -1 to let it take what is left."
+        )
+    return sizes, across
 
 
 def _across(slices: Mapping[str, int]) -> tuple[int, ...]:
@@ -236,10 +259,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+def use(mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
     """Within the block, `constrain` in traced functions puts activations on `mesh` by `rules`."""
     check_rules(rules)
-    with jax.set_mesh(mesh), partitioning.axis_rules(_rules(rules)):
+    entered = jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh)
+    with entered, partitioning.axis_rules(_rules(rules)):
         yield
 
 

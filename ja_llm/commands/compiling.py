@@ -20,7 +20,7 @@ def compile_(verbs) -> None:
         rest, bindings = split_gin_flags(rest)
         if rest:
             args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        from ja_llm.compile.run import run
+        from ja_llm.compile.run import run, with_flags
 
         return run(
             args.gin_file,
@@ -28,11 +28,12 @@ def compile_(verbs) -> None:
             args.topology,
             search_paths=args.gin_search_paths,
             vocab_size=args.vocab_size,
-            compiler_options=dict(_pair(text) for text in args.xla),
+            compiler_options=with_flags(args.topology, dict(_pair(text) for text in args.xla), args.flags),
             policies=args.remat if args.remat or not args.sweep else ("minimal", "attention", "full"),
             microbatches=args.microbatches if args.microbatches or not args.sweep else (1, 2, 4, 8, 16),
             meshes=[_mesh(text) for text in args.mesh],
             out=args.out,
+            dump=args.hlo,
         )
 
     parser = add_verb(
@@ -45,7 +46,10 @@ def compile_(verbs) -> None:
     )
     add_gin_flags(parser)
     parser.add_argument(
-        "--topology", required=True, metavar="T", help="generation and chips, e.g. v5e:16x16, v5p:4x4x4, v6e:16x16"
+        "--topology",
+        required=True,
+        metavar="T",
+        help="generation and chips, e.g. v5e:16x16, v5p:4x4x4, v6e:16x16; or GPUs, machines x GPUs in each, e.g. h100:16x8 (lowered only)",
     )
     parser.add_argument(
         "--vocab_size", type=int, metavar="N", help="rows of the embedding, where neither CACHE_DIR nor a checkpoint says it"
@@ -53,7 +57,13 @@ def compile_(verbs) -> None:
     parser.add_argument(
         "--xla", action="append", default=[], metavar="NAME=VALUE", help="compiler option, as in LIBTPU_INIT_ARGS (repeat)"
     )
+    parser.add_argument(
+        "--flags",
+        action="store_true",
+        help="with the compiler flags that ja-llm launch sets (docs/pod.md lists them); takes much longer",
+    )
     parser.add_argument("--out", type=path, metavar="FILE", help="write what was found as JSON")
+    parser.add_argument("--hlo", type=path, metavar="FILE", help="write the compiled program as text (of a sweep: the last one)")
     swept = parser.add_argument_group("sweep: the fastest that fits, least recomputation first")
     swept.add_argument(
         "--sweep", action="store_true", help="try remat minimal, attention, full and 1 to 16 microbatches until something fits"

@@ -3,31 +3,32 @@
 The step is `ja_llm.train.loop.lowered_step`, the trainer's own, on the devices of a topology that libtpu describes.
 """
 
+import dataclasses
 import math
 import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ja_llm import sharding
-from ja_llm.compile import hlo, schedule
-from ja_llm.compile.counting import counted_flops
-from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile import expected, hlo, schedule
+from ja_llm.compile.activations import kept_bytes
+from ja_llm.compile.describe import GIB, described, model_flops, rates, state_bytes
+from ja_llm.compile.gpu import lower_step
+from ja_llm.compile.hardware import parse_gpus, parse_topology
 from ja_llm.compile.settings import Settings
 from ja_llm.errors import UsageError
-from ja_llm.models.decoder import abstract_params
+from ja_llm.files import atomic_write
 from ja_llm.train import flops, loop, memory
-from ja_llm.train.state import StatePlan, plan_state
-
-GIB = 2**30
+from ja_llm.train.state import plan_state
 
 
-def topology_devices(topology: str) -> Any:
-    """The devices of a topology ("v5p:4x4x4"), by libtpu.
+def topology_devices(topology: str, slices: int = 1) -> Any:
+    """The devices of so many slices of a topology ("v5p:4x4x4"), by libtpu.
 
     Raises:
       UsageError: libtpu is not there, or does not know the topology.
@@ -37,7 +38,7 @@ def topology_devices(topology: str) -> Any:
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+        return topologies.get_topology_desc(topology_name=topology, platform="tpu", num_slices=slices).devices
     except Exception as error:  # libtpu's errors have no class of their own
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(
@@ -45,13 +46,16 @@ def topology_devices(topology: str) -> Any:
         ) from error
 
 
-def compile_step(settings: Settings, topology: str, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Compile a run's step for a slice.
+def compile_step(
+    settings: Settings, topology: str, compiler_options: Mapping[str, str] | None = None, dump: str | None = None
+) -> dict[str, Any]:
+    """Compile a run's step for a slice (for GPUs, lower it: `ja_llm.compile.gpu`).
 
     Args:
       settings: the run.
-      topology: e.g. "v5p:4x4x4", in chips.
+      topology: e.g. "v5p:4x4x4", in chips, or "h100:16x8", machines and GPUs in each.
       compiler_options: XLA's, by name; what LIBTPU_INIT_ARGS would hold.
+      dump: file for the text of the scheduled HLO.
 
     Returns:
       What `ja_llm.compile.report` shows: see docs/compile.md.
@@ -59,26 +63,17 @@ def compile_step(settings: Settings, topology: str, compiler_options: Mapping[st
     Raises:
       UsageError: mesh, batch or model do not fit each other.
     """
+    if (gpus := parse_gpus(topology)) is not None:
+        return lower_step(settings, *gpus)
     chip, shape = parse_topology(topology)
-    devices = topology_devices(topology)
+    devices = topology_devices(topology, math.prod(settings.dcn_mesh.values()))
     mesh = sharding.make_mesh(dict(settings.mesh), devices=devices, slices=dict(settings.dcn_mesh))
     options = settings.options
     sharding.check_batch(mesh, settings.rules, settings.batch_size, settings.length, options.microbatches)
     plan, transformation = plan_state(settings.model, settings.optimizer, options, mesh, settings.rules)
     rows = sharding.batch_sharding(mesh, settings.rules)
     batch = (settings.batch_size, settings.length)
-    found: dict[str, Any] = {
-        "topology": topology,
-        "device": devices[0].device_kind,
-        "chips": len(devices),
-        "mesh": {name: size for name, size in mesh.shape.items() if size > 1} or {"data": 1},
-        "remat_policy": settings.model.remat_policy,
-        "microbatches": options.microbatches,
-        "batch_size": batch[0],
-        "length": batch[1],
-        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(settings.model))),
-        "compiler_options": dict(compiler_options or {}),
-    }
+    found = {**described(settings, mesh, topology, devices[0].device_kind), "compiler_options": dict(compiler_options or {})}
     state = state_bytes(plan, rows, batch)
     began, cpu = time.perf_counter(), time.process_time()
     with sharding.use(mesh, settings.rules):
@@ -93,42 +88,41 @@ def compile_step(settings: Settings, topology: str, compiler_options: Mapping[st
     found["compile_cpu_seconds"] = round(time.process_time() - cpu, 1)
     if compiled is None:
         return {**found, **_refused(refused, state, chip.usable_gib)}
-    found |= _memory(compiled, state, chip.usable_gib)
+    text = compiled.as_text()
+    if dump is not None:
+        with atomic_write(Path(dump)) as file:
+            file.write(text.encode())
+    module = hlo.parse(text)
+    found |= _memory(compiled, state, chip.usable_gib, kept_bytes(module, settings.model.num_layers))
     device_mesh = schedule.Mesh(
-        dict(mesh.shape), np.array([d.coords for d in mesh.devices.flat]), chip, shape, flops.peak_flops(devices[0]) or math.nan
+        axes=dict(mesh.shape),
+        coords=np.array([d.coords for d in mesh.devices.flat]),
+        chip=chip,
+        shape=shape,
+        peak=flops.peak_flops(devices[0]) or math.nan,
+        slices=np.array([getattr(d, "slice_index", 0) for d in mesh.devices.flat]),
     )
-    return {**found, **_costs(settings, schedule.cost(hlo.parse(compiled.as_text()), device_mesh), device_mesh)}
-
-
-def state_bytes(plan: StatePlan, rows: Any, batch: tuple[int, int]) -> dict[str, int]:
-    """Bytes on one chip, by the shardings: parameters, optimizer, the batch, and with LoRA the frozen model."""
-
-    def size(abstract: Any, layout: Any) -> int:
-        parts = jax.tree.map(lambda a, s: math.prod(s.shard_shape(a.shape)) * a.dtype.itemsize, abstract, layout)
-        return sum(jax.tree.leaves(parts))
-
-    arrays = loop.abstract_batch(*batch)
-    found = {
-        "parameters": size(plan.abstract.params, plan.shardings.params),
-        "optimizer": size(plan.abstract.optimizer, plan.shardings.optimizer),
-        "batch": size(arrays, dict.fromkeys(arrays, rows)),
+    return {
+        **found,
+        **_costs(settings, schedule.cost(module, device_mesh), device_mesh),
+        **_expected(settings, module, device_mesh),
     }
-    if plan.lora is not None:
-        found["frozen_model"] = size(plan.model, jax.tree.map(lambda x: x.sharding, plan.model))
-    return found
 
 
-def _memory(compiled: Any, state: dict[str, int], usable: float) -> dict[str, Any]:
+def _memory(compiled: Any, state: dict[str, int], usable: float, activations: int) -> dict[str, Any]:
+    """Bytes by kind against what a program may use; `activations` are a part of the temporaries."""
     analysis = compiled.memory_analysis()
-    program = analysis.generated_code_size_in_bytes
-    total = (memory.needed_bytes(compiled) or 0) + program
-    named = sum(state.values())
-    kinds = {**state, "temporaries": analysis.temp_size_in_bytes, "program": program}
+    program, named = analysis.generated_code_size_in_bytes, sum(state.values())
+    # The sum of all buffers counts those twice that are never there together; where the compiler tells its peak, that is the measure.
+    total = (getattr(analysis, "peak_memory_in_bytes", 0) or memory.needed_bytes(compiled) or 0) + program
+    activations = min(activations, max(0, total - named - program))
+    temporaries = min(analysis.temp_size_in_bytes, max(0, total - named - program)) - activations
+    kinds = {**state, "activations": activations, "temporaries": max(0, temporaries), "program": program}
     # Padding of arrays to the chip's tiles, results that reuse no argument, and the like.
-    kinds["other"] = max(0, total - named - analysis.temp_size_in_bytes - program)
+    kinds["other"] = max(0, total - sum(kinds.values()))
     gib = {kind: size / GIB for kind, size in kinds.items()}
-    spare = usable - total / GIB
-    return {"fits": spare >= 0, "spare_gib": spare, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
+    # The compiler refuses what does not fit, so what it has compiled does.
+    return {"fits": True, "spare_gib": usable - total / GIB, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
 
 
 def _refused(message: str, state: dict[str, int], usable: float) -> dict[str, Any]:
@@ -161,20 +155,14 @@ def _amount(pattern: str, message: str) -> float | None:
 
 def _costs(settings: Settings, cost: schedule.Cost, mesh: schedule.Mesh) -> dict[str, Any]:
     """FLOPs, traffic and the time that they make up."""
-    model, length = settings.model, settings.length
-    tokens = settings.batch_size * length
-    causal, full = (flops.flops_per_token(model, length, causal=way) * tokens for way in (True, False))
-    counted = counted_flops(settings)
-    peak = mesh.size * mesh.peak
+    found = model_flops(settings)
     exposed = sum(t.exposed_seconds for t in cost.traffic.values())
     return {
         "flops": {
-            "model_causal": causal,
-            "model_full": full,
-            "counted_full": counted,
-            "counted_over_closed_form": counted / full,
+            **found,
             "executed": cost.flops * mesh.size,
-            "executed_over_model": cost.flops * mesh.size / causal,
+            "executed_attention": cost.kernel_flops * mesh.size,
+            "executed_over_model": cost.flops * mesh.size / found["model_causal"],
         },
         "collectives": [
             {"kind": kind, "axes": axes, **{name: value for name, value in vars(traffic).items()}}
@@ -185,8 +173,17 @@ def _costs(settings: Settings, cost: schedule.Cost, mesh: schedule.Mesh) -> dict
             "collective_seconds": sum(t.seconds for t in cost.traffic.values()),
             "exposed_seconds": exposed,
             "step_seconds": cost.seconds,
-            "tokens_per_second_per_chip": tokens / cost.seconds / mesh.size,
-            "mfu_causal": causal / cost.seconds / peak,
-            "mfu_full": full / cost.seconds / peak,
+            **rates(settings, cost.seconds, mesh.size, mesh.peak),
         },
     }
+
+
+def _expected(settings: Settings, module: hlo.Module, mesh: schedule.Mesh) -> dict[str, Any]:
+    """The same schedule at published speeds; see `ja_llm.compile.expected`."""
+    speeds = expected.ACHIEVED[mesh.chip.platform_name]
+    slower = dataclasses.replace(mesh, peak=speeds.peak * speeds.products, kernel_peak=speeds.attention_flops(settings.length))
+    cost = schedule.cost(module, slower)
+    exposed = sum(t.exposed_seconds for t in cost.traffic.values())
+    name = mesh.chip.platform_name
+    found = expected.step_seconds(name, settings.length, cost.flops - cost.kernel_flops, cost.kernel_seconds, exposed)
+    return {"expected": {**found, **rates(settings, found["step_seconds"], mesh.size, speeds.peak)}}

@@ -27,6 +27,7 @@ def compile_in_child(
     vocab_size: int | None = None,
     candidate: Mapping[str, Any] | None = None,
     compiler_options: Mapping[str, str] | None = None,
+    dump: str | None = None,
 ) -> dict[str, Any]:
     """What `ja_llm.compile.aot.compile_step` gives; one at a time on this machine, others wait.
 
@@ -37,6 +38,7 @@ def compile_in_child(
     request = {
         **{"files": list(files), "bindings": list(bindings), "topology": topology, "search_paths": search_paths},
         **{"vocab_size": vocab_size, "candidate": dict(candidate or {}), "compiler_options": dict(compiler_options or {})},
+        "dump": None if dump is None else str(Path(dump).absolute()),
     }
     with tempfile.TemporaryDirectory(prefix="ja_llm-compile-") as folder, _one_at_a_time():
         asked, answer = Path(folder) / "request.json", Path(folder) / "result.json"
@@ -77,7 +79,9 @@ def main(request: str, result: str) -> None:
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
     try:
         with settings(asked["files"], asked["bindings"], asked["search_paths"], asked["vocab_size"]) as run:
-            found = compile_step(run.changed(Candidate(**asked["candidate"])), asked["topology"], asked["compiler_options"])
+            found = compile_step(
+                run.changed(Candidate(**asked["candidate"])), asked["topology"], asked["compiler_options"], asked["dump"]
+            )
         write_json(Path(result), {"found": found})
     except JaLlmError as error:
         write_json(Path(result), {"error": str(error).splitlines()[0], "usage": isinstance(error, UsageError)})

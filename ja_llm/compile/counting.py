@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from ja_llm.compile.settings import Settings
+from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params
 from ja_llm.train.loop import abstract_batch
 from ja_llm.train.step import loss_sums
@@ -17,7 +18,12 @@ def counted_flops(settings: Settings) -> float:
 
     Attention is traced as the plain product of all queries with all keys, so this compares with `flops_per_token(causal=False)`.
     """
-    model = dataclasses.replace(settings.model, remat_policy="none", attention="reference")
+    return traced_flops(dataclasses.replace(settings.model, remat_policy="none"), settings)
+
+
+def traced_flops(model: DecoderConfig, settings: Settings) -> float:
+    """The same with the model's own remat policy: what it computes again is counted again, attention's part as the plain product's."""
+    model = dataclasses.replace(model, attention="reference")
     options, rows = settings.options, min(settings.batch_size, 2)
 
     def loss(params: Any, batch: Any) -> Any:

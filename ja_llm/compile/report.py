@@ -7,28 +7,45 @@ def text(result: dict[str, Any]) -> str:
     """Of what `ja_llm.compile.aot.compile_step` found: lines for a terminal."""
     memory = result["gib_per_chip"]
     mesh = " x ".join(f"{name} {size}" for name, size in result["mesh"].items())
-    verdict = (
-        f"fits: {memory['total']:.2f} of {memory['usable']:.2f} GiB a chip, {result['spare_gib']:.2f} to spare"
-        if result["fits"]
-        else f"does not fit: {memory['total']:.2f} GiB a chip, it has {memory['usable']:.2f}; {-result['spare_gib']:.2f} GiB too much"
-    )
     kinds = ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in memory.items() if name not in ("total", "usable"))
     lines = [
         f"{result['parameters'] / 1e9:.3f}B parameters on {result['topology']} ({result['chips']} x {result['device']}), mesh {mesh}, "
         f"{result['batch_size']} x {result['length']} tokens a step in {result['microbatches']} microbatches, remat {result['remat_policy']}",
-        verdict,
+        _verdict(result),
         f"  GiB a chip: {kinds}",
     ]
+    if "kernels" in result:
+        lines += [_flops(result), f"attention {result['attention']}: {result['kernels']} kernels in the lowered program"]
+        return "\n".join([*lines, f"lowered in {result['lower_seconds']:.0f} s, not compiled: that needs a GPU"])
     if "flops" in result:
         lines += _costs(result)
     return "\n".join([*lines, f"compiled in {result['compile_seconds']:.0f} s"])
 
 
+def _verdict(result: dict[str, Any]) -> str:
+    memory, spare = result["gib_per_chip"], result["spare_gib"]
+    if result["fits"]:
+        return f"fits: {memory['total']:.2f} of {memory['usable']:.2f} GiB a chip, {spare:.2f} to spare"
+    if result["fits"] is None:
+        return (
+            f"lowers; state and batch leave {spare:.2f} of {memory['usable']:.2f} GiB a GPU for activations and the rest, which only its "
+            "compiler knows"
+        )
+    return f"does not fit: {memory['total']:.2f} GiB a chip, it has {memory['usable']:.2f}; {-spare:.2f} GiB too much"
+
+
+def _flops(result: dict[str, Any]) -> str:
+    flops = result["flops"]
+    return (
+        f"FLOPs a step: model {flops['model_causal']:.4g} (causal attention counted half) or {flops['model_full']:.4g} (whole); counted in the traced "
+        f"step {flops['counted_over_closed_form']:.4f} of the closed form (whole)"
+    )
+
+
 def _costs(result: dict[str, Any]) -> list[str]:
     flops, time = result["flops"], result["time"]
     lines = [
-        f"FLOPs a step: model {flops['model_causal']:.4g} (causal attention counted half) or {flops['model_full']:.4g} (whole); counted in the traced "
-        f"step {flops['counted_over_closed_form']:.4f} of the closed form (whole); executed {flops['executed_over_model']:.3f} x the causal model's",
+        f"{_flops(result)}; executed {flops['executed_over_model']:.3f} x the causal model's",
         "collectives a step, on each chip:",
     ]
     for c in result["collectives"]:

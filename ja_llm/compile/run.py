@@ -6,9 +6,11 @@ from typing import Any
 
 from ja_llm.compile import report
 from ja_llm.compile.child import compile_in_child
-from ja_llm.compile.hardware import parse_topology
+from ja_llm.compile.hardware import CHIPS, parse_gpus, parse_topology
 from ja_llm.compile.sweep import proposal, sweep
+from ja_llm.errors import UsageError
 from ja_llm.files import write_json
+from ja_llm.launch.flags import compiler_options as flags_of
 from ja_llm.manifest import software
 
 
@@ -24,13 +26,14 @@ def run(
     microbatches: Sequence[int] | None = None,
     meshes: Sequence[Mapping[str, int]] = (),
     out: str | None = None,
+    dump: str | None = None,
 ) -> int:
-    """Compile, print, and write what was found; 0 if something fits, else 1.
+    """Compile, print, and write what was found; 0 if something fits (for GPUs: may fit), else 1.
 
     Args:
       files: gin files; see `ja_llm.compile.settings.settings`.
       bindings: `NAME = VALUE`.
-      topology: e.g. "v5p:4x4x4".
+      topology: e.g. "v5p:4x4x4", or "h100:16x8" (machines and GPUs in each).
       search_paths: comma-separated folders.
       vocab_size: rows of the embedding table.
       compiler_options: XLA's.
@@ -38,12 +41,20 @@ def run(
       microbatches: to choose from; None likewise.
       meshes: to choose from; none likewise.
       out: JSON file.
+      dump: file for the scheduled HLO (of a sweep's last compilation).
 
     Raises:
       UsageError: settings do not fit.
       JaLlmError: the compiler ended without an answer.
     """
-    parse_topology(topology)
+    swept = bool(policies or microbatches or meshes)
+    if parse_gpus(topology) is None:
+        parse_topology(topology)
+    elif swept or compiler_options:
+        raise UsageError(
+            f"--topology {topology}: for GPUs a step is lowered and not compiled, so there is no memory or time to choose by; leave out --sweep, "
+            "--remat, --microbatches, --mesh and --xla, and bind MESH and MICROBATCHES."
+        )
 
     def one(candidate: Mapping[str, Any]) -> dict[str, Any]:
         return compile_in_child(
@@ -54,9 +65,10 @@ def run(
             vocab_size=vocab_size,
             candidate={name: value for name, value in candidate.items() if value},
             compiler_options=compiler_options,
+            dump=dump,
         )
 
-    if policies or microbatches or meshes:
+    if swept:
         found = sweep(one, policies or (None,), microbatches or (0,), meshes or ({},), lambda line: print(line, flush=True))
         print(report.text(found[0]))
         print(proposal(found))
@@ -65,4 +77,11 @@ def run(
         print(report.text(found[0]))
     if out:
         write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
-    return 0 if found[0]["fits"] else 1
+    return 1 if found[0]["fits"] is False else 0
+
+
+def with_flags(topology: str, given: Mapping[str, str], recommended: bool) -> dict[str, str]:
+    """Compiler options for a topology: if `recommended` those that `ja-llm launch` sets there, and over them the given ones."""
+    generation = topology.partition(":")[0]
+    own = flags_of(generation) if recommended and generation in CHIPS else {}
+    return {**own, **given}

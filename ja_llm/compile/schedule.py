@@ -46,7 +46,9 @@ class Mesh:
       coords: int [devices, dimensions], in the program's order.
       chip: their generation.
       shape: chips along each dimension of the slice.
-      peak: FLOP/s of one.
+      peak: FLOP/s of one in matrix products.
+      kernel_peak: FLOP/s of one in the attention kernels' forward pass; None: `peak`.
+      slices: int [devices], which slice each is in; None: all in one.
     """
 
     axes: dict[str, int]
@@ -54,6 +56,8 @@ class Mesh:
     chip: Chip
     shape: tuple[int, ...]
     peak: float
+    kernel_peak: float | None = None
+    slices: Any = None
 
     @property
     def size(self) -> int:
@@ -96,20 +100,23 @@ class Cost:
 
     Attributes:
       flops: executed, of matrix products and kernels.
+      kernel_flops: of them, those of attention kernels.
+      kernel_seconds: that the attention kernels take.
       compute_seconds: of all that is no collective.
       seconds: with what is exposed of the collectives.
       traffic: (kind, axes) -> what goes over the links.
     """
 
     flops: float = 0
+    kernel_flops: float = 0
+    kernel_seconds: float = 0
     compute_seconds: float = 0
     seconds: float = 0
     traffic: dict[tuple[str, str], Traffic] = dataclasses.field(default_factory=dict)
 
     def add(self, other: "Cost", times: float) -> None:
-        self.flops += times * other.flops
-        self.compute_seconds += times * other.compute_seconds
-        self.seconds += times * other.seconds
+        for name in ("flops", "kernel_flops", "kernel_seconds", "compute_seconds", "seconds"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for key, traffic in other.traffic.items():
             self.traffic.setdefault(key, Traffic()).add(traffic, times)
 
@@ -124,6 +131,7 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
     total = Cost()
     links_free = 0.0
     running: dict[str, tuple[float, Traffic]] = {}  # start -> (when it ends, where its exposed time is counted)
+    carried: dict[str, str] = {}  # what hands a running collective on -> its start
     for instruction in computation.instructions:
         if instruction.opcode == "while":
             body = module.computations[instruction.attribute("body") or ""]
@@ -131,7 +139,12 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
         elif instruction.opcode == "conditional":
             branches = [_walk(module, module.computations[n], mesh) for n in _branches(instruction) if n in module.computations]
             total.add(max(branches, key=lambda c: c.seconds, default=Cost()), 1)
-        elif (found := _started_by(instruction, running)) is not None:
+        elif (found := _handed_on(instruction, running, carried)) is not None:
+            if not _is_done(instruction):  # XLA's TPU compiler fuses products with a gather that goes on beside them
+                carried[instruction.name] = found
+                if instruction.opcode == "fusion":
+                    _compute(total, module, computation, instruction, mesh)
+                continue
             end, traffic = running.pop(found)
             waited = max(0.0, end - total.seconds)
             traffic.exposed_seconds += waited
@@ -150,12 +163,22 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
             sums.add(one, 1)
             total.seconds = links_free
         elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
-            flops, size = _flops(module, computation, instruction), _moved(module, computation, instruction)
-            seconds = max(flops / mesh.peak, size / mesh.chip.hbm_bytes_per_second)
-            total.flops += flops
-            total.compute_seconds += seconds
-            total.seconds += seconds
+            _compute(total, module, computation, instruction, mesh)
     return total
+
+
+def _compute(total: Cost, module: Module, computation: Computation, instruction: Instruction, mesh: Mesh) -> None:
+    """Add an instruction that computes."""
+    kernel = _kernel(instruction)
+    flops = _flops(module, computation, instruction)
+    rate = mesh.peak if kernel is None or mesh.kernel_peak is None else mesh.kernel_peak * _PACE[kernel]
+    seconds = max(flops / rate, _moved(module, computation, instruction) / mesh.chip.hbm_bytes_per_second)
+    total.flops += flops
+    total.compute_seconds += seconds
+    total.seconds += seconds
+    if kernel is not None:
+        total.kernel_flops += flops
+        total.kernel_seconds += seconds
 
 
 def _branches(instruction: Instruction) -> list[str]:
@@ -168,10 +191,18 @@ def _is_start(instruction: Instruction) -> bool:
     return instruction.opcode.endswith("-start") or "async-collective-start" in instruction.name
 
 
-def _started_by(instruction: Instruction, running: dict[str, Any]) -> str | None:
-    """The running collective that an instruction ends."""
-    if instruction.opcode.endswith("-done") or "async-collective-done" in instruction.name:
-        return next((name for name in instruction.operands if name in running), None)
+def _is_done(instruction: Instruction) -> bool:
+    return instruction.opcode.endswith("-done") or "async-collective-done" in instruction.name
+
+
+def _handed_on(instruction: Instruction, running: dict[str, Any], carried: dict[str, str]) -> str | None:
+    """The running collective that an instruction ends, or hands on: a part of the start's result, a fusion that is given one."""
+    if instruction.opcode not in ("get-tuple-element", "fusion") and not _is_done(instruction):
+        return None
+    for name in instruction.operands:
+        start = carried.get(name, name)
+        if start in running:
+            return start
     return None
 
 
@@ -199,7 +230,8 @@ def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) 
         "ragged-all-to-all": (given, share),
     }.get(kind, (given, 1.0))
     wire = whole * factor
-    bandwidth = group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
+    between = mesh.slices is not None and len(set(mesh.slices[group])) > 1
+    bandwidth = mesh.chip.dcn_bytes_per_second if between else group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
     return (kind, mesh.axes_of(group)), Traffic(1, whole, wire, wire / bandwidth)
 
 
@@ -231,17 +263,26 @@ def _with_homes(module: Module, computation: Computation, instruction: Instructi
 # Matrix products that each kernel of `ja_llm.attention.flash` does for a query and a key: scores and values; these anew with the
 # gradients of scores, keys and values; scores, their gradient and that of the queries.
 _PRODUCTS = {"attention_forward": 2, "attention_dkv": 4, "attention_dq": 3}
+# Published speeds of backward passes count 5 products where two kernels do 7.
+_PACE = {"attention_forward": 1.0, "attention_dkv": 7 / 5, "attention_dq": 7 / 5}
+
+
+def _kernel(instruction: Instruction) -> str | None:
+    """Which attention kernel an instruction is."""
+    if instruction.opcode != "custom-call":
+        return None
+    return next((name for name in _PRODUCTS if instruction.name.startswith(name)), None)
 
 
 def _kernel_flops(computation: Computation, instruction: Instruction) -> float:
     """Of an attention kernel over a causal row that is one document: half of all pairs."""
-    products = next((count for name, count in _PRODUCTS.items() if instruction.name.startswith(name)), 0)
+    kernel = _kernel(instruction)
     arrays = [a.arrays[0][1] for name in instruction.operands if (a := computation.by_name.get(name)) and len(a.arrays) == 1]
     wide = [shape for shape in arrays if len(shape) == 4]
-    if not products or len(wide) < 2:
+    if kernel is None or len(wide) < 2:
         return 0.0
     queries, keys = wide[0], wide[1]
-    return products * 2.0 * math.prod(queries) * max(keys[2:]) / 2
+    return _PRODUCTS[kernel] * 2.0 * math.prod(queries) * max(keys[2:]) / 2
 
 
 def _moved(module: Module, computation: Computation, instruction: Instruction) -> float:
@@ -270,6 +311,8 @@ def _read(body: Computation, place: int, whole: int) -> float:
     for user in users:
         if user.opcode in ("dynamic-slice", "gather", "slice"):
             total += user.bytes
+        elif user.opcode == "tuple" or user.opcode in COLLECTIVES:  # handed on, or counted as what goes over the links
+            continue
         elif user.opcode == "fusion" or user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:  # type: ignore[union-attr]
             return float(whole)
     return min(total, whole)
@@ -284,6 +327,8 @@ def _written(body: Computation, instruction: Instruction) -> float:
     for root in roots:
         while root.opcode == "bitcast" and root.operands and root.operands[0] in body.by_name:
             root = body.by_name[root.operands[0]]
+        if root.opcode == "parameter" or root.opcode in COLLECTIVES:
+            continue
         update = body.by_name.get(root.operands[1]) if root.opcode == "dynamic-update-slice" else None
         total += root.bytes if update is None else update.bytes
     return min(total, instruction.bytes) if instruction.bytes else total

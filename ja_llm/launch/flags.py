@@ -130,6 +130,11 @@ def environment(name: str, given: Mapping[str, str]) -> dict[str, str]:
     return {entry.variable: " ".join([*words, own]).strip()}
 
 
+def compiler_options(name: str) -> dict[str, str]:
+    """The same for a compiler that is called with options and reads no variable (flag -> value)."""
+    return {flag.name: flag.value for flag in hardware(name).flags}
+
+
 def table() -> str:
     """The table as Markdown, a row for each flag and value; it stands in docs/pod.md."""
     rows: dict[tuple[str, Flag], list[str]] = {}

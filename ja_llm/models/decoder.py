@@ -36,7 +36,7 @@ from ja_llm.errors import UsageError
 from ja_llm.models.adapters import LORA
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.experts import BALANCE, Experts
-from ja_llm.models.layers import MLP, Embed, Head, Norm, PositionEmbed
+from ja_llm.models.layers import MLP, PRODUCT, Embed, Head, Norm, PositionEmbed
 from ja_llm.models.rope import rotation
 from ja_llm.models.self_attention import Attention, CacheSlots, Context, implementation
 from ja_llm.sharding import constrain
@@ -72,8 +72,10 @@ class Block(nn.Module):
 # The kernels' output and log-sum-exp are what their backward pass reads; without them it runs the forward kernel again.
 _KERNELS = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
 _REMAT = {
+    # A policy does not see into `product`, which has a gradient of its own: its results are kept by name, the experts' by what they are.
     "minimal": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _KERNELS
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES, PRODUCT),
     ),
     "attention": _KERNELS,
     "full": jax.checkpoint_policies.nothing_saveable,

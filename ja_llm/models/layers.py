@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
+from jax.ad_checkpoint import checkpoint_name
 
 from ja_llm.models.adapters import adapted
 from ja_llm.models.config import DecoderConfig
@@ -20,6 +21,7 @@ from ja_llm.sharding import constrain
 
 Shape = tuple[int, ...]
 Initializer = Any  # (key, shape, dtype) -> array
+PRODUCT = "product"  # the name under which a remat policy knows the results of `Linear`'s products
 
 
 def parameter(
@@ -119,7 +121,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = parameter(self, self.config, "kernel", self.shape, self.axes, nn.initializers.normal(self.std))
-        out = product(x, kernel, self.contract)
+        out = checkpoint_name(product(x, kernel, self.contract), PRODUCT)
         if self.bias:
             n = self.contract
             out = out + parameter(self, self.config, "bias", self.shape[n:], self.axes[n:], nn.initializers.zeros)

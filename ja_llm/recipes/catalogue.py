@@ -113,7 +113,7 @@ def resolve(name: str, bindings: Sequence[str] = ()) -> Recipe:
         return Recipe(
             name=name,
             about=text_of(name).splitlines()[0].lstrip("# "),
-            published=Published(),  # type: ignore[call-arg]  gin fills it
+            published=Published(),  # type: ignore[call-arg]
             step=step,
             steps=steps,
             stages=_stages(given, steps),

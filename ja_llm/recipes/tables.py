@@ -108,9 +108,8 @@ def _place(recipe: Recipe, place: Hardware) -> list[str]:
     memory = found["gib_per_chip"]
     if not place.fits:
         return [f"{head}; does not fit: {-found['spare_gib']:.2f} GiB a chip too much"]
-    best = found["time"]["step_seconds"] * recipe.steps * recipe.published.runs * place.chips / 3600
-    return [
-        head,
-        f"    fits: {memory['total']:.1f} of {memory['usable']:.1f} GiB a chip in {found['microbatches']} microbatches, remat {found['remat_policy']}; "
-        f"by the compiler's schedule no less than {best:,.0f} chip-hours",
-    ]
+    steps = recipe.steps * recipe.published.runs * place.chips / 3600
+    text = f"    fits: {memory['total']:.1f} of {memory['usable']:.1f} GiB a chip in {found['microbatches']} microbatches, remat {found['remat_policy']}"
+    if "expected" in found:
+        text += f"; at published speeds of that chip about {found['expected']['step_seconds'] * steps:,.0f} chip-hours"
+    return [head, f"{text}; by the compiler's schedule no less than {found['time']['step_seconds'] * steps:,.0f}"]

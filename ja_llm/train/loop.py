@@ -296,6 +296,7 @@ def lowered_step(
     schedule: Schedule,
     model: DecoderConfig,
     options: StepOptions,
+    platform: str | None = None,
 ) -> Any:
     """What `compiled_step` compiles (a jax.stages.Lowered), for the devices of `mesh`, which need not be here.
 
@@ -308,6 +309,7 @@ def lowered_step(
       schedule: step -> learning rate.
       model: the architecture.
       options: what the step does.
+      platform: what to lower for ("cuda") where `mesh` is abstract; None: what its devices are.
     """
     frozen = () if plan.lora is None else (plan.model,)
     step = jax.jit(
@@ -316,7 +318,8 @@ def lowered_step(
         out_shardings=(plan.shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return step.lower(plan.abstract, abstract_batch(*batch), *frozen)
+    traced = step.trace(plan.abstract, abstract_batch(*batch), *frozen)
+    return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
 def _past(offence: OffendingStep, schedule: Any, checkpoints: Checkpoints, config: RunConfig, done: int) -> Any:

@@ -1,5 +1,6 @@
 """The run of gin files without its data, the sweep, and a step on four simulated devices: its FLOPs, and what a wrong rule does."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,9 +9,11 @@ import sys
 import pytest
 
 from ja_llm.compile import aot
+from ja_llm.compile.counting import traced_flops
 from ja_llm.compile.settings import Candidate, settings
 from ja_llm.compile.sweep import proposal, sweep
 from ja_llm.errors import UsageError
+from ja_llm.models.config import REMAT_POLICIES
 
 FILES = ["models/tiny_test.gin", "runs/pretrain.gin"]
 BINDINGS = ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16", "MICROBATCHES = 2"]
@@ -18,7 +21,7 @@ BINDINGS = ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16", "MICROB
 PROGRAM = """
 import dataclasses, json, numpy as np, jax
 from ja_llm import sharding
-from ja_llm.compile import aot, hlo, schedule
+from ja_llm.compile import describe, hlo, schedule
 from ja_llm.compile.counting import counted_flops
 from ja_llm.compile.hardware import parse_topology
 from ja_llm.compile.settings import settings
@@ -38,7 +41,7 @@ with settings(%r, [*%r, "MESH = {'fsdp': 4}", "LOSS = 'logits'", "config.Decoder
         where = schedule.Mesh(dict(mesh.shape), np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), chip, shape, 1e12)
         cost = schedule.cost(hlo.parse(step.as_text()), where)
         found[name] = {
-            "state": aot.state_bytes(plan, rows, batch),
+            "state": describe.state_bytes(plan, rows, batch),
             "arguments": step.memory_analysis().argument_size_in_bytes,
             "executed": cost.flops * 4,
             "axes": sorted({axes for _, axes in cost.traffic}),
@@ -88,6 +91,18 @@ def test_a_run_needs_no_data_to_be_compiled():
         assert run.changed(Candidate()) == run
         with pytest.raises(UsageError, match="remat policy 'most'"):
             run.changed(Candidate("most"))
+
+
+def test_a_remat_policy_computes_again_what_it_does_not_keep():
+    with settings(FILES, BINDINGS, vocab_size=96) as run:
+        flops = {p: traced_flops(dataclasses.replace(run.model, remat_policy=p), run) for p in REMAT_POLICIES}
+        model, tokens = run.model, run.batch_size * run.length
+    width, heads = model.embed_dim, model.head_dim
+    # All but the product back from the feed-forward width, whose result the backward pass does not ask for.
+    weights = width * heads * (2 * model.num_heads + 2 * model.num_kv_heads) + 2 * model.mlp_dim * width
+    attention = 2 * model.num_heads * heads * run.length  # scores, and values by them: of the plain product no name is kept
+    again = {policy: (count - flops["none"]) / (2 * tokens * model.num_layers) for policy, count in flops.items()}
+    assert again == {"none": 0, "minimal": attention, "attention": weights + attention, "full": weights + attention}
 
 
 @pytest.mark.parametrize(
@@ -144,3 +159,23 @@ def test_a_refusal_says_by_how_much(message, total):
     found = aot._refused(message, {"parameters": 4 * 2**30, "optimizer": 6 * 2**30}, 15.75)
     assert found["gib_per_chip"]["total"] == pytest.approx(total)
     assert not found["fits"] and found["spare_gib"] == pytest.approx(15.75 - total)
+
+
+def test_memory_by_kind_adds_up():
+    class Analysis:
+        argument_size_in_bytes, output_size_in_bytes, alias_size_in_bytes = 11 * 2**30, 10 * 2**30, 10 * 2**30
+        temp_size_in_bytes, generated_code_size_in_bytes = 4 * 2**30, 2**29
+
+    class Compiled:
+        memory_analysis = Analysis
+
+    state = {"parameters": 3 * 2**30, "optimizer": 6 * 2**30, "batch": 2**29}
+    found = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)
+    gib = found["gib_per_chip"]
+    assert gib["total"] == 11 + 4 + 0.5  # results take the arguments' places
+    assert (gib["activations"], gib["temporaries"], gib["program"]) == (3, 1, 0.5)
+    assert gib["other"] == 1.5 == gib["total"] - sum(gib[k] for k in (*state, "activations", "temporaries", "program"))
+    assert found["fits"] and found["spare_gib"] == 0.25
+    Analysis.peak_memory_in_bytes = 13 * 2**30  # less than the sum: some buffers are never there together
+    gib = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)["gib_per_chip"]
+    assert (gib["total"], gib["activations"], gib["temporaries"], gib["other"]) == (13.5, 3, 0.5, 0)

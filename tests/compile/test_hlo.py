@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ja_llm.compile import hlo, schedule
+from ja_llm.compile.activations import kept_bytes
 from ja_llm.compile.hardware import CHIPS, group_bandwidth, parse_topology
 from ja_llm.errors import UsageError
 
@@ -113,3 +114,101 @@ def test_a_ring_carries_twice_what_a_line_does():
 def test_what_is_no_topology_is_refused(text):
     with pytest.raises(UsageError, match="GENERATION:SHAPE"):
         parse_topology(text)
+
+
+def test_activations_are_what_one_loop_writes_and_the_other_is_given():
+    # Three layers: the forward loop stacks f32[3,8,4]; the backward loop reads it, and sums gradients of its own.
+    text = """HloModule jit_step, is_scheduled=true
+
+%forward (s: (s32[], f32[8,4], f32[3,8,4], f32[3,4])) -> (s32[], f32[8,4], f32[3,8,4], f32[3,4]) {
+  %s = (s32[], f32[8,4], f32[3,8,4], f32[3,4]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8,4]{1,0} get-tuple-element(%s), index=1
+  %stack = f32[3,8,4]{2,1,0} get-tuple-element(%s), index=2
+  %w = f32[3,4]{1,0} get-tuple-element(%s), index=3
+  %more = f32[3,8,4]{2,1,0} fusion(%stack, %x, %i), kind=kLoop, calls=%push
+  ROOT %next = (s32[], f32[8,4], f32[3,8,4], f32[3,4]) tuple(%i, %x, %more, %w)
+}
+
+%backward (b: (s32[], f32[3,4], f32[3,8,4], f32[3,4])) -> (s32[], f32[3,4], f32[3,8,4], f32[3,4]) {
+  %b = (s32[], f32[3,4], f32[3,8,4], f32[3,4]) parameter(0)
+  %j = s32[] get-tuple-element(%b), index=0
+  %g = f32[3,4]{1,0} get-tuple-element(%b), index=1
+  %read = f32[3,8,4]{2,1,0} get-tuple-element(%b), index=2
+  %w.1 = f32[3,4]{1,0} get-tuple-element(%b), index=3
+  %sum = f32[3,4]{1,0} fusion(%g, %read), kind=kLoop, calls=%pull
+  ROOT %next.1 = (s32[], f32[3,4], f32[3,8,4], f32[3,4]) tuple(%j, %sum, %read, %w.1)
+}
+
+%until (u: (s32[], f32[8,4], f32[3,8,4], f32[3,4])) -> pred[] {
+  %u = (s32[], f32[8,4], f32[3,8,4], f32[3,4]) parameter(0)
+  %k = s32[] get-tuple-element(%u), index=0
+  %three = s32[] constant(3)
+  ROOT %less = pred[] compare(%k, %three), direction=LT
+}
+
+ENTRY %main (x.1: f32[8,4], w.2: f32[3,4]) -> f32[3,4] {
+  %x.1 = f32[8,4]{1,0} parameter(0)
+  %w.2 = f32[3,4]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %empty = f32[3,8,4]{2,1,0} broadcast(%zero), dimensions={}
+  %none = f32[3,4]{1,0} broadcast(%zero), dimensions={}
+  %begin = (s32[], f32[8,4], f32[3,8,4], f32[3,4]) tuple(%zero, %x.1, %empty, %w.2)
+  %there = (s32[], f32[8,4], f32[3,8,4], f32[3,4]) while(%begin), condition=%until, body=%forward
+  %kept = f32[3,8,4]{2,1,0} get-tuple-element(%there), index=2
+  %same = f32[3,8,4]{2,1,0} copy(%kept)
+  %weights = f32[3,4]{1,0} get-tuple-element(%there), index=3
+  %turn = (s32[], f32[3,4], f32[3,8,4], f32[3,4]) tuple(%zero, %none, %same, %weights)
+  %back = (s32[], f32[3,4], f32[3,8,4], f32[3,4]) while(%turn), condition=%until, body=%backward
+  ROOT %out = f32[3,4]{1,0} get-tuple-element(%back), index=1
+}
+"""
+    module = hlo.parse(text)
+    assert kept_bytes(module, 3) == 3 * 8 * 4 * 4  # the stack, and neither the weights that both are given nor the gradients
+    assert kept_bytes(module, 4) == 0
+
+
+def test_products_that_are_fused_with_a_gather_hide_it():
+    # As libtpu writes it: a fusion that starts, one that multiplies and hands the gather on, one that ends it.
+    gather = "all-gather(%p), replica_groups=[1,4]<=[4], dimensions={0}"
+    text = f"""HloModule jit_step, is_scheduled=true
+
+%started (p: f32[256,1024]) -> (f32[256,1024], f32[1024,1024]) {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %whole = f32[1024,1024]{{1,0}} {gather}
+  ROOT %both = (f32[256,1024], f32[1024,1024]) tuple(%p, %whole)
+}}
+
+%async_collective_fusion (p.1: f32[256,1024], q: f32[1024,1024], x: f32[1024,1024]) -> (f32[1024,1024], f32[1024,1024]) {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %q = f32[1024,1024]{{1,0}} parameter(1)
+  %x = f32[1024,1024]{{1,0}} parameter(2)
+  %whole.1 = f32[1024,1024]{{1,0}} {gather}
+  %y = f32[1024,1024]{{1,0}} convolution(%x, %x), dim_labels=bf_io->bf
+  ROOT %both.1 = (f32[1024,1024], f32[1024,1024]) tuple(%y, %q)
+}}
+
+%ended (p.2: f32[256,1024], q.2: f32[1024,1024]) -> f32[1024,1024] {{
+  %p = f32[256,1024]{{1,0}} parameter(0)
+  %q.2 = f32[1024,1024]{{1,0}} parameter(1)
+  ROOT %whole.2 = f32[1024,1024]{{1,0}} {gather}
+}}
+
+ENTRY %main (w: f32[256,1024], x.1: f32[1024,1024]) -> f32[1024,1024] {{
+  %w = f32[256,1024]{{1,0}} parameter(0)
+  %x.1 = f32[1024,1024]{{1,0}} parameter(1)
+  %async-collective-start = (f32[256,1024], f32[1024,1024]) fusion(%w), kind=kCustom, calls=%started
+  %a = f32[256,1024]{{1,0}} get-tuple-element(%async-collective-start), index=0
+  %b = f32[1024,1024]{{1,0}} get-tuple-element(%async-collective-start), index=1
+  %fusion.1 = (f32[1024,1024], f32[1024,1024]) fusion(%a, %b, %x.1), kind=kOutput, calls=%async_collective_fusion
+  %c = f32[1024,1024]{{1,0}} get-tuple-element(%fusion.1), index=1
+  ROOT %async-collective-done = f32[1024,1024]{{1,0}} fusion(%a, %c), kind=kCustom, calls=%ended
+}}
+"""
+    product, one_way = 2.0 * 1024**3, 3 * MIB / (2 * CHIPS["v5e"].link_bytes_per_second)
+    for seconds in (one_way / 2, 2 * one_way):
+        found = schedule.cost(hlo.parse(text), mesh(peak=product / seconds))
+        gather = found.traffic["all-gather", "fsdp"]
+        assert (found.flops, gather.count, gather.split, gather.bytes) == (product, 1, 1, 4 * MIB)
+        assert gather.exposed_seconds == pytest.approx(max(0, one_way - seconds))
+        assert found.seconds == pytest.approx(max(seconds, one_way))

@@ -59,3 +59,15 @@ def test_where_no_checkpoint_is_named_the_model_stands_for_it():
         assert run.model.vocab_size == 64, "what the command says wins"
     with pytest.raises(UsageError, match="add --vocab_size N"), settings(files, ENOUGH[:1]):
         pass
+
+
+def test_a_folder_of_the_users_does_not_hide_the_packages_files(tmp_path, monkeypatch):
+    """`python -m ja_llm` has the current folder in its path, where `models/` is a namespace package to Python."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with settings(["runs/continue.gin", "models/tiny_test.gin"], ENOUGH) as run:
+        assert run.model.embed_dim == 32
+    (tmp_path / "own.gin").write_text("include 'runs/continue.gin'\ninclude 'models/tiny_test.gin'\n")
+    with settings(["own.gin"], ENOUGH) as run:
+        assert run.model.embed_dim == 32

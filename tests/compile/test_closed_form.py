@@ -1,0 +1,66 @@
+"""The expected step by closed form: its products are the traced ones, its links can be reckoned by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ja_llm.compile.closed_form import expected_step
+from ja_llm.compile.counting import traced_flops
+from ja_llm.compile.describe import described
+from ja_llm.compile.expected import between_slices
+from ja_llm.compile.hardware import CHIPS
+from ja_llm.compile.settings import settings
+from ja_llm.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = {"batch_size": 16, "length": 32, "microbatches": 2}
+
+
+@pytest.fixture(scope="module")
+def run():
+    files, bindings = ["models/tiny_test.gin", "runs/pretrain.gin"], ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16"]
+    with settings(files, bindings, vocab_size=96) as found:
+        yield found
+
+
+@pytest.mark.parametrize("policy, kept", [("none", 6), ("full", 8)])
+def test_products_are_those_of_the_trace(run, policy, kept):
+    model = dataclasses.replace(run.model, remat_policy=policy)
+    attention = kept * 2 * model.num_layers * model.num_heads * model.head_dim * 32 * (16 * 32)  # the plain product of all pairs
+    found = expected_step(model, "v5e", (2, 2), **SHARED)
+    assert found["executed_products"] + attention == traced_flops(model, run)
+
+
+def test_each_microbatch_waits_for_the_gradients_sum(run):
+    class FourChips:
+        size, shape = 4, {"fsdp": 4}
+
+    parameters = described(run, FourChips, "v5e:2x2", "v5e")["parameters"]
+    found = expected_step(run.model, "v5e", (2, 2), **SHARED)
+    assert found["exposed_bytes"] == 2 * 4 * parameters * 3 / 4  # two microbatches, bfloat16, there and back, of a ring of four
+    assert found["exposed_seconds"] == pytest.approx(found["exposed_bytes"] / (2 * CHIPS["v5e"].link_bytes_per_second))
+    two = expected_step(run.model, "v5e", (2, 2), slices=2, **SHARED)
+    assert two["exposed_seconds"] == pytest.approx(found["exposed_seconds"] + 2 * between_slices(parameters / 4, 2, "v5e"))
+
+
+def test_it_is_what_the_compiled_8b_step_gives(run):
+    """benchmarks/results/compile_table.json: v5e:16x16, remat attention, four microbatches."""
+    stored = json.loads((ROOT / "benchmarks/results/compile_table.json").read_text())["cases"]["8b-v5e-256"]["tried"][-1]
+    with settings(
+        ["models/llama31_8b.gin", "runs/pretrain.gin"], ["TASK_FEATURE_LENGTHS = {'targets': 8192}"], vocab_size=128256
+    ) as big:
+        model = dataclasses.replace(big.model, remat_policy=stored["remat_policy"])
+    size = {name: stored[name] for name in ("batch_size", "length", "microbatches")}
+    found, compiled = expected_step(model, "v5e", (16, 16), **size), stored["expected"]
+    assert found["executed_products"] == pytest.approx(
+        stored["flops"]["executed"] - stored["flops"]["executed_attention"], rel=1e-3
+    )
+    assert found["attention_seconds"] == pytest.approx(compiled["attention_seconds"], rel=1e-3)
+    assert found["step_seconds"] == pytest.approx(compiled["step_seconds"], rel=0.02)
+
+
+def test_rows_must_divide(run):
+    with pytest.raises(UsageError, match="16 rows can't be split over 4 chips in 8"):
+        expected_step(run.model, "v5e", (2, 2), batch_size=16, length=32, microbatches=8)

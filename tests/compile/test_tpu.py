@@ -1,0 +1,47 @@
+"""With libtpu: a small run for a slice of four chips, and one that is refused, through the command's own functions."""
+
+import importlib.util
+import json
+
+import pytest
+
+from ja_llm.compile.child import compile_in_child
+from ja_llm.compile.run import run
+from ja_llm.errors import UsageError
+
+pytestmark = [
+    pytest.mark.tpu,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the libtpu wheel: the extra tpu"),
+]
+FILES = ["models/tiny_test.gin", "runs/pretrain.gin"]
+BINDINGS = [
+    "TASK_FEATURE_LENGTHS = {'targets': 256}",
+    "BATCH_SIZE = 8",
+    "MESH = {'fsdp': -1}",
+    "config.DecoderConfig.max_length = 256",
+    "config.DecoderConfig.head_dim = 128",
+    "config.DecoderConfig.dtype = 'bfloat16'",
+]
+
+
+def test_a_step_that_fits_is_told_in_full(tmp_path, capsys):
+    out, program = tmp_path / "found.json", tmp_path / "step.hlo"
+    assert run(FILES, BINDINGS, "v5e:2x2", vocab_size=96, microbatches=[1, 2], out=str(out), dump=str(program)) == 0
+    (found,) = json.loads(out.read_text())["results"]  # one microbatch fits, so two are not tried
+    memory = found["gib_per_chip"]
+    kinds = [size for kind, size in memory.items() if kind not in ("total", "usable")]
+    assert sum(kinds) == pytest.approx(memory["total"], rel=0.01) and memory["usable"] == 15.75
+    assert found["flops"]["counted_over_closed_form"] == pytest.approx(1, abs=0.01)
+    assert 0 < found["time"]["mfu_causal"] < 1 and found["expected"]["step_seconds"] > found["time"]["compute_seconds"] / 2
+    assert {c["axes"] for c in found["collectives"]} == {"fsdp"}
+    assert program.read_text().startswith("HloModule") and "MICROBATCHES = 1" in capsys.readouterr().out
+
+
+def test_two_slices_send_over_the_network_between_them():
+    found = compile_in_child(FILES, [*BINDINGS, "DCN_MESH = {'data': 2}"], "v5e:2x2", vocab_size=96)
+    assert found["chips"] == 8 and any("data" in c["axes"] for c in found["collectives"])
+
+
+def test_a_shape_that_nobody_offers_is_refused_in_a_sentence():
+    with pytest.raises(UsageError, match="--topology v5e:3x5 can't be compiled for"):
+        compile_in_child(FILES, BINDINGS, "v5e:3x5", vocab_size=96)
