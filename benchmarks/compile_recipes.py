@@ -14,7 +14,6 @@ from typing import Any
 from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json
-from ja_llm.launch.flags import compiler_options
 from ja_llm.manifest import software
 from ja_llm.recipes import catalogue, compiled
 
@@ -30,10 +29,9 @@ def cases(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def compile_recipe(name: str, topology: str) -> dict[str, Any]:
-    """The result for one recipe on one of its topologies, with the compiler flags that `ja-llm launch` sets there."""
+    """The result for one recipe on one of its topologies."""
     candidate = catalogue.resolve(name).published.hardware[topology]
-    options = compiler_options(topology.partition(":")[0])
-    return compile_in_child([catalogue.file_of(name)], (), topology, candidate=candidate, compiler_options=options)
+    return compile_in_child([catalogue.file_of(name)], (), topology, candidate=candidate)
 
 
 def main() -> int:

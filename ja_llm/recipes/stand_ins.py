@@ -9,6 +9,7 @@ import importlib.resources
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ja_llm import manifest
 from ja_llm.data import registry
@@ -121,7 +122,7 @@ def _write(folder: Path, languages: dict[str, list[Document]]) -> None:
                         write_record(file, to_example(document))
                         licences[document.licence] += 1
                 characters = sum(len(document.text) for document in chosen)
-                counts: dict[str, int | str] = {"documents": len(chosen), "characters": characters, "lang": lang, "split": split}
+                counts: dict[str, Any] = {"documents": len(chosen), "characters": characters, "lang": lang, "split": split}
                 shards.append(manifest.file_entry(path, temporary, **counts))
         manifest.write(
             temporary,

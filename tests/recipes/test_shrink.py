@@ -10,9 +10,11 @@ import gin
 import numpy as np
 import pytest
 
+from ja_llm import manifest
 from ja_llm.cli import main
 from ja_llm.compile.settings import settings
 from ja_llm.data import registry
+from ja_llm.documents import read_documents
 from ja_llm.errors import UsageError
 from ja_llm.gin_utils import parsed
 from ja_llm.models.config import DecoderConfig
@@ -160,12 +162,27 @@ def trains_saves_resumes_and_evaluates(name, out, vocab):
     assert again[steps]["loss"] == losses[steps]["loss"]
 
 
+@pytest.fixture
+def plainly_cached(monkeypatch):
+    """`ja-llm cache` without TensorFlow, which takes longer to load than these stores to write; tests/data has it with."""
+
+    def tokenized(task, split, tokenizer, root):
+        value = manifest.read(root, manifest.DOCUMENTS)
+        for shard in registry.shards(registry.task(task), value, split):
+            for document in read_documents(root / shard["name"]):
+                yield document.id, np.array(tokenizer.document_ids(document.text), np.int32), document.text
+
+    monkeypatch.setattr("ja_llm.data.cache._tokenized", tokenized)
+
+
+@pytest.mark.usefixtures("plainly_cached")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
     trains_saves_resumes_and_evaluates(name, tmp_path / "small", vocab)
 
 
 @pytest.mark.recipes
+@pytest.mark.usefixtures("plainly_cached")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SAMPLES])
 def test_every_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
     trains_saves_resumes_and_evaluates(name, tmp_path / "small", vocab)
@@ -185,8 +202,6 @@ def test_the_verb_writes_a_folder_that_says_what_it_is(tmp_path, capsys):
 
 
 def test_stand_ins_are_of_the_sources_languages_and_no_document_stands_twice(tmp_path):
-    from ja_llm.documents import read_documents
-
     tasks = {task for mixture in ("swallow_llama31_8b_v02", "aurora_m_cap") for task in registry.resolve(mixture)}
     folders = stand_ins.write_stand_ins(tmp_path, tasks)
     seen = {}
