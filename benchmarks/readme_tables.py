@@ -113,7 +113,6 @@ WAYS = {
     "subset": "a random quarter, four times",
     "best_first": "the clean quarter first",
     "near_original": "half English",
-    "replay25": "a quarter English",
     "jump": "no warm-up",
     "not_rewarmed": "not re-warmed",
 }
