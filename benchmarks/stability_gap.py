@@ -168,7 +168,7 @@ def rows_of(world: World, way: Way, toy: Toy, seed: int) -> np.ndarray:
         japanese = np.concatenate([japanese[clean], japanese[~clean]])
     mixing = Mixing([way.japanese, round(1 - way.japanese, 9)])  # 0.1, not 0.09999999999999998
     places = [mixing.place(row) for row in range(toy.steps * toy.batch)]
-    found = [(world.japanese[japanese[n % len(japanese)]], world.english[english[n]])[m] for m, n in places]
+    found = [(world.japanese[japanese[n % len(japanese)]], world.english[english[n % len(english)]])[m] for m, n in places]
     return np.stack(found).reshape(toy.steps, toy.batch, -1)
 
 
