@@ -123,7 +123,7 @@ def stability_gap(value: dict[str, Any]) -> str:
     settings = value["settings"]
     lines = [
         f"{settings['seeds']} seeds of {settings['parameters']:,} parameters and {settings['steps']} steps; means, and the 95 % interval of the pairs' "
-        f"differences from plain ({value['cpu_seconds'] / 60:.0f} minutes of one core):",
+        f"differences from plain ({value['cpu_seconds']} s of processor time in all):",
         "",
         "| way | depth | area of English | against plain | is it smaller? | English at the end | Japanese at the end |",
         "|---|---|---|---|---|---|---|",
