@@ -16,7 +16,7 @@ from ja_llm.files import write_json
 from ja_llm.train.alarms import Alarm
 
 RESULT = Path(__file__).resolve().parent / "results" / "false_alarms.json"
-RUNS, PROBES, DOCUMENTS, BEGINS, BOUND = 1000, 30, 64, 10, 0.05
+RUNS, PROBES, DOCUMENTS, BEGINS, BOUND = 500, 30, 64, 10, 0.05
 RISES = (0.0, 0.025, 0.05, 0.07, 0.1, 0.15)
 
 

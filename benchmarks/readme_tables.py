@@ -170,7 +170,6 @@ WAYS = {
     "subset": "a random quarter, four times",
     "best_first": "the clean quarter first",
     "near_original": "half English",
-    "replay25": "a quarter English",
     "jump": "no warm-up",
     "not_rewarmed": "not re-warmed",
 }
@@ -181,7 +180,7 @@ def stability_gap(value: dict[str, Any]) -> str:
     settings = value["settings"]
     lines = [
         f"{settings['seeds']} seeds of {settings['parameters']:,} parameters and {settings['steps']} steps; means, and the 95 % interval of the pairs' "
-        f"differences from plain ({value['cpu_seconds'] / 60:.0f} minutes of one core):",
+        f"differences from plain ({value['cpu_seconds']} s of processor time in all):",
         "",
         "| way | depth | area of English | against plain | is it smaller? | English at the end | Japanese at the end |",
         "|---|---|---|---|---|---|---|",

@@ -460,3 +460,13 @@ def test_a_mixture_that_is_registered_with_seqio_is_cached_by_its_name(tmp_path,
     assert {task: rows.count(task) for task in set(rows)} == {"blogs": 8, "news": 24, "poems": 32}
     assert main(command) == 0  # finished already
     assert main(["cache", "--task", "nothing", "--vocab", str(vocab), "--out", str(tmp_path / "d"), "--documents", "x"]) == 2
+
+
+def test_a_split_alone_is_written_for_what_is_probed_only(root, vocab, cached, tmp_path, capsys):
+    words = ["cache", "--task", "web_en", "--vocab", str(vocab), "--documents", str(root), "--out", str(tmp_path / "c")]
+    assert main([*words, "--split", "heldout"]) == 0
+    (member,) = manifest.read(tmp_path / "c", manifest.MIXTURE)["members"]
+    assert list(member["splits"]) == ["heldout"] and not (tmp_path / "c/web_en/train").exists()
+    assert TokenStore.open(tmp_path / "c/web_en/heldout").fingerprint == TokenStore.open(cached[0] / "web_en/heldout").fingerprint
+    with pytest.raises(JaLlmError, match="there are no 'train' documents of web_en"):
+        BatchSource(tmp_path / "c", 32, 8, seed=0)
