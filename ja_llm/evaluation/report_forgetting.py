@@ -158,8 +158,10 @@ def _paired(domain: str, groups: Mapping[str, Mapping[int, Run]]) -> str:
             + f"<td>{against}</td>"
             + f'<td class="n">{statistics.fmean(finals):+.4f}</td></tr>'
         )
-    if not body:
-        return ""
+    if not body or not any(
+        gap_of(run, domain).area for seeds in groups.values() for run in seeds.values() if domain in _probed(run)
+    ):
+        return ""  # nothing that any of them forgot
     heads = ("seeds", "depth", "area", f"area against {base_name}, of the same seeds", "at the end")
     head = '<th scope="col">runs</th>' + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     note = "<p class=\"soft\">Means over seeds; the interval is Student's, 95 %, of the mean of the pairs' differences.</p>"
