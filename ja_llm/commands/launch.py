@@ -9,7 +9,7 @@ from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb
 from ja_llm.launch.flags import HARDWARE
 
-_TOPOLOGY = "slice as VERSION:SHAPE, e.g. v5p:4x4x4 (the same as ja-llm compile takes)"
+_TOPOLOGY = "slice as VERSION:SHAPE, e.g. v5p:4x4x4 (as ja-llm compile takes it; that has no v4)"
 _COMMAND = "the command, behind two dashes: -- ja-llm train --gin_file=..."
 
 
