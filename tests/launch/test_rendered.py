@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.launch.gke import JobSet
+from ja_llm.launch.mounts import parse_mounts
 from ja_llm.launch.restarts import Restarts
 from ja_llm.launch.slurm import Job
 from ja_llm.launch.topology import parse_topology
@@ -121,6 +123,21 @@ def test_a_task_outlives_the_signal_that_its_process_saves_at(stand_ins):
     assert "scontrol requeue" in result.stdout
 
 
+@pytest.mark.parametrize("logs", ["../elsewhere", "scratch/logs"])
+def test_slurm_s_logs_may_stand_anywhere_and_the_container_sees_them(stand_ins, logs):
+    folder = stand_ins(srun=f'echo "$@"{SRUN}', scontrol="true", sleep="true", prog="exit 1")
+    (inside := folder / "run").mkdir()
+    (folder / "link").symlink_to(inside)  # a name whose parent is another one
+    given = str(folder / logs) if logs.startswith("scratch") else logs
+    script = Job(name="swallow", command=["prog"], nodes=1, gpus=3, logs=given, image="lab/ja_llm:1").script()
+    shell_is_sound(write(folder / "job.sh", script))
+    env = {**os.environ, "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", f"cd {folder}/link && bash {folder}/job.sh"], capture_output=True, text=True, env=env)
+    there = (folder / logs.removeprefix("../")).resolve()
+    assert done.returncode == 1 and sorted(path.name for path in (there / "7.codes").iterdir()) == ["0", "1", "2"], done.stderr
+    assert f"--container-mounts={folder}/link:{folder}/link,{there}:{there} " in done.stdout
+
+
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="Slurm is not installed")
 def test_slurm_itself_takes_the_script(tmp_path):
     script = write(tmp_path / "job.sh", Job(name="swallow", command=["true"], nodes=1, gpus=0).script())
@@ -135,6 +152,7 @@ def test_slurm_itself_takes_the_script(tmp_path):
         (["--name", "job", "--account", "$(id)"], "--account '$(id)'"),
         (["--name", "job", "--time", "1\n#SBATCH --x"], "--time"),
         (["--name", "job", "--logs", "a$(id)"], "--logs 'a$(id)'"),
+        (["--name", "job", "--logs", "a:b"], "--logs 'a:b'"),
         (["--name", "job", "--image", "x y"], "--image 'x y'"),
         (["--name", "job", "--nodes", "0"], "at least one node"),
     ],
@@ -157,14 +175,22 @@ CONTAINER = {
     "ports": [{"containerPort": WHOLE}],
     "resources": {"limits": {"google.com/tpu": WHOLE, "nvidia.com/gpu": WHOLE}},
     "securityContext": {"privileged": TRUTH},
-    "volumeMounts": [{"name": TEXT, "mountPath": TEXT}],
+    "volumeMounts": [{"name": TEXT, "mountPath": TEXT, "readOnly": TRUTH}],
 }
 POD = {
     "restartPolicy": TEXT,
     "terminationGracePeriodSeconds": WHOLE,
     "nodeSelector": {},
     "containers": [CONTAINER],
-    "volumes": [{"name": TEXT, "emptyDir": {"medium": TEXT}}],
+    "volumes": [
+        {
+            "name": TEXT,
+            "emptyDir": {"medium": TEXT},
+            "hostPath": {"path": TEXT},
+            "persistentVolumeClaim": {"claimName": TEXT, "readOnly": TRUTH},
+            "csi": {"driver": TEXT, "readOnly": TRUTH, "volumeAttributes": {}},
+        }
+    ],
     "serviceAccountName": TEXT,
     "hostNetwork": TRUTH,
     "dnsPolicy": TEXT,
@@ -176,7 +202,7 @@ JOB = {
     "completionMode": TEXT,
     "backoffLimit": WHOLE,
     "podFailurePolicy": {"rules": [{"action": TEXT, "onExitCodes": ON_CODES}]},
-    "template": {"spec": POD},
+    "template": {"metadata": {"annotations": {}}, "spec": POD},
 }
 # Fields of jobset.x-k8s.io/v1alpha2 (kubernetes-sigs/jobset, hack/python-sdk/swagger.json), batch/v1 and v1 that a training run may have.
 JOBSET = {
@@ -251,6 +277,55 @@ def test_a_jobset_of_gpu_nodes_meets_at_its_first_pod():
     ]
 
 
+def test_a_container_sees_buckets_claims_and_folders(capsys):
+    mounts = ["gs://lab/data/tokens:/mnt/tokens:ro", "pvc://models-1:/mnt/models", "/mnt/disks/ssd:/scratch"]
+    for hardware in (["--topology", "v6e:4x4"], ["--hardware", "h100"]):
+        words = [word for mount in mounts for word in ("--mount", mount)]
+        assert (
+            main(["launch", "gke", "--name=swallow", "--image=i", *hardware, *words, "--dry_run", "--", "ja-llm", "train"]) == 0
+        )
+        conforms(value := yaml.safe_load(capsys.readouterr().out), JOBSET)
+        template = value["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+        assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+        shm, bucket, claim, folder = template["spec"]["volumes"]
+        attributes = {"bucketName": "lab", "mountOptions": "implicit-dirs,only-dir=data/tokens"}
+        if "--topology" in hardware:  # on the node's network
+            attributes["hostNetworkPodKSA"] = "true"
+        assert bucket["csi"] == {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": attributes}
+        assert claim["persistentVolumeClaim"]["claimName"] == "models-1" and folder["hostPath"] == {"path": "/mnt/disks/ssd"}
+        seen = template["spec"]["containers"][0]["volumeMounts"]
+        assert [one["name"] for one in seen] == [one["name"] for one in (shm, bucket, claim, folder)]
+        assert [(one["mountPath"], one["readOnly"]) for one in seen[1:]] == [
+            ("/mnt/tokens", True),
+            ("/mnt/models", False),
+            ("/scratch", False),
+        ]
+    plain = jobset(tpu=parse_topology("v6e:4x4"), mounts=parse_mounts(["/a:/b"]))
+    assert "metadata" not in plain["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["data:/mnt"],
+        ["gs://lab"],
+        ["gs://Lab:/mnt"],
+        ["/a:/b:rw"],
+        ["/a:b"],
+        ["/a,b:/c"],
+        ["/a:/b/../c"],
+        ["/../a:/c"],
+        ["s3://lab:/mnt"],
+        ["/a:/dev/shm"],
+        ["/a:/c", "/b:/c/"],
+        ["/a:/b\n"],
+    ],
+)
+def test_mounts_that_there_are_not(texts):
+    with pytest.raises(UsageError, match="--mount"):
+        parse_mounts(texts)
+
+
 def test_a_hostile_command_is_the_same_words_in_yaml():
     container = pod(jobset(tpu=parse_topology("v5e:2x4"), command=HOSTILE))["containers"][0]
     words = [*container["command"], *container["args"]][:-1]
@@ -268,6 +343,8 @@ def test_a_hostile_command_is_the_same_words_in_yaml():
         ({"hardware": "h100"}, "one of the two"),
         ({"tpu": None}, "one of the two"),
         ({"slices": 0}, "too small"),
+        ({"nodes": 7}, "leave --nodes out"),
+        ({"tpu": None, "hardware": "h100", "slices": 4}, "slices are TPUs'"),
     ],
 )
 def test_a_jobset_s_values_are_checked(more, says):
@@ -307,7 +384,12 @@ GCLOUD = r"""
 printf '%q ' "$@" >> calls; echo >> calls
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 case "$4" in
-  describe) state=$(next states); [ -n "$state" ] || exit 1; echo "$state" ;;
+  describe) state=$(next states)
+    case "$state" in
+      "") echo "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found." >&2; exit 1 ;;
+      [a-z]*) echo "ERROR: $state" >&2; exit 1 ;;
+      *) echo "$state" ;;
+    esac ;;
   ssh) case "$*" in *systemd-run*|*"docker run"*) exit "$(next codes)" ;; esac ;;
 esac
 exit 0
@@ -351,6 +433,47 @@ def test_machines_that_were_taken_away_are_asked_for_again(stand_ins):
         "run",
         "delete",
     ]
+
+
+def test_a_look_that_fails_takes_no_machines_away(stand_ins, capsys):
+    folder = stand_ins(gcloud=GCLOUD)
+    verbs = operate(folder, ["unavailable", "ACTIVE", "ACTIVE", "unavailable", "connection reset", "ACTIVE"], [75, 0])
+    assert verbs == ["describe", "describe", "describe", "ssh", "run", "describe", "describe", "describe", "run"]
+    said = capsys.readouterr().err
+    assert "gcloud can't tell the state of swallow (ERROR: unavailable)" in said and "taken away" not in said
+
+
+@pytest.mark.parametrize(("states", "looks"), [(["unavailable"], 5), (["call: PERMISSION_DENIED"], 1)])
+def test_a_state_that_can_t_be_told_ends_the_launch(stand_ins, states, looks):
+    folder = stand_ins(gcloud=GCLOUD)
+    with pytest.raises(JaLlmError, match="gcloud can't tell the state of the request"):
+        operate(folder, [*states, *["unavailable"] * 9], [])
+    assert len((folder / "calls").read_text().splitlines()) == looks
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_gives_the_machines_back(stand_ins):
+    # The launcher is told to end while the command runs, and again while it tells the workers.
+    told = GCLOUD.replace('exit "$(next codes)"', "kill -TERM $PPID; exec /bin/sleep 5").replace(
+        "esac ;;\nesac", '*"docker stop"*) kill -TERM $PPID ;; esac ;;\nesac'
+    )
+    assert told.count("kill") == 2
+    folder = stand_ins(gcloud=told)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        operate(folder, ["ACTIVE"] * 3, [], delete=True)
+    calls = (folder / "calls").read_text().splitlines()
+    assert "docker\\ run" in calls[-3] and "docker\\ stop" in calls[-2] and calls[-1].split()[3] == "delete"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_container_on_a_worker_sees_its_folders(tmp_path):
+    given = {"name": "swallow", "zone": "europe-west4-b", "tpu": parse_topology("v6e:4x4"), "command": ["true"]}
+    machine = Pod(**given, image="i", mounts=parse_mounts(["/mnt/disks/tokens:/mnt/tokens:ro"]))
+    machine.check()
+    (tmp_path / "x.whl").touch()
+    with pytest.raises(UsageError, match="--mount with --wheel"):
+        Pod(**given, wheel=str(tmp_path / "x.whl"), mounts=machine.mounts).check()
+    assert "-v /mnt/disks/tokens:/mnt/tokens:ro i true" in machine.start()[-2 if "--zone" in machine.start()[-1] else -1]
 
 
 @pytest.mark.parametrize(("code", "kind"), [(1, JaLlmError), (2, UsageError)])
@@ -412,6 +535,7 @@ def test_what_is_printed_is_what_runs(stand_ins, capsys, way):
         ({"image": None}, "one of the two"),
         ({"image": None, "wheel": "/nowhere/x.whl"}, "there is no such wheel"),
         ({"runtime": "$(id)"}, "--runtime"),
+        ({"mounts": parse_mounts(["gs://lab:/mnt"])}, "no driver"),
     ],
 )
 def test_a_pod_s_values_are_checked(more, says):
