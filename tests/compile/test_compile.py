@@ -231,9 +231,9 @@ def test_only_compilations_for_tpus_wait_for_each_other_and_say_so(tmp_path, mon
             Path(words[-1]).write_text('{"found": {}}')
 
         monkeypatch.setattr(subprocess, "run", answer)
+        threading.Timer(1.0, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
         assert child.compile_in_child(FILES, BINDINGS, "h100:1x2") == {}
         assert capsys.readouterr().err == ""
-        threading.Timer(0.3, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
         assert child.compile_in_child(FILES, BINDINGS, "v5e:2x2") == {}
         assert "waiting for another compilation" in capsys.readouterr().err
 

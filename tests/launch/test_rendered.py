@@ -81,7 +81,7 @@ def slurm(folder: Path, command: list[str], **more) -> subprocess.CompletedProce
 
 
 def test_slurm_hands_a_hostile_command_on_as_it_is(stand_ins):
-    folder = stand_ins(srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; print(sys.argv[1:])" "$@"'})
+    folder = stand_ins(srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; sys.stdout.write(str(sys.argv[1:]) + chr(10))" "$@"'})
     result = slurm(folder, HOSTILE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str([*HOSTILE[1:], "--coordinator_address=auto"])] * 3
