@@ -76,7 +76,9 @@ def bytes_jump(wrong: dict[str, Any], right: dict[str, Any]) -> bool:
       right: result where they are spread over all chips.
     """
     times = {kind: wrong["gib_per_chip"][kind] / right["gib_per_chip"][kind] for kind in ("parameters", "optimizer")}
-    print(f"under the wrong rule a chip has {', '.join(f'{times[kind]:.1f} times the {kind}' for kind in times)}; {right['chips']} chips")
+    print(
+        f"under the wrong rule a chip has {', '.join(f'{times[kind]:.1f} times the {kind}' for kind in times)}; {right['chips']} chips"
+    )
     return all(abs(value / right["chips"] - 1) < 0.05 for value in times.values())  # a few small arrays are not spread
 
 

@@ -81,7 +81,9 @@ def slurm(folder: Path, command: list[str], **more) -> subprocess.CompletedProce
 
 
 def test_slurm_hands_a_hostile_command_on_as_it_is(stand_ins):
-    folder = stand_ins(srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; sys.stdout.write(str(sys.argv[1:]) + chr(10))" "$@"'})
+    folder = stand_ins(
+        srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; sys.stdout.write(str(sys.argv[1:]) + chr(10))" "$@"'}
+    )
     result = slurm(folder, HOSTILE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str([*HOSTILE[1:], "--coordinator_address=auto"])] * 3
@@ -454,7 +456,7 @@ def test_a_state_that_can_t_be_told_ends_the_launch(stand_ins, states, looks):
 def test_sigterm_ends_as_ctrl_c_does_and_gives_the_machines_back(stand_ins):
     # The launcher is told to end while the command runs, and again while it tells the workers.
     told = GCLOUD.replace('exit "$(next codes)"', "kill -TERM $PPID; exec /bin/sleep 5").replace(
-        "esac ;;\nesac", '*"docker stop"*) kill -TERM $PPID ;; esac ;;\nesac'
+        "esac ;;\nesac", '*"docker stop"*) kill -TERM $PPID; /bin/sleep 0.6; echo > told ;; esac ;;\nesac'
     )
     assert told.count("kill") == 2
     folder = stand_ins(gcloud=told)
@@ -463,6 +465,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_gives_the_machines_back(stand_ins):
         operate(folder, ["ACTIVE"] * 3, [], delete=True)
     calls = (folder / "calls").read_text().splitlines()
     assert "docker\\ run" in calls[-3] and "docker\\ stop" in calls[-2] and calls[-1].split()[3] == "delete"
+    assert (folder / "told").exists()  # the second signal has not cut that short
     assert signal.getsignal(signal.SIGTERM) == before
 
 
