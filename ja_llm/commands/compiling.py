@@ -12,6 +12,9 @@ EXAMPLE = (
     "    --gin.MESH=\"{'fsdp': -1}\" --gin_bindings=\"config.DecoderConfig.dtype = 'bfloat16'\" --sweep"
 )
 
+# `ja_llm.train.memory.LADDER`, the least recomputation first; that module loads JAX (a test compares them).
+REMAT = ("none", "minimal", "attention", "full")
+
 
 def compile_(verbs) -> None:
     from ja_llm.gin_utils import add_gin_flags, split_gin_flags
@@ -68,7 +71,9 @@ def compile_(verbs) -> None:
     swept.add_argument(
         "--sweep", action="store_true", help="try remat minimal, attention, full and 1 to 16 microbatches until something fits"
     )
-    swept.add_argument("--remat", nargs="+", metavar="P", help="remat policies to choose from (none, minimal, attention, full)")
+    swept.add_argument(
+        "--remat", nargs="+", choices=REMAT, metavar="P", help=f"remat policies to choose from ({', '.join(REMAT)})"
+    )
     swept.add_argument("--microbatches", nargs="+", type=int, metavar="N", help="numbers of microbatches to choose from")
     swept.add_argument(
         "--mesh",

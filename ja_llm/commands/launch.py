@@ -9,7 +9,7 @@ from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_group, add_verb
 from ja_llm.launch.flags import HARDWARE
 
-_TOPOLOGY = "slice as VERSION:SHAPE, e.g. v5p:4x4x4 (the same as ja-llm compile takes)"
+_TOPOLOGY = "slice as VERSION:SHAPE, e.g. v5p:4x4x4 (as ja-llm compile takes it; that has no v4)"
 _COMMAND = "the command, behind two dashes: -- ja-llm train --gin_file=..."
 
 
@@ -100,9 +100,14 @@ def _only_printed(args, program: str, text: Callable[[], str]) -> bool:
     return True
 
 
+def _mount(parser, what: str) -> None:
+    parser.add_argument("--mount", action="append", default=[], metavar="SOURCE:PATH[:ro]", help=what)
+
+
 def _tpu_vm(group) -> None:
     def handler(args, rest):
         from ja_llm.launch.command import check_command
+        from ja_llm.launch.mounts import parse_mounts
         from ja_llm.launch.restarts import Restarts
         from ja_llm.launch.topology import parse_topology
         from ja_llm.launch.tpu_vm import Operator, Pod
@@ -118,6 +123,7 @@ def _tpu_vm(group) -> None:
             runtime=args.runtime,
             spot=args.spot,
             flags=not args.no_flags,
+            mounts=parse_mounts(args.mount),
         )
         pod.check()
         if not _only_printed(args, "gcloud", lambda: pod.dry_run(args.delete)):
@@ -138,9 +144,15 @@ def _tpu_vm(group) -> None:
     parser.add_argument("--topology", required=True, metavar="T", help=_TOPOLOGY)
     parser.add_argument("--wheel", type=path, metavar="FILE", help="wheel of ja_llm that is installed on the workers; or")
     parser.add_argument("--image", metavar="NAME", help="container with ja_llm (containers/train/Dockerfile)")
+    _mount(
+        parser,
+        "folder of the workers that the container sees, read only with :ro, e.g. /mnt/disks/tokens:/mnt/tokens:ro (repeat)",
+    )
     parser.add_argument("--runtime", metavar="VERSION", help="TPU software version (default: the usual one of the TPU's version)")
     parser.add_argument("--spot", action="store_true", help="machines that may be taken away; they are asked for again")
-    parser.add_argument("--delete", action="store_true", help="give the machines back at the end, whatever the end is")
+    parser.add_argument(
+        "--delete", action="store_true", help="give the machines back at the end, however it comes (Ctrl-C and SIGTERM, too)"
+    )
     parser.add_argument(
         "--poll", type=float, default=30.0, metavar="S", help="seconds between two looks at the queue (default: 30)"
     )
@@ -153,6 +165,7 @@ def _gke(group) -> None:
 
         from ja_llm.launch.command import check_command
         from ja_llm.launch.gke import JobSet
+        from ja_llm.launch.mounts import parse_mounts
         from ja_llm.launch.topology import parse_topology
 
         text = JobSet(
@@ -170,6 +183,7 @@ def _gke(group) -> None:
             queue=args.queue,
             service_account=args.service_account,
             spot=args.spot,
+            mounts=parse_mounts(args.mount),
         ).yaml()
         if _only_printed(args, "kubectl", lambda: text.rstrip()):
             return 0
@@ -185,6 +199,11 @@ def _gke(group) -> None:
     _shared(parser, "of the whole, in all")
     parser.add_argument("--name", required=True, help="of the JobSet")
     parser.add_argument("--image", required=True, metavar="NAME", help="container with ja_llm (containers/train/Dockerfile)")
+    _mount(
+        parser,
+        "what the container sees: gs://BUCKET/FOLDER (Cloud Storage FUSE), pvc://CLAIM or a node's /FOLDER, read only with :ro, "
+        "e.g. gs://lab/tokens:/mnt/tokens:ro (repeat)",
+    )
     parser.add_argument("--topology", metavar="T", help=_TOPOLOGY)
     parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices as one run (default: 1)")
     parser.add_argument("--hardware", choices=("a100", "h100", "h200"), help="GPU nodes in place of a slice")

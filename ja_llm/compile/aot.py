@@ -20,8 +20,8 @@ from ja_llm.compile.activations import kept_bytes
 from ja_llm.compile.describe import GIB, described, model_flops, rates, state_bytes
 from ja_llm.compile.gpu import lower_step
 from ja_llm.compile.hardware import parse_gpus, parse_topology
-from ja_llm.compile.settings import Settings
-from ja_llm.errors import UsageError
+from ja_llm.compile.settings import Settings, of_the_candidate
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_write
 from ja_llm.train import flops, loop, memory
 from ja_llm.train.state import plan_state
@@ -61,16 +61,19 @@ def compile_step(
       What `ja_llm.compile.report` shows: see docs/compile.md.
 
     Raises:
-      UsageError: mesh, batch or model do not fit each other.
+      UsageError: the topology does not exist.
+      CandidateError: mesh, batch or model do not fit each other.
+      JaLlmError: the compiler failed.
     """
     if (gpus := parse_gpus(topology)) is not None:
         return lower_step(settings, *gpus)
     chip, shape = parse_topology(topology)
     devices = topology_devices(topology, math.prod(settings.dcn_mesh.values()))
-    mesh = sharding.make_mesh(dict(settings.mesh), devices=devices, slices=dict(settings.dcn_mesh))
     options = settings.options
-    sharding.check_batch(mesh, settings.rules, settings.batch_size, settings.length, options.microbatches)
-    plan, transformation = plan_state(settings.model, settings.optimizer, options, mesh, settings.rules)
+    with of_the_candidate():
+        mesh = sharding.make_mesh(dict(settings.mesh), devices=devices, slices=dict(settings.dcn_mesh))
+        sharding.check_batch(mesh, settings.rules, settings.batch_size, settings.length, options.microbatches)
+        plan, transformation = plan_state(settings.model, settings.optimizer, options, mesh, settings.rules)
     rows = sharding.batch_sharding(mesh, settings.rules)
     batch = (settings.batch_size, settings.length)
     found = {**described(settings, mesh, topology, devices[0].device_kind), "compiler_options": dict(compiler_options or {})}
@@ -82,7 +85,10 @@ def compile_step(
             compiled = lowered.compile(compiler_options=dict(compiler_options or {}))
         except Exception as error:  # XLA's own kinds
             if not memory.is_out_of_memory(error):
-                raise
+                why = (str(error).splitlines() or [type(error).__name__])[0][:300]
+                raise JaLlmError(
+                    f"the compiler for {topology} failed: {why}; look at --xla and the shapes if this names them."
+                ) from error
             compiled, refused = None, str(error)
     found["compile_seconds"] = round(time.perf_counter() - began, 1)
     found["compile_cpu_seconds"] = round(time.process_time() - cpu, 1)
@@ -121,8 +127,9 @@ def _memory(compiled: Any, state: dict[str, int], usable: float, activations: in
     # Padding of arrays to the chip's tiles, results that reuse no argument, and the like.
     kinds["other"] = max(0, total - sum(kinds.values()))
     gib = {kind: size / GIB for kind, size in kinds.items()}
-    # The compiler refuses what does not fit, so what it has compiled does.
-    return {"fits": True, "spare_gib": usable - total / GIB, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
+    # The compiler refuses by its own figure; ours is a guess for some chips (`ja_llm.compile.hardware`), and the careful one of the two decides.
+    fits = total <= usable * GIB
+    return {"fits": fits, "spare_gib": usable - total / GIB, "gib_per_chip": {**gib, "total": total / GIB, "usable": usable}}
 
 
 def _refused(message: str, state: dict[str, int], usable: float) -> dict[str, Any]:

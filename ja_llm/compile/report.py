@@ -31,6 +31,11 @@ def _verdict(result: dict[str, Any]) -> str:
             f"lowers; state and batch leave {spare:.2f} of {memory['usable']:.2f} GiB a GPU for activations and the rest, which only its "
             "compiler knows"
         )
+    if "time" in result:  # the compiler had no objection
+        return (
+            f"probably does not fit: the compiler took it, but it uses {memory['total']:.2f} GiB a chip of {memory['usable']:.2f} that we take for usable "
+            f"there; {-spare:.2f} GiB too much"
+        )
     return f"does not fit: {memory['total']:.2f} GiB a chip, it has {memory['usable']:.2f}; {-spare:.2f} GiB too much"
 
 

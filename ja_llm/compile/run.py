@@ -6,7 +6,7 @@ from typing import Any
 
 from ja_llm.compile import report
 from ja_llm.compile.child import compile_in_child
-from ja_llm.compile.hardware import CHIPS, parse_gpus, parse_topology
+from ja_llm.compile.hardware import parse_gpus, parse_topology
 from ja_llm.compile.sweep import proposal, sweep
 from ja_llm.errors import UsageError
 from ja_llm.files import write_json
@@ -40,7 +40,7 @@ def run(
       policies: remat policies to choose from; None: as the gin files have it.
       microbatches: to choose from; None likewise.
       meshes: to choose from; none likewise.
-      out: JSON file.
+      out: JSON file; of a sweep it has what is known so far, and at the end the proposed one first.
       dump: file for the scheduled HLO (of a sweep's last compilation).
 
     Raises:
@@ -50,14 +50,19 @@ def run(
     swept = bool(policies or microbatches or meshes)
     if parse_gpus(topology) is None:
         parse_topology(topology)
-    elif swept or compiler_options:
+    elif swept or compiler_options or dump:
         raise UsageError(
-            f"--topology {topology}: for GPUs a step is lowered and not compiled, so there is no memory or time to choose by; leave out --sweep, "
-            "--remat, --microbatches, --mesh and --xla, and bind MESH and MICROBATCHES."
+            f"--topology {topology}: for GPUs a step is lowered and not compiled, so there is no memory or time to choose by and no program to write; "
+            "leave out --sweep, --remat, --microbatches, --mesh, --xla and --hlo, and bind MESH and MICROBATCHES."
         )
+    found: list[dict[str, Any]] = []
+
+    def keep() -> None:
+        if out:
+            write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
 
     def one(candidate: Mapping[str, Any]) -> dict[str, Any]:
-        return compile_in_child(
+        result = compile_in_child(
             files,
             bindings,
             topology,
@@ -67,21 +72,28 @@ def run(
             compiler_options=compiler_options,
             dump=dump,
         )
+        found.append(result)
+        keep()  # at once: a sweep takes hours, and may be ended
+        return result
 
     if swept:
-        found = sweep(one, policies or (None,), microbatches or (0,), meshes or ({},), lambda line: print(line, flush=True))
+        found[:] = sweep(one, policies or (None,), microbatches or (0,), meshes or ({},), lambda line: print(line, flush=True))
         print(report.text(found[0]))
         print(proposal(found))
     else:
-        found = [one({})]
-        print(report.text(found[0]))
-    if out:
-        write_json(Path(out), {"software": software("jax", "jaxlib", "libtpu"), "results": found})
+        print(report.text(one({})))
+    keep()
     return 1 if found[0]["fits"] is False else 0
 
 
 def with_flags(topology: str, given: Mapping[str, str], recommended: bool) -> dict[str, str]:
-    """Compiler options for a topology: if `recommended` those that `ja-llm launch` sets there, and over them the given ones."""
-    generation = topology.partition(":")[0]
-    own = flags_of(generation) if recommended and generation in CHIPS else {}
-    return {**own, **given}
+    """Compiler options for a topology: if `recommended` those that `ja-llm launch` sets there, and over them the given ones.
+
+    Raises:
+      UsageError: flags are recommended for GPUs, for which nothing is compiled, or the topology is none.
+    """
+    if not recommended:
+        return dict(given)
+    if parse_gpus(topology) is not None:
+        raise UsageError(f"--flags with --topology {topology}: for GPUs a step is lowered and not compiled; leave it out.")
+    return {**flags_of(parse_topology(topology)[0].platform_name), **given}

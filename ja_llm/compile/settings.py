@@ -28,6 +28,19 @@ PLACEHOLDERS: Mapping[str, Any] = {
 }
 
 
+class CandidateError(UsageError):
+    """Mesh, batch and model do not fit each other; another candidate of a sweep may."""
+
+
+@contextlib.contextmanager
+def of_the_candidate() -> Iterator[None]:
+    """What is refused in the block is refused for the candidate's sake."""
+    try:
+        yield
+    except UsageError as error:
+        raise CandidateError(str(error)) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """What a sweep changes of a run; None leaves it as the gin files have it.

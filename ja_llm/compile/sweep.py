@@ -8,6 +8,8 @@ one that fits with the fewest there are. What is left is ranked by the step time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ja_llm.compile.settings import CandidateError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train.memory import LADDER
 
 Result = dict[str, Any]
@@ -29,23 +31,51 @@ def sweep(
       microbatches: to choose from; 0: the run's own.
       meshes: to choose from; an empty one: the run's own.
       say: told about each.
+
+    Raises:
+      CandidateError: none of the candidates can be compiled; the last one's reason.
+      JaLlmError: the first one that the compiler was asked for failed; one that fails behind a success is left out, with a line.
     """
     found: list[Result] = []
     numbers = sorted(microbatches)
+    refused: CandidateError | None = None
     for mesh in meshes:
+        indivisible: set[int] = set()  # whatever the policy
         for policy in sorted(policies, key=lambda policy: -1 if policy is None else LADDER.index(policy)):
             needed = None
-            for number in numbers:
-                result = compile_candidate({"remat_policy": policy, "microbatches": number, "mesh": dict(mesh)})
+            for number in [n for n in numbers if n not in indivisible]:
+                candidate = {"remat_policy": policy, "microbatches": number, "mesh": dict(mesh)}
+                try:
+                    result = compile_candidate(candidate)
+                except CandidateError as error:
+                    refused = error
+                    indivisible.add(number)
+                    say(f"left out, {_named(candidate)}: {error}")
+                    continue
+                except UsageError:  # of all candidates
+                    raise
+                except JaLlmError as error:
+                    if not found:
+                        raise
+                    say(f"left out, {_named(candidate)}: {error}")
+                    continue
                 found.append(result)
                 say(line(result))
                 if result["fits"]:
                     needed = number
                     break
-            if needed == numbers[0]:
+            if needed == min(set(numbers) - indivisible, default=None):
                 break
+    if not found and refused is not None:
+        raise refused
     fitting = sorted((r for r in found if r["fits"]), key=lambda r: r["time"]["step_seconds"])
     return fitting + [r for r in found if not r["fits"]]
+
+
+def _named(candidate: Mapping[str, Any]) -> str:
+    """A candidate that has no result."""
+    given = {"remat": candidate["remat_policy"], "microbatches": candidate["microbatches"], "mesh": candidate["mesh"]}
+    return ", ".join(f"{name} {value}" for name, value in given.items() if value) or "the run's own settings"
 
 
 def line(result: Result) -> str:

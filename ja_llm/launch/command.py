@@ -60,16 +60,19 @@ def check_name(flag: str, name: str, longest: int = 40) -> str:
     return name
 
 
-def check_word(flag: str, word: str, pattern: str = r"[A-Za-z0-9_][-A-Za-z0-9_.:/@+,=]*") -> str:
+def check_word(
+    flag: str,
+    word: str,
+    pattern: str = r"[A-Za-z0-9_][-A-Za-z0-9_.:/@+,=]*",
+    allowed: str = "letters, digits, -_.:/@+,=, the first a letter, a digit or _",
+) -> str:
     """A value without spaces, quotes or anything that a shell, YAML or Slurm reads.
 
     Raises:
       UsageError: it is none.
     """
     if not re.fullmatch(pattern, word):
-        raise UsageError(
-            f"{flag} {word!r}: it has a character that can't stand there; give a plain value (letters, digits, -_.:/@+,=)."
-        )
+        raise UsageError(f"{flag} {word!r}: it has a character that can't stand there; give a plain value ({allowed}).")
     return word
 
 

@@ -5,6 +5,7 @@ Needs JobSet 0.6 or newer (rules of a failure policy). JobSet itself has no paus
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from ja_llm.errors import UsageError
 from ja_llm.launch.command import check_name, check_word, joined_by_itself
 from ja_llm.launch.flags import environment
+from ja_llm.launch.mounts import Mount
 from ja_llm.launch.restarts import FAILED, MISUSED
 from ja_llm.launch.topology import Slice
 
@@ -37,6 +39,7 @@ class JobSet:
       flags: whether to set the recommended compiler flags.
       namespace, queue, service_account: None for the cluster's default; queue is Kueue's.
       spot: nodes that may be taken away.
+      mounts: folders of the container.
     """
 
     name: str
@@ -53,6 +56,7 @@ class JobSet:
     queue: str | None = None
     service_account: str | None = None
     spot: bool = False
+    mounts: Sequence[Mount] = ()
 
     def manifest(self) -> dict[str, Any]:
         """The JobSet as Kubernetes' fields.
@@ -66,6 +70,12 @@ class JobSet:
             raise UsageError(
                 f"--slices {self.slices} --nodes {self.nodes} --max_restarts {self.restarts} --grace {self.grace}: too small."
             )
+        if self.tpu is None and self.slices != 1:
+            raise UsageError(
+                f"--slices {self.slices} with --hardware {self.hardware}: slices are TPUs'; give the machines as --nodes."
+            )
+        if self.tpu is not None and self.nodes != 1:
+            raise UsageError(f"--nodes {self.nodes} with --topology: the slice says how many machines it has; leave --nodes out.")
         name = check_name("--name", self.name)
         metadata: dict[str, Any] = {"name": name}
         if self.namespace is not None:
@@ -91,9 +101,14 @@ class JobSet:
             "completionMode": "Indexed",
             "backoffLimit": 0,  # one lost pod ends the Job, so that all of its pods start again together
             "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": codes}]},
-            "template": {"spec": self._pod()},
+            "template": {**self._annotations(), "spec": self._pod()},
         }
         return {"name": "slice", "replicas": self.slices if self.tpu else 1, "template": {"spec": job}}
+
+    def _annotations(self) -> dict[str, Any]:
+        """What has GKE put its side container for buckets into the pod, where there is one."""
+        buckets = any(mount.source.startswith("gs://") for mount in self.mounts)
+        return {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if buckets else {}
 
     def _pod(self) -> dict[str, Any]:
         if self.tpu is not None:
@@ -133,6 +148,9 @@ class JobSet:
             "containers": [container],
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
         }
+        for number, mount in enumerate(self.mounts):
+            pod["volumes"].append(mount.volume(f"mount-{number}", host_network=self.tpu is not None))
+            container["volumeMounts"].append({"name": f"mount-{number}", "mountPath": mount.path, "readOnly": mount.read_only})
         if self.service_account is not None:
             pod["serviceAccountName"] = check_name("--service_account", self.service_account, 63)
         if self.tpu is not None:

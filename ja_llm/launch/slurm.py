@@ -16,7 +16,8 @@ _SCRIPT = r"""
 set -uo pipefail
 {exports}
 # Each task leaves its code where all see it: of a task that srun ends for another's sake only the signal is known.
-codes={logs}/"$SLURM_JOB_ID.codes"
+logs=$(realpath -m {logs}) || exit {failed}  # whole, as a container has other parents
+codes="$logs/$SLURM_JOB_ID.codes"
 rm -rf "$codes" && mkdir -p "$codes"
 begun=$SECONDS
 # The shell of a task is sent the signals, too, and must outlive them: the process saves at SIGTERM and ends with code 75.
@@ -32,7 +33,7 @@ if ! grep -qxE '1(29|[3-9][0-9])' "$codes"/*; then  # nobody was killed, so who 
   done
 fi
 # Starts again without progress: an attempt of more than {long} s is progress.
-count={logs}/"$SLURM_JOB_ID.restarts"
+count="$logs/$SLURM_JOB_ID.restarts"
 restarts=0
 if [ -e "$count" ] && [ $((SECONDS - begun)) -lt {long} ]; then restarts=$(cat "$count"); fi
 if [ "$restarts" -ge {limit} ]; then echo "{limit} starts again without progress"; exit {failed}; fi
@@ -88,7 +89,9 @@ class Job:
                 f"--nodes {self.nodes} --gpus {self.gpus} --max_restarts {self.restarts} --notice {self.notice}: "
                 "at least one node, no negative number, a notice of 10 to 65535 seconds."
             )
-        check_word("--logs", self.logs)
+        check_word(
+            "--logs", self.logs, r"[A-Za-z0-9_./][-A-Za-z0-9_./@+=]*", "letters, digits, -_./@+=, the first not - + = or @"
+        )
         found = [
             f"--job-name={check_name('--name', self.name)}",
             f"--nodes={self.nodes}",
@@ -120,7 +123,7 @@ class Job:
         container = ""
         if self.image is not None:
             image = check_word("--image", self.image, r"[A-Za-z0-9][-A-Za-z0-9_.:/@#+]*")
-            container = f' --container-image={image} --container-mounts="$PWD:$PWD" --container-workdir="$PWD"'
+            container = f' --container-image={image} --container-mounts="$PWD:$PWD,$logs:$logs" --container-workdir="$PWD"'
         body = _SCRIPT.format(
             exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
             logs=shlex.quote(self.logs),

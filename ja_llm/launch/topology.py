@@ -69,7 +69,7 @@ class Slice:
 
 
 def parse_topology(text: str) -> Slice:
-    """A slice as `ja-llm compile` takes it, v5p:4x4x4.
+    """A slice, written as `ja-llm compile` takes it: v5p:4x4x4.
 
     Raises:
       UsageError: it is none.

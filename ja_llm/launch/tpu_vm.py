@@ -4,21 +4,29 @@ Commands and states: Google Cloud, "Manage queued resources" and "Run on a TPU P
 worker's code that is not 0; whether the machines are still there, the queued resource's state says.
 """
 
+import contextlib
 import dataclasses
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.launch.command import check_name, check_word, joined_by_itself, line
 from ja_llm.launch.flags import environment
+from ja_llm.launch.mounts import Mount
 from ja_llm.launch.restarts import MISUSED, RESTART, Restarts, lost
 from ja_llm.launch.topology import Slice
 
 _READY = "ACTIVE"
 _COMING = ("ACCEPTED", "CREATING", "PROVISIONING", "WAITING_FOR_RESOURCES")
+_PATIENCE = 5  # looks at the queue that may fail one after the other
+_HOPELESS = r"PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|[Ii]nvalid choice|active account"  # gcloud's words for what waiting does not mend
 _PYTHON = "python3.11"  # the images' own python3 is older than ours may be
 
 
@@ -36,6 +44,7 @@ class Pod:
       runtime: TPU software version; None for the version's usual one.
       spot: machines that may be taken away.
       flags: whether to set the recommended compiler flags.
+      mounts: folders of each worker that the container sees.
     """
 
     name: str
@@ -48,6 +57,7 @@ class Pod:
     runtime: str | None = None
     spot: bool = False
     flags: bool = True
+    mounts: Sequence[Mount] = ()
 
     def check(self) -> None:
         """Raises UsageError where a value can't be handed on."""
@@ -65,6 +75,12 @@ class Pod:
             )
         if self.image is not None:
             check_word("--image", self.image)
+        elif self.mounts:
+            raise UsageError("--mount with --wheel: without a container the command sees the workers' own folders; leave it out.")
+        if others := [mount.source for mount in self.mounts if not mount.of_machine]:
+            raise UsageError(
+                f"--mount {others[0]}: a TPU VM has no driver for it; mount or copy it on the workers and give their folder as /FOLDER:PATH."
+            )
 
     def _gcloud(self, group: str, verb: str, *words: str) -> list[str]:
         where = [f"--zone={self.zone}", *([f"--project={self.project}"] if self.project else [])]
@@ -113,7 +129,8 @@ class Pod:
         variables = environment(self.tpu.generation, {}) if self.flags else {}
         if self.image is not None:
             sets = [f"--env={name}={value}" for name, value in variables.items()]
-            run = ["sudo", "docker", "run", "--rm", f"--name={self.name}", "--privileged", "--net=host", *sets, self.image]
+            run = ["sudo", "docker", "run", "--rm", f"--name={self.name}", "--privileged", "--net=host", *sets]
+            run += [*(word for mount in self.mounts for word in ("-v", mount.docker())), self.image]
             command = joined_by_itself(self.command)
         else:
             sets = [f"--setenv={name}={value}" for name, value in variables.items()]
@@ -159,20 +176,22 @@ class Operator:
         Raises:
           UsageError: the command ended with code 2.
           JaLlmError: it failed, the limit of restarts is reached, or gcloud refused.
+          KeyboardInterrupt: Ctrl-C or SIGTERM; the workers were told to save and end.
         """
         self._pod.check()
-        try:
-            return self._keep_running()
-        except KeyboardInterrupt:
-            self._say("asked to end; the workers are told to save and end")
-            subprocess.run(self._pod.stop())
-            raise
-        finally:
-            back = line(self._pod.delete())
-            if self._asked and self._delete and subprocess.run(self._pod.delete()).returncode != 0:
-                self._say(f"the machines could not be given back, and cost; try again: {back}")
-            elif self._asked and not self._delete:
-                self._say(f"the machines stay, and cost; give them back with: {back}")
+        with _sigterm_as_interrupt():
+            try:
+                return self._keep_running()
+            except KeyboardInterrupt:
+                self._say("asked to end; the workers are told to save and end")
+                subprocess.run(self._pod.stop())
+                raise
+            finally:
+                back = line(self._pod.delete())
+                if self._asked and self._delete and subprocess.run(self._pod.delete()).returncode != 0:
+                    self._say(f"the machines could not be given back, and cost; try again: {back}")
+                elif self._asked and not self._delete:
+                    self._say(f"the machines stay, and cost; give them back with: {back}")
 
     def _keep_running(self) -> int:
         fresh = True
@@ -217,8 +236,25 @@ class Operator:
             self._call(words, "install ja_llm on the workers")
 
     def _state(self) -> str | None:
-        found = subprocess.run(self._pod.state(), capture_output=True, text=True)
-        return found.stdout.strip() or None if found.returncode == 0 else None
+        """The request's state; None where there is none, and only there: a look that fails is repeated.
+
+        Raises:
+          JaLlmError: gcloud can't tell.
+        """
+        for left in reversed(range(_PATIENCE)):
+            found = subprocess.run(self._pod.state(), capture_output=True, text=True)
+            if found.returncode == 0 and found.stdout.strip():
+                return found.stdout.strip()
+            if found.returncode != 0 and "NOT_FOUND" in found.stderr:
+                return None
+            why = (next((row for row in found.stderr.splitlines() if row.strip()), "") or f"code {found.returncode}")[:300]
+            if not left or re.search(_HOPELESS, found.stderr):
+                break
+            self._say(f"gcloud can't tell the state of {self._pod.name} ({why}); looking again in {self._poll:.0f} s")
+            time.sleep(self._poll)
+        raise JaLlmError(
+            f"{self._pod.name}: gcloud can't tell the state of the request ({why}); try {line(self._pod.state())} by hand, then launch again."
+        )
 
     def _call(self, words: list[str], what: str) -> None:
         if (code := subprocess.run(words).returncode) != 0:
@@ -226,3 +262,24 @@ class Operator:
 
     def _say(self, text: str) -> None:
         print(f"ja-llm launch: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, once: a second one does not cut short what is done about the first."""
+    if threading.current_thread() is not threading.main_thread():  # no handler can be set there
+        yield
+        return
+    asked = False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

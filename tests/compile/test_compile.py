@@ -1,19 +1,28 @@
 """The run of gin files without its data, the sweep, and a step on four simulated devices: its FLOPs, and what a wrong rule does."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+from pathlib import Path
 
+import jax
 import pytest
 
-from ja_llm.compile import aot
+from ja_llm.cli import main
+from ja_llm.commands.compiling import REMAT
+from ja_llm.compile import aot, child, report
+from ja_llm.compile import run as compile_run
 from ja_llm.compile.counting import traced_flops
-from ja_llm.compile.settings import Candidate, settings
+from ja_llm.compile.settings import Candidate, CandidateError, settings
 from ja_llm.compile.sweep import proposal, sweep
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.models.config import REMAT_POLICIES
+from ja_llm.train.memory import LADDER
 
 FILES = ["models/tiny_test.gin", "runs/pretrain.gin"]
 BINDINGS = ["TASK_FEATURE_LENGTHS = {'targets': 32}", "BATCH_SIZE = 16", "MICROBATCHES = 2"]
@@ -148,6 +157,87 @@ def test_a_sweep_finds_the_fastest_that_fits_without_compiling_all():
     assert "nothing fits" in proposal(sweep(one, ["minimal"], [1], [{}]))
 
 
+def test_a_sweep_leaves_out_what_does_not_divide_and_asks_once():
+    asked, lines = [], []
+
+    def one(c):
+        asked.append((c["remat_policy"], c["microbatches"]))
+        if 16 % c["microbatches"]:
+            raise CandidateError(f"16 rows in {c['microbatches']} microbatches do not divide.")
+        if c["microbatches"] == 8:
+            raise JaLlmError("the compiler was ended by SIGKILL.")
+        return result(c["remat_policy"], c["microbatches"], c["mesh"], 99 if c["remat_policy"] == "minimal" else 1, 1.0)
+
+    found = sweep(one, ["minimal", "full"], [8, 3, 4], [{"fsdp": 4}], lines.append)
+    assert asked == [("minimal", 3), ("minimal", 4), ("minimal", 8), ("full", 4)]
+    assert (found[0]["remat_policy"], found[0]["microbatches"]) == ("full", 4)
+    assert sum("left out" in line and "3 microbatches do not divide" in line for line in lines) == 1
+    assert sum("left out" in line and "SIGKILL" in line for line in lines) == 1
+    with pytest.raises(CandidateError, match="5 microbatches"):
+        sweep(one, ["minimal", "full"], [3, 5], [{"fsdp": 4}])
+
+
+def test_what_a_sweep_found_is_written_as_it_comes(tmp_path, monkeypatch):
+    out = tmp_path / "found.json"
+
+    def one(*_, candidate, **__):
+        if candidate["microbatches"] == 2:
+            assert len(json.loads(out.read_text())["results"]) == 1
+            raise KeyboardInterrupt
+        return result("full", candidate["microbatches"], {"fsdp": 4}, 99, 1.0)
+
+    monkeypatch.setattr(compile_run, "compile_in_child", one)
+    with pytest.raises(KeyboardInterrupt):
+        compile_run.run(FILES, BINDINGS, "v5e:2x2", policies=["full"], microbatches=[1, 2], out=str(out))
+    assert json.loads(out.read_text())["results"][0]["microbatches"] == 1
+
+
+def test_policies_are_named_when_one_is_misspelt(capsys):
+    assert REMAT == LADDER
+    with pytest.raises(SystemExit, match="2"):
+        main(["compile", "--topology", "v5e:2x2", "--remat", "foo"])
+    assert "choose from" in (said := capsys.readouterr().err) and "attention" in said
+
+
+def test_an_indivisible_batch_is_the_candidate_s_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(aot, "topology_devices", lambda *_: jax.devices()[:1])
+    with settings(FILES, BINDINGS, vocab_size=96) as run, pytest.raises(CandidateError, match="microbatches"):
+        aot.compile_step(run.changed(Candidate(microbatches=3)), "v5e:2x2")
+    answer = tmp_path / "result.json"
+
+    def refused(*_):
+        raise CandidateError("no.")
+
+    monkeypatch.setattr(aot, "compile_step", refused)
+    asked = {"files": FILES, "bindings": BINDINGS, "topology": "v5e:2x2", "search_paths": "", "vocab_size": 96}
+    (tmp_path / "request.json").write_text(json.dumps({**asked, "candidate": {}, "compiler_options": {}, "dump": None}))
+    child.main(str(tmp_path / "request.json"), str(answer))
+    assert child._KINDS[json.loads(answer.read_text())["kind"]] is CandidateError
+
+
+def test_memory_of_the_host_is_blamed_only_for_a_killed_compiler():
+    assert "SIGKILL" in (killed := child._without_answer("v5e:2x2", -9, "")) and "memory ran out" in killed
+    assert child._without_answer("v5e:2x2", 1, "INVALID_ARGUMENT: No such compile option: 'xla_tpu_foo'\n").endswith(
+        "ended with code 1: INVALID_ARGUMENT: No such compile option: 'xla_tpu_foo'"
+    )
+
+
+def test_only_compilations_for_tpus_wait_for_each_other_and_say_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with open(tmp_path / f"ja_llm-libtpu-{os.getuid()}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def answer(words, **_):
+            Path(words[-1]).write_text('{"found": {}}')
+
+        monkeypatch.setattr(subprocess, "run", answer)
+        threading.Timer(1.0, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        assert child.compile_in_child(FILES, BINDINGS, "h100:1x2") == {}
+        assert capsys.readouterr().err == ""
+        assert child.compile_in_child(FILES, BINDINGS, "v5e:2x2") == {}
+        assert "waiting for another compilation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "message, total",
     [
@@ -177,6 +267,11 @@ def test_memory_by_kind_adds_up():
     assert (gib["activations"], gib["temporaries"], gib["program"]) == (3, 1, 0.5)
     assert gib["other"] == 1.5 == gib["total"] - sum(gib[k] for k in (*state, "activations", "temporaries", "program"))
     assert found["fits"] and found["spare_gib"] == 0.25
+    Analysis.temp_size_in_bytes = 36 * 2**30  # by a compiler that has more than we know of
+    much = aot._memory(Compiled, state, 15.75, activations=0)
+    assert much["fits"] is False and much["spare_gib"] == 15.75 - 47.5
+    assert "the compiler took it" in (said := report._verdict({**much, "time": {}})) and "31.75 GiB too much" in said
+    Analysis.temp_size_in_bytes = 4 * 2**30
     Analysis.peak_memory_in_bytes = 13 * 2**30  # less than the sum: some buffers are never there together
     gib = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)["gib_per_chip"]
     assert (gib["total"], gib["activations"], gib["temporaries"], gib["other"]) == (13.5, 3, 0.5, 0)

@@ -52,6 +52,8 @@ def test_gpus_are_machines_times_gpus():
         parse_gpus("h100:128")
     with pytest.raises(UsageError, match="leave out --sweep"):
         run(FILES, BINDINGS, "h100:1x2", microbatches=[1, 2])
+    with pytest.raises(UsageError, match="--hlo"):
+        run(FILES, BINDINGS, "h100:1x2", dump="step.hlo")
 
 
 def test_flags_of_launch_come_when_asked_for():
@@ -59,4 +61,5 @@ def test_flags_of_launch_come_when_asked_for():
     assert with_flags("v6e:16x16", given, recommended=True) == {**with_flags("v6e:16x16", {}, recommended=True), **given}
     assert with_flags("v6e:16x16", {}, recommended=True)["xla_enable_async_all_gather"] == "true"
     assert with_flags("v6e:16x16", given, recommended=False) == given
-    assert with_flags("h100:1x8", {}, recommended=True) == {}
+    with pytest.raises(UsageError, match="leave it out"):
+        with_flags("h100:1x8", {}, recommended=True)

@@ -1,31 +1,23 @@
-"""What is handed to Slurm, Kubernetes and gcloud: valid by their own rules, and run here against stand-ins of theirs."""
+"""What is handed to Slurm and gcloud: valid by their own rules, and run here against stand-ins of theirs."""
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.launch.gke import JobSet
+from ja_llm.launch.mounts import parse_mounts
 from ja_llm.launch.restarts import Restarts
 from ja_llm.launch.slurm import Job
 from ja_llm.launch.topology import parse_topology
 from ja_llm.launch.tpu_vm import Operator, Pod
-
-HOSTILE = [
-    "ja-llm",
-    "train",
-    "--gin.A='it''s'",
-    "--gin.B=$(touch hacked) `touch hacked`",
-    '--gin.C="x"; touch hacked',
-    "--gin.D=a b\\ é #{}%",
-]
+from tests.launch.words import HOSTILE
 
 
 def write(path: Path, text: str) -> Path:
@@ -79,7 +71,9 @@ def slurm(folder: Path, command: list[str], **more) -> subprocess.CompletedProce
 
 
 def test_slurm_hands_a_hostile_command_on_as_it_is(stand_ins):
-    folder = stand_ins(srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; print(sys.argv[1:])" "$@"'})
+    folder = stand_ins(
+        srun=SRUN, **{"ja-llm": f'exec {sys.executable} -c "import sys; sys.stdout.write(str(sys.argv[1:]) + chr(10))" "$@"'}
+    )
     result = slurm(folder, HOSTILE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str([*HOSTILE[1:], "--coordinator_address=auto"])] * 3
@@ -121,6 +115,21 @@ def test_a_task_outlives_the_signal_that_its_process_saves_at(stand_ins):
     assert "scontrol requeue" in result.stdout
 
 
+@pytest.mark.parametrize("logs", ["../elsewhere", "scratch/logs"])
+def test_slurm_s_logs_may_stand_anywhere_and_the_container_sees_them(stand_ins, logs):
+    folder = stand_ins(srun=f'echo "$@"{SRUN}', scontrol="true", sleep="true", prog="exit 1")
+    (inside := folder / "run").mkdir()
+    (folder / "link").symlink_to(inside)  # a name whose parent is another one
+    given = str(folder / logs) if logs.startswith("scratch") else logs
+    script = Job(name="swallow", command=["prog"], nodes=1, gpus=3, logs=given, image="lab/ja_llm:1").script()
+    shell_is_sound(write(folder / "job.sh", script))
+    env = {**os.environ, "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", f"cd {folder}/link && bash {folder}/job.sh"], capture_output=True, text=True, env=env)
+    there = (folder / logs.removeprefix("../")).resolve()
+    assert done.returncode == 1 and sorted(path.name for path in (there / "7.codes").iterdir()) == ["0", "1", "2"], done.stderr
+    assert f"--container-mounts={folder}/link:{folder}/link,{there}:{there} " in done.stdout
+
+
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="Slurm is not installed")
 def test_slurm_itself_takes_the_script(tmp_path):
     script = write(tmp_path / "job.sh", Job(name="swallow", command=["true"], nodes=1, gpus=0).script())
@@ -135,6 +144,7 @@ def test_slurm_itself_takes_the_script(tmp_path):
         (["--name", "job", "--account", "$(id)"], "--account '$(id)'"),
         (["--name", "job", "--time", "1\n#SBATCH --x"], "--time"),
         (["--name", "job", "--logs", "a$(id)"], "--logs 'a$(id)'"),
+        (["--name", "job", "--logs", "a:b"], "--logs 'a:b'"),
         (["--name", "job", "--image", "x y"], "--image 'x y'"),
         (["--name", "job", "--nodes", "0"], "at least one node"),
     ],
@@ -142,137 +152,6 @@ def test_slurm_itself_takes_the_script(tmp_path):
 def test_slurm_s_values_are_checked(flags, says, capsys):
     assert main(["launch", "slurm", "--nodes", "1", *flags, "--dry_run", "--", "ja-llm", "train"]) == 2
     assert says in capsys.readouterr().err
-
-
-# GKE
-
-TEXT, WHOLE, TRUTH = str, int, bool
-NAMED = {"name": TEXT, "value": TEXT}
-CONTAINER = {
-    "name": TEXT,
-    "image": TEXT,
-    "command": [TEXT],
-    "args": [TEXT],
-    "env": [NAMED],
-    "ports": [{"containerPort": WHOLE}],
-    "resources": {"limits": {"google.com/tpu": WHOLE, "nvidia.com/gpu": WHOLE}},
-    "securityContext": {"privileged": TRUTH},
-    "volumeMounts": [{"name": TEXT, "mountPath": TEXT}],
-}
-POD = {
-    "restartPolicy": TEXT,
-    "terminationGracePeriodSeconds": WHOLE,
-    "nodeSelector": {},
-    "containers": [CONTAINER],
-    "volumes": [{"name": TEXT, "emptyDir": {"medium": TEXT}}],
-    "serviceAccountName": TEXT,
-    "hostNetwork": TRUTH,
-    "dnsPolicy": TEXT,
-}
-ON_CODES = {"containerName": TEXT, "operator": TEXT, "values": [WHOLE]}
-JOB = {
-    "parallelism": WHOLE,
-    "completions": WHOLE,
-    "completionMode": TEXT,
-    "backoffLimit": WHOLE,
-    "podFailurePolicy": {"rules": [{"action": TEXT, "onExitCodes": ON_CODES}]},
-    "template": {"spec": POD},
-}
-# Fields of jobset.x-k8s.io/v1alpha2 (kubernetes-sigs/jobset, hack/python-sdk/swagger.json), batch/v1 and v1 that a training run may have.
-JOBSET = {
-    "apiVersion": TEXT,
-    "kind": TEXT,
-    "metadata": {"name": TEXT, "namespace": TEXT, "labels": {}, "annotations": {}},
-    "spec": {
-        "failurePolicy": {"maxRestarts": WHOLE, "rules": [{"name": TEXT, "action": TEXT, "onJobFailureReasons": [TEXT]}]},
-        "replicatedJobs": [{"name": TEXT, "replicas": WHOLE, "template": {"spec": JOB}}],
-    },
-}
-
-
-def conforms(value, schema, where="") -> None:
-    if isinstance(schema, dict):
-        assert isinstance(value, dict), where
-        for key, inner in value.items():
-            assert isinstance(key, str), where
-            if schema:
-                assert key in schema, f"{where}.{key} is no field"
-                conforms(inner, schema[key], f"{where}.{key}")
-            else:
-                assert isinstance(inner, str), f"{where}.{key}"  # labels, selectors: text only
-    elif isinstance(schema, list):
-        assert isinstance(value, list) and value, where
-        for inner in value:
-            conforms(inner, schema[0], f"{where}[]")
-    else:
-        assert type(value) is schema, where
-
-
-def jobset(**more) -> dict:
-    given = {"name": "swallow", "image": "ghcr.io/lab/ja_llm:1", "command": ["ja-llm", "train"], **more}
-    value = yaml.safe_load(JobSet(**given).yaml())
-    conforms(value, JOBSET)
-    return value
-
-
-def pod(value: dict) -> dict:
-    return value["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
-
-
-def test_a_jobset_of_a_slice():
-    value = jobset(tpu=parse_topology("v5p:4x4x4"), slices=2, queue="lab", namespace="train", service_account="writer", spot=True)
-    job = value["spec"]["replicatedJobs"][0]
-    assert job["replicas"] == 2 and job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == 16
-    container = pod(value)["containers"][0]
-    assert container["resources"]["limits"] == {"google.com/tpu": 4} and container["args"][-1] == "--coordinator_address=auto"
-    assert container["env"][0]["name"] == "LIBTPU_INIT_ARGS"
-    selector = pod(value)["nodeSelector"]
-    assert selector["cloud.google.com/gke-tpu-topology"] == "4x4x4" and selector["cloud.google.com/gke-spot"] == "true"
-
-
-def test_a_jobset_starts_again_on_all_codes_but_failure_and_misuse():
-    value = jobset(tpu=parse_topology("v6e:2x2"), restarts=4)
-    job = value["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert job["backoffLimit"] == 0 and pod(value)["restartPolicy"] == "Never"  # both are what a pod failure policy needs
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
-    policy = value["spec"]["failurePolicy"]
-    assert policy["maxRestarts"] == 4
-    assert (policy["rules"][0]["action"], policy["rules"][0]["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
-    assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", policy["rules"][0]["name"])  # the API's own pattern
-
-
-def test_a_jobset_of_gpu_nodes_meets_at_its_first_pod():
-    container = pod(jobset(hardware="h100", nodes=16))["containers"][0]
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
-    assert container["args"][-3:] == [
-        "--coordinator_address=swallow-slice-0-0.swallow:8476",
-        "--process_count=16",
-        "--process_index=$(JOB_COMPLETION_INDEX)",
-    ]
-
-
-def test_a_hostile_command_is_the_same_words_in_yaml():
-    container = pod(jobset(tpu=parse_topology("v5e:2x4"), command=HOSTILE))["containers"][0]
-    words = [*container["command"], *container["args"]][:-1]
-    # Kubernetes reads $(NAME), and $$( as $(.
-    assert [word.replace("$$(", "$(") for word in words] == HOSTILE and "$$(touch" in words[3]
-
-
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        ({"name": "Swallow"}, "a name is 40 characters"),
-        ({"name": "a\n---\nkind: Pod"}, "a name is 40"),
-        ({"image": "x\ny"}, "--image"),
-        ({"queue": "a: b"}, "--queue"),
-        ({"hardware": "h100"}, "one of the two"),
-        ({"tpu": None}, "one of the two"),
-        ({"slices": 0}, "too small"),
-    ],
-)
-def test_a_jobset_s_values_are_checked(more, says):
-    with pytest.raises(UsageError, match=says):
-        jobset(**{"tpu": parse_topology("v6e:4x4"), **more})
 
 
 # The accelerator types and hosts of Google's own tables (TPU v4, v5e, v5p, v6e).
@@ -307,7 +186,12 @@ GCLOUD = r"""
 printf '%q ' "$@" >> calls; echo >> calls
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 case "$4" in
-  describe) state=$(next states); [ -n "$state" ] || exit 1; echo "$state" ;;
+  describe) state=$(next states)
+    case "$state" in
+      "") echo "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found." >&2; exit 1 ;;
+      [a-z]*) echo "ERROR: $state" >&2; exit 1 ;;
+      *) echo "$state" ;;
+    esac ;;
   ssh) case "$*" in *systemd-run*|*"docker run"*) exit "$(next codes)" ;; esac ;;
 esac
 exit 0
@@ -351,6 +235,48 @@ def test_machines_that_were_taken_away_are_asked_for_again(stand_ins):
         "run",
         "delete",
     ]
+
+
+def test_a_look_that_fails_takes_no_machines_away(stand_ins, capsys):
+    folder = stand_ins(gcloud=GCLOUD)
+    verbs = operate(folder, ["unavailable", "ACTIVE", "ACTIVE", "unavailable", "connection reset", "ACTIVE"], [75, 0])
+    assert verbs == ["describe", "describe", "describe", "ssh", "run", "describe", "describe", "describe", "run"]
+    said = capsys.readouterr().err
+    assert "gcloud can't tell the state of swallow (ERROR: unavailable)" in said and "taken away" not in said
+
+
+@pytest.mark.parametrize(("states", "looks"), [(["unavailable"], 5), (["call: PERMISSION_DENIED"], 1)])
+def test_a_state_that_can_t_be_told_ends_the_launch(stand_ins, states, looks):
+    folder = stand_ins(gcloud=GCLOUD)
+    with pytest.raises(JaLlmError, match="gcloud can't tell the state of the request"):
+        operate(folder, [*states, *["unavailable"] * 9], [])
+    assert len((folder / "calls").read_text().splitlines()) == looks
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_gives_the_machines_back(stand_ins):
+    # The launcher is told to end while the command runs, and again while it tells the workers.
+    told = GCLOUD.replace('exit "$(next codes)"', "kill -TERM $PPID; exec /bin/sleep 5").replace(
+        "esac ;;\nesac", '*"docker stop"*) kill -TERM $PPID; /bin/sleep 0.6; echo > told ;; esac ;;\nesac'
+    )
+    assert told.count("kill") == 2
+    folder = stand_ins(gcloud=told)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        operate(folder, ["ACTIVE"] * 3, [], delete=True)
+    calls = (folder / "calls").read_text().splitlines()
+    assert "docker\\ run" in calls[-3] and "docker\\ stop" in calls[-2] and calls[-1].split()[3] == "delete"
+    assert (folder / "told").exists()  # the second signal has not cut that short
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_container_on_a_worker_sees_its_folders(tmp_path):
+    given = {"name": "swallow", "zone": "europe-west4-b", "tpu": parse_topology("v6e:4x4"), "command": ["true"]}
+    machine = Pod(**given, image="i", mounts=parse_mounts(["/mnt/disks/tokens:/mnt/tokens:ro"]))
+    machine.check()
+    (tmp_path / "x.whl").touch()
+    with pytest.raises(UsageError, match="--mount with --wheel"):
+        Pod(**given, wheel=str(tmp_path / "x.whl"), mounts=machine.mounts).check()
+    assert "-v /mnt/disks/tokens:/mnt/tokens:ro i true" in machine.start()[-2 if "--zone" in machine.start()[-1] else -1]
 
 
 @pytest.mark.parametrize(("code", "kind"), [(1, JaLlmError), (2, UsageError)])
@@ -412,6 +338,7 @@ def test_what_is_printed_is_what_runs(stand_ins, capsys, way):
         ({"image": None}, "one of the two"),
         ({"image": None, "wheel": "/nowhere/x.whl"}, "there is no such wheel"),
         ({"runtime": "$(id)"}, "--runtime"),
+        ({"mounts": parse_mounts(["gs://lab:/mnt"])}, "no driver"),
     ],
 )
 def test_a_pod_s_values_are_checked(more, says):
