@@ -89,13 +89,14 @@ def test_an_export_is_whole_or_not_there(model, tmp_path, monkeypatch):
     from ja_llm.interop.hf import export_hf
 
     out = tmp_path / "export"
-    write_values, write_text = safetensors_files._write_values, type(out).write_text
+    written, write_text = safetensors_files._Written, type(out).write_text
+    write = written.write
     counted = fails_at(0, os.fsync)
     for earlier in (False, True):  # an export that stands there already stays as it was
         before = {p.name: p.read_bytes() for p in out.iterdir()} if earlier else None
         for target, name, broken in [
-            (safetensors_files, "_write_values", no_space),
-            (safetensors_files, "_write_values", fails_at(1, write_values)),
+            (written, "write", no_space),
+            (written, "write", fails_at(1, write)),
             (
                 type(out),
                 "write_text",

@@ -2,11 +2,14 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ja_llm.evaluation.report_data import Run
-from ja_llm.evaluation.stability_gap import Gap, PairedDifference, paired_difference, stability_gap
 from ja_llm.pages.html import table
 from ja_llm.pages.svg import Line, escape, line_plot, number, thin
+
+if TYPE_CHECKING:  # it loads NumPy, which a report of runs without probes does without
+    from ja_llm.evaluation.stability_gap import Gap, PairedDifference
 
 _NOISE = 2.0  # standard errors that a rise has to exceed to be called a gap
 _MOST_LINES = 6  # curves that a plot can tell apart
@@ -40,8 +43,10 @@ def forgetting(runs: Sequence[Run]) -> str:
     return f'{html}{gaps}<div class="plots">{plots}</div>'
 
 
-def gap_of(run: Run, domain: str) -> Gap:
+def gap_of(run: Run, domain: str) -> "Gap":
     """The stability gap of a probed domain; its tolerance is the noise of the probe as the run measured it."""
+    from ja_llm.evaluation.stability_gap import stability_gap
+
     errors = [value for _, value in run.series(f"forgetting/{domain}/rise_error")]
     return stability_gap(_curve(run, domain), _NOISE * statistics.median(errors) if errors else 0.0)
 
@@ -139,6 +144,8 @@ def _groups(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
 
 def _paired(domain: str, groups: Mapping[str, Mapping[int, Run]]) -> str:
     """Areas of each kind of run against those of the first, over the seeds that both have."""
+    from ja_llm.evaluation.stability_gap import paired_difference
+
     base_name, base = next(iter(groups.items()))
     body = ""
     for name, runs in groups.items():
@@ -168,7 +175,7 @@ def _paired(domain: str, groups: Mapping[str, Mapping[int, Run]]) -> str:
     return f"<h3>{escape(domain)}: is the gap smaller?</h3>{note}{table(f'Paired areas of {domain}', head, body, wide=True)}"
 
 
-def _told(found: PairedDifference) -> str:
+def _told(found: "PairedDifference") -> str:
     """A difference in words, with its interval."""
     kind = {"smaller": "better", "larger": "worse"}.get(found.verdict)
     share = "" if found.relative is None else f" ({found.relative:+.0%})"

@@ -73,7 +73,7 @@ def test_a_killed_process_is_named_and_all_start_again(launched):
 
 
 def test_silence_ends_a_run_with_a_stopped_process_and_names_it(launched):
-    run = launched({"step": 2, "who": 2, "does": "stop"}, "--silence=1.5", "--grace=5")
+    run = launched({"step": 2, "who": 2, "does": "stop"}, "--silence=4", "--grace=5")
     assert run.wait() == 0, run.err
     assert "(process 2 is stopped); all start again" in run.err
     assert 4 <= run.out.count(" of 3 begins at step") <= 6  # a slow one may be ended before it says so, the second time none is

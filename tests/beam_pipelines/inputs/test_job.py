@@ -216,7 +216,6 @@ def test_inputs_that_cannot_be_meant_are_sentences(tmp_path):
         (tmp_path / "a.dat", "swallow_v2", "its ending says no format that is read"),
         (tmp_path, "swallow_v2", r"this is a folder; name the files in it"),
         (tmp_path / "none*", "wikipedia", "no file matches"),
-        ("gs://bucket/a.jsonl", "swallow_v2", "copy or mount"),
     ]:
         with pytest.raises(UsageError, match=sentence):
             build(pattern, tmp_path / "out", preset=preset)
