@@ -21,7 +21,7 @@ run: $(VENV)/.run
 test: $(DEV)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# Minutes to an hour of two cores: twenty kills, four processes.
+# Minutes to an hour of two cores: twenty kills, four processes, a whole run in a bucket.
 test-slow: $(DEV)
 	@$(BIN)/python -m pytest -m slow
 

@@ -18,6 +18,7 @@ def test_without_a_gpu_it_refuses_in_a_sentence(capsys):
     assert "--only 9b names no shape; there are 1b, 8b_layers" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # both sides compile
 def test_both_sides_run_dry_with_the_same_parameters(capsys, monkeypatch):
     found = []
     measured = step_speed_gpu.measure

@@ -209,13 +209,15 @@ def killed(bucket, training):
     return run
 
 
-@pytest.mark.timeout(3600)  # a busy machine; a minute on a quiet one
+@pytest.mark.slow  # with the two below: a minute on a quiet machine
+@pytest.mark.timeout(3600)
 def test_a_killed_run_has_the_metrics_of_an_undisturbed_one_on_this_machine(killed, straight, metrics):
     assert metrics_in(killed) == metrics(straight)
     names = {path.name for path in straight.iterdir()} - {".lock"}
     assert {path.name for path in killed.iterdir()} == names and model_steps(killed) == [15, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_its_checkpoint_is_that_of_the_run_on_this_machine(killed, straight):
     there, here = load_model(f"{killed}@20"), load_model(straight)
@@ -229,6 +231,7 @@ def test_its_checkpoint_is_that_of_the_run_on_this_machine(killed, straight):
         load_model(f"{killed}@7")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_generate_reads_it_onto_another_mesh(killed, straight, training):
     words = [sys.executable, "-m", "ja_llm", "generate", "--prompt", "朝の", "--max_tokens", "8", "--checkpoint"]
