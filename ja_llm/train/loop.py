@@ -1,8 +1,8 @@
 """The training loop, read from top to bottom: mesh, state, ledger, restore, loop.
 
 `main.py` makes its arguments from gin. Where things are: the loss is `loss_sums`, called in `train_step` of `step.py`, which `lowered_step`
-makes; the update stands below it there; a save is `checkpoints.save`; the data position is the step's number alone:
-`open_stream(start, ...)` is `StagedBatches.open`, which asks `schedule.data_step`.
+makes; the update stands below it there; a save is `checkpoints.save`; the data position is the step's number alone: `restored` gives the first one,
+and `open_stream` is `StagedBatches.open` (data/stages.py), for each of whose batches `StagedBatches.at` asks `schedule.data_step`.
 
 A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint: whatever
 was killed goes on from the newest one and gives the same losses.
