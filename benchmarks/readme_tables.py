@@ -170,6 +170,7 @@ WAYS = {
     "subset": "a random quarter, four times",
     "best_first": "the clean quarter first",
     "near_original": "half English",
+    "replay": "a quarter English",
     "jump": "no warm-up",
     "not_rewarmed": "not re-warmed",
 }

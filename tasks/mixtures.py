@@ -31,42 +31,67 @@ add_mixture("swallow_llama2", shares(SWALLOW_LLAMA2))
 add_mixture("swallow_llama2_parallel_ntp", shares({**SWALLOW_LLAMA2, "parallel_ntp": 0.9}))
 add_mixture("swallow_llama2_parallel_ti", shares({**SWALLOW_LLAMA2, "parallel_ti": 0.9}))
 
-# Llama 3.1 Swallow, billions of tokens as in its authors' scripts. 8B v0.2 has 200.0 in all. Of v0.1 what differs from v0.2 is known; its
-# Japanese web text is what is left of 200.0.
+# Swallow on Mixtral, billions of tokens as in its authors' script (the last of several versions), 100.0 in all.
+SWALLOW_MIXTRAL = {
+    "web_ja": 62.136,
+    "wikipedia_ja": 2.245,
+    "arxiv": 14.316,
+    "refinedweb": 11.303,
+    "algebraic_stack": 5.0,
+    "vault": 5.0,
+}
+add_mixture("swallow_mixtral", shares(SWALLOW_MIXTRAL))
+
+# Llama 3.1 Swallow, billions of tokens as in its authors' scripts: both of the 8B have 200.0 in all, the 70B 100.0.
 SWALLOW_LLAMA31_8B_V02 = {
-    "web_ja_education_llm": 93.1,
-    "web_ja_education_wiki": 40.6,
-    "wikipedia_ja": 3.4,
+    "web_ja_education_llm": 93.095,
+    "web_ja_education_wiki": 40.639,
+    "wikipedia_ja": 3.382,
     "stack_python": 32.0,
-    "cosmopedia": 14.9,
-    "dclm": 10.6,
-    "wikipedia_en": 4.4,
-    "parallel_ntp": 0.88,
+    "cosmopedia": 14.929,
+    "dclm": 10.644,
+    "wikipedia_en": 4.427,
+    "parallel_ntp": 0.883,
 }
 add_mixture("swallow_llama31_8b_v02", shares(SWALLOW_LLAMA31_8B_V02))
 
 SWALLOW_LLAMA31_8B_V01 = {
-    "web_ja_education_wiki": 104.72,
-    "wikipedia_ja": 3.4,
+    "web_ja_education_wiki": 63.283,
+    "web_ja_others": 41.335,
+    "wikipedia_ja": 3.382,
     "stack": 32.0,
-    "cosmopedia": 14.9,
-    "dclm": 39.7,
-    "wikipedia_en": 4.4,
-    "parallel_ntp": 0.88,
+    "cosmopedia": 15.0,
+    "dclm": 39.69,
+    "wikipedia_en": 4.427,
+    "parallel_ntp": 0.883,
 }
 add_mixture("swallow_llama31_8b_v01", shares(SWALLOW_LLAMA31_8B_V01))
 
+# Its five parts of Japanese web text are as large against each other as those of the corpus v1 in the script for Mistral 7B: no classifier.
 SWALLOW_LLAMA31_70B = {
-    "web_ja_education_wiki": 80.8,
-    "wikipedia_ja": 1.7,
-    "cosmopedia": 5.1,
-    "algebraic_stack": 3.7,
-    "openwebmath": 3.7,
-    "wikipedia_en": 2.1,
-    "refinedweb": 2.1,
-    "parallel_ntp": 0.9,
+    "web_ja": 80.822,
+    "wikipedia_ja": 1.691,
+    "cosmopedia": 5.065,
+    "algebraic_stack": 3.718,
+    "openwebmath": 3.718,
+    "wikipedia_en": 2.052,
+    "refinedweb": 2.052,
+    "parallel_ntp": 0.883,
 }
 add_mixture("swallow_llama31_70b", shares(SWALLOW_LLAMA31_70B))
+
+# Swallow on Gemma 2 9B, billions of tokens as in its authors' script, 100.0 in all; the same Japanese web text.
+SWALLOW_GEMMA2 = {
+    "web_ja": 79.804,
+    "wikipedia_ja": 1.478,
+    "cosmopedia": 5.086,
+    "algebraic_stack": 4.541,
+    "openwebmath": 4.541,
+    "wikipedia_en": 1.89,
+    "refinedweb": 1.89,
+    "parallel_ntp": 0.77,
+}
+add_mixture("swallow_gemma2", shares(SWALLOW_GEMMA2))
 
 # LLM-jp v3, per cent of 2.07T tokens. Chinese and Korean are 0.1 together.
 LLMJP_V3 = {

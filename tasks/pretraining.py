@@ -15,6 +15,7 @@ _SOURCES = {
     "ja": (
         "web_ja_education_llm",  # swallow_v2_education.gin with a classifier that learnt an LLM's labels
         "web_ja_education_wiki",  # swallow_v2_education.gin with one that learnt from academic Wikipedia articles
+        "web_ja_others",  # swallow_v2.gin; what Llama 3.1 Swallow 8B v0.1 has beside that ("filter-others" in its authors' script)
         "wikipedia_ja",  # wikipedia.gin
         "warp_pdf_ja",  # PDF files of the National Diet Library's web archive
         "other_ja",  # what else a Japanese corpus has, too small to be named
@@ -47,6 +48,7 @@ _SOURCES = {
         "algebraic_stack",
         "stack",  # The Stack, as it is
         "stack_python",  # code.gin
+        "vault",  # The Vault: functions with their documentation
     ),
     "en-ja": (
         "parallel_ntp",  # parallel.gin

@@ -230,7 +230,7 @@ class StagedBatches:
             if read[task]["epochs"] > limit * (1 + 1e-9):
                 raise UsageError(
                     f"MAX_EPOCHS allows {limit:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times; lower "
-                    f"its rate in the mixture, give it more documents, or lower TRAIN_STEPS to {self._steps_within(task, limit, steps)}."
+                    f"its rate in the mixture, give it more documents, raise MAX_EPOCHS, or lower TRAIN_STEPS to {self._steps_within(task, limit, steps)}."
                 )
 
     def _steps_within(self, task: str, epochs: float, steps: int) -> int:

@@ -15,6 +15,7 @@ from ja_llm.evaluation.report_forgetting import domains, forgetting
 from ja_llm.evaluation.report_suites import suites
 from ja_llm.files import atomic_write, read_json
 from ja_llm.pages.html import page
+from ja_llm.pages.svg import SERIES
 
 
 def write_report(
@@ -62,7 +63,7 @@ def write_report(
         ("next", "Commands to go on", parts.commands(found, corpus, certificate)),
         ("ledger", "Ledgers", parts.ledgers(found)),
     ]
-    title = "ja_llm report: " + ", ".join(run.name for run in found)
+    title = "ja_llm report: " + (", ".join(run.name for run in found) if len(found) <= SERIES else f"{len(found)} runs")
     whole = page(title, parts.subtitle(found), sections)
     out = Path(out)
     with atomic_write(out) as file:

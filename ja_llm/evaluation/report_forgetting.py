@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from ja_llm.evaluation.report_data import Run
 from ja_llm.pages.html import table
-from ja_llm.pages.svg import Line, escape, line_plot, number, thin
+from ja_llm.pages.svg import SERIES, Line, escape, line_plot, number, thin
 
 if TYPE_CHECKING:  # it loads NumPy, which a report of runs without probes does without
     from ja_llm.evaluation.stability_gap import Gap, PairedDifference
 
 _NOISE = 2.0  # standard errors that a rise has to exceed to be called a gap
-_MOST_LINES = 6  # curves that a plot can tell apart
 
 
 def domains(runs: Sequence[Run]) -> list[str]:
@@ -37,10 +36,12 @@ def forgetting(runs: Sequence[Run]) -> str:
         for head in ("at step 0", "depth", "deepest at step", "length in steps", "area, bits per byte x steps", "at the end")
     )
     gaps = table("Stability gaps", f'<th scope="col">domain, run</th>{heads}', body, wide=True)
-    if len(runs) > 2 * _MOST_LINES:
+    if len(runs) > 2 * SERIES:
         gaps = f"<details><summary>the gaps of all {len(runs)} runs</summary>{gaps}</details>"
     plots = "".join(_plot(domain, runs, groups) for domain in domains(runs))
-    return f'{html}{gaps}<div class="plots">{plots}</div>'
+    more = len(groups or runs) - SERIES
+    left_out = f'<p class="soft">Drawn are the first {SERIES}; {more} more are not.</p>' if more > 0 else ""
+    return f'{html}{gaps}{left_out}<div class="plots">{plots}</div>'
 
 
 def gap_of(run: Run, domain: str) -> "Gap":
@@ -74,7 +75,7 @@ def _row(run: Run, domain: str) -> str:
         length = number(gap.length, 3) if gap.recovers is not None else f"{number(gap.length, 3)}, not back"
         told = [number(gap.depth, 3), number(gap.deepest or 0.0), length]
     end = f"{gap.final:+.4f}" + (f'<span class="ci">± {number(errors[-1][1], 2)}</span>' if errors else "")
-    cells = [number(gap.baseline), *told, number(gap.area, 3)]
+    cells = [f"{gap.baseline:.4f}", *told, number(gap.area, 3)]
     return (
         f'<tr><th scope="row">{escape(domain)}<span class="soft ci">{escape(run.name)}</span></th>'
         + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
@@ -111,7 +112,7 @@ def _plot(domain: str, runs: Sequence[Run], groups: Mapping[str, Mapping[int, Ru
     """Rises over step 0, with the 95 % interval over documents; of paired runs the mean over seeds, with their range."""
     lines = []
     if groups:
-        for name, seeds in groups.items():
+        for name, seeds in list(groups.items())[:SERIES]:
             curves = [dict(_curve(run, domain)) for run in seeds.values() if domain in _probed(run)]
             steps = sorted(set.intersection(*(set(c) for c in curves))) if curves else []
             rises = [[curve[step] - curve[0.0] for curve in curves] for step in steps]
@@ -119,7 +120,7 @@ def _plot(domain: str, runs: Sequence[Run], groups: Mapping[str, Mapping[int, Ru
             spread = [(step, min(found), max(found)) for step, found in zip(steps, rises, strict=True)]
             lines.append(Line(f"{name} ({len(curves)} seeds)", points, spread))
     else:
-        for run in runs[:_MOST_LINES]:
+        for run in runs[:SERIES]:
             if domain in _probed(run):
                 curve = _curve(run, domain)
                 rises_of = [(step, value - curve[0][1]) for step, value in curve]

@@ -11,7 +11,7 @@ from ja_llm.errors import JaLlmError
 from ja_llm.evaluation.report_data import Run, Stage
 from ja_llm.files import shown
 from ja_llm.pages.html import absent, bar, cut, quotations, table
-from ja_llm.pages.svg import Dot, Line, dot_plot, escape, line_plot, number, thin
+from ja_llm.pages.svg import SERIES, Dot, Line, dot_plot, escape, line_plot, number, thin
 
 _MOST_TEXTS = 5
 SENTENCES = (
@@ -22,7 +22,9 @@ SENTENCES = (
 
 
 def subtitle(runs: Sequence[Run]) -> str:
-    """What each run was made from and how long it trained, one line."""
+    """What each run was made from and how long it trained, one line; of many runs only how many there are."""
+    if len(runs) > SERIES:
+        return f"{len(runs)} runs: {runs[0].name} to {runs[-1].name}; all of them are among the ledgers below"
     steps = [f"{run.name}: {run.origin or 'trained'}, {number(run.metrics[-1]['step'])} steps" for run in runs if run.metrics]
     return "; ".join(steps) or "no training curve among these directories"
 
@@ -170,6 +172,7 @@ def _label(task: str) -> str:
 
 def curves(runs: Sequence[Run]) -> str:
     """Loss of all runs in one plot; each held-out metric in its own; learning rate."""
+    beyond, runs = runs[SERIES:], runs[:SERIES]
     losses = [Line(run.name, (t := thin(run.series("loss"))).points, t.spread) for run in runs if run.series("loss")]
     plots = [line_plot("Training loss", losses, "step", "nats per token")]
     keys = list(dict.fromkeys(key for run in runs for line in run.metrics for key in line if key.startswith("eval/")))
@@ -186,7 +189,8 @@ def curves(runs: Sequence[Run]) -> str:
     ]
     speed = f'<p class="soft">Tokens per second (median): {"; ".join(speeds)}.</p>' if speeds else ""
     faint = '<p class="soft">A line is the mean of neighbouring steps, the faint band their range. Losses per token of different vocabularies do not compare; bits per byte do.</p>'
-    return f'{faint}<div class="plots">{"".join(plots)}</div>{speed}'
+    left_out = f'<p class="soft">Drawn are the first {SERIES} runs; {len(beyond)} more are not.</p>' if beyond else ""
+    return f'{faint}{left_out}<div class="plots">{"".join(plots)}</div>{speed}'
 
 
 def _levels(runs: Sequence[Run], key: str) -> list[tuple[str, float]]:

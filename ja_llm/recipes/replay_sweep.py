@@ -6,7 +6,8 @@
     OUT/sweep.html             the table and a plot a domain
 
 A domain is a source of the cache that has held-out documents; runs with the same seed read each source in the same order, so their difference
-is free of what the order does.
+is free of what the order does. Two things make a figure uncertain, and both are told: the order of the data (intervals over seeds), and which
+documents are held out (the error of the rise since step 0, each document compared with itself: `ja_llm.train.alarms.rise`).
 """
 
 import json
@@ -126,9 +127,15 @@ def _same_run(files: Sequence[str], bindings: Sequence[str], search_paths: str, 
 
 
 def figures(run: Path, steps: int) -> dict[str, Any] | None:
-    """First and last measurement of each domain: {"before": {domain: bits per byte}, "after"}; None where the run has not come to `steps`."""
+    """First and last measurement of each domain.
+
+    Returns:
+      {"before": {domain: bits per byte}, "after", "error": {domain: standard error of after - before over documents}}, a domain whose single
+      document tells no error left out of the last; None where the run has not come to `steps`.
+    """
     path = run / "metrics.jsonl"
     found: dict[int, dict[str, float]] = {}
+    errors: dict[str, float] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         value = json.loads(line)
         measured = {
@@ -136,20 +143,24 @@ def figures(run: Path, steps: int) -> dict[str, Any] | None:
         }
         if measured:
             found[value["step"]] = measured
-    return {"before": found.get(0, {}), "after": found[steps]} if steps in found else None
+        if value["step"] == steps:
+            rise = {domain: value.get(f"forgetting/{domain}/rise_error") for domain in measured}
+            errors |= {domain: error for domain, error in rise.items() if error}
+    return {"before": found.get(0, {}), "after": found[steps], "error": errors} if steps in found else None
 
 
 def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
     """For each domain a row a share, in the order of `shares`.
 
     Args:
-      runs: {"share", "seed", "before", "after"}; each share has the same seeds.
+      runs: {"share", "seed", "before", "after", "error"}; each share has the same seeds.
       shares: the first is the reference.
 
     Returns:
-      {domain: [{"share", "mean" (bits per byte), "interval", "change" (mean minus that of before training), "difference" (paired, to the first
-      share), "difference_interval"}]}. Intervals are of 95 %, Student's over seeds (n - 1 degrees of freedom); None with a single seed, and
-      for the difference of the first to itself.
+      {domain: [{"share", "mean" (bits per byte), "interval", "change" (mean minus that of before training), "change_interval",
+      "document_error" (standard error of the change over documents, or None), "difference" (paired, to the first share),
+      "difference_interval"}]}. Intervals are of 95 %, Student's over seeds (n - 1 degrees of freedom); None with a single seed, and for the
+      difference of the first to itself. That of the change with a single seed is over documents (1.96 standard errors).
     """
     by_share = {share: {run["seed"]: run for run in runs if run["share"] == share} for share in shares}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -157,14 +168,20 @@ def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[
         first = {seed: run["after"][domain] for seed, run in by_share[shares[0]].items()}
         for share in shares:
             here = {seed: run["after"][domain] for seed, run in by_share[share].items()}
-            before = [run["before"].get(domain, math.nan) for run in by_share[share].values()]
+            changes = [run["after"][domain] - run["before"].get(domain, math.nan) for run in by_share[share].values()]
+            known = not any(map(math.isnan, changes))
+            # The documents are those of every seed, so that more seeds make it no smaller.
+            errors = [error for run in by_share[share].values() if (error := run["error"].get(domain))]
+            error = float(np.mean(errors)) if errors else None
             gaps = [value - first[seed] for seed, value in here.items()]
             found.setdefault(domain, []).append(
                 {
                     "share": share,
                     "mean": float(np.mean(list(here.values()))),
                     "interval": interval(list(here.values())),
-                    "change": None if any(map(math.isnan, before)) else float(np.mean(list(here.values())) - np.mean(before)),
+                    "change": float(np.mean(changes)) if known else None,
+                    "change_interval": (interval(changes) or _over_documents(changes[0], error)) if known else None,
+                    "document_error": error,
                     "difference": float(np.mean(gaps)),
                     "difference_interval": None if share == shares[0] else interval(gaps),
                 }
@@ -180,14 +197,30 @@ def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
+def _over_documents(change: float, error: float | None) -> list[float] | None:
+    """The 95 % interval of a single run's change, by its standard error over documents."""
+    return None if error is None else [change - _NORMAL * error, change + _NORMAL * error]
+
+
 def format_sweep(value: Mapping[str, Any]) -> str:
     """The table, in plain text."""
     rows = [_HEAD, *_rows(value)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, _meaning(value)])
 
 
-_HEAD = ("domain", "replayed", "bits/byte", "since the beginning", "against the first share")
+_NORMAL = 1.96
+_HEAD = ("domain", "replayed", "bits/byte", "since the beginning", "over documents", "against the first share")
+
+
+def _meaning(value: Mapping[str, Any]) -> str:
+    """What the intervals are of."""
+    seeds = len(value["seeds"])
+    documents = 'Under "over documents" is what the choice of held-out documents makes of the change (1.96 standard errors).'
+    if seeds < 2:
+        return f"One seed: the interval of the change is over held-out documents; --seeds 3 tells the noise of the data order. {documents}"
+    return f"Means of {seeds} seeds; intervals are Student's 95 % over the seeds, differences are paired by seed. {documents}"
 
 
 def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -195,8 +228,10 @@ def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for domain, entries in value["domains"].items():
         for entry in entries:
             gap = "" if entry is entries[0] else f"{entry['difference']:+.4f}{_shown(entry['difference_interval'], '+')}"
-            change = "" if entry["change"] is None else f"{entry['change']:+.4f}"
-            found.append((domain, f"{entry['share']:.1%}", f"{entry['mean']:.4f}{_shown(entry['interval'])}", change, gap))
+            change = "" if entry["change"] is None else f"{entry['change']:+.4f}{_shown(entry['change_interval'], '+')}"
+            error = "" if entry["document_error"] is None else f"± {_NORMAL * entry['document_error']:.4f}"
+            level = f"{entry['mean']:.4f}{_shown(entry['interval'])}"
+            found.append((domain, f"{entry['share']:.1%}", level, change, error, gap))
     return found
 
 
@@ -210,19 +245,23 @@ def html(value: Mapping[str, Any]) -> str:
     for domain, entries in value["domains"].items():
         ordered = sorted(entries, key=lambda entry: entry["share"])
         points = [(100 * entry["share"], entry["mean"]) for entry in ordered]
-        spread = [(100 * e["share"], *e["interval"]) for e in ordered if e["interval"]]
+        spread = [(100 * entry["share"], *ends) for entry in ordered if (ends := _band(entry))]
         change = ordered[0]["change"]
         levels = [] if change is None else [("before training", ordered[0]["mean"] - change)]
         plots.append(line_plot(domain, [Line(domain, points, spread)], "replayed, % of the tokens", "bits per byte", levels))
     head = "".join(f"<th>{escape(name)}</th>" for name in _HEAD)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(value))
-    seeds = len(value["seeds"])
-    said = (
-        f"<p>Means of {seeds} runs a share. Intervals (the faint bands) are Student's 95 % over the seeds: they tell the noise of the data order, not that "
-        "of the held-out texts. Differences are paired by seed.</p>"
-    )
+    said = f"<p>{escape(_meaning(value))} The faint bands are these intervals.</p>"
     sections = [
         ("plots", "Bits per byte by share", said + "".join(plots)),
         ("table", "Table", table("Domains and shares", head, body)),
     ]
     return page("How much to replay", f"replayed: {', '.join(value['sources'])}", sections)
+
+
+def _band(entry: Mapping[str, Any]) -> list[float] | None:
+    """Ends of the band around a level: over seeds, or with a single seed those of its change over documents."""
+    if entry["interval"] or not entry["change_interval"]:
+        return entry["interval"]
+    before = entry["mean"] - entry["change"]
+    return [before + end for end in entry["change_interval"]]

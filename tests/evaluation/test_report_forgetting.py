@@ -36,7 +36,7 @@ def test_one_run_has_its_gap_its_alarm_and_a_plot_of_each_domain(tmp_path):
     found = section(write_report([run], tmp_path / "report.html"))
     # The area of lines through 0, .05, .5, 0 at steps 0 to 30: 10 (.025 + .275 + .25).
     row = found.split('<th scope="row">web_en')[1].split("</tr>")[0]
-    assert all(f'<td class="n">{cell}</td>' in row for cell in ("1", "0.500", "20", "30", "5.50")) and "-0.2500" in row
+    assert all(f'<td class="n">{cell}</td>' in row for cell in ("1.0000", "0.500", "20", "30", "5.50")) and "-0.2500" in row
     assert "no gap" in found.split('<th scope="row">web_ja')[1].split("</tr>")[0]
     assert "step 20: web_en: <span" in found and "ALARM" in found and "step 30: web_en: the alarm is off" in found
     assert "Rise of web_en" in found and "Rise of web_ja" in found
@@ -62,6 +62,19 @@ def test_kinds_of_runs_are_compared_in_pairs_of_equal_seeds(tmp_path, factor, sa
     if factor == 0.5:  # areas 10 x level: differences -2 to -4, mean -3, Student's interval of five
         assert re.search(r"smaller</span>: -3(\.00)? \(-50%\)", row) and "[-3.98, -2.02]" in row
     assert "near (5 seeds)" in found and "plain (5 seeds)" in found
+
+
+def test_a_page_of_many_runs_stays_readable(tmp_path):
+    """Six colours: the seventh kind of run would look like the first, and fifty names are no title."""
+    runs = [write_run(tmp_path / f"kind{k}" / f"seed_{s}", [0, 0.4 + k / 10, 0], s) for k in range(7) for s in range(3)]
+    text = write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>ja_llm report: 21 runs</h1>" in text and "21 runs: kind0/seed_0 to kind6/seed_2" in text
+    curves = text.split('<section id="curves">')[1].split("</section>")[0]
+    assert "Drawn are the first 6 runs; 15 more are not" in curves and "kind2" not in curves and "kind1/seed_2" in curves
+    found = section(tmp_path / "report.html")
+    assert "Drawn are the first 6; 1 more are not" in found
+    plot = found.split("<figcaption>Rise of web_en")[1].split("</figure>")[0]
+    assert "kind5 (3 seeds)" in plot and "kind6" not in plot
 
 
 def test_a_run_without_a_baseline_has_no_such_section(tmp_path):

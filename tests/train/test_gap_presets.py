@@ -54,6 +54,23 @@ def test_the_best_part_comes_first(started, make_cache, cache_dir, tmp_path):
     assert [first for first, _ in data.schedule.stages] == [0, 10]
 
 
+@pytest.mark.parametrize(("tokens", "batches"), [(8 * 8 * 32, 8), (8 * 8 * 32 + 1, 9), (1, 1)])
+def test_a_stage_begins_at_the_token_that_is_asked_for(started, make_cache, cache_dir, tmp_path, tokens, batches):
+    """A batch has 8 rows of 32 tokens: the first that begins at or behind the token is the first of the second stage, and is wholly of it."""
+    rest = make_cache(tmp_path / "rest", 7, vocab=cache_dir / "vocab")
+    given = ("--gin.REST_FROM=@rest/learning_rates.steps()", f"--gin_bindings=rest/learning_rates.steps.tokens = {tokens}")
+    _, data, _ = started("best_first", bindings=given, REST_CACHE_DIR=str(rest))
+    of = [{store.document_id(i) for i in range(store.num_documents)} for store in map(_japanese, (cache_dir, rest))]
+    stages = [{document in of[1] for document, _ in documents(data, [step])} for step in range(batches + 1)]
+    assert stages == [{False}] * batches + [{True}] and not of[0] & of[1]
+    read = sum(data.at(step, 0, 1)["decoder_input_tokens"].size for step in range(batches))
+    assert tokens <= read < tokens + 8 * 32
+
+
+def _japanese(cache):
+    return TokenStore.open(cache / "web_ja/train")
+
+
 def test_near_original_names_its_mixture(training, started, make_cache, cache_dir, tmp_path):
     from ja_llm.data.registry import resolve
 

@@ -18,7 +18,13 @@ def test_intervals_of_known_numbers():
 def test_differences_are_paired_by_seed():
     """Seeds that differ by whole bits, and a share that is worth 0.1 in each: the pairs leave no noise."""
     runs = [
-        {"share": share, "seed": seed, "before": {"en": 9.0}, "after": {"en": seed + (0.1 if share else 0.0)}}
+        {
+            "share": share,
+            "seed": seed,
+            "before": {"en": 9.0},
+            "after": {"en": seed + (0.1 if share else 0.0)},
+            "error": {"en": 0.2},
+        }
         for share in (0.0, 0.5)
         for seed in (1, 2, 3)
     ]
@@ -26,6 +32,19 @@ def test_differences_are_paired_by_seed():
     assert second["difference"] == pytest.approx(0.1) and second["difference_interval"] == pytest.approx([0.1, 0.1])
     assert first["mean"] == 2 and first["change"] == -7 and first["difference_interval"] is None
     assert second["interval"][1] - second["interval"][0] > 4
+    # Of the change over seeds, too; the documents are the same, so their error does not shrink with the seeds.
+    assert first["change_interval"] == pytest.approx([-7 - 4.302653 / math.sqrt(3), -7 + 4.302653 / math.sqrt(3)])
+    assert first["document_error"] == pytest.approx(0.2)
+
+
+def test_a_single_seed_has_the_interval_over_documents():
+    runs = [{"share": 0.0, "seed": 0, "before": {"en": 2.0, "ja": 3.0}, "after": {"en": 2.5, "ja": 2.0}, "error": {"en": 0.1}}]
+    found = replay_sweep.summary(runs, [0.0])
+    assert found["en"][0]["interval"] is None
+    assert found["en"][0]["change_interval"] == pytest.approx([0.5 - 0.196, 0.5 + 0.196])
+    assert found["ja"][0]["change_interval"] is None and found["ja"][0]["document_error"] is None
+    told = replay_sweep.format_sweep({"seeds": [0], "domains": found})
+    assert "+0.5000 [+0.3040, +0.6960]" in told and "± 0.1960" in told and "One seed" in told
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +75,14 @@ def test_a_sweep_reads_the_shares_that_it_says_and_measures_every_domain(swept):
     first, second = value["domains"]["web_en"]
     assert second["mean"] < first["mean"]  # who reads English is better at it
     assert first["change"] < 0 and first["interval"] is None
+    # With one seed over documents, and as the run's own monitor has it.
+    lines = [json.loads(line) for line in (out / "runs/0_0/metrics.jsonl").read_text().splitlines()]
+    error = next(line["forgetting/web_en/rise_error"] for line in lines if "forgetting/web_en/rise_error" in line)
+    assert first["document_error"] == pytest.approx(error) and error > 0
+    low, high = first["change_interval"]
+    assert (low + high) / 2 == pytest.approx(first["change"]) and (high - low) / 2 == pytest.approx(1.96 * error)
     page = (out / "sweep.html").read_text()
+    assert "since the beginning" in page and "over documents" in page
     assert "How much to replay" in page and page.count("<figure") == 2
 
 
