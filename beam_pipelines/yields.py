@@ -88,7 +88,7 @@ def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[
                 "documents": documents,
                 "documents_per_second": round(documents / max(seconds, 1e-9), 1),
             }
-    note = "seconds of worker time, summed over units; dedup without Beam's grouping"
+    note = "seconds of worker time, summed over units; a deduplication without its search for links"
     write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
 
 
