@@ -13,7 +13,7 @@ from typing import Any
 
 from beam_pipelines import mirror
 from beam_pipelines.samples import DROPPED, read_samples
-from beam_pipelines.sink import shard_of
+from beam_pipelines.sink import DUPLICATE, NAME, origin, shard_of
 from beam_pipelines.stage_files import annotations, places, read_document
 from beam_pipelines.workspace import WORK, Stage
 from ja_llm import manifest
@@ -62,7 +62,11 @@ def trace(directory: str | os.PathLike, wanted: str) -> str:
     for name in _shards_to_read(value, wanted, by_id):
         for position, document in _matching(Path(directory) / name, wanted, by_id):
             inside[document.id] = (document, f"{name}, document {position}")
-    parts = [_head(way[0], value) + "\n" + "\n".join(way[1]) for way in found] if stages else []
+    for document, rows in found:
+        same = inside[document.id][0] if document.id in inside else document
+        if origin(same) != origin(document) and not any(": dropped as " in row for row in rows):
+            rows.append(f"{NAME}: dropped as {DUPLICATE} (the set holds that of {origin(same)})")
+    parts = [_head(document, value) + "\n" + "\n".join(rows) for document, rows in found]
     for document, place in inside.values():
         if not stages:
             parts.append(f"{_head(document, value)}\n(the stages' files are gone, so only the set itself is told)")

@@ -1,15 +1,20 @@
 """The plan before a run, and the page that tells how to add a stage."""
 
+import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from beam_pipelines import corpus, plan
+from beam_pipelines import chain, corpus, flags, plan, stages
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import load
 from benchmarks import plan_speeds
+from ja_llm.cli import main
+from ja_llm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,24 +144,65 @@ def test_dry_run_writes_nothing_and_says_what_a_run_would_take(web, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_documented_filter_of_ten_lines_works(web, tmp_path, monkeypatch):
-    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n# beam_pipelines/filler.py\n(.*?)```", text, re.DOTALL)[1]
-    body = code[code.index("def run") : code.index("STAGE")]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 10
-    (tmp_path / "filler_of_the_page.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    from beam_pipelines import stages
+def test_v2_with_a_look_at_the_raw_bytes_is_no_longer_extraction_alone():
+    plain, rapid = (table(plan.rows(load(name), 254.7e9)) for name in ("swallow_v2", "swallow_v2_rapid"))
 
-    module = __import__("filler_of_the_page")
-    monkeypatch.setitem(stages.STAGES, "filler", module.STAGE)
-    chain = re.search(r"corpus.Corpus.stages = (\[.*?'filler'.*?\])", text)[0]
+    def hours(rows):
+        return sum(row.core_hours or 0 for row in rows.values())
+
+    assert plain["extract"].core_hours / hours(plain) > 0.95 and "rapid check" not in plain, "the default is as published"
+    assert hours(rapid) < hours(plain) / 8 and list(rapid)[1:] == list(plain)
+
+
+def test_what_a_configuration_leaves_out_is_said():
+    told = chain.notices(load("swallow_v1"))
+    for name in ("HostFilter.blocklist", "Expressions.lists", "HostFilter.max_named_page_share"):
+        assert sum(name in notice for notice in told) == 1
+    given = [
+        "corpus.Expressions.lists = ('ng.txt',)", "corpus.HostFilter.blocklist = '/lists'", "corpus.HostFilter.max_ng_character_share = .005",
+    ]  # fmt: skip
+    assert chain.notices(load("swallow_v1", given)) == [] == chain.notices(load("swallow_v2"))
+    rapid = chain.notices(load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'"]))
+    assert len(rapid) == 1 and "en in corpus.Corpus.languages" in rapid[0] and chain.notices(load("swallow_v2_rapid")) == []
+
+
+def test_the_documented_filter_of_ten_lines_works(web, tmp_path, monkeypatch, capsys):
+    """The page's own file and its own command, in a folder of a user's; with swallow_v1's host filter to hear a notice."""
+    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n# filler.py\n(.*?)```", text, re.DOTALL)[1]
+    body = code[code.index("def run") : code.index("register(")]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 10
+    (tmp_path / "filler.py").write_text(code, encoding="utf-8")
+    block = re.search(r"PYTHONPATH=\. ja-llm (corpus build --module (?:.*\n)+?.*'split'\]\")\n", text)[1]
+    command = shlex.split(block.replace("\\\n", " "))
     pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(5)]
     pages.append({"url": "http://a.example/filler", "body": web.html(web.ja_text(9) + "\nLorem ipsum dolor")})
-    path = web.write_warc(tmp_path / "a.warc.gz", pages)
-    bindings = [chain, "corpus.Split.heldout_share = 0.0"]
-    value = corpus.build_corpus([str(path)], tmp_path / "out", gin_bindings=bindings)
+    web.write_warc(tmp_path / "data" / "warc" / "a.warc.gz", pages)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    more = ["--gin_bindings", "corpus.Split.heldout_share = 0.0"]
+    assert main([*command, *more]) == 2
+    assert "it can't import filler; is its folder in PYTHONPATH" in capsys.readouterr().err
+    monkeypatch.syspath_prepend(str(tmp_path))
+    place = command.index("--gin_bindings") + 1
+    command[place] = command[place].replace("'split'", "'host_filter', 'split'")
+    assert main([*command, *more]) == 0
+    del sys.modules["filler"]
+    assert "note: no block list of hosts is given" in capsys.readouterr().err
+    output = tmp_path / "data" / "corpus"
+    value = json.loads((output / "manifest.json").read_text())
     row = next(t for t in value["yields"] if t["stage"] == "filler")
     assert {reason: n["documents"] for reason, n in row["dropped"].items()} == {"filler_text": 1}
-    assert json.loads((tmp_path / "out/dropped/filler_text.jsonl").read_text())["url"] == "http://a.example/filler"
-    del sys.modules["filler_of_the_page"]
+    assert json.loads((output / "dropped/filler_text.jsonl").read_text())["url"] == "http://a.example/filler"
+    assert len(value["notices"]) == 3
+    for name in ("card.html", "card.md"):
+        assert "No block list of hosts is given" in (output / name).read_text(encoding="utf-8")
+
+
+def test_a_stage_of_ones_own_takes_no_name_that_there_is(monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    with pytest.raises(UsageError, match="'select' is there already"):
+        stages.register(StageSpec("select", version=1, values=lambda config: None, run=lambda *a: {}))
+    stages.register(stages.STAGES["select"])
+    with pytest.raises(UsageError, match="--module my-stages: give the name of a module"):
+        flags.bindings(argparse.Namespace(module=["my-stages"], against=[], bindings=[]))
