@@ -149,7 +149,8 @@ def _bind(files: list[str], bindings: list[str]) -> None:
         # Not finalised: rooms that are imported later register their configurables then, and a locked gin refuses them.
         gin.parse_config_files_and_bindings(files, bindings, finalize_config=False, skip_unknown=False)
     except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
-        raise UsageError(f"gin configuration: {_reason(error)}.".replace("?.", "?")) from error
+        reason = _reason(error)
+        raise UsageError(f"gin configuration: {reason}{'' if reason.endswith('?') else '.'}") from error
     finally:
         logging.disable(logging.NOTSET)
 
