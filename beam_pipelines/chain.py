@@ -36,6 +36,8 @@ class StageSpec:
         before anything runs, so that a path that is wrong is told at once.
       packages: distributions whose versions decide its result.
       needs: stages that must stand somewhere before it.
+      notices: what the configuration leaves out that one would expect of the stage, a sentence each; said when a run begins, in the
+        manifest and on the data card.
       drops: whether it can drop or modify documents; one that only signs or measures is not in the table of yields.
       light: it only looks up what stages before it wrote, and is run in this process without Beam.
       close: called with the configuration in this process when the stage has run.
@@ -49,6 +51,7 @@ class StageSpec:
     files: Callable[[Corpus], dict[str, str]] | None = None
     packages: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notices: Callable[[Corpus], list[str]] | None = None
     drops: bool = True
     light: bool = False
     close: Callable[[Corpus], None] | None = None
@@ -64,7 +67,9 @@ def specs(config: Corpus) -> list[StageSpec]:
 
     names = list(config.stages)
     if unknown := [name for name in names if name not in STAGES]:
-        raise UsageError(f"corpus.Corpus.stages names {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+        raise UsageError(
+            f"corpus.Corpus.stages names {unknown[0]!r}; the stages are {', '.join(STAGES)}; --module imports a stage of your own."
+        )
     if names[:1] != [FIRST] or names[-1:] != [LAST]:
         raise UsageError(
             f"corpus.Corpus.stages = {names}: the first must be {FIRST!r} and the last {LAST!r}; change this binding."
@@ -91,6 +96,11 @@ def side_files(config: Corpus) -> dict[str, str]:
       JaLlmError: one can't be read.
     """
     return {name: digest for spec in specs(config) if spec.files for name, digest in spec.files(config).items()}
+
+
+def notices(config: Corpus) -> list[str]:
+    """What the stages have to say of the configuration before anything runs: a sentence each."""
+    return [notice for spec in specs(config) if spec.notices for notice in spec.notices(config)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@
 - `union_find`: of every connected component the best-ranked document stays.
 
 The first drops a subset of what the second drops. Documents of an earlier run are better than any of this one.
-Arrays of 8 bytes a document, so that 1e9 documents fit in the memory of one machine; everything else streams.
+Arrays of 8 bytes a document, some six of them at the peak, so that 1e9 documents fit in 64 GB; everything else streams.
 """
 
 import dataclasses
@@ -56,7 +56,8 @@ def decide(
       order: sorts document numbers by rank, the best first.
     """
     bucket = np.full(documents, NO_BUCKET, np.uint16)
-    better, parent = np.arange(documents), np.arange(documents)
+    better = np.arange(documents)
+    parent = np.arange(documents if rule == "union_find" else 0)
     for number, rows in links:
         document, target = rows["document"], rows["better"]
         new = bucket[document] > number

@@ -81,6 +81,8 @@ def build_corpus(
     inputs = [inputs] if isinstance(inputs, str) else inputs
     check_place(inputs, output, config, beam_args, formats)
     chain.side_files(config)
+    for notice in chain.notices(config):
+        print(f"note: {notice}.", file=sys.stderr)
     execution = Execution(list(beam_args), workers)
     with mirror.session() as token:
         files = find_inputs(inputs, config.inputs, token)
@@ -128,6 +130,7 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
             f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {where} ({begun}), {how}",
             f"by preset {preset}:",
             rules,
+            *(f"note: {notice}." for notice in chain.notices(config)),
             "",
             planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
             f"(speeds: {planning.speeds()['measured']})",
@@ -170,7 +173,8 @@ def _build(
 ) -> dict[str, Any]:
     finished = chain.walk(config, units, work, execution)
     results = yields.read_results(finished, units)
-    yields.write_samples(output, results, config.samples, config.modify.personal if "modify" in config.stages else ())
+    personal = config.modify.personal if "modify" in config.stages else ()
+    yields.write_samples(output, results, config.samples, personal)
     yields.write_timings(output, work, finished, units)
     chain.say_processed(finished)
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
@@ -178,9 +182,12 @@ def _build(
 
     values, sampling = _identity(config)
     written = stage(work, "sink", sink.VERSION, config.shard_bytes, finished.stages[-1:])
-    documents = sum(len(result["offsets"]) for result in results[chain.FIRST])
+    documents = stages[0]["kept"]["documents"]
     execution = dataclasses.replace(execution, documents=documents)
-    shards, summary = sink.run_all(written, output, units, finished.stages, config.shard_bytes, execution)
+    shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
+    if any(tally["dropped"] for tally in tallies):
+        stages.append(yields.stage_yield(sink.NAME, tallies))
+        yields.write_samples(output, {**results, sink.NAME: tallies}, config.samples, personal)
     _remove_stale_shards(output, shards)
     for this in finished.stages:
         if this.name == "dedup":
@@ -200,6 +207,7 @@ def _build(
         sampling=sampling,
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
+        **({"notices": notices} if (notices := chain.notices(config)) else {}),
         **tables,
     )
     write_chain(work, finished.stages)

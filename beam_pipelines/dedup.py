@@ -133,24 +133,26 @@ def decide(tables: Tables, links: Stage, wanted: dict[str, Task], rule: str) -> 
             for block in read_rows(links.file(key, ".links"), LINK):
                 yield wanted[key].bucket, block
 
-    ranks = tables.all_ranks()
-    return clusters.decide(rule, tables.documents, found(), earlier, lambda chosen: by_rank(ranks, chosen)), rows
+    return clusters.decide(rule, tables.documents, found(), earlier, lambda chosen: by_rank(tables.all_ranks(), chosen)), rows
 
 
 def _write_verdict(this: Stage, tables: Tables, decided: tuple[clusters.Verdict, np.ndarray]) -> None:
-    """`<unit>.npy` for every unit: _VERDICT [documents]."""
+    """`<unit>.npy` for every unit: _VERDICT [documents]. A row for every document at once would be the launching process's largest array."""
     verdict, earlier = decided
     ranks = tables.all_ranks()
-    rows = np.zeros(tables.documents, _VERDICT)
-    rows["number"], rows["size"], rows["bucket"] = ranks["number"], verdict.size, verdict.bucket
-    rows["dropped"], rows["earlier"] = verdict.dropped, verdict.earlier >= 0
-    for half in ("high", "low"):
-        rows[half] = ranks[half][verdict.better]
-        rows[half][rows["earlier"]] = earlier[half][verdict.earlier[rows["earlier"]]]
     this.folder.mkdir(parents=True, exist_ok=True)
     for index, unit in enumerate(tables.units):
+        mine = slice(tables.first[index], tables.first[index + 1])
+        better, known = verdict.better[mine], verdict.earlier[mine]
+        rows = np.zeros(len(better), _VERDICT)
+        rows["number"], rows["size"], rows["bucket"] = ranks["number"][mine], verdict.size[mine], verdict.bucket[mine]
+        rows["earlier"] = known >= 0
+        rows["dropped"] = rows["earlier"] | (better != np.arange(mine.start, mine.stop))
+        for half in ("high", "low"):
+            rows[half] = ranks[half][better]
+            rows[half][rows["earlier"]] = earlier[half][known[rows["earlier"]]]
         with write_file(this.file(unit, ".npy")) as file:
-            np.save(file, rows[tables.first[index] : tables.first[index + 1]])
+            np.save(file, rows)
 
 
 def _finish(unit: Unit, this: Stage, verdict: Stage, before: Sequence[Stage], config: Corpus) -> dict[str, Any]:

@@ -297,6 +297,12 @@ def _values(config: Corpus) -> Any:
     return [values["extraction"], values["inputs"], python, languages, rapid[config.extraction.rapid_check]]
 
 
+def _notices(config: Corpus) -> list[str]:
+    others = [lang for lang in config.languages if lang != "ja"] if config.extraction.rapid_check else []
+    unseen = "corpus.Extraction.rapid_check drops pages that can't be Japanese before they are read: what is left of"
+    return [f"{unseen} {', '.join(others)} in corpus.Corpus.languages is there by accident"] if others else []
+
+
 def _files(config: Corpus) -> dict[str, str]:
     """The folder of downloaded contents, where source code names its blobs; one blob more is another input."""
     folder = config.inputs.code.contents
@@ -311,4 +317,5 @@ STAGE = StageSpec(
     files=_files,
     packages=PACKAGES,
     close=lambda config: close_extractor(config.extraction),
+    notices=_notices,
 )

@@ -5,6 +5,7 @@ import os
 
 from beam_pipelines.mirror import is_url
 from ja_llm.command_line import path
+from ja_llm.errors import UsageError
 
 
 def place(text: str) -> str:
@@ -35,6 +36,13 @@ def build_flags(parser: argparse.ArgumentParser) -> None:
         help="change one value of the preset (repeat)",
     )
     parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="M",
+        help="import this module first: it registers stages of your own (docs/corpus.md; repeat)",
+    )
+    parser.add_argument(
         "--against",
         action="append",
         type=path,
@@ -54,6 +62,17 @@ def build_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def bindings(args: argparse.Namespace) -> list[str]:
-    """The gin bindings that the flags mean."""
+    """The gin bindings that the flags mean; a module is gin's own `import`, as it can stand in a preset.
+
+    Raises:
+      UsageError: a module's name is none.
+    """
+    for module in args.module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UsageError(f"--module {module}: give the name of a module as `import` takes it, e.g. my_stages or lab.stages.")
     against = [os.path.abspath(folder) for folder in args.against]
-    return [*args.bindings, *([f"corpus.Dedup.against = {against!r}"] if against else [])]
+    return [
+        *(f"import {module}" for module in args.module),
+        *args.bindings,
+        *([f"corpus.Dedup.against = {against!r}"] if against else []),
+    ]

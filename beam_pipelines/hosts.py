@@ -251,8 +251,22 @@ def _contents(settings: HostFilter) -> tuple[str, ...]:
     return tuple(_files(settings).values())
 
 
+def _notices(config: Corpus) -> list[str]:
+    """Which of the lists that Swallow v1 has are not given, and what does not happen for that."""
+    settings, lists, found = config.host_filter, config.expressions, []
+    if not settings.blocklist:
+        found.append(
+            "no block list of hosts is given (corpus.HostFilter.blocklist, UT1's in Swallow v1): no host is dropped as listed"
+        )
+    if not lists.lists and "select" in config.stages:
+        found.append("no NG expressions are given (corpus.Expressions.lists): no page is dropped for its share of them")
+    if not settings.by_share:
+        found.append("hosts are not judged by all their pages (corpus.HostFilter.max_named_page_share, max_ng_character_share)")
+    return found
+
+
 def _values(config: Corpus) -> Any:
     return {**dataclasses.asdict(config.host_filter), "blocklist": bool(config.host_filter.blocklist)}
 
 
-STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, files=_checked_files, packages=("xxhash",))
+STAGE = StageSpec("host_filter", VERSION, _values, run_all=run_all, files=_checked_files, packages=("xxhash",), notices=_notices)

@@ -1,9 +1,10 @@
 """What a run would take before it is begun: pages, records of each stage, bytes of signatures and shuffle, core-hours.
 
-Speeds are measured ones (`speeds.json`, written by `python -m benchmarks.corpus_speed`); shares of what a stage keeps are those of
-an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.2 %) and for
-deduplication (23 %), v1's for its quality filter (24.1 %), deduplication (28.7 %) and host filter (93.3 %). An estimate is no
-better than these two tables: the printed plan names both.
+Speeds are measured ones (`speeds.json`, written by `python -m benchmarks.plan_speeds`); shares of what a stage keeps are those of
+an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.3 %) and for
+deduplication of all of them (23 %), v1's for its quality filter (24.1 %), deduplication of what that left (28.7 %) and host filter
+(93.3 %). An estimate is no better than these two tables: the printed plan names both. Bytes are those of the largest files that stages
+leave; of an index and of links the most that they can be, which is where every hash differs.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ CHARACTERS = 1_450  # of a Japanese page: 12e12 over 8.3e9 pages (Swallow v2)
 BYTES_PER_CHARACTER = 2.8  # of UTF-8; kana and kanji have 3, digits, Latin letters and line ends 1
 _RECORD = 200  # bytes of a stored document beside its text: id, URL, date, meta
 _PLACE = 120  # bytes that the writing of the shards shuffles for a document: shard, id, unit, offset, coding
-_HASH, _RANK = 12, 28  # bytes of a hash with its row number, of a document's rank, in what the deduplication reads
+# Bytes of what the deduplication reads and writes (`buckets.py`, `dedup.py`): a hash with its row number, a document's rank, a row of
+# the index that a later run compares with, a link, a verdict.
+_HASH, _RANK, _INDEX, _LINK, _VERDICT = 12, 28, 24, 24, 28
 _RAPID_PASSES = (
     0.967 / 0.888
 )  # pages that the look at the raw bytes lets through / Japanese pages: recall / precision (Swallow v1)
@@ -69,8 +72,10 @@ class Row:
 
 
 def speeds() -> dict[str, Any]:
-    """The measured speeds: {"stages": {stage: records a second of a core}, "measured": how and on what}."""
-    return json.loads((importlib.resources.files("beam_pipelines") / "speeds.json").read_text(encoding="utf-8"))
+    """The measured speeds: {"stages": {stage: records a second of a core, over all its parts}, "measured": how and on what}."""
+    held = json.loads((importlib.resources.files("beam_pipelines") / "speeds.json").read_text(encoding="utf-8"))
+    stages = {stage: 1 / sum(1 / speed for speed in parts.values()) for stage, parts in held["parts"].items()}
+    return {"measured": held["measured"], "stages": stages}
 
 
 def rows(
@@ -93,17 +98,29 @@ def rows(
     stages = list(config.stages)
     if _rapid(config):
         share, source = known.get("language") or _PUBLISHED["language"]
-        found.append(Row("rapid check", records, min(1.0, share * _RAPID_PASSES), source, table.get("rapid_check")))
+        found.append(Row("rapid check", records, min(1.0, share * _RAPID_PASSES), source, table.get("rapid check")))
         records *= found[0].kept
         known["language"] = (1 / _RAPID_PASSES, "Swallow v1")
     for name in [*stages, "sink"]:
-        share, source = known.get(name) or _PUBLISHED.get(name, (1.0, "assumed"))
+        share, source = known.get(name) or _published_share(name, stages)
         if given and name in given and not (name == "language" and _rapid(config)):
             share, source = given[name], "given"
         kept = records * share
         found.append(Row(name, records, share, source, table.get(name), *_bytes(name, config, records, kept)))
         records = kept
     return found
+
+
+def _published_share(stage: str, stages: Sequence[str]) -> tuple[float, str]:
+    """(share, source) of a stage that nobody knows better of: deduplication keeps more of what was filtered before, as v1 does."""
+    if stage == "dedup" and _filters_first(stages):
+        return published.v1_share(published.DEDUP) or 1.0, "Swallow v1"
+    return _PUBLISHED.get(stage, (1.0, "assumed"))
+
+
+def _filters_first(stages: Sequence[str]) -> bool:
+    """Whether the quality filter stands before the deduplication."""
+    return {"select", "dedup"} <= set(stages) and list(stages).index("select") < list(stages).index("dedup")
 
 
 def _rapid(config: Corpus) -> bool:
@@ -127,6 +144,12 @@ def _bytes(stage: str, config: Corpus, records: float, kept: float) -> tuple[flo
         return kept * text, 0.0
     if stage == "minhash":
         return records * ((config.minhash.bands + 1) * _HASH + _RANK), 0.0
+    if stage == "dedup":
+        buckets = config.minhash.bands + 1
+        index = buckets * _INDEX if config.dedup.index else 0
+        return records * (index + _VERDICT) + (records - kept) * buckets * _LINK, 0.0
+    if stage in ("url_dedup", "exact_dedup"):
+        return records * (_HASH + _RANK + _VERDICT) + (records - kept) * _LINK, 0.0
     if stage == "annotate":
         return records * 600.0, 0.0  # a line of some thirty statistics
     if stage == "sink":
@@ -201,7 +224,8 @@ def format_plan(found: Sequence[Row], title: str) -> str:
 def of_swallow_v2(config: Corpus) -> str:
     """The same chain on Swallow v2's pages, beside what is known of how long it took."""
     pages = float(published.V2_PAGES)
-    found = rows(config, pages, given={"language": published.V2_JAPANESE / pages, "dedup": _V2_KEPT})
+    given = {"language": published.V2_JAPANESE / pages, **({} if _filters_first(config.stages) else {"dedup": _V2_KEPT})}
+    found = rows(config, pages, given=given)
     told = format_plan(
         found,
         f"Swallow v2's size: {published.V2_PAGES / 1e9:.1f}e9 pages of 94 crawls, {published.V2_JAPANESE / 1e9:.1f}e9 of them Japanese",

@@ -50,8 +50,8 @@ def sample(directory: str | os.PathLike, reasons: Sequence[str] = (), number: in
     every = sorted({*found[DROPPED], *found[MODIFIED]})
     for reason in reasons:
         if reason not in every:
-            known = ", ".join([r for r in every if r.startswith(reason)] or every) or "nothing was dropped"
-            raise UsageError(f"{directory}: no document was dropped for {reason!r}; the reasons are: {known}.")
+            known = ", ".join([r for r in every if r.startswith(reason)] or every) or "none"
+            raise UsageError(f"{directory}: there are no samples of {reason!r}; the reasons are: {known}.")
     wanted = reasons or ([] if kept else every)
     parts = []
     for reason in wanted:

@@ -4,23 +4,31 @@ Beam's own TFRecord sink deals records from a random start, so a document's shar
 one group of a GroupByKey, sorted by id, written beside its name and renamed. What goes through the GroupByKey is where
 a document stands, not its text: the writer reads that from the stages' files. Where those are in a bucket it is the document itself: a writer
 would have to copy the files of all units there.
+
+An id stands in a set once. Equal ids are one document (source, URL, date and raw content are equal) that the input holds twice: in two
+files, or in a WARC file as two records. A deduplication drops the second; what a chain without one leaves of it meets here, in one
+shard, and is counted as `duplicate_document`. `extract` has dropped those of one file of records (`duplicate_id`).
 """
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_pipelines import mirror, stage_files
 from beam_pipelines.card.summary import Summary
+from beam_pipelines.config import Corpus
+from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Execution, Stage, Unit
 from ja_llm import manifest
-from ja_llm.documents import from_example, to_example, write_record
+from ja_llm.documents import Document, from_example, to_example, write_record
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_write, os_error_sentence
 
-VERSION = 2
+VERSION = 3
+NAME, DUPLICATE = "sink", "duplicate_document"
 
 # id, unit key, which stage wrote its text last, byte offset in that stage's file of the unit, the document if the file is in a bucket
 Place = tuple[str, str, int, int, bytes]
@@ -46,10 +54,14 @@ def shard_of(document_id: str, count: int) -> int:
 
 
 def run_all(
-    this: Stage, output: Path, units: Sequence[Unit], before: Sequence[Stage], shard_bytes: int, execution: Execution
-) -> tuple[list[dict[str, Any]], Summary]:
-    """Write the shards that are not there yet; return the manifest's entries of all, and what their documents count up to."""
-    counts = shard_counts(before[-1], units, shard_bytes)
+    this: Stage, output: Path, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution
+) -> tuple[list[dict[str, Any]], Summary, list[dict[str, Any]]]:
+    """Write the shards that are not there yet.
+
+    Returns:
+      (the manifest's entries of all, what their documents count up to, a tally a shard of what was written and what stood there already).
+    """
+    counts = shard_counts(before[-1], units, config.shard_bytes)
     names = [shard_name(lang, where, i, n) for (lang, where), n in counts.items() for i in range(n)]
     missing = {name for name in names if not _finished(this, output, name)}
     if missing:
@@ -72,14 +84,15 @@ def run_all(
                 (every, places)
                 | beam.Flatten()
                 | "By shard" >> beam.GroupByKey()
-                | "Write" >> beam.Map(_write, this, output, before)
+                | "Write" >> beam.Map(_write, this, output, before, config)
             )
 
         run_pipeline(build, execution.beam_args, execution.shuffling())
     results, summary = [this.result(marker_name(name)) for name in names], Summary()
     for result in results:
         summary.merge(result["summary"])
-    return [{k: v for k, v in result.items() if k not in ("files", "summary")} for result in results], summary
+    inner = ("files", "summary", "tally")
+    return [{k: v for k, v in result.items() if k not in inner} for result in results], summary, [r["tally"] for r in results]
 
 
 def marker_name(name: str) -> str:
@@ -109,36 +122,44 @@ def places_of(unit: Unit, before: Sequence[Stage], counts: dict[tuple[str, str],
         yield shard_name(lang, where, shard_of(document_id, count), count), (document_id, unit.key, index, offset, carried)
 
 
-def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, before: Sequence[Stage]) -> None:
+def _write(group: tuple[str, Iterable[Place | None]], this: Stage, output: Path, before: Sequence[Stage], config: Corpus) -> None:
     from beam_pipelines.runner import WorkerError
 
     name, places = group
     try:
-        write_shard(name, sorted(place for place in places if place is not None), this, output, before)
+        write_shard(name, sorted(place for place in places if place is not None), this, output, before, config)
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:
         raise WorkerError(os_error_sentence(error, output / name)) from error
 
 
-def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, before: Sequence[Stage]) -> None:
-    """Write one shard and its marker."""
+def write_shard(name: str, places: Sequence[Place], this: Stage, output: Path, before: Sequence[Stage], config: Corpus) -> None:
+    """Write one shard and its marker; of places with one id the first is written."""
     lang, _, rest = name.partition("/")
-    characters, summary = 0, Summary()
+    split = rest.partition("-")[0]
+    tally, characters, summary = Tally.of(config), 0, Summary()
+    written: Document | None = None
     with atomic_write(output / name) as file:
-        for _, unit, index, offset, carried in places:
+        for number, (_, unit, index, offset, carried) in enumerate(places):
             document = from_example(carried) if carried else None
             document = document or stage_files.read_document(before[index].file(unit, ".tfrecord"), offset)
-            document = dataclasses.replace(document, lang=lang)
+            if written is not None and document.id == written.id:
+                tally.drop_document(number, document, DUPLICATE, **origin(document), same_as=origin(written))
+                continue
+            written = document = dataclasses.replace(document, lang=lang)
+            tally.keep(document.text, f"{lang}/{split}")
             characters += len(document.text)
             summary.add(document)
             write_record(file, to_example(document))
     mirror.publish(output / name)
-    counts: dict[str, int | str] = {
-        "documents": len(places),
-        "characters": characters,
-        "lang": lang,
-        "split": rest.partition("-")[0],
-    }
+    kept = sum(count[0] for count in tally.kept.values())
+    counts: dict[str, int | str] = {"documents": kept, "characters": characters, "lang": lang, "split": split}
     entry = manifest.file_entry(output / name, output, **counts)
-    this.finish(marker_name(name), {**entry, "summary": summary.to_json()})
+    this.finish(marker_name(name), {**entry, "summary": summary.to_json(), "tally": tally.to_json()})
+
+
+def origin(document: Document) -> dict[str, Any]:
+    """The input and the place in it that a document's metadata name."""
+    meta = json.loads(document.meta)
+    return {name: meta[name] for name in ("warc", "offset", "input", "place") if name in meta}

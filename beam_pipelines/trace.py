@@ -5,6 +5,7 @@ What the stages left in `.work` tells it for every document, kept or dropped; wi
 
 import difflib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from beam_pipelines import mirror
 from beam_pipelines.samples import DROPPED, read_samples
+from beam_pipelines.sink import DUPLICATE, NAME, origin, shard_of
 from beam_pipelines.stage_files import annotations, places, read_document
 from beam_pipelines.workspace import WORK, Stage
 from ja_llm import manifest
@@ -57,11 +59,14 @@ def trace(directory: str | os.PathLike, wanted: str) -> str:
     stages = read_chain(directory)
     found = [_way(unit, number, document, stages) for unit, number, document in _search(stages, wanted, by_id)]
     inside = {}
-    for shard in value["shards"]:
-        for position, document in enumerate(read_documents(Path(directory) / shard["name"])):
-            if wanted == (document.id if by_id else document.url):
-                inside[document.id] = (document, f"{shard['name']}, document {position}")
-    parts = [_head(way[0], value) + "\n" + "\n".join(way[1]) for way in found] if stages else []
+    for name in _shards_to_read(value, wanted, by_id):
+        for position, document in _matching(Path(directory) / name, wanted, by_id):
+            inside[document.id] = (document, f"{name}, document {position}")
+    for document, rows in found:
+        same = inside[document.id][0] if document.id in inside else document
+        if origin(same) != origin(document) and not any(": dropped as " in row for row in rows):
+            rows.append(f"{NAME}: dropped as {DUPLICATE} (the set holds that of {origin(same)})")
+    parts = [_head(document, value) + "\n" + "\n".join(rows) for document, rows in found]
     for document, place in inside.values():
         if not stages:
             parts.append(f"{_head(document, value)}\n(the stages' files are gone, so only the set itself is told)")
@@ -78,10 +83,30 @@ def _search(stages: Sequence[Stage], wanted: str, by_id: bool) -> Iterator[tuple
     first = stages[0]
     for marker in sorted(first.folder.glob("*.json")):
         unit = marker.stem
-        path = first.file(unit, ".tfrecord")
-        for number, document in enumerate(read_documents(path)):
-            if wanted == (document.id if by_id else document.url):
-                yield unit, number, document
+        for number, document in _matching(first.file(unit, ".tfrecord"), wanted, by_id):
+            yield unit, number, document
+
+
+def _shards_to_read(value: dict[str, Any], wanted: str, by_id: bool) -> list[str]:
+    """Names of the shards that can hold it: in a set of the corpus job an id says which one of each language and side."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for shard in value["shards"]:
+        groups.setdefault((shard.get("lang", ""), shard.get("split", "")), []).append(shard["name"])
+    if by_id and value.get("job") == "corpus":
+        return [sorted(names)[shard_of(wanted, len(names))] for names in groups.values()]
+    return [name for names in groups.values() for name in names]
+
+
+def _matching(path: Path, wanted: str, by_id: bool) -> Iterator[tuple[int, Document]]:
+    """(place in the file, document) of those with this id or URL. A file in which these bytes stand nowhere is not taken apart."""
+    if not path.stat().st_size:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        if held.find(wanted.encode("utf-8", "surrogatepass")) < 0:
+            return
+    for number, document in enumerate(read_documents(path)):
+        if wanted == (document.id if by_id else document.url):
+            yield number, document
 
 
 def _way(unit: str, number: int, document: Document, stages: Sequence[Stage]) -> tuple[Document, list[str]]:

@@ -16,9 +16,16 @@ Results = dict[str, list[dict[str, Any]]]  # stage -> the markers of its units
 _ALWAYS = ("other_records", "licences", "broken_rules")  # tables that a manifest has even where nothing was counted
 
 
+# What markers hold for each document, for the stages behind: of no use here, and this process holds all markers at once.
+_OF_DOCUMENTS = ("offsets", "drops", "changed", "placed")
+
+
 def read_results(finished: Finished, units: Sequence[Unit]) -> Results:
-    """The markers of every stage, in the chain's order."""
-    return {this.name: [this.result(unit) for unit in units] for this in finished.stages}
+    """What the markers of every stage count, in the chain's order: some kilobytes a unit and stage, however many documents it has."""
+    return {
+        this.name: [{name: held for name, held in this.result(unit).items() if name not in _OF_DOCUMENTS} for unit in units]
+        for this in finished.stages
+    }
 
 
 def make_yields(finished: Finished, results: Results) -> list[dict[str, Any]]:
@@ -26,10 +33,11 @@ def make_yields(finished: Finished, results: Results) -> list[dict[str, Any]]:
 
     Each in documents, characters and UTF-8 bytes; in = kept + dropped, and in characters what a modification took away.
     """
-    return [_stage_yield(spec.name, results[spec.name]) for spec in finished.specs if spec.drops]
+    return [stage_yield(spec.name, results[spec.name]) for spec in finished.specs if spec.drops]
 
 
-def _stage_yield(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+def stage_yield(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """A stage's line of `make_yields` from its units' tallies."""
     kept, dropped, modified = (merge_counts(r[key] for r in results) for key in ("kept", "dropped", "modified"))
     came = [sum(counts[i] for table in (kept, dropped) for counts in table.values()) for i in range(3)]
     for r in results:
@@ -88,7 +96,7 @@ def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[
                 "documents": documents,
                 "documents_per_second": round(documents / max(seconds, 1e-9), 1),
             }
-    note = "seconds of worker time, summed over units; dedup without Beam's grouping"
+    note = "seconds of worker time, summed over units; a deduplication without its search for links"
     write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
 
 

@@ -23,7 +23,7 @@ same options in its own sandbox process, our language rule as a filter, GopherRe
 (`benchmarks/corpus_speed_peers.py`). A rate is of the pages that the system's reader passed on over the CPU seconds of a run and its
 children, which other load moves less than the clock, less those of the same run over a WARC file without a page. By the clock, with the start and
 without, they stand in the result too, and so does how many Japanese pages the look at the raw bytes lost. Repeats alternate; ratios are of medians. Writes
-`benchmarks/results/corpus_speed.json`, and with --update_plan the speeds that `--dry_run` multiplies with (`beam_pipelines/speeds.json`).
+`benchmarks/results/corpus_speed.json`. `--pages` and `--repeats` make it shorter; the table says how many repeats the medians are of.
 """
 
 import argparse
@@ -47,7 +47,6 @@ from ja_llm.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "corpus_speed.json"
-SPEEDS = ROOT / "beam_pipelines" / "speeds.json"
 PEERS = ROOT / "benchmarks" / "corpus_speed_peers.py"
 GOALS = {"japanese": 0.95, "mix": 5.0, "filters": 3.0}
 STAGES = "corpus.Corpus.stages = ['extract', 'language', 'annotate', 'select', 'split']"
@@ -271,7 +270,7 @@ def main() -> None:
     parser.add_argument("--warc", type=Path, default=ROOT / "build/real/debian-docs/warc", help="folder of WARC files")
     parser.add_argument("--peers", help="python of an environment with datatrove and hojichar")
     parser.add_argument("--pages", type=int, default=10_000, help="pages of each part, at most")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="of each run, in turns; figures are medians (default: 3)")
     parser.add_argument("--core", type=int, default=0, help="the core that everything is pinned to")
     parser.add_argument(
         "--rapid_rule",
@@ -279,7 +278,6 @@ def main() -> None:
         help="of the look at the raw bytes, in the mix (default: kana; many manual pages have neither a lang attribute nor a Japanese title)",
     )
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--update_plan", action="store_true", help="write the stages' speeds into beam_pipelines/speeds.json")
     parser.add_argument("--filters", nargs=2, type=Path, metavar=("TEXTS", "OUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.filters:
@@ -287,6 +285,8 @@ def main() -> None:
         return
     if not args.peers:
         parser.error("name the peers' python with --peers (see --help's first lines in the module)")
+    if args.pages < 1 or args.repeats < 1:
+        parser.error(f"--pages {args.pages} --repeats {args.repeats}: give 1 or more")
     rapid = rapid_bindings(args.rapid_rule)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -308,21 +308,12 @@ def main() -> None:
         **parts,
         "goals": {name: {"goal": goal, "reached": reached[name]} for name, goal in GOALS.items()},
         "rapid_check": rapid,
+        "repeats": args.repeats,
         "software": manifest.software(*PACKAGES),
         "peers": json.loads(peers),
         "hardware": hardware,
     }
     write_json(args.out, value)
-    if args.update_plan:
-        update_plan(value)
-
-
-def update_plan(value: dict[str, Any]) -> None:
-    """Take the stages' speeds over; those that this benchmark does not run stay."""
-    held = json.loads(SPEEDS.read_text()) if SPEEDS.exists() else {"stages": {}}
-    measured = {**held["stages"], **value["japanese"]["stages_per_second"]}
-    told = f"records a second of one core ({value['hardware']['cpu']}), medians on {value['japanese']['pages']} Japanese pages of Debian's documentation"
-    write_json(SPEEDS, {"measured": told, "stages": measured})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ stand in the result. Peers are compared by the clock: datatrove's processes are 
 
 The share of planted pairs that is found must lie within 3 standard errors of the mean of 1 - (1 - J^rows)^bands. Peers (datatrove,
 text-dedup) run in their own environment on the same documents, by the same n-grams and b x r; what they can't be told is said.
-Writes benchmarks/results/minhash.json, adding to what other sizes left there.
+Writes benchmarks/results/minhash.json, adding to what other sizes left there. What a reader must know of the circumstances (other
+load, pauses) is told with --note and stands below the table; measuring without it takes an earlier note away, and
+`--sizes --note TEXT`, without a size, writes the note alone.
 """
 
 import argparse
@@ -273,7 +275,7 @@ def main() -> None:
     """Measure and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, help="document set whose Japanese sentences are used")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000])
     parser.add_argument("--work", type=Path, default=Path("build/minhash"))
     parser.add_argument("--ngram", type=int, default=5)
     parser.add_argument("--bands", type=int, default=20)
@@ -281,6 +283,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--peers", help="Python of an environment with datatrove and text-dedup")
     parser.add_argument("--keep", action="store_true", help="leave the documents on the disk")
+    parser.add_argument("--note", help="a sentence about the circumstances, without a full stop, for the foot of the table")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -292,9 +295,12 @@ def main() -> None:
             measure(args.work / str(args.measure), args.measure, config, args.workers),
         )
         return
+    value = with_note(read_json(args.out) if args.out.exists() else {"sizes": {}}, args.note)
+    if not args.sizes:
+        write_json(args.out, value)
+        return
     pool = source_sentences(args.documents)
     log(f"{len(pool)} sentences")
-    value = read_json(args.out) if args.out.exists() else {"sizes": {}}
     for size in args.sizes:
         value["sizes"][str(size)] = run_size(args, size, pool)
         value |= {
@@ -308,6 +314,12 @@ def main() -> None:
         write_json(args.out, value)
         log(f"{size}: {value['sizes'][str(size)]}")
     log(str(args.out))
+
+
+def with_note(value: dict[str, Any], note: str | None) -> dict[str, Any]:
+    """The result with this run's note in place of an earlier run's; without one if it has none."""
+    rest = {key: held for key, held in value.items() if key != "note"}
+    return {**rest, "note": note} if note else rest
 
 
 def growth(sizes: dict[str, Any]) -> dict[str, dict[str, float]]:

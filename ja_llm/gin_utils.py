@@ -149,7 +149,8 @@ def _bind(files: list[str], bindings: list[str]) -> None:
         # Not finalised: rooms that are imported later register their configurables then, and a locked gin refuses them.
         gin.parse_config_files_and_bindings(files, bindings, finalize_config=False, skip_unknown=False)
     except Exception as error:  # gin raises ValueError, SyntaxError, ImportError, OSError, RuntimeError and its own
-        raise UsageError(f"gin configuration: {_reason(error)}.") from error
+        reason = _reason(error)
+        raise UsageError(f"gin configuration: {reason}{'' if reason.endswith('?') else '.'}") from error
     finally:
         logging.disable(logging.NOTSET)
 
@@ -184,6 +185,8 @@ def _reason(error: Exception) -> str:
     if match := re.search(r"Ambiguous selector '([^']+)', matches \[(.*?)\]", str(error)):
         named = sorted(gin.config._REGISTRY.minimal_selector(name) for name in re.findall(r"'([^']+)'", match[2]))
         return f"{match[1]} is ambiguous, for there are {' and '.join(named)}; write one of these"
+    if absent := re.match(r"No module named '([^']+)'", str(error)):  # gin's copy of the error has lost its `name`
+        return f"it can't import {absent[1]}; is its folder in PYTHONPATH?"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:400].rstrip(".") + _near(str(error))
 

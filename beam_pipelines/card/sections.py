@@ -56,6 +56,7 @@ def _short(manifest: Mapping[str, Any], summary: Summary) -> list[Block]:
         came = yields[0]["in"]["documents"]
         kept = totals.get("documents", 0)
         blocks.append(Text(f"Of {came:,} pages {kept:,} documents were kept ({percent(kept / came) if came else '0 %'})."))
+    blocks += [Text(f"{notice[0].upper()}{notice[1:]}.") for notice in manifest.get("notices", [])]
     rows = []
     for lang, parts in sorted(totals.items()):
         if isinstance(parts, Mapping):

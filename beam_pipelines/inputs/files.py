@@ -1,5 +1,6 @@
 """The files and folders that an input pattern names, what identifies them, and whether they stay what they were."""
 
+import collections
 import glob
 import hashlib
 import os
@@ -68,16 +69,16 @@ def _in_bucket(pattern: str, inputs: Inputs, token: str) -> list[Path]:
 
 
 def units_of(files: Sequence[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
-    """The units of input and the manifest's entries, in order of name; names are relative to the files' common folder.
+    """The units of input and the manifest's entries, in order of name (`names_of`).
 
     Raises:
       JaLlmError: a file can't be read.
     """
-    root = Path(os.path.commonpath([os.path.realpath(path.parent) for path in files]))
     found = []
+    names = names_of([os.path.realpath(path) for path in files])
     for path in files:
         real = os.path.realpath(path)
-        name = Path(real).relative_to(root).as_posix()
+        name = names[real]
         try:
             stamp = stamp_of(real)
             entry: dict[str, Any] = {"name": name, "bytes": stamp[0], _digest_name(real): content_hash(real)}
@@ -87,6 +88,28 @@ def units_of(files: Sequence[Path]) -> tuple[list[Unit], list[dict[str, Any]]]:
         found.append((entry, Unit(sha256_json([digest, name])[:16], name, real, digest, stamp)))
     found.sort(key=lambda pair: str(pair[0]["name"]))
     return [unit for _, unit in found], [entry for entry, _ in found]
+
+
+def names_of(paths: Sequence[str]) -> dict[str, str]:
+    """Each path's name in the manifest: the file's own, with as many of the folders above it as tell it from others of that name.
+
+    A unit's work is known by its content and its name, which stands in its documents: another input renames only those that
+    are called as it is, wherever it lies.
+
+    Example:
+      >>> names_of(["/a/x.warc", "/b/x.warc", "/b/y.warc"])
+      {'/a/x.warc': 'a/x.warc', '/b/x.warc': 'b/x.warc', '/b/y.warc': 'y.warc'}
+    """
+    parts = {path: [part for part in Path(path).parts if part != os.sep] for path in paths}
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        names = {path: "/".join(parts[path][-depth[path] :]) for path in paths}
+        count = collections.Counter(names.values())
+        alike = [path for path in paths if count[names[path]] > 1 and depth[path] < len(parts[path])]
+        if not alike:
+            return names
+        for path in alike:
+            depth[path] += 1
 
 
 def stamp_of(path: str) -> tuple[int, int]:

@@ -41,13 +41,14 @@ def _look(group) -> None:
         from beam_pipelines.stats import format_timings, format_yields
         from ja_llm import manifest
 
-        print(format_yields(manifest.read(args.directory, manifest.DOCUMENTS)))
+        parts = [format_yields(manifest.read(args.directory, manifest.DOCUMENTS))]
         if args.timings:
-            print(f"\n{format_timings(args.directory)}")
+            parts.append(format_timings(args.directory))
         if args.dropped:
             from beam_pipelines.samples import sample
 
-            print(f"\n{sample(args.directory, [args.dropped], number=1000)}")
+            parts.append(sample(args.directory, [args.dropped], number=1000))
+        print("\n\n".join(parts))  # at the end: a wrong reason is one sentence, not one below a table
 
     parser = add_verb(
         group,

@@ -17,6 +17,7 @@ import pytest
 
 from beam_pipelines import corpus, samples, stats, trace
 from ja_llm import manifest
+from ja_llm.cli import main
 from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
@@ -310,6 +311,13 @@ def test_stats_samples_and_trace(built):
     assert "extract" in stats.format_timings(output)
 
 
+def test_a_reason_that_does_not_exist_is_one_sentence_with_those_that_do(built, capsys):
+    assert main(["corpus", "stats", str(built[0]), "--dropped", "nosuch"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.strip().splitlines()) == 1
+    assert "'nosuch'" in told.err and "duplicate_near" in told.err and "warc_truncated" in told.err
+
+
 def test_trace_tells_every_stage_of_what_was_kept_and_of_what_was_dropped(built, tmp_path):
     output, value = built
     document = next(iter(read_documents(output / value["shards"][0]["name"])))
@@ -330,6 +338,23 @@ def test_trace_tells_every_stage_of_what_was_kept_and_of_what_was_dropped(built,
         trace.trace(output, "abc")
     shutil.copytree(output, tmp_path / "moved", ignore=shutil.ignore_patterns(".work"))
     assert "in the set:" in trace.trace(tmp_path / "moved", document.id)
+
+
+def test_trace_takes_apart_only_files_that_hold_what_is_looked_for(built, monkeypatch):
+    output, value = built
+    read = []
+    monkeypatch.setattr(trace, "read_documents", lambda path: read.append(path) or read_documents(path))
+    shard = next(s for s in value["shards"] if s["documents"] and s["lang"] == "ja")
+    document = next(iter(read_documents(output / shard["name"])))
+    trace.trace(output, document.id)
+    assert [path.parent.name.partition("-")[0] for path in read] == ["extract", "ja"] and read[1] == output / shard["name"]
+    read.clear()
+    assert document.url in trace.trace(output, document.url) and {path.suffix for path in read} == {".tfrecord"}
+    assert 2 <= len(read) < len(value["inputs"]) + len(value["shards"])
+    read.clear()
+    with pytest.raises(JaLlmError, match="there is no document"):
+        trace.trace(output, "0" * 32)
+    assert not read
 
 
 def test_a_run_leaves_a_card_with_histograms_of_what_was_measured(built):

@@ -1,14 +1,20 @@
 """The plan before a run, and the page that tells how to add a stage."""
 
+import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from beam_pipelines import corpus, plan
+from beam_pipelines import chain, corpus, flags, plan, stages
+from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import load
+from benchmarks import plan_speeds
+from ja_llm.cli import main
+from ja_llm.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,14 +55,68 @@ def test_swallow_v2s_size_stands_beside_its_month():
     assert signed.records == pytest.approx(8.3e9) and f"{signed.core_hours:,.1f}" in told
 
 
-def test_speeds_are_those_of_a_result_file():
-    results = ROOT / "benchmarks" / "results"
-    measured = set()
-    for path in (results / "debian_docs.json", results / "corpus_speed.json"):
-        if path.exists():
-            measured |= set(map(float, re.findall(r"[\d.]+(?=[,}\s])", path.read_text())))
+def test_a_plan_by_hand(monkeypatch):
+    """1e6 pages, speeds that make the arithmetic easy; shares of Swallow's tables."""
+    easy = dict.fromkeys(("extract", "language", "minhash", "dedup", "annotate", "select", "split", "rapid check"), 100.0)
+    monkeypatch.setattr(plan, "speeds", lambda: {"stages": easy, "measured": "by hand"})
+    v2, v1 = table(plan.rows(load("swallow_v2"), 1e6)), table(plan.rows(load("swallow_v1"), 1e6))
+    # 8.3 of 254.7 pages are Japanese, 1.9 of 8.3 stay, 646,238,066 of 2,686,080,919 pass v1's filter.
+    hand = {
+        "extract": 1e6,
+        "language": 1e6,
+        "minhash": 32587.4,
+        "dedup": 32587.4,
+        "annotate": 7459.76,
+        "select": 7459.76,
+        "split": 1794.72,
+    }
+    for name, records in hand.items():
+        assert v2[name].records == pytest.approx(records, rel=1e-5)
+        assert v2[name].core_hours == pytest.approx(records / 360_000, rel=1e-5)
+    # 21 buckets: an index of 24 bytes a document and bucket, a verdict of 28, at most a link of 24 for each dropped document and bucket.
+    assert v2["dedup"].written == pytest.approx(32587.4 * (24 * 21 + 28) + (32587.4 - 7459.76) * 24 * 21, rel=1e-5)
+    assert v2["extract"].written == pytest.approx(1e6 * (1450 * 2.8 + 200))
+    # v1: 185,766,463 of 646,238,066 documents that the filter left are no duplicates, 173,350,375 of them are of good hosts.
+    assert v1["dedup"].kept == pytest.approx(0.287458, abs=1e-6) and v1["dedup"].source == "Swallow v1"
+    assert v1["minhash"].records == pytest.approx(32587.4 * 0.240588, rel=1e-5)
+    assert v1["host_filter"].kept == pytest.approx(0.933163, abs=1e-6)
+    # The rapid check passes .967 / .888 pages for a Japanese one, and the language stage brings them back to it.
+    assert v1["extract"].records == pytest.approx(32587.4 * 0.967 / 0.888, rel=1e-5)
+    assert v1["rapid check"].core_hours == pytest.approx(1e6 / 360_000)
+    assert v1["annotate"].records == pytest.approx(32587.4, rel=1e-5)
+    bare = plan.rows(load("swallow_v2", ["corpus.Dedup.index = False"]), 1e6)
+    assert v2["dedup"].written - table(bare)["dedup"].written == pytest.approx(32587.4 * 24 * 21, rel=1e-5)
+
+
+def test_v1s_order_at_v2s_size_keeps_v1s_share():
+    told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v1")).splitlines() if line[:1].isalpha()}
+    assert "28.75% (Swallow v1)" in told["dedup"]
+    told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v2")).splitlines() if line[:1].isalpha()}
+    assert "22.89% (given)" in told["dedup"]
+
+
+def test_speeds_are_those_of_the_result_files():
+    """Every figure follows from a named line of a result file; a stage of several passes counts all of them."""
+    results = [
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("debian_docs", "minhash", "corpus_speed")
+    ]
+    job, minhash, mix = results
+    held = json.loads((ROOT / "beam_pipelines" / "speeds.json").read_text())
+    assert held == plan_speeds.speeds(*results), "python -m benchmarks.plan_speeds"
+    seconds = {name: entry["seconds"] for name, entry in job["corpus_speed"]["stages"].items()}
+    documents = job["corpus_speed"]["stages"]["split"]["documents"]
     speeds = plan.speeds()["stages"]
-    assert speeds and all(float(value) in measured for value in speeds.values())
+    assert speeds["split"] == pytest.approx(documents / (seconds["heldout"] + seconds["contained"] + seconds["split"]), rel=1e-3)
+    assert speeds["extract"] == pytest.approx(
+        job["corpus_speed"]["stages"]["extract"]["documents"] / seconds["extract"], rel=2e-3
+    )
+    size = minhash["sizes"]["100000"]
+    assert speeds["dedup"] == pytest.approx(100_000 / size["seconds"]["dedup"] / minhash["config"]["workers"], rel=1e-3)
+    # What a page that is dropped takes, and a page that passes, make up the mix.
+    passed, pages = mix["mix"]["kept_ours"]["extract"], mix["mix"]["pages"]
+    a_page = {part: 1 / mix[part]["stages_per_second"]["extract"] for part in ("japanese", "mix")}
+    assert pages / speeds["rapid check"] + passed * a_page["japanese"] == pytest.approx(pages * a_page["mix"], rel=1e-3)
 
 
 def test_pages_are_estimated_from_the_input_itself(web, tmp_path):
@@ -84,24 +144,65 @@ def test_dry_run_writes_nothing_and_says_what_a_run_would_take(web, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_documented_filter_of_ten_lines_works(web, tmp_path, monkeypatch):
-    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n# beam_pipelines/filler.py\n(.*?)```", text, re.DOTALL)[1]
-    body = code[code.index("def run") : code.index("STAGE")]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 10
-    (tmp_path / "filler_of_the_page.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    from beam_pipelines import stages
+def test_v2_with_a_look_at_the_raw_bytes_is_no_longer_extraction_alone():
+    plain, rapid = (table(plan.rows(load(name), 254.7e9)) for name in ("swallow_v2", "swallow_v2_rapid"))
 
-    module = __import__("filler_of_the_page")
-    monkeypatch.setitem(stages.STAGES, "filler", module.STAGE)
-    chain = re.search(r"corpus.Corpus.stages = (\[.*?'filler'.*?\])", text)[0]
+    def hours(rows):
+        return sum(row.core_hours or 0 for row in rows.values())
+
+    assert plain["extract"].core_hours / hours(plain) > 0.95 and "rapid check" not in plain, "the default is as published"
+    assert hours(rapid) < hours(plain) / 8 and list(rapid)[1:] == list(plain)
+
+
+def test_what_a_configuration_leaves_out_is_said():
+    told = chain.notices(load("swallow_v1"))
+    for name in ("HostFilter.blocklist", "Expressions.lists", "HostFilter.max_named_page_share"):
+        assert sum(name in notice for notice in told) == 1
+    given = [
+        "corpus.Expressions.lists = ('ng.txt',)", "corpus.HostFilter.blocklist = '/lists'", "corpus.HostFilter.max_ng_character_share = .005",
+    ]  # fmt: skip
+    assert chain.notices(load("swallow_v1", given)) == [] == chain.notices(load("swallow_v2"))
+    rapid = chain.notices(load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'"]))
+    assert len(rapid) == 1 and "en in corpus.Corpus.languages" in rapid[0] and chain.notices(load("swallow_v2_rapid")) == []
+
+
+def test_the_documented_filter_of_ten_lines_works(web, tmp_path, monkeypatch, capsys):
+    """The page's own file and its own command, in a folder of a user's; with swallow_v1's host filter to hear a notice."""
+    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n# filler.py\n(.*?)```", text, re.DOTALL)[1]
+    body = code[code.index("def run") : code.index("register(")]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 10
+    (tmp_path / "filler.py").write_text(code, encoding="utf-8")
+    block = re.search(r"PYTHONPATH=\. ja-llm (corpus build --module (?:.*\n)+?.*'split'\]\")\n", text)[1]
+    command = shlex.split(block.replace("\\\n", " "))
     pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(5)]
     pages.append({"url": "http://a.example/filler", "body": web.html(web.ja_text(9) + "\nLorem ipsum dolor")})
-    path = web.write_warc(tmp_path / "a.warc.gz", pages)
-    bindings = [chain, "corpus.Split.heldout_share = 0.0"]
-    value = corpus.build_corpus([str(path)], tmp_path / "out", gin_bindings=bindings)
+    web.write_warc(tmp_path / "data" / "warc" / "a.warc.gz", pages)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    more = ["--gin_bindings", "corpus.Split.heldout_share = 0.0"]
+    assert main([*command, *more]) == 2
+    assert "it can't import filler; is its folder in PYTHONPATH" in capsys.readouterr().err
+    monkeypatch.syspath_prepend(str(tmp_path))
+    place = command.index("--gin_bindings") + 1
+    command[place] = command[place].replace("'split'", "'host_filter', 'split'")
+    assert main([*command, *more]) == 0
+    del sys.modules["filler"]
+    assert "note: no block list of hosts is given" in capsys.readouterr().err
+    output = tmp_path / "data" / "corpus"
+    value = json.loads((output / "manifest.json").read_text())
     row = next(t for t in value["yields"] if t["stage"] == "filler")
     assert {reason: n["documents"] for reason, n in row["dropped"].items()} == {"filler_text": 1}
-    assert json.loads((tmp_path / "out/dropped/filler_text.jsonl").read_text())["url"] == "http://a.example/filler"
-    del sys.modules["filler_of_the_page"]
+    assert json.loads((output / "dropped/filler_text.jsonl").read_text())["url"] == "http://a.example/filler"
+    assert len(value["notices"]) == 3
+    for name in ("card.html", "card.md"):
+        assert "No block list of hosts is given" in (output / name).read_text(encoding="utf-8")
+
+
+def test_a_stage_of_ones_own_takes_no_name_that_there_is(monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    with pytest.raises(UsageError, match="'select' is there already"):
+        stages.register(StageSpec("select", version=1, values=lambda config: None, run=lambda *a: {}))
+    stages.register(stages.STAGES["select"])
+    with pytest.raises(UsageError, match="--module my-stages: give the name of a module"):
+        flags.bindings(argparse.Namespace(module=["my-stages"], against=[], bindings=[]))

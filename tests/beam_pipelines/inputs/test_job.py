@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_pipelines import corpus
+from beam_pipelines import corpus, trace
 from beam_pipelines.config import load
 from beam_pipelines.extract import close_extractor
 from beam_pipelines.inputs.files import find_inputs, require_unchanged, units_of
@@ -173,6 +173,55 @@ def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
     }
     assert sides["train"] and sides["heldout"] and not sides["train"] & sides["heldout"]
     assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
+
+
+def test_another_input_renames_no_unit_but_its_namesakes(tmp_path):
+    """What a unit has done is found by its name: an input more, wherever it lies, must not make all of it anew."""
+    paths = [tmp_path / "a" / "2023" / "x.jsonl", tmp_path / "a" / "2023" / "y.jsonl", tmp_path / "b" / "z.jsonl"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    few, entries = units_of(paths[:2])
+    more, _ = units_of(paths[::-1])
+    assert [entry["name"] for entry in entries] == ["x.jsonl", "y.jsonl"]
+    assert {unit.key for unit in few} < {unit.key for unit in more} and more[2].name == "z.jsonl"
+    namesake = tmp_path / "a" / "2024" / "x.jsonl"
+    namesake.parent.mkdir()
+    namesake.write_text("x.jsonl")  # the same content
+    units, _ = units_of([namesake, *paths])
+    assert [unit.name for unit in units] == ["2023/x.jsonl", "2024/x.jsonl", "y.jsonl", "z.jsonl"]
+    assert len({unit.key for unit in units}) == 4 and {unit.key for unit in more[1:]} < {unit.key for unit in units}
+
+
+def test_one_document_in_two_inputs_stands_in_the_set_once(web, tmp_path):
+    """A WARC file given twice, in a chain that deduplicates nothing; with another file whose work is not repeated."""
+    pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(3)]
+    first = web.write_warc(tmp_path / "in" / "a.warc.gz", pages)
+    out = tmp_path / "out"
+    build(first, out, SHORT)
+    extract = next((out / ".work").glob("extract-*"))
+    done = {path.name: path.stat().st_mtime_ns for path in extract.glob("*.json")}
+    (tmp_path / "in" / "copies").mkdir()
+    (tmp_path / "in" / "copies" / "b.warc.gz").write_bytes(first.read_bytes())
+    value, shards = build(tmp_path / "in/**/*.warc.gz", out, SHORT)
+    now = {path.name: path.stat().st_mtime_ns for path in extract.glob("*.json")}
+    assert len(now) == 2 and done.items() <= now.items(), "what was extracted before is not extracted again"
+    documents = [d for found in shards.values() for d in found]
+    assert len(documents) == len({d.id for d in documents}) == 3 == value["totals"]["documents"]
+    assert [table["stage"] for table in value["yields"]][-2:] == ["split", "sink"]
+    last = value["yields"][-1]
+    assert last["in"] == value["yields"][-2]["kept"] and last["kept"]["documents"] == 3
+    assert {reason: count["documents"] for reason, count in last["dropped"].items()} == {"duplicate_document": 3}
+    samples = [json.loads(line) for line in (out / "dropped/duplicate_document.jsonl").read_text().splitlines()]
+    assert {sample["id"] for sample in samples} == {d.id for d in documents}
+    assert all({sample["warc"], sample["same_as"]["warc"]} == {"a.warc.gz", "b.warc.gz"} for sample in samples)
+    told = trace.trace(out, documents[0].id)
+    assert (
+        told.count("split: kept") == 2
+        and told.count("sink: dropped as duplicate_document") == 1
+        and told.count("in the set:") == 1
+    )
+    assert "duplicate_document" in (out / "card.md").read_text().replace("\\", "")
 
 
 def test_an_input_that_changes_stops_the_job(tmp_path):
