@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import os_error_sentence, read_json, write_json
+from ja_llm.files import BackgroundSync, os_error_sentence, read_json, write_json
 from ja_llm.train.array_files import reads_back, write_at
 
 SINGLE = "model.safetensors"
@@ -234,7 +234,7 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; each is read back and compared.
 
     A file is 8 bytes of its header's length, the header (JSON: type, shape, place of each tensor), and the numbers
-    (safetensors' README, "Format"). Two files are written at a time; for each, two blocks are held.
+    (safetensors' README, "Format"). Two files are written at a time; for each, two blocks are held. All are on the disk at the end.
 
     Args:
       folder: where.
@@ -263,11 +263,16 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     )
     group_of = dict(zip(names, groups, strict=True))
 
+    disk = BackgroundSync()
+
     def write(path: Path, wrote: Take) -> str:
-        return _write_file(path, group_of[path.name], tensor, wrote)
+        digest = _write_file(path, group_of[path.name], tensor, wrote)
+        disk.add(path)
+        return digest
 
     try:
-        digests = each_of_files([folder / name for name in names], write, lambda *_: None)
+        with disk:
+            digests = each_of_files([folder / name for name in names], write, lambda *_: None)
     except OSError as error:
         raise os_error_sentence(error, folder) from error
     if len(groups) > 1:
