@@ -174,7 +174,7 @@ def _sync(path: Path) -> None:
 class BackgroundSync:
     """Sends files to the disk while the next ones are written; a file that waits for its turn is not kept open.
 
-    As a context manager it waits at the end of the block, and where that raises leaves the rest.
+    As a context manager it is closed at the end of the block, and abandoned where that raises.
     """
 
     def __init__(self) -> None:
@@ -189,11 +189,17 @@ class BackgroundSync:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        """Raise the first OSError of a file that did not get there."""
-        self._pool.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for job in self._jobs:
-                job.result()
+        self.close() if kind is None else self.abandon()
+
+    def close(self) -> None:
+        """Wait for all, and raise the first OSError of a file that did not get there."""
+        self._pool.shutdown()
+        for job in self._jobs:
+            job.result()
+
+    def abandon(self) -> None:
+        """Leave those that wait for their turn where they are."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _remove(folder: Path, patience_s: float = 5.0) -> None:
