@@ -284,9 +284,7 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     disk = BackgroundSync()
 
     def write(path: Path, wrote: Take) -> str:
-        digest = _write_file(path, group_of[path.name], tensor, wrote)
-        disk.add(path)
-        return digest
+        return _write_file(path, group_of[path.name], tensor, wrote, disk)
 
     try:
         with disk:
@@ -299,9 +297,9 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     return digests
 
 
-def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take) -> str:
-    """One file; what comes is read and turned in another thread than what is written, read back and hashed."""
-    file, digest = _Written(path), hashlib.sha256()
+def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take, disk: BackgroundSync) -> str:
+    """One file; what comes is read and turned in another thread than what is written, read back and hashed, and sent to the disk in `disk`'s."""
+    file, digest = _Written(path, disk), hashlib.sha256()
     with file, concurrent.futures.ThreadPoolExecutor(1) as ahead:
         digest.update(file.write(np.frombuffer(_header(group), np.uint8), "header"))
         blocks = ((item, block) for item in group for block in tensor(item[0]))
@@ -316,6 +314,7 @@ def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take) -> str:
             digest.update(file.write(block.view(np.uint8), f"tensor {item[0]}"))
         if cut := [item for item in group if sizes[item[0]] < _size(item)]:
             raise _mistake(path, cut[0], "did not come whole")
+    disk.add(path)
     return digest.hexdigest()
 
 
@@ -326,10 +325,14 @@ def _mistake(path: Path, item: tuple[str, np.dtype, tuple[int, ...]], what: str)
     )
 
 
+_SENT = 1 << 27  # bytes after which the disk gets what it has not: it would be waited for at the end, with nothing to do beside
+
+
 class _Written:
     """A file that is written from its first byte to its last, and read back while the bytes are in the processor's cache."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, disk: BackgroundSync):
+        self._path, self._disk, self._sent = path, disk, 0
         self._file, self._end, self._room = path.open("w+b", buffering=0), 0, bytearray()
 
     def __enter__(self) -> "_Written":
@@ -355,6 +358,9 @@ class _Written:
                 f"{self._file.name}: the {what} reads back differently from what was written; the disk may be failing, export again."
             )
         self._end += len(data)
+        if self._end - self._sent >= _SENT:
+            self._disk.add(self._path)
+            self._sent = self._end
         return self._room
 
 

@@ -1,6 +1,8 @@
 """Numbers on their way in: which are let through, and that those that are streamed into a checkpoint's files are those that arrays get."""
 
+import os
 import re
+import threading
 
 import jax
 import ml_dtypes
@@ -10,7 +12,7 @@ import safetensors.numpy
 
 from ja_llm.errors import JaLlmError
 from ja_llm.files import sha256_file
-from ja_llm.interop import parameters
+from ja_llm.interop import parameters, safetensors_files
 from ja_llm.interop.hf import import_hf
 from ja_llm.interop.parameters import NUMPY, all_finite, check_names, read_params, read_to_files
 from ja_llm.interop.safetensors_files import TensorFolder, write_tensors
@@ -107,6 +109,32 @@ def test_what_is_streamed_into_files_is_what_arrays_get(name, source_dtype, tmp_
     streamed = read_on_host(tmp_path / "model" / "checkpoints" / "0" / "params", abstract)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.view(np.uint16), b.view(np.uint16)), streamed, ordinary)
     assert digests == {name: sha256_file(tmp_path / name) for name in files}
+
+
+def test_a_file_goes_to_the_disk_while_it_is_written_and_when_it_is_whole(tmp_path, monkeypatch):
+    sent, gone, kind = [], threading.Event(), np.dtype(np.float32)
+    monkeypatch.setattr(os, "fsync", lambda number: (sent.append(os.fstat(number).st_size), gone.set()))
+    monkeypatch.setattr(safetensors_files, "_SENT", 400)
+
+    def blocks(name):
+        yield np.zeros(100, kind)
+        if name == "b":
+            assert gone.wait(60)  # of the first tensor, which is there
+        yield np.zeros(20, kind)
+
+    write_tensors(tmp_path, [(name, kind, (120,)) for name in "abc"], blocks, 1 << 20)
+    whole = (tmp_path / "model.safetensors").stat().st_size
+    assert 400 <= sent[0] < whole and sent[-1] == whole and len(sent) == 4  # thrice after 400 bytes, and at the end
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "message"),
+    [(3, np.float32, "did not come whole"), (9, np.float32, "comes with too many numbers"), (4, np.float16, "comes as float16")],
+)
+def test_numbers_that_are_not_those_that_were_planned_are_one_sentence(tmp_path, count, kind, message):
+    plan = [("a", np.dtype(np.float32), (4,))]
+    with pytest.raises(JaLlmError, match=rf"model.safetensors: the tensor a, planned as float32 \(4,\), {message}"):
+        write_tensors(tmp_path, plan, lambda _: iter([np.zeros(count, kind)]), 99)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
