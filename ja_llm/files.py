@@ -128,7 +128,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
 
 def _take_place(temporary: Path, path: Path) -> None:
     """Rename a folder over another, which goes aside whole before, so that a kill never leaves half of it under its name."""
-    old, done = path.parent / f".{path.name}.old", []
+    old = path.parent / f".{path.name}.old"
+    done: list[tuple[Path, Path]] = []
     shutil.rmtree(old, ignore_errors=True)
     try:
         for source, target in ((path, old), (temporary, path)):
@@ -189,7 +190,10 @@ class BackgroundSync:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self.close() if kind is None else self.abandon()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
     def close(self) -> None:
         """Wait for all, and raise the first OSError of a file that did not get there."""

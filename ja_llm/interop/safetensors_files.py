@@ -104,8 +104,8 @@ class TensorFolder:
     def each(self, take: Take) -> dict[str, str]:
         """Every byte of the files is read once: it is hashed, and given to `take`; see `each_of_files`."""
         of_file: dict[Path, dict[str, tuple[tuple[int, ...], str]]] = {path: {} for path in self.files}
-        for name, (path, *rest) in self._where.items():
-            of_file[path][name] = tuple(rest)
+        for name, (path, shape, kind) in self._where.items():
+            of_file[path][name] = (shape, kind)
         return each_of_files(self.files, lambda path, take: _read_file(path, of_file[path], take), take)
 
 

@@ -143,7 +143,10 @@ class NewArrays:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self.close() if kind is None else self._disk.abandon()
+        if kind is None:
+            self.close()
+        else:
+            self._disk.abandon()
 
     def write(self, path: Names, begin: int, data: np.ndarray) -> None:
         """Write a piece of an array, in its files' order.
