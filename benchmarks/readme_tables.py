@@ -473,11 +473,26 @@ def rows_of(loads: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def interchange_speed(value: dict[str, Any]) -> str:
     """Time and memory of an import and an export beside safetensors."""
-    lines = ["| | median seconds | times `read` | memory beyond the parameters |", "|---|---|---|---|"]
-    for name, seconds in value["median_seconds"].items():
-        times, memory = seconds / value["median_seconds"]["read"], value["memory_beyond_arrays_bytes"][name] / 2**20
-        lines.append(f"| {name} | {seconds:.1f} | {times:.1f} | {memory:,.0f} MiB |")
-    return "\n".join(lines)
+    cold = value.get("cold", {})
+    columns = [
+        "median seconds",
+        "times `read`",
+        *(["cold seconds", "times cold `read`"] if cold else []),
+        "memory beyond the parameters",
+    ]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in value["median_seconds"]:
+        cells = [name]
+        for found in (value, *([cold] if cold else [])):
+            median = found["median_seconds"]
+            cells += [f"{median[name]:.1f}", f"{median[name] / median['read']:.1f}"] if name in median else ["", ""]
+        lines.append(f"| {' | '.join(cells)} | {value['memory_beyond_arrays_bytes'][name] / 2**20:,.0f} MiB |")
+    verdicts = [
+        f"{where} {task} {found['over_read'][task]:.1f} ({'met' if goal['met'] else 'missed'})"
+        for where, found in (("warm", value), ("cold", cold))
+        for task, goal in found.get("goal", {}).items()
+    ]
+    return "\n".join([*lines, *(["", f"Goal, at most twice the time of `read`: {', '.join(verdicts)}."] if verdicts else [])])
 
 
 def batches(value: dict[str, Any]) -> str:

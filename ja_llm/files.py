@@ -3,7 +3,9 @@
 Standard library only: every room may import it.
 """
 
+import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -101,7 +103,11 @@ def usual_mode(path: str | os.PathLike) -> None:
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` only if the block succeeds.
 
-    A leftover temporary folder of an earlier, killed run is removed. An existing `path` is replaced.
+    All of it goes to the disk before it is renamed, and so does the new name, so that a folder that stands there after a crash is whole.
+    A leftover temporary folder of an earlier, killed run is removed. An existing `path` is replaced, or stays where this raises.
+
+    Raises:
+      JaLlmError: the disk is full or the folder can't be written.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.tmp"
@@ -113,16 +119,91 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with _as_sentence(path):
             yield temporary
-            # The old folder goes aside whole before the new one comes, so that a kill never leaves half of it under its name.
-            old = path.parent / f".{path.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
+            sync_tree(temporary)
+            _take_place(temporary, path)
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Rename a folder over another, which goes aside whole before, so that a kill never leaves half of it under its name."""
+    old = path.parent / f".{path.name}.old"
+    done: list[tuple[Path, Path]] = []
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        for source, target in ((path, old), (temporary, path)):
+            if source.exists():
+                os.replace(source, target)
+                done.append((source, target))
+        _sync(path.parent)
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until every file and folder in `folder`, and itself, is on the disk.
+
+    Raises:
+      OSError: one is not, as where the disk is full.
+    """
+    paths = [Path(where) / name for where, _, names in os.walk(folder) for name in ("", *names)]
+    with concurrent.futures.ThreadPoolExecutor(_SYNCED) as pool:  # many at a time become few writes of the file system's journal
+        for _ in pool.map(_sync, (path for path in paths if not path.is_symlink())):
+            pass
+
+
+_SYNCED = 16
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix":  # elsewhere only what is open for writing can be waited for, and folders not at all
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # a file system that keeps no folders
+            raise
+    finally:
+        os.close(number)
+
+
+class BackgroundSync:
+    """Sends files to the disk while the next ones are written; a file that waits for its turn is not kept open.
+
+    As a context manager it is closed at the end of the block, and abandoned where that raises.
+    """
+
+    def __init__(self) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._jobs: list[concurrent.futures.Future] = []
+
+    def add(self, path: Path) -> None:
+        """Send a file that is whole; may be called in several threads."""
+        self._jobs.append(self._pool.submit(_sync, path))
+
+    def __enter__(self) -> "BackgroundSync":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def close(self) -> None:
+        """Wait for all, and raise the first OSError of a file that did not get there."""
+        self._pool.shutdown()
+        for job in self._jobs:
+            job.result()
+
+    def abandon(self) -> None:
+        """Leave those that wait for their turn where they are."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _remove(folder: Path, patience_s: float = 5.0) -> None:
@@ -156,12 +237,14 @@ def first_directory(path: str | os.PathLike) -> Iterator[Path]:
         with _as_sentence(path):
             yield temporary
             if not path.is_dir():
+                sync_tree(temporary)
                 with contextlib.suppress(
                     OSError
                 ):  # another was first in this moment: a folder that holds something is not replaced
                     os.rename(temporary, path)
                 if not path.is_dir():
                     raise OSError(f"{temporary} could not be renamed")
+                _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -176,8 +259,6 @@ def _as_sentence(path: Path) -> Iterator[None]:
 
 def os_error_sentence(error: OSError, path: str | os.PathLike, reading: bool = False) -> JaLlmError:
     """Turn an OSError met while writing (or `reading`) `path` into the sentence that a user sees."""
-    import errno
-
     if reading:
         if error.errno in (errno.EACCES, errno.EPERM):
             return JaLlmError(f"{path}: no permission to read this; ask its owner for it, or run as the user who wrote it.")

@@ -40,6 +40,14 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts():
+    """Nothing here has to outlive the machine, and to wait for the disk would take minutes; what tests put in place of it is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
     """A worker would keep every program of every module: gigabytes."""

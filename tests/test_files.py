@@ -13,9 +13,11 @@ import pytest
 
 from ja_llm.errors import JaLlmError
 from ja_llm.files import (
+    BackgroundSync,
     atomic_directory,
     atomic_write,
     canonical_json,
+    first_directory,
     lock_file,
     read_json,
     sha256_file,
@@ -56,6 +58,102 @@ def test_a_folder_appears_whole_or_not_at_all_and_a_killed_rest_is_removed(tmp_p
     with atomic_directory(target) as folder:
         (folder / "part").write_text("whole")
     assert (target / "part").read_text() == "whole"
+
+
+@pytest.fixture
+def to_disk(monkeypatch):
+    """What goes to the disk and what is renamed, in order: ("sync", path, bytes) and ("rename", from, to)."""
+    seen, fsync, turn = [], os.fsync, threading.Lock()
+
+    def sync(number):
+        fsync(number)
+        with turn:
+            seen.append(("sync", os.readlink(f"/proc/self/fd/{number}"), os.fstat(number).st_size))
+
+    def renaming(real):
+        def rename(source, target):
+            real(source, target)
+            seen.append(("rename", str(source), str(target)))
+
+        return rename
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", renaming(os.replace))
+    monkeypatch.setattr(os, "rename", renaming(os.rename))
+    return seen
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says which file it is")
+@pytest.mark.parametrize("make", [atomic_directory, first_directory])
+def test_a_folder_and_all_in_it_is_on_the_disk_before_its_name_and_then_the_name(tmp_path, to_disk, make):
+    with make(tmp_path / "set") as folder:
+        (folder / "a" / "b").mkdir(parents=True)
+        files = [folder / "part", folder / "a" / "part", folder / "a" / "b" / "empty"]
+        for file in files:
+            file.write_bytes(b"x" * len(str(file)) if file.name == "part" else b"")
+    renamed = to_disk.index(("rename", str(folder), str(tmp_path / "set")))
+    before, after = (
+        {path: size for kind, path, size in part if kind == "sync"} for part in (to_disk[:renamed], to_disk[renamed:])
+    )
+    assert {path: before.get(str(path)) for path in files} == {path: len(str(path)) * (path.name == "part") for path in files}
+    assert {str(folder), str(folder / "a"), str(folder / "a" / "b")} < before.keys()
+    assert list(after) == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_path, monkeypatch, earlier):
+    if earlier:
+        with atomic_directory(tmp_path / "set") as folder:
+            (folder / "part").write_text("old")
+    real, names = os.fsync, tmp_path.stat().st_ino
+
+    def failing(number):
+        if os.fstat(number).st_ino == names:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(JaLlmError, match="set: Input/output error"), atomic_directory(tmp_path / "set") as folder:
+        (folder / "part").write_text("new")
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["old"] * earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["set"] * earlier
+
+
+def test_a_file_system_that_keeps_no_folders_is_left_alone_and_one_that_lost_a_file_is_not(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def failing(mode):
+        def fsync(number):
+            if mode(os.fstat(number).st_mode):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            real(number)
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", failing(stat.S_ISDIR))
+    with atomic_directory(tmp_path / "set") as folder:
+        (folder / "part").write_text("x")
+    monkeypatch.setattr(os, "fsync", failing(stat.S_ISREG))
+    with pytest.raises(JaLlmError, match="other: Invalid argument"), atomic_directory(tmp_path / "other") as folder:
+        (folder / "part").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_files_that_go_to_the_disk_in_the_background_are_there_at_the_end_or_said_to_be_lost(tmp_path, monkeypatch):
+    files, seen = [tmp_path / str(n) for n in range(3)], []
+    for file in files:
+        file.write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", lambda number: (time.sleep(0.02), seen.append(os.fstat(number).st_ino)))
+    with BackgroundSync() as disk:
+        for file in files:
+            disk.add(file)
+    assert seen == [file.stat().st_ino for file in files]
+    monkeypatch.setattr(os, "fsync", lambda number: os.close(-1))
+    with pytest.raises(OSError, match="Bad file descriptor"), BackgroundSync() as disk:
+        disk.add(files[0])
+    with pytest.raises(ZeroDivisionError), BackgroundSync() as disk:
+        disk.add(files[0])
+        raise ZeroDivisionError
 
 
 def test_files_get_the_mode_that_open_would_give(tmp_path):

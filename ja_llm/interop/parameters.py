@@ -148,7 +148,7 @@ def read_to_files(folder: Tensors, config: DecoderConfig, source: Path, arrays: 
       folder: of the tensors.
       config: of the model.
       source: for messages.
-      arrays: of the checkpoint; closed at the end.
+      arrays: of the checkpoint; closed at the end, or abandoned where this raises.
 
     Returns:
       Name of each file -> hex SHA-256 of its bytes.
@@ -157,7 +157,7 @@ def read_to_files(folder: Tensors, config: DecoderConfig, source: Path, arrays: 
       JaLlmError: as `read_params` and `NewArrays`; something reads back differently.
     """
     wanted, kind = {tensor.name: tensor for tensor in tensors(config)}, NUMPY[config.param_dtype]
-    with _counted("import", len(wanted)) as count:
+    with _counted("import", len(wanted)) as count, arrays:
 
         def take(name: str, value: np.ndarray) -> None:
             if name not in wanted:
@@ -175,9 +175,7 @@ def read_to_files(folder: Tensors, config: DecoderConfig, source: Path, arrays: 
                     begin += numbers.nbytes
             count()
 
-        digests = folder.each(take)
-        arrays.close()
-        return digests
+        return folder.each(take)
 
 
 def _differs(name: str, source: Path) -> JaLlmError:
@@ -262,7 +260,8 @@ def _finite(value: np.ndarray, name: str, where: Path | str, dtype: str) -> np.n
     with np.errstate(over="ignore"):
         value = value.astype(NUMPY[dtype])
     if not all_finite(value):
-        raise JaLlmError(f"{where}: the tensor {name} has numbers too large for {dtype}; choose bfloat16 or float32.")
+        wider = "bfloat16 or float32" if dtype == "float16" else "float32"
+        raise JaLlmError(f"{where}: the tensor {name} has numbers too large for {dtype}; choose {wider}.")
     return value
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import os_error_sentence, read_json, write_json
+from ja_llm.files import BackgroundSync, os_error_sentence, read_json, write_json
 from ja_llm.train.array_files import reads_back, write_at
 
 SINGLE = "model.safetensors"
@@ -103,7 +103,10 @@ class TensorFolder:
 
     def each(self, take: Take) -> dict[str, str]:
         """Every byte of the files is read once: it is hashed, and given to `take`; see `each_of_files`."""
-        return each_of_files(self.files, _read_file, take)
+        of_file: dict[Path, dict[str, tuple[tuple[int, ...], str]]] = {path: {} for path in self.files}
+        for name, (path, shape, kind) in self._where.items():
+            of_file[path][name] = (shape, kind)
+        return each_of_files(self.files, lambda path, take: _read_file(path, of_file[path], take), take)
 
 
 _OPEN = 2  # files that are mapped at a time: what was read of a mapped file counts as the process's memory
@@ -153,13 +156,21 @@ def each_of_files(files: Sequence[Path], read: Callable[[Path, Take], str], take
     return {path.name: job.result() for path, job in zip(files, jobs, strict=True)}
 
 
-def _read_file(path: Path, take: Take) -> str:
+def _read_file(path: Path, known: Mapping[str, tuple[tuple[int, ...], str]], take: Take) -> str:
     """A file from its first byte to its last, through one buffer as large as its largest tensor. It is not mapped: a mapped page counts
-    as this process's memory, and a disk that fails under one ends the process."""
+    as this process's memory, and a disk that fails under one ends the process.
+
+    Args:
+      path: of the file.
+      known: tensor -> (shape, type), as it was when the file was checked.
+      take: as of `each_of_files`.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(1) as hashing:
             places = _places(path, file, digest)
+            if {name: (shape, kind) for name, kind, shape, _ in places} != known:
+                raise _changed(path)
             room = np.empty(max((size for *_, size in places), default=0), np.uint8)
             for name, kind, shape, size in places:
                 data = room[:size]
@@ -181,10 +192,17 @@ def _places(path: Path, file: BinaryIO, digest: Any) -> list[tuple[str, str, tup
     header = np.empty(min(struct.unpack("<Q", length.data)[0], path.stat().st_size), np.uint8)
     for piece in _filled(path, file, header):
         digest.update(piece)
-    stored = {name: entry for name, entry in json.loads(bytes(header)).items() if name != "__metadata__"}
-    begins = sorted(stored, key=lambda name: stored[name]["data_offsets"])
-    sizes = {name: stored[name]["data_offsets"][1] - stored[name]["data_offsets"][0] for name in begins}
-    return [(name, stored[name]["dtype"], tuple(stored[name]["shape"]), sizes[name]) for name in begins]
+    try:
+        stored = {name: entry for name, entry in json.loads(bytes(header)).items() if name != "__metadata__"}
+        begins = sorted(stored, key=lambda name: stored[name]["data_offsets"])
+        sizes = {name: stored[name]["data_offsets"][1] - stored[name]["data_offsets"][0] for name in begins}
+        return [(name, stored[name]["dtype"], tuple(stored[name]["shape"]), sizes[name]) for name in begins]
+    except (ValueError, LookupError, TypeError, AttributeError):  # safetensors understood it a moment ago
+        raise _changed(path) from None
+
+
+def _changed(path: Path) -> JaLlmError:
+    return JaLlmError(f"{path}: this file was changed while it was read; let nothing write there and import it again.")
 
 
 def _filled(path: Path, file: BinaryIO, room: np.ndarray) -> Iterator[memoryview]:
@@ -234,7 +252,7 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     """Write tensors into as many files as needed, none above `max_bytes` unless one tensor is; each is read back and compared.
 
     A file is 8 bytes of its header's length, the header (JSON: type, shape, place of each tensor), and the numbers
-    (safetensors' README, "Format"). Two files are written at a time; for each, two blocks are held.
+    (safetensors' README, "Format"). Two files are written at a time; for each, two blocks are held. All are on the disk at the end.
 
     Args:
       folder: where.
@@ -263,11 +281,14 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     )
     group_of = dict(zip(names, groups, strict=True))
 
+    disk = BackgroundSync()
+
     def write(path: Path, wrote: Take) -> str:
-        return _write_file(path, group_of[path.name], tensor, wrote)
+        return _write_file(path, group_of[path.name], tensor, wrote, disk)
 
     try:
-        digests = each_of_files([folder / name for name in names], write, lambda *_: None)
+        with disk:
+            digests = each_of_files([folder / name for name in names], write, lambda *_: None)
     except OSError as error:
         raise os_error_sentence(error, folder) from error
     if len(groups) > 1:
@@ -276,9 +297,9 @@ def write_tensors(folder: Path, plan: Plan, tensor: Blocks, max_bytes: int) -> d
     return digests
 
 
-def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take) -> str:
-    """One file; what comes is read and turned in another thread than what is written, read back and hashed."""
-    file, digest = _Written(path), hashlib.sha256()
+def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take, disk: BackgroundSync) -> str:
+    """One file; what comes is read and turned in another thread than what is written, read back and hashed, and sent to the disk in `disk`'s."""
+    file, digest = _Written(path, disk), hashlib.sha256()
     with file, concurrent.futures.ThreadPoolExecutor(1) as ahead:
         digest.update(file.write(np.frombuffer(_header(group), np.uint8), "header"))
         blocks = ((item, block) for item in group for block in tensor(item[0]))
@@ -288,18 +309,30 @@ def _write_file(path: Path, group: Plan, tensor: Blocks, wrote: Take) -> str:
             item, block = found
             sizes[item[0]] += block.nbytes
             if block.dtype != item[1] or sizes[item[0]] > _size(item):
-                raise ValueError(f"{block.dtype} comes where {item} was planned")
+                raise _mistake(path, item, f"comes as {block.dtype}" if block.dtype != item[1] else "comes with too many numbers")
             wrote(item[0], block)
             digest.update(file.write(block.view(np.uint8), f"tensor {item[0]}"))
-        if cut := [item[0] for item in group if sizes[item[0]] < _size(item)]:
-            raise ValueError(f"{cut[0]} did not come whole")
+        if cut := [item for item in group if sizes[item[0]] < _size(item)]:
+            raise _mistake(path, cut[0], "did not come whole")
+    disk.add(path)
     return digest.hexdigest()
+
+
+def _mistake(path: Path, item: tuple[str, np.dtype, tuple[int, ...]], what: str) -> JaLlmError:
+    return JaLlmError(
+        f"{path}: the tensor {item[0]}, planned as {item[1]} {item[2]}, {what}, which is a mistake of ja_llm's; report it with the "
+        "name of the model."
+    )
+
+
+_SENT = 1 << 27  # bytes after which the disk gets what it has not: it would be waited for at the end, with nothing to do beside
 
 
 class _Written:
     """A file that is written from its first byte to its last, and read back while the bytes are in the processor's cache."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, disk: BackgroundSync):
+        self._path, self._disk, self._sent = path, disk, 0
         self._file, self._end, self._room = path.open("w+b", buffering=0), 0, bytearray()
 
     def __enter__(self) -> "_Written":
@@ -325,6 +358,9 @@ class _Written:
                 f"{self._file.name}: the {what} reads back differently from what was written; the disk may be failing, export again."
             )
         self._end += len(data)
+        if self._end - self._sent >= _SENT:
+            self._disk.add(self._path)
+            self._sent = self._end
         return self._room
 
 

@@ -54,7 +54,10 @@ def report(tensors: int, check: dict[str, Any]) -> list[str]:
     """Lines for a terminal."""
     spare = check["rows"] - check["ids"]
     rows = f"{check['ids']} ids for {check['rows']} rows" + (f", {spare} rows without an id" if spare else "")
-    lines = ["self-check", f"  all {tensors} tensors read back from the model directory with the source's numbers; {rows}"]
+    lines = [
+        "self-check",
+        f"  all {tensors} tensors read back from the model directory, as the system's cache has it, with the source's numbers; {rows}",
+    ]
     if "tokenizer" in check:
         lines.append(f"  an export would have {check['tokenizer']}")
     if "no_tokenizer" in check:

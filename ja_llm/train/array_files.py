@@ -5,8 +5,9 @@ Arrays of two-byte types are not compressed: by zstd they become a tenth smaller
 into the files as they come, and read from there as they are needed, with no array in memory.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import math
@@ -21,6 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from ja_llm.errors import JaLlmError
+from ja_llm.files import BackgroundSync
 from ja_llm.train.checkpoint_errors import readable, writable
 
 _CHUNK = 1 << 27  # bytes; no file of an array is larger
@@ -107,7 +110,9 @@ def is_raw(params: Any) -> bool:
 class NewArrays:
     """The parameters of a new checkpoint, of two-byte types, that come in pieces, in any order and from several threads.
 
-    Each piece is read back and compared as soon as it is written, and each file goes to the disk when it is whole.
+    Every byte is written once. Each piece is read back and compared as soon as it is written: out of the system's cache, so a fault on the
+    way there is seen and one of the disk is not. Each file goes to the disk when it is whole. As a context manager it is closed at the end
+    of the block; where that raises, the files stay as they are.
 
     Args:
       folder: the model directory.
@@ -130,10 +135,18 @@ class NewArrays:
             arrays = {names_of(keys): leaf for keys, leaf in leaves}
             self._arrays = {path: RawArray.of(item, path, leaf) for path, leaf in arrays.items()}
         self.shapes = {path: array.shape for path, array in self._arrays.items()}
-        self._left = {file: array.file_bytes for array in self._arrays.values() for file in array.files}
+        self._files = {file: _Coming(array.file_bytes) for array in self._arrays.values() for file in array.files}
         self._turn, self._own = threading.Lock(), threading.local()
-        self._syncing = concurrent.futures.ThreadPoolExecutor(1)  # the disk writes while the next numbers come
-        self._synced: list[concurrent.futures.Future] = []
+        self._disk = BackgroundSync()
+
+    def __enter__(self) -> "NewArrays":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._disk.abandon()
 
     def write(self, path: Names, begin: int, data: np.ndarray) -> None:
         """Write a piece of an array, in its files' order.
@@ -144,73 +157,112 @@ class NewArrays:
           data: C-contiguous numbers, few enough that they are still in the processor's cache when they are read back.
 
         Raises:
-          JaLlmError: the disk is full, or it can't be written.
+          JaLlmError: the disk is full, or it can't be written; some of it was written before, or has no place in the array.
           Differs: it reads back differently.
         """
+        array = self._arrays[path]
+        if begin < 0 or begin + data.nbytes > array.file_bytes * len(array.files):
+            raise self._mistake(path, "has no place for numbers that came for it")
         rest, room = data.reshape(-1).view(np.uint8).data, self._own.__dict__.setdefault("room", bytearray())
-        for file, offset, size in self._arrays[path].stretches(begin, len(rest)):
+        for file, offset, size in array.stretches(begin, len(rest)):
+            with self._turn:
+                new = self._files[file].begin(offset, size)
+            if not new:
+                raise self._mistake(path, "was given some of its numbers twice")
             with writable(self._name):
-                same = self._put(file, offset, rest[:size], room)
+                same = _put(file, offset, rest[:size], room)
+            with self._turn:
+                whole = self._files[file].end(size)
             if not same:
                 raise Differs
+            if whole:
+                self._disk.add(file)
             rest = rest[size:]
 
-    def _put(self, file: Path, offset: int, data: memoryview, room: bytearray) -> bool:
-        """Write bytes to a place of a file; whether they read back."""
-        number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            write_at(number, data, offset)
-            same = reads_back(number, data, offset, room)
-            if self._whole(file, len(data)):
-                with self._turn:
-                    self._synced.append(self._syncing.submit(_to_disk, os.dup(number)))
-            return same
-        finally:
-            os.close(number)
-
-    def _whole(self, file: Path, size: int) -> bool:
-        with self._turn:
-            self._left[file] -= size
-            return not self._left[file]
+    def _mistake(self, path: Names, what: str) -> JaLlmError:
+        return JaLlmError(
+            f"{self._name}: the array {'/'.join(path)} {what}, which is a mistake of ja_llm's; no model was written, report it "
+            "with the name of the source."
+        )
 
     def close(self) -> None:
         """End, when all is written.
 
         Raises:
-          JaLlmError: the disk is full, or it can't be written, or a file is lost.
-          ValueError: something was not written.
+          JaLlmError: the disk is full, or it can't be written, or a file is lost; something was not written.
         """
-        with writable(self._name):
-            self._syncing.shutdown()
-            for job in self._synced:
-                job.result()
-        if missing := [file for file, left in self._left.items() if left]:
-            raise ValueError(f"{missing[0]} was not written whole")
+        with writable(self._name), contextlib.suppress(FileNotFoundError):  # `check_sizes` says which is lost
+            self._disk.close()
+        for path, array in self._arrays.items():
+            if any(not self._files[file].whole for file in array.files):
+                raise self._mistake(path, "was not written whole")
         for array in self._arrays.values():
             with readable(array.folder.parent.parent):
                 array.check_sizes()
 
 
+class _Coming:
+    """What of a file is still to be written: stretches (begin, end), and how many bytes are not there yet."""
+
+    def __init__(self, size: int):
+        self._stretches, self._left = [(0, size)] if size else [], size
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte was written."""
+        return not self._left
+
+    def begin(self, offset: int, size: int) -> bool:
+        """Take bytes that are about to be written; False where one of them was taken before, or has no place."""
+        for n, (begin, end) in enumerate(self._stretches):
+            if begin <= offset and offset + size <= end:
+                self._stretches[n : n + 1] = [(a, b) for a, b in ((begin, offset), (offset + size, end)) if a < b]
+                return True
+        return False
+
+    def end(self, size: int) -> bool:
+        """Count as many bytes that are written now; whether these were the last."""
+        self._left -= size
+        return self.whole
+
+
+def _put(file: Path, offset: int, data: memoryview, room: bytearray) -> bool:
+    """Write bytes to a place of a file; whether they read back."""
+    number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        write_at(number, data, offset)
+        return reads_back(number, data, offset, room)
+    finally:
+        os.close(number)
+
+
 def write_at(number: int, data: memoryview, offset: int) -> None:
-    """All of the bytes at a place of a file."""
+    """All of the bytes at a place of a file; the system may take fewer at a time.
+
+    Raises:
+      OSError: they can't be written.
+    """
     written = 0
     while written < len(data):
-        written += os.pwrite(number, data[written:], offset + written)
+        went = os.pwrite(number, data[written:], offset + written)
+        if not went:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        written += went
 
 
 def reads_back(number: int, data: memoryview, offset: int, room: bytearray) -> bool:
-    """Whether a file holds these bytes at a place; `room` becomes what it holds."""
+    """Whether a file holds these bytes at a place, as the system has them; `room` becomes what it holds."""
     if len(room) != len(data):
         room[:] = bytes(len(data))
-    there = os.preadv(number, [room], offset)
-    return there == len(data) and room == data  # a bytearray compares by memcmp, a memoryview item by item
-
-
-def _to_disk(number: int) -> None:
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    there = 0
+    with memoryview(room) as view:
+        while there < len(data):
+            with view[there:] as rest:
+                came = os.preadv(number, [rest], offset + there)
+            if not came:
+                return False
+            there += came
+    return room == data  # a bytearray compares by memcmp, a memoryview item by item
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A small tokenizer, and model folders of random numbers."""
 
+import shutil
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -53,3 +55,39 @@ def plain_source(tmp_path):
         return folder
 
     return make
+
+
+SIZES = {"hidden_size": 60, "intermediate_size": 77, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def source(tokenizer, tmp_path_factory):
+    """source(...) -> (a folder that transformers wrote, its model): random weights, odd sizes, a head width of its own."""
+
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+
+    def make(**more):
+        torch.manual_seed(0)
+        rope = {"rope_type": "default", "rope_theta": more.pop("theta", 50000.0)}
+        settings = {**SIZES, "vocab_size": 351, "head_dim": 14, "rope_parameters": rope, "max_position_embeddings": 64, **more}
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
+        with torch.no_grad():
+            for name, value in model.named_parameters():  # norms and logits away from their initial ones
+                value.copy_(torch.randn_like(value) * 0.3 + 1 if "norm" in name else value * 4)
+        folder = tmp_path_factory.mktemp("source")
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
+        return folder, model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def untied(source):
+    return source()
+
+
+@pytest.fixture
+def copy(untied, tmp_path):
+    """A copy of the source to spoil."""
+    return shutil.copytree(untied[0], tmp_path / "src")

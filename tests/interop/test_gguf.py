@@ -4,18 +4,23 @@ import json
 import struct
 
 import gguf
+import jax
 import numpy as np
 import pytest
 import tokenizers
 
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.interop.gguf import halves
+from ja_llm.files import sha256_file
+from ja_llm.interop.gguf import halves, open_gguf
 from ja_llm.interop.gguf_file import GGUFFile
 from ja_llm.interop.hf import export_hf, format_summary
 from ja_llm.interop.importing import import_checkpoint
-from ja_llm.models.decoder import Decoder
+from ja_llm.interop.parameters import read_params, read_to_files
+from ja_llm.models.decoder import Decoder, abstract_params
+from ja_llm.train.array_files import NewArrays
 from ja_llm.train.checkpoints import load_model, save_model
 from ja_llm.train.ledger import new_ledger, parent_entry
+from ja_llm.train.written_arrays import read_on_host
 from ja_llm.vocab.sentencepiece_tokenizer import SentencePieceTokenizer
 
 TYPES = gguf.GGMLQuantizationType
@@ -227,6 +232,18 @@ def test_experts_of_one_tensor_are_told_apart(tokenizer, tmp_path):
         for layer in range(LAYERS):
             expected = stored[f"blk.{layer}.{name}.weight"][0].swapaxes(1, 2)
             np.testing.assert_array_equal(np.asarray(mlp[ours]["kernel"])[layer], expected)
+
+
+def test_numbers_that_are_streamed_into_files_are_those_of_arrays(tokenizer, tmp_path):
+    """Half precision, with experts, whose tensors hold several of ours."""
+    write(tmp_path / "x.gguf", tokenizer, kind=TYPES.Q8_0, experts=3)
+    for dtype in ("float16", "bfloat16"):
+        config, tensors, *_ = open_gguf(tmp_path / "x.gguf", dtype)
+        ordinary, abstract = read_params(tensors, config, tmp_path), abstract_params(config)
+        digests = read_to_files(tensors, config, tmp_path, NewArrays(tmp_path / dtype, abstract, tmp_path))
+        streamed = read_on_host(tmp_path / dtype / "checkpoints" / "0" / "params", abstract)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.view(np.uint16), b.view(np.uint16)), streamed, ordinary)
+        assert digests == {"x.gguf": sha256_file(tmp_path / "x.gguf")}
 
 
 def test_divided_frequencies_are_llama_3s_or_refused(tokenizer, tmp_path, monkeypatch):

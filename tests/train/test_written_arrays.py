@@ -2,7 +2,10 @@
 
 import concurrent.futures
 import math
+import os
 import random
+import time
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -104,6 +107,55 @@ def test_a_bit_that_the_disk_turned_is_seen_where_it_is_written(tmp_path, monkey
         new.write(("head",), meant["head"][:5].nbytes, meant["head"][5:])
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "message"),
+    [
+        (5, 10, "was given some of its numbers twice"),  # the very same
+        (9, 12, "was given some of its numbers twice"),  # an end of it
+        (0, 40 * 12, "was given some of its numbers twice"),  # all around it, in several files
+        (40 * 12 - 1, 40 * 12 + 1, "has no place for numbers that came for it"),
+    ],
+)
+def test_numbers_that_come_twice_or_have_no_place_are_refused_and_the_first_stay(tmp_path, begin, end, message):
+    meant = numbers(BF16)
+    new, flat = NewArrays(tmp_path, meant, tmp_path), meant["head"].reshape(-1)
+    new.write(("head",), 10, flat[5:10])
+    with pytest.raises(JaLlmError, match=f"the array head {message}"):
+        new.write(("head",), 2 * begin, np.zeros(end - begin, BF16))
+    assert (tmp_path / "checkpoints" / "0" / "params" / "head" / "0.0").read_bytes()[10:20] == flat[5:10].tobytes()
+
+
+def test_a_system_that_takes_and_gives_a_few_bytes_at_a_time_loses_none(tmp_path, monkeypatch):
+    meant, pwrite, preadv = numbers(BF16), os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda number, data, offset: pwrite(number, data[:7], offset))
+    monkeypatch.setattr(os, "preadv", lambda number, rooms, offset: preadv(number, [rooms[0][:5]], offset))
+    with NewArrays(tmp_path, meant, tmp_path) as new:
+        for path, leaf in leaves_of(meant).items():
+            new.write(path, 0, leaf)
+    check_all_there(tmp_path / "checkpoints" / "0" / "params", meant)
+    monkeypatch.setattr(os, "pwrite", lambda number, data, offset: 0)
+    with pytest.raises(JaLlmError, match="Input/output error"):
+        NewArrays(tmp_path / "other", meant, tmp_path).write(("head",), 0, meant["head"])
+
+
+def test_files_that_wait_for_the_disk_are_not_open_and_an_error_leaves_them(tmp_path, monkeypatch):
+    meant, synced, there = numbers(BF16), [], Path("/proc/self/fd")
+
+    def slow(number):
+        synced.append(number)
+        while not new._disk._pool._shutdown:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    before = len(list(there.iterdir()))
+    with pytest.raises(ZeroDivisionError), NewArrays(tmp_path, meant, tmp_path) as new:
+        for path, leaf in leaves_of(meant).items():
+            new.write(path, 0, leaf)
+        assert len(new._files) > 8 and len(list(there.iterdir())) <= before + 1
+        raise ZeroDivisionError
+    assert len(synced) == 1
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_what_is_not_whole_at_the_end_is_said(tmp_path, lost):
     meant = numbers(BF16)
@@ -112,7 +164,7 @@ def test_what_is_not_whole_at_the_end_is_said(tmp_path, lost):
         if lost or path != ("head",):
             new.write(path, 0, leaf)
     if not lost:
-        with pytest.raises(ValueError, match=r"head/0\.0 was not written whole"):
+        with pytest.raises(JaLlmError, match=f"{tmp_path}: the array head was not written whole"):
             new.close()
         return
     (tmp_path / "checkpoints" / "0" / "params" / "layers.kernel" / "2.0.0.0").unlink()
