@@ -26,6 +26,7 @@ from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
 from ja_llm.train import loop, maintenance, memory, preparation, watchdog
 from ja_llm.train.checkpoints import Checkpoints, model_steps
 from ja_llm.train.digests import _of_devices, _of_host, digests
+from ja_llm.train.evaluating import Evaluation
 from ja_llm.train.goodput import Goodput
 from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.loop import run
@@ -92,14 +93,11 @@ class Source:
             "decoder_positions": np.arange(LENGTH, dtype=np.int32)[None].repeat(BATCH, 0),
         }
 
-    def open(self, start, shard, shards):
+    def open(self, positions, shard, shards):
         def batches():
-            step = start
-            while True:
-                data_step = self.schedule.data_step(step)
-                self.read.append((step, data_step))
-                yield self.batch(data_step)
-                step += 1
+            for stage, data_step in positions:
+                self.read.append(data_step)
+                yield (stage, data_step), self.batch(data_step)
 
         return contextlib.closing(batches())
 
@@ -120,7 +118,6 @@ def train(tmp_path):
                 MODEL,
                 Letters(),
                 source,
-                source.open,
                 optimizer,
                 schedule,
                 identity=identity,
@@ -197,7 +194,7 @@ def test_a_newest_checkpoint_with_a_changed_byte_is_named_and_the_one_before_is_
     found = train("run", again)
     said = capsys.readouterr().err
     assert "checkpoints/8: this checkpoint is damaged (params/" in said and "the run goes on from step 4" in said
-    assert again.read[0] == (4, 4) and found == whole
+    assert again.read[0] == 4 and found == whole
     assert len(list((tmp_path / "run/damaged").iterdir())) == 1
     for step in (8, 12):
         flip(tmp_path / f"run/checkpoints/{step}/optimizer")
@@ -309,7 +306,7 @@ def test_a_source_that_hangs_in_a_run_ends_the_process_at_its_step(tmp_path):
         "        return super().batch(step)\n"
         "config = t.RunConfig(Path(sys.argv[2]), 12, mesh={'data': 1}, checkpoint_period=4, step_timeout=6.0)\n"
         "source = Hung()\n"
-        "t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(3e-2, 1), identity={})\n"
+        "t.run(config, t.MODEL, t.Letters(), source, t.AdamW(), t.WarmupConstant(3e-2, 1), identity={})\n"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "run")]
     found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=280)
@@ -403,7 +400,7 @@ def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeyp
     def full(*arguments, **named):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    monkeypatch.setattr(loop, "_evaluate", full)
+    monkeypatch.setattr(Evaluation, "measure", full)
     with pytest.raises(
         JaLlmError, match="not enough memory for an evaluation beside the run's own state; bind train.eval_documents"
     ):
@@ -432,7 +429,7 @@ def test_sigterm_during_an_evaluation_saves_at_its_step_and_what_is_left_is_meas
     when, source = [], Source()  # when: the data step behind which the signal comes, once
 
     def slow(params):
-        if when and source.read and source.read[-1][0] == when[0]:
+        if when and source.read and source.read[-1] == when[0]:
             when.clear()
             os.kill(os.getpid(), signal.SIGTERM)
         return {"x": 1.0}
@@ -458,7 +455,7 @@ def test_sigterm_inside_one_long_evaluator_is_heard_behind_its_batch(train, tmp_
 
     def long(params):
         for _ in range(100):
-            if source.read and source.read[-1][0] == 5:  # behind step 6
+            if source.read and source.read[-1] == 5:  # behind step 6
                 since.append(1)
                 if len(since) == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
