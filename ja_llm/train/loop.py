@@ -110,20 +110,20 @@ def run(
             forgetting = monitor_of(its.spool.folder, config, evaluators, start) if its.writes else None
             if not rollbacks and (sentence := report.convention()):
                 say(sentence)
-            positions = map(data.schedule.position, range(start, config.total_steps))  # the batch that each step reads
+            # The data position of each step, (stage, data step): by its number alone, past what rollbacks have skipped
+            positions = map(data.schedule.position, range(start, config.total_steps))
             try:
                 with progress, data.open(positions, *prepared.shard) as stream:
-                    if evaluation.left_out(
-                        start, writer
-                    ):  # what the curves fall from, and what a kill behind a save has left out
+                    # What the curves fall from, and what a stop or a kill behind a save has left out
+                    if evaluation.left_out(start, writer):
                         monitors.phase("evaluation", start)
                         if evaluation.measure(start, plan.weights(state, frozen), writer, forgetting)[1]:
                             raise evaluation.stopped(start)
                     report.restart_clock()
                     for step in range(start, config.total_steps):
                         monitors.phase("data", step)
-                        position, own = next(stream)
-                        batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in own.items()}
+                        position, arrays = next(stream)  # this host's rows of the batch at that data position
+                        batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in arrays.items()}
                         monitors.phase("step", step)
                         state, metrics = step_fn(state, batch, *frozen)
                         report.fetch()  # the previous step's numbers, while this one computes
