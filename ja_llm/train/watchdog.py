@@ -71,17 +71,20 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(self._tick) and not self._failed:
-            now = time.monotonic()
-            limit = self._timeout if self._timed else self._phase_timeout
-            waited = now - self._since
-            if limit is not None and waited > _NAMED_BY * limit:
-                silent = self._silent(now, _MISSED * self._period + self._look, never=True)
-                if silent or waited > limit:
-                    self._bark(waited, silent or self._behind())
-                    return
-            elif (silent := self._silent(now, SILENCE)) is not None:
-                self._bark(waited, silent)
+            if (due := self._due(time.monotonic())) is not None:
+                self._bark(*due)
                 return
+
+    def _due(self, now: float) -> tuple[float, str] | None:
+        """(seconds waited, who is silent) where it is time to end."""
+        limit = self._timeout if self._timed else self._phase_timeout
+        waited = now - self._since
+        if limit is None or waited <= _NAMED_BY * limit:
+            silent = self._silent(now, SILENCE)
+        else:
+            silent = self._silent(now, _MISSED * self._period + self._look, never=True)
+            silent = silent or (self._behind() if waited > limit else None)
+        return None if silent is None else (waited, silent)
 
     def _listen(self) -> None:
         """Hear the others' pulses; in a thread of its own, for a question to a coordinator that is stopped never comes back."""

@@ -142,6 +142,9 @@ def test_a_batch_that_is_not_finite_is_rolled_back_noted_and_replayed(train, tmp
     assert "step 7: the loss or its gradient is not finite; back to step 4" in capsys.readouterr().err
     schedule = DataSchedule.from_json(ledger["data_schedule"])
     assert [schedule.data_step(step) for step in range(8)] == [0, 1, 2, 3, 7, 8, 9, 10]
+    # What was read is what the schedule says, and what the log says; batch 6 was asked for and read once, before.
+    assert [(line["stage"], line["data_step"]) for line in found] == [schedule.position(step) for step in range(12)]
+    assert source.read[:7] == [*range(7)] and source.read[-8:] == [*range(7, 15)]
     assert train("replay", Source({6: "nan"}, schedule)) == found
     assert "rollbacks" not in json.loads((tmp_path / "replay/run.json").read_text())
 
@@ -164,7 +167,10 @@ def test_a_rollback_holds_one_state_and_is_not_timed(train, tmp_path, monkeypatc
 
 def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
     source = Source({step: "nan" for step in range(5, 99)})
-    with pytest.raises(JaLlmError, match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* from step 4 .*nan@4"):
+    with pytest.raises(
+        JaLlmError,
+        match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* of data step \d+.* from step 4 .*nan@4",
+    ):
         train("nan", source, max_rollbacks=2)
     assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2
 
@@ -291,7 +297,7 @@ def test_processes_with_different_commands_are_refused_by_the_setting(train, tmp
         fingerprint = "ours"
 
     def told(word):  # what a second process, whose command or data has a slip, would say
-        assert name in json.loads(word)
+        assert name in json.loads(word) and json.loads(word)["evaluators"] == [["x", "ours"]]
         return [word, json.dumps(json.loads(word) | {name: other})]
 
     monkeypatch.setattr(preparation, "told_by_all", told)
