@@ -34,8 +34,8 @@ _LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 2.0, 20.0, 3.0
 # What XLA says of a process that is gone: in the collectives of CPU and GPU, and in the coordination service ("while calling
 # /tensorflow.CoordinationService/...", "Barrier failed", "Barrier timed out"). It raises its own kind, and ValueError where an array is read.
 # Others' errors (of W&B, of a bucket) are of kinds of their own, or name what they are of, and a restart would meet them again.
-_GONE = re.compile(r"\b[Gg]loo\b|\bNCCL\b|[Cc]oordination ?[Ss]ervice|coordination agent|Barrier (failed|timed out)")
-_XLA = (jax.errors.JaxRuntimeError, ValueError)
+_GONE = re.compile(r"gloo|nccl|coordination[ _]?(service|agent)|jax_worker|barrier (failed|timed out)", re.IGNORECASE)
+_XLA = (jax.errors.JaxRuntimeError, ValueError)  # and what gin makes of them
 
 
 class Failure(NamedTuple):
@@ -105,7 +105,12 @@ def leave_if_lost(error: BaseException) -> None:
 def _of_another(error: BaseException | None) -> str | None:
     """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
     while error is not None and not isinstance(error, Lost):
-        if type(error) in _XLA and "tensorstore" not in str(error) and _GONE.search(str(error)):
+        if (
+            isinstance(error, _XLA)
+            and not isinstance(error, JaLlmError)
+            and "tensorstore" not in str(error)
+            and _GONE.search(str(error))
+        ):
             return first_line(error)
         error = error.__cause__
     return None
@@ -122,6 +127,7 @@ def shared() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
+    _told.clear()
     threading.Thread(target=_listen, args=(rank, ended), name="failures", daemon=True).start()
     try:
         yield
@@ -148,6 +154,7 @@ def _listen(rank: int, ended: threading.Event) -> None:
     while not ended.wait(_LOOK):
         told = posted()
         if told is not None:
+            _told.set()
             until = time.monotonic() + told.stays
             while time.monotonic() < until and not _has_ended(told.rank) and not ended.wait(_LOOK):
                 pass
@@ -155,6 +162,14 @@ def _listen(rank: int, ended: threading.Event) -> None:
             if not ended.wait(_STAYS if told.rank != rank else 3 * _STAYS):
                 _leave(told, rank)
             return
+
+
+_told = threading.Event()
+
+
+def all_end() -> bool:
+    """Whether a process has said why all end, and this one will; for whoever would end it for another reason."""
+    return _told.is_set()
 
 
 def _has_ended(rank: int) -> bool:
@@ -208,16 +223,19 @@ def last(*writes: Callable[[], object]) -> Iterator[None]:
         _last[:] = before
 
 
-def _exit(code: int, rank: int, after: float = 0.0) -> None:
-    time.sleep(after)
+def end(code: int) -> None:
+    """End this process at once, but for what was named with `last`."""
     writer = threading.Thread(target=_write_last, name="last", daemon=True)
     writer.start()
     writer.join(timeout=_LAST)
     sys.stdout.flush()
     sys.stderr.flush()
-    if rank == 0:
-        time.sleep(_COORDINATOR_STAYS)
     os._exit(code)
+
+
+def _exit(code: int, rank: int, after: float = 0.0) -> None:
+    time.sleep(after + (_COORDINATOR_STAYS if rank == 0 else 0))
+    end(code)
 
 
 def _write_last() -> None:

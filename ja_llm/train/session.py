@@ -94,16 +94,14 @@ def opened(
     with (
         contextlib.closing(lock),
         contextlib.closing(spool),
+        failures.last(*(goodput.write, spool.mirror) if writes else ()),  # what an end without tidying up would lose
         stop_on_signals() as stopping,
         maintenance.watched(config.maintenance, stopping.ask),
         sharding.use(prepared.mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, spool.folder) as monitors,
         wandb_run.opened(config.wandb_project if writes else None, directory, spool.folder) as wandb,
-        # What an end without tidying up would lose.
-        failures.last(
-            *(goodput.write, spool.mirror) if writes else (), *[functools.partial(wandb.close, failed=True)] if wandb else ()
-        ),
+        failures.last(*[functools.partial(wandb.close, failed=True)] if wandb else ()),
         _in_sentences(goodput, compile_step, model, config.step, rows),
     ):
         yield Session(checkpoints, monitors, goodput, stopping, spool, wandb, writes)

@@ -1,7 +1,6 @@
 """The watchdog: a step, or the data of one, that does not come is a stack dump, a name and an exit, and not a night of idle machines."""
 
 import faulthandler
-import os
 import sys
 import threading
 import time
@@ -45,7 +44,7 @@ class Watchdog:
     of the phase is over; in every phase, and without any timeout set, after SILENCE seconds. Then all end.
     """
 
-    def __init__(self, timeout: float | None, phase_timeout: float | None = None, end: Callable[[int], Any] = os._exit):
+    def __init__(self, timeout: float | None, phase_timeout: float | None = None, end: Callable[[int], Any] = failures.end):
         self._timeout, self._phase_timeout, self._end = timeout, phase_timeout, end
         self._phase, self._step, self._since = "start", 0, time.monotonic()
         self._timed = False
@@ -56,7 +55,6 @@ class Watchdog:
         self.pulse = Pulse(self._period) if watched else None
         self._look, self._tick = min(least / 10, 5.0), min(least / 50, 1.0)
         self._heard: dict[int, tuple[str, float]] = {}  # rank -> what its pulse said last, and since when
-        self._failed = False  # a process has said why all end (`ja_llm.train.failures`)
         self._answered = time.monotonic()
         if watched:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -70,7 +68,7 @@ class Watchdog:
             self.pulse.step = step
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._tick) and not self._failed:
+        while not self._closed.wait(self._tick) and not failures.all_end():
             if (due := self._due(time.monotonic())) is not None:
                 self._bark(*due)
                 return
@@ -90,7 +88,6 @@ class Watchdog:
         """Hear the others' pulses; in a thread of its own, for a question to a coordinator that is stopped never comes back."""
         assert self.pulse is not None
         while not self._closed.wait(self._look):
-            self._failed = failures.posted() is not None
             beats, now = self.pulse.beats(), time.monotonic()
             self._answered = now if beats else self._answered
             for rank, beat in beats.items():

@@ -269,9 +269,10 @@ def test_a_second_control_c_is_told_to_the_others(of_three):
 def test_one_that_looks_for_more_is_waited_for(of_three):
     store, ended = of_three
     with failures.shared():
+        assert not failures.all_end()
         store.values[failures._FAILED] = json.dumps([0, 3, "the step does not fit.", 60.0])
         time.sleep(1.5)  # longer than what others stay otherwise
-        assert not ended
+        assert not ended and failures.all_end()
         store.values[f"{failures._FAILED}/0"] = "failed"
         deadline = time.monotonic() + 20
         while not ended and time.monotonic() < deadline:

@@ -126,7 +126,7 @@ def test_a_silent_process_is_named_before_the_time_is_over_and_others_have_all_o
 def test_no_restart_is_asked_for_where_a_process_has_said_why_all_end(monkeypatch, of_two):
     """One that looks for what would fit into memory takes longer than the others' steps may."""
     of_two(lambda n: {0: str(n), 1: "7 4"})
-    monkeypatch.setattr(failures, "posted", lambda: failures.Failure(1, 1, "the step does not fit.", 600.0))
+    monkeypatch.setattr(failures, "all_end", lambda: True)
     ended = []
     with Watchdog(0.5, end=ended.append) as dog:
         dog.sign(4, "step")
