@@ -23,8 +23,10 @@ from ja_llm.compile.hardware import parse_gpus, parse_topology
 from ja_llm.compile.settings import Settings, of_the_candidate
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_write
+from ja_llm.models.decoder import Decoder
 from ja_llm.train import flops, loop, memory
 from ja_llm.train.state import plan_state
+from ja_llm.train.step import make_train_step
 
 
 def topology_devices(topology: str, slices: int = 1) -> Any:
@@ -80,7 +82,8 @@ def compile_step(
     state = state_bytes(plan, rows, batch)
     began, cpu = time.perf_counter(), time.process_time()
     with sharding.use(mesh, settings.rules):
-        lowered = loop.lowered_step(mesh, rows, plan, transformation, batch, settings.schedule, settings.model, options)
+        train_step = make_train_step(Decoder(settings.model), transformation, settings.schedule, options, axes=plan.axes)
+        lowered = loop.lowered_step(train_step, mesh, rows, plan, batch)
         try:
             compiled = lowered.compile(compiler_options=dict(compiler_options or {}))
         except Exception as error:  # XLA's own kinds

@@ -9,9 +9,9 @@ and any number of hosts reads the same batch, each its own rows. Needs NumPy, Gr
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -21,7 +21,7 @@ from ja_llm.data.best_fit import BestFit
 from ja_llm.data.mixing import MIXINGS, Order
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
 from ja_llm.data.rates import Rule, resolved
-from ja_llm.data.schedule import DataSchedule
+from ja_llm.data.schedule import Position
 from ja_llm.data.store import SMALL_BYTES, TokenStore
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import sha256_json
@@ -45,7 +45,6 @@ class BatchSource:
       length: tokens in a row (the model's context).
       batch_size: rows in the global batch.
       seed: decides the order of rows; 0 or more.
-      schedule: which data step a training step reads; by default step k reads data step k.
       split: "train" or "heldout".
       packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
         padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
@@ -75,7 +74,6 @@ class BatchSource:
         length: int,
         batch_size: int,
         seed: int,
-        schedule: DataSchedule | None = None,
         split: str = "train",
         packing: str = "concatenate",
         mixing: str = "exact",
@@ -101,7 +99,6 @@ class BatchSource:
             self.mixture = sha256_json({"mixture": self.mixture, "rates": {m.task: m.rate for m in self._members}})
         self.rates = {m.task: m.rate for m in self._members}
         self.mixing: Order = MIXINGS[mixing]([m.rate / self._filled(m) for m in self._members])
-        self.schedule = schedule or DataSchedule.single(self.mixture)
         self.fingerprint = sha256_json(
             {
                 "members": [[m.task, m.rate, m.store.fingerprint, m.plan.fingerprint] for m in self._members],
@@ -264,19 +261,6 @@ class BatchSource:
                 result[r].append(values[i][start - ranges[i][0] : stop - ranges[i][0]])
         return result
 
-    def at(self, step: int, shard: int, num_shards: int) -> Batch:
-        """One host's rows of the batch that training step `step` reads; see `local`.
-
-        Raises:
-          JaLlmError: the schedule names another mixture for this step.
-        """
-        if self.schedule.mixture(step) != self.mixture:
-            raise JaLlmError(
-                f"{self.directory}: step {step} is to read mixture {self.schedule.mixture(step)[:12]}, but this cache holds {self.mixture[:12]}; "
-                "give the cache that the run's schedule names."
-            )
-        return self.local(self.schedule.data_step(step), shard, num_shards)
-
     def trace(self, data_step: int, row: int) -> list[tuple[str, int, int]]:
         """Where the tokens of one row came from: (document id, token start, token stop) of each segment in order.
 
@@ -305,13 +289,6 @@ def _identity(member: _Member) -> str:
     return f"{member.task}/{member.store.fingerprint}/{member.plan.fingerprint}"
 
 
-class Readable(Protocol):
-    """What `iterate` reads from: `BatchSource`, or `ja_llm.data.stages.StagedBatches`."""
-
-    def at(self, step: int, shard: int, num_shards: int) -> Batch:
-        """One host's rows of the batch of a training step."""
-
-
 _INTEGER_FEATURES = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
 
 
@@ -336,35 +313,19 @@ def trace_text(text: str, tokenizer: Tokenizer, start: int, stop: int) -> str:
     return text[inner[0][0] : inner[-1][1]] if inner else ""
 
 
-def iterate(
-    source: Readable,
-    start_step: int = 0,
-    prefetch: int = 2,
-    *,
-    shard: int = 0,
-    num_shards: int = 1,
-    stop_step: int | None = None,
-) -> "BatchIterator":
-    """Batches of training steps `start_step`, `start_step + 1`, ..., read ahead by a background thread.
+class ReadAhead(Iterator[tuple[Position, Batch]]):
+    """(position, batch) of each data position in turn, read ahead by a background thread; whatever that raises, `next` raises.
 
     Use it as a context manager (or call `close`), so that the thread ends with the loop.
 
     Args:
-      source: where batches come from; its schedule says which data step a training step reads.
-      start_step: first training step.
+      read: position -> batch.
+      positions: what to read, as `ja_llm.data.schedule.DataSchedule.position` gives it for one training step after the other.
       prefetch: batches to hold ready; 0 reads in the calling thread.
-      shard: number of this host.
-      num_shards: number of hosts.
-      stop_step: step before which to end; None goes on for ever.
     """
-    return BatchIterator(source, start_step, prefetch, shard, num_shards, stop_step)
 
-
-class BatchIterator(Iterator[Batch]):
-    """See `iterate`. Whatever the reading thread raises, `next` raises."""
-
-    def __init__(self, source: Readable, start_step: int, prefetch: int, shard: int, num_shards: int, stop_step: int | None):
-        self._batches = self._produce(source, start_step, shard, num_shards, stop_step)
+    def __init__(self, read: Callable[[Position], Batch], positions: Iterable[Position], prefetch: int = 2):
+        self._batches = ((position, read(position)) for position in positions)
         self._closed = threading.Event()
         self._queue: queue.Queue | None = None
         if prefetch > 0:
@@ -372,22 +333,16 @@ class BatchIterator(Iterator[Batch]):
             self._thread = threading.Thread(target=self._fill, name="batches", daemon=True)
             self._thread.start()
 
-    @staticmethod
-    def _produce(source: Readable, step: int, shard: int, num_shards: int, stop_step: int | None) -> Iterator[Batch]:
-        while stop_step is None or step < stop_step:
-            yield source.at(step, shard, num_shards)
-            step += 1
-
     def _fill(self) -> None:
         try:
-            for batch in self._batches:
-                if not self._put((batch, None)):
+            for found in self._batches:
+                if not self._put((found, None)):
                     return
             self._put((None, StopIteration()))
         except BaseException as error:
             self._put((None, error))
 
-    def _put(self, item: tuple[Batch | None, BaseException | None]) -> bool:
+    def _put(self, item: tuple[tuple[Position, Batch] | None, BaseException | None]) -> bool:
         assert self._queue is not None
         while not self._closed.is_set():
             try:
@@ -397,17 +352,17 @@ class BatchIterator(Iterator[Batch]):
                 continue
         return False
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> tuple[Position, Batch]:
         if self._closed.is_set():
             raise StopIteration
         if self._queue is None:
             return next(self._batches)
-        batch, error = self._queue.get()
+        found, error = self._queue.get()
         if error is not None:
             self.close()
             raise error
-        assert batch is not None
-        return batch
+        assert found is not None
+        return found
 
     def close(self) -> None:
         """End the thread and drop what it has read ahead."""
@@ -415,7 +370,7 @@ class BatchIterator(Iterator[Batch]):
         if self._queue is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 
-    def __enter__(self) -> "BatchIterator":
+    def __enter__(self) -> "ReadAhead":
         return self
 
     def __exit__(self, *unused: object) -> None:

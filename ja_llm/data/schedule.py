@@ -11,6 +11,9 @@ from typing import Any
 from ja_llm.data.mixing import MIXINGS
 from ja_llm.errors import JaLlmError, UsageError
 
+# The data position of a training step: (stage number, data step, counted from the start of its stage).
+Position = tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSchedule:
@@ -38,14 +41,14 @@ class DataSchedule:
             raise IndexError(f"training step {step}")
         return max(i for i, (first, _) in enumerate(self.stages) if first <= step)
 
-    def mixture(self, step: int) -> str:
-        """Fingerprint of the mixture that training step `step` reads."""
-        return self.stages[self.stage(step)][1]
-
     def data_step(self, step: int) -> int:
         """The data step, counted from the start of its stage, that training step `step` reads."""
+        return self.position(step)[1]
+
+    def position(self, step: int) -> Position:
+        """The data position of training step `step`: (stage, data step). Its batch is a function of this and the data alone."""
         stage = self.stage(step)
-        return self.batches_before(stage, step - self.stages[stage][0])
+        return stage, self.batches_before(stage, step - self.stages[stage][0])
 
     def batches_before(self, stage: int, data_step: int) -> int:
         """How many batches of a stage are read or passed over before the one that its training step `data_step` (from 0) reads."""

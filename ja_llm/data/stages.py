@@ -6,15 +6,15 @@ so that a document comes again only after all others have.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 
-from ja_llm.data.batches import Batch, BatchIterator, BatchSource, iterate
+from ja_llm.data.batches import Batch, BatchSource, ReadAhead
 from ja_llm.data.rates import Rule, check_rates
-from ja_llm.data.schedule import DataSchedule
+from ja_llm.data.schedule import DataSchedule, Position
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path
 
@@ -173,13 +173,14 @@ class StagedBatches:
         for source in self.sources:
             source.positions = positions
 
-    def at(self, step: int, shard: int, num_shards: int) -> Batch:
-        """One host's rows of the batch that training step `step` reads; see `BatchSource.local`."""
-        return self.sources[self.schedule.stage(step)].local(self.schedule.data_step(step), shard, num_shards)
+    def local(self, position: Position, shard: int, num_shards: int) -> Batch:
+        """One host's rows of the batch at a data position (`DataSchedule.position`); see `BatchSource.local`."""
+        stage, data_step = position
+        return self.sources[stage].local(data_step, shard, num_shards)
 
-    def open(self, step: int, shard: int, shards: int, stop_step: int | None = None) -> BatchIterator:
-        """One host's rows of the batches of training step `step` and those behind it, read ahead; a context manager."""
-        return iterate(self, step, shard=shard, num_shards=shards, stop_step=stop_step)
+    def open(self, positions: Iterable[Position], shard: int, shards: int, prefetch: int = 2) -> ReadAhead:
+        """One host's rows of the batches at these data positions, in their order, read ahead; a context manager."""
+        return ReadAhead(lambda position: self.local(position, shard, shards), positions, prefetch)
 
     def statement(self, steps: int) -> dict[str, dict[str, Any]]:
         """What `steps` training steps read of each source: {task: {tokens, share, epochs, rows}}, all stages together."""

@@ -1,6 +1,5 @@
 """Evaluation on parameters that lie on several hosts: every process computes the same rows together with the others."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ja_llm.errors import JaLlmError
 from ja_llm.train.processes import between_batches
 
 
@@ -35,20 +33,3 @@ def of_first(metrics: Mapping[str, float]) -> dict[str, float]:
     # As bytes: 64-bit floats would be rounded on the way.
     told = multihost_utils.broadcast_one_to_all(values.view(np.uint8))
     return dict(zip(metrics, np.asarray(told, np.uint8).view(np.float64).tolist(), strict=True))
-
-
-def check_same(name: str, text: str) -> None:
-    """Refuse where the processes are not about the same thing, on all of them.
-
-    Args:
-      name: what is compared.
-      text: this process's.
-
-    Raises:
-      JaLlmError: another process has another one.
-    """
-    if jax.process_count() == 1:
-        return
-    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
-    if len(np.unique(np.asarray(multihost_utils.process_allgather(own)), axis=0)) > 1:
-        raise JaLlmError(f"{name}: the hosts of this run have different files of this evaluation set; give all of them the same.")

@@ -4,9 +4,10 @@ Without this the others would wait for the one that is gone, find a broken conne
 meets the same damaged store again. A process that can't go on posts why under a key of the coordination service; a thread of each process
 looks for it. A process that was killed can post nothing: whoever meets the broken connection first posts that, and all end with 75,
 those too that wait in a save for a barrier which breaks much later.
+
+Whoever ends so does not tidy up, since that waits for the others; what is to be written all the same is named with `last`.
 """
 
-import atexit
 import contextlib
 import json
 import os
@@ -14,8 +15,10 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import jax
 
 from ja_llm.errors import JaLlmError
 from ja_llm.train.checkpoint_errors import first_line
@@ -24,11 +27,15 @@ from ja_llm.train.processes import RESTART, Lost, Stopped
 _FAILED = "ja_llm/failed"
 
 # Seconds: between two looks; that a process stays when another has failed, so that its own error may come and a save in the background end;
-# by which process 0, which serves the key, outlives the others' last question.
-_LOOK, _STAYS, _COORDINATOR_STAYS = 1.0, 10.0, 2.0
+# by which process 0, which serves the key, outlives the others' last question; that `last` may take; by which a process
+# outlives its own error, so that it is printed.
+_LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 2.0, 20.0, 3.0
 
-# What is said of a process that is gone: by the collectives of CPU and GPU, and by the coordination service.
-_GONE = re.compile(r"[Gg]loo|NCCL|UNAVAILABLE|[Cc]onnection (reset|closed|refused)|[Cc]oordination|[Bb]arrier")
+# What XLA says of a process that is gone: in the collectives of CPU and GPU, and in the coordination service ("while calling
+# /tensorflow.CoordinationService/...", "Barrier failed", "Barrier timed out"). It raises its own kind, and ValueError where an array is read.
+# Others' errors (of W&B, of a bucket) are of kinds of their own, or name what they are of, and a restart would meet them again.
+_GONE = re.compile(r"gloo|nccl|coordination[ _]?(service|agent)|jax_worker|barrier (failed|timed out)", re.IGNORECASE)
+_XLA = (jax.errors.JaxRuntimeError, ValueError)  # and what gin makes of them
 
 
 class Failure(NamedTuple):
@@ -38,11 +45,13 @@ class Failure(NamedTuple):
       rank: the process that said so.
       code: exit code, for all.
       sentence: of its error.
+      stays: seconds that the others give it to find out more, before they end.
     """
 
     rank: int
     code: int
     sentence: str
+    stays: float = 0.0
 
 
 def _service() -> tuple[Any, int, int]:
@@ -53,16 +62,18 @@ def _service() -> tuple[Any, int, int]:
     return state.client if (state.num_processes or 1) > 1 else None, state.process_id, state.num_processes or 1
 
 
-def post(error: BaseException) -> None:
-    """Tell the other processes that this one can't go on; the first that does is believed."""
+def post(error: BaseException, stays: float = 0.0) -> None:
+    """Tell the other processes that this one can't go on; the first that does is believed. `stays`: as of `Failure`."""
     client, rank, _ = _service()
     if client is None:
         return
     code = error.exit_code if isinstance(error, JaLlmError) else 1
     # gin adds lines about the call that failed; a sentence of ours is the first, whole.
     said = str(error).splitlines()[0] if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, KeyboardInterrupt):
+        said = "it was stopped at once, by a second Ctrl-C."
     with contextlib.suppress(Exception):  # another was first, or nobody serves the key any more
-        client.key_value_set(_FAILED, json.dumps([rank, code, said]))
+        client.key_value_set(_FAILED, json.dumps([rank, code, said, stays]))
 
 
 def posted() -> Failure | None:
@@ -94,9 +105,12 @@ def leave_if_lost(error: BaseException) -> None:
 def _of_another(error: BaseException | None) -> str | None:
     """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
     while error is not None and not isinstance(error, Lost):
-        text = str(error)
-        known = isinstance(error, JaLlmError) or "tensorstore" in text  # a bucket may be UNAVAILABLE, too
-        if not known and _GONE.search(text):
+        if (
+            isinstance(error, _XLA)
+            and not isinstance(error, JaLlmError)
+            and "tensorstore" not in str(error)
+            and _GONE.search(str(error))
+        ):
             return first_line(error)
         error = error.__cause__
     return None
@@ -113,19 +127,22 @@ def shared() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
+    _told.clear()
     threading.Thread(target=_listen, args=(rank, ended), name="failures", daemon=True).start()
     try:
         yield
     except Stopped:  # all have agreed on it
         _say_ended(client, rank, "done")
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         leave_if_lost(error)
         post(error)
+        ended.set()  # what this process has to say is its own error, whoever was first
         _say_ended(client, rank, "failed")
         if not _all_ended(client, count):
-            # They are gone, or will be; Python's own end would wait for them.
-            atexit.register(_exit, error.exit_code if isinstance(error, JaLlmError) else 1, rank)
+            # They are gone, or will be, and Python's own end waits for them before it asks atexit: a thread ends it behind the error's sentence.
+            code = error.exit_code if isinstance(error, JaLlmError) else 1
+            threading.Thread(target=_exit, args=(code, rank, _SAYS), name="end", daemon=True).start()
         raise
     else:
         _say_ended(client, rank, "done")
@@ -137,10 +154,29 @@ def _listen(rank: int, ended: threading.Event) -> None:
     while not ended.wait(_LOOK):
         told = posted()
         if told is not None:
+            _told.set()
+            until = time.monotonic() + told.stays
+            while time.monotonic() < until and not _has_ended(told.rank) and not ended.wait(_LOOK):
+                pass
             # Long enough for this process's own error; one that has one waits for the others itself, and not for ever.
             if not ended.wait(_STAYS if told.rank != rank else 3 * _STAYS):
                 _leave(told, rank)
             return
+
+
+_told = threading.Event()
+
+
+def all_end() -> bool:
+    """Whether a process has said why all end, and this one will; for whoever would end it for another reason."""
+    return _told.is_set()
+
+
+def _has_ended(rank: int) -> bool:
+    client, _, _ = _service()
+    with contextlib.suppress(Exception):  # it has said nothing
+        return bool(client.key_value_try_get(f"{_FAILED}/{rank}"))
+    return False
 
 
 def _say_ended(client: Any, rank: int, how: str) -> None:
@@ -173,11 +209,38 @@ def _leave(told: Failure, rank: int) -> None:
 
 
 _leaving = threading.Lock()
+_last: list[Callable[[], object]] = []
 
 
-def _exit(code: int, rank: int) -> None:
+@contextlib.contextmanager
+def last(*writes: Callable[[], object]) -> Iterator[None]:
+    """Within the block a process that ends without tidying up calls each of `writes` before; they have some seconds, and may fail."""
+    before = _last[:]
+    _last.extend(writes)
+    try:
+        yield
+    finally:
+        _last[:] = before
+
+
+def end(code: int) -> None:
+    """End this process at once, but for what was named with `last`."""
+    writer = threading.Thread(target=_write_last, name="last", daemon=True)
+    writer.start()
+    writer.join(timeout=_LAST)
     sys.stdout.flush()
     sys.stderr.flush()
-    if rank == 0:
-        time.sleep(_COORDINATOR_STAYS)
     os._exit(code)
+
+
+def _exit(code: int, rank: int, after: float = 0.0) -> None:
+    time.sleep(after + (_COORDINATOR_STAYS if rank == 0 else 0))
+    end(code)
+
+
+def _write_last() -> None:
+    for write in _last[:]:
+        try:
+            write()
+        except Exception as error:  # what is lost is said, and the others are written
+            print(f"ja-llm: not all could be written at the end ({first_line(error)}).", file=sys.stderr, flush=True)

@@ -68,13 +68,13 @@ class ForgettingMonitor:
             self._read_back(start)
 
     def _read_back(self, start: int) -> None:
-        stored = read_json(self._path, "probes file").get("domains", {}) if self._path.exists() else {}
+        stored = read_baseline(self._path) if self._path.exists() else {}
         for domain, probe in self._probes.items():
-            entry = stored.get(domain)
-            if entry and entry["fingerprint"] == probe.fingerprint:
-                self._base[domain] = np.asarray(entry["rows"], np.float64)
+            fingerprint, rows = stored.get(domain, ("", None))
+            if rows is not None and fingerprint == probe.fingerprint:
+                self._base[domain] = rows
             elif domain in self._tests:
-                why = "its held-out documents are others than then" if entry else "it was not measured then"
+                why = "it was not measured then" if rows is None else "its held-out documents are others than then"
                 _say(f"{domain} has no baseline of step 0 ({why}), so only a ceiling can raise an alarm for it.")
         for line in read_metrics(self._path.with_name("metrics.jsonl")):
             for domain in self._tests:
@@ -99,6 +99,10 @@ class ForgettingMonitor:
         values, why = dict[str, float](), ""
         for domain, rows in measured.items():
             if (base := self._base.get(domain)) is not None:
+                if base.shape != rows.shape:
+                    raise JaLlmError(
+                        f"{self._path}: this probes file has {len(base)} documents of {domain}, and there are {len(rows)}; {_REMEDY}."
+                    )
                 values[f"forgetting/{domain}/rise"], values[f"forgetting/{domain}/rise_error"] = rise(rows, base)
             if (alarm := alarm_of(domain, self._alarms)) is not None and step >= alarm.from_step:
                 told = self._judge(step, domain, alarm, rows, base)
@@ -121,6 +125,34 @@ class ForgettingMonitor:
         if before >= alarm.patience:
             _say(f"step {step}: the alarm for {domain} is off: it is within its bounds again.")
         return ""
+
+
+def read_baseline(path: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Of each domain in a probes.json the fingerprint of its documents, and their bits and bytes at step 0, float64 `[documents, 2]`.
+
+    Raises:
+      JaLlmError: it can't be read, is of another schema, or is not laid out so.
+    """
+    value = read_json(path, "probes file")
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        schema = value.get("schema") if isinstance(value, dict) else None
+        raise JaLlmError(
+            f"{path}: the schema of this probes file is {schema!r}, this version of ja_llm knows {SCHEMA!r}; {_REMEDY}."
+        )
+    found = {}
+    try:
+        for domain, entry in value["domains"].items():
+            rows = np.asarray(entry["rows"], np.float64)
+            if rows.ndim != 2 or rows.shape[1] != 2 or not len(rows) or not np.isfinite(rows).all():
+                raise ValueError(f"the rows of {domain!r} are no pairs of bits and bytes")
+            found[domain] = str(entry["fingerprint"]), rows
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = str(error) if isinstance(error, ValueError) else "its domains are not laid out as ja_llm writes them"
+        raise JaLlmError(f"{path}: this probes file can't be used ({what}); {_REMEDY}.") from error
+    return found
+
+
+_REMEDY = "put a copy back, or remove it: without it only a ceiling can raise an alarm"
 
 
 def _say(sentence: str) -> None:

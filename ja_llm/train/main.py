@@ -278,7 +278,6 @@ def train(
         config,
         tokenizer,
         batches,
-        functools.partial(batches.open, stop_step=total_steps),
         optimizer,
         schedule,
         identity=identity,

@@ -1,11 +1,17 @@
 """A run before anything is computed or written: its mesh, its state's layout, its ledger; what does not fit together is refused."""
 
+import contextlib
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from ja_llm import sharding, storage
+from ja_llm.data.schedule import DataSchedule, Position
 from ja_llm.errors import UsageError
 from ja_llm.files import canonical_json
 from ja_llm.models.config import DecoderConfig
@@ -17,6 +23,7 @@ from ja_llm.train.ledger import first_difference, open_ledger
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.processes import told_by_all
 from ja_llm.train.run_config import RunConfig
+from ja_llm.train.settings import described
 from ja_llm.train.state import StatePlan, plan_state
 from ja_llm.vocab.base import Tokenizer
 
@@ -27,9 +34,14 @@ class Data(Protocol):
     fingerprint: str
     batch_size: int
     length: int
-    schedule: Any
+    schedule: DataSchedule
     licences: dict[str, int]
     contents: list[dict[str, Any]]
+
+    def open(
+        self, positions: Iterable[Position], shard: int, shards: int
+    ) -> contextlib.AbstractContextManager[Iterator[tuple[Position, Mapping[str, np.ndarray]]]]:
+        """Each data position with this host's rows of its batch, in their order."""
 
 
 class Prepared(NamedTuple):
@@ -63,9 +75,9 @@ def prepare(
     schedule: Schedule,
     *,
     identity: dict[str, Any],
-    evaluators: Iterable[str] = (),
+    evaluators: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
-    """Lay out a run; arguments as of `ja_llm.train.loop.run`, but of evaluators their names.
+    """Lay out a run; arguments as of `ja_llm.train.loop.run`.
 
     Raises:
       UsageError: another process of this run was given other settings; mesh, batch, optimizer, initial checkpoint or folder do not fit, no evaluator gives what KEEP_BEST ranks by, or the
@@ -84,8 +96,9 @@ def prepare(
     if (directory / "model.json").exists():
         read_description(directory / "model.json")
     ledger = describe_run(config, model, tokenizer, data, optimizer, schedule, identity, dict(mesh.shape))
-    settings = {name: getattr(config, name) for name in _OF_ALL}
-    check_same_settings({**ledger["identity"], **settings, "evaluators": list(evaluators)})
+    settings = {f.name: described(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in _OF_ONE}
+    measured = [[name, getattr(evaluator, "fingerprint", "")] for name, evaluator in evaluators.items()]
+    check_same_settings({**ledger["identity"], **settings, "model": described(model), "evaluators": measured})
 
     def check_or_write(write: bool = True) -> int:
         done = (model_steps(directory) or [0])[-1]
@@ -97,8 +110,17 @@ def prepare(
     return Prepared(mesh, rows, plan, transformation, directory, shard, check_or_write)
 
 
-# Settings outside a run's identity by which processes wait for each other.
-_OF_ALL = ("total_steps", "checkpoint_period", "export_period", "eval_period", "eval_steps", "max_rollbacks", "rollback_margin")
+# Settings that each process may have its own of. All others decide what is computed, or where processes wait for each other.
+_OF_ONE = (
+    "model_dir",
+    "initial_checkpoint",
+    "step_timeout",
+    "phase_timeout",
+    "maintenance",
+    "profile",
+    "peak_tflops",
+    "wandb_project",
+)
 
 
 def check_same_settings(settings: dict[str, Any]) -> None:

@@ -10,11 +10,12 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train.checkpoint_errors import Damaged, first_line
@@ -188,8 +189,6 @@ class Stopping:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._at: int | None = None
-        self._evaluations, self._batches = 0, 0
-        self._leave_at: int | None = None
         self._client = client()
         self.exit_code = RESTART
 
@@ -224,8 +223,6 @@ class Stopping:
     def interrupts(self) -> Iterator[None]:
         """Within the block `between_batches` raises Interrupted where the run is asked to end; every process must come to the block."""
         global _interrupting
-        self._evaluations += 1
-        self._batches, self._leave_at = 0, None
         _interrupting = self
         try:
             yield
@@ -233,19 +230,12 @@ class Stopping:
             _interrupting = None
 
     def _check_batch(self) -> None:
-        if self._client is None:
-            if self._asked.is_set():
-                raise Interrupted
-            return
-        # Nobody has the next batch's numbers without this process, which asks before it computes them.
-        self._batches += 1
-        key = f"{_STOP}/evaluation/{self._evaluations}"
-        if self._asked.is_set():
-            with contextlib.suppress(Exception):  # another process was first
-                self._client.key_value_set(key, str(self._batches + 1))
-        with contextlib.suppress(Exception):  # nobody has asked
-            self._leave_at = int(self._client.key_value_try_get(key))
-        if self._leave_at is not None and self._batches >= self._leave_at:
+        # All are asked at each batch: whether one can be computed without the others is a matter of the mesh, and whoever left a batch
+        # earlier would leave the others waiting in theirs.
+        asked = self._asked.is_set()
+        if self._client is not None:
+            asked = bool(np.any(multihost_utils.process_allgather(np.asarray(asked, np.int32))))
+        if asked:
             raise Interrupted
 
 
@@ -253,7 +243,7 @@ _interrupting: Stopping | None = None
 
 
 def between_batches() -> None:
-    """To be called by what evaluates, behind each batch, by all processes alike.
+    """To be called by what evaluates, behind each batch, by all processes alike and equally often.
 
     Raises:
       Interrupted: the run that evaluates is asked to end; its caller knows.
@@ -277,9 +267,8 @@ def stop_on_signals() -> Iterator[Stopping]:
             signal.signal(number, handler)
 
 
-# What a pulse says of a process that has done its work ("beats step" otherwise), and who is silent where nobody can be asked.
+# What a pulse says of a process that has done its work ("beats step" otherwise).
 ENDED = "ended -1"
-COORDINATOR = "process 0 (the coordinator, which does not answer)"
 
 
 class Pulse:
@@ -319,35 +308,6 @@ class Pulse:
             with contextlib.suppress(Exception):  # has not begun yet
                 found[rank] = self._client.key_value_try_get(_pulse(rank))
         return found
-
-    def silent(self) -> str:
-        """Who does not answer, or is behind the others, as words for a sentence; takes some periods."""
-        if self._client is None:
-            return "process 0"
-        first: dict[int, str] = {}
-        second: dict[int, str] = {}
-        reader = threading.Thread(target=self._look, args=(first, second), daemon=True)
-        reader.start()
-        reader.join(timeout=12 * self._period + 10)
-        if reader.is_alive() or not second:
-            return COORDINATOR
-        still = [rank for rank in range(jax.process_count()) if first.get(rank) == second.get(rank)]
-        if still:
-            return f"process {', '.join(map(str, still))} (gives no sign of life)"
-        steps = {rank: int(text.split()[1]) for rank, text in second.items()}
-        behind = [rank for rank, step in steps.items() if step == min(steps.values())]
-        if len(behind) < len(steps):
-            return f"process {', '.join(map(str, behind))} (at step {min(steps.values())}, others at {max(steps.values())})"
-        return f"no single process (all at step {min(steps.values())})"
-
-    def _look(self, first: dict[int, str], second: dict[int, str]) -> None:
-        for found, wait in ((first, 5 * self._period), (second, 0.0)):
-            seen = {}
-            for rank in range(jax.process_count()):
-                with contextlib.suppress(Exception):
-                    seen[rank] = self._client.key_value_try_get(_pulse(rank))
-            found.update(seen)
-            time.sleep(wait)
 
 
 def _pulse(rank: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from ja_llm.data.schedule import Position
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.progress import Progress
@@ -31,7 +32,7 @@ class Report:
         self._peak = flops.peak_flops(jax.devices()[0], config.peak_tflops)
         self._flops = _flops_per_token(model, data.length, config.step.lora)
         self._tokens = data.batch_size * data.length  # padding is computed, too
-        self.pending: tuple[int, Any] | None = None
+        self.pending: tuple[int, Position, Any] | None = None  # step, the data position that it read, its metrics
         self.restart_clock()
 
     def convention(self) -> str | None:
@@ -50,7 +51,7 @@ class Report:
         """
         if self.pending is None:
             return
-        (step, metrics), self.pending = self.pending, None
+        (step, (stage, data_step), metrics), self.pending = self.pending, None
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
@@ -64,6 +65,7 @@ class Report:
             values["mfu"] = flops.mfu(self._flops, self._tokens / seconds, jax.device_count(), self._peak)
         if stats := jax.local_devices()[0].memory_stats():
             values["memory_peak_gib"] = stats.get("peak_bytes_in_use", 0) / 2**30
+        values |= {"stage": stage, "data_step": data_step}
         if self._writer:
             self._writer.write(step, values)
         self._progress.update(1, f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s")

@@ -23,6 +23,9 @@ from ja_llm.train.run_config import RunConfig
 from ja_llm.train.step import StepOptions
 from ja_llm.vocab.base import Tokenizer
 
+# Seconds that the others give a process which looks for what would fit into memory.
+_EXPLAINS = 1800.0
+
 
 class Session(NamedTuple):
     """What the loop uses of it.
@@ -91,12 +94,14 @@ def opened(
     with (
         contextlib.closing(lock),
         contextlib.closing(spool),
+        failures.last(*(goodput.write, spool.mirror) if writes else ()),  # what an end without tidying up would lose
         stop_on_signals() as stopping,
         maintenance.watched(config.maintenance, stopping.ask),
         sharding.use(prepared.mesh, config.rules),
         contextlib.closing(checkpoints),
         Monitors(config, goodput, spool.folder) as monitors,
         wandb_run.opened(config.wandb_project if writes else None, directory, spool.folder) as wandb,
+        failures.last(*[functools.partial(wandb.close, failed=True)] if wandb else ()),
         _in_sentences(goodput, compile_step, model, config.step, rows),
     ):
         yield Session(checkpoints, monitors, goodput, stopping, spool, wandb, writes)
@@ -111,13 +116,20 @@ def _in_sentences(
         yield
     except Stopped:
         raise
+    except KeyboardInterrupt as error:
+        failures.post(error)
+        raise
     except Exception as error:  # XLA's own kinds
         failures.leave_if_lost(error)
         said: Exception = error
         if memory.is_out_of_memory(error) and not isinstance(error, JaLlmError):
-            sentence = memory.elsewhere(goodput.current)
-            fits = functools.partial(memory.explain, compile_step, model, options, rows, memory.device_bytes(), None)
-            said = fits() if sentence is None else JaLlmError(sentence)
+            explain = functools.partial(memory.explain, compile_step, model, options, rows, needed=None)
+            if (sentence := memory.elsewhere(goodput.current)) is None:
+                # The others are told at once and wait: what would fit is found by compiling, which takes minutes.
+                failures.post(explain(limit=None), stays=_EXPLAINS)
+                said = explain(limit=memory.device_bytes())
+            else:
+                said = JaLlmError(sentence)
         failures.post(said)  # at once: a save in the background, which is waited for, waits for the others
         if said is error:
             raise

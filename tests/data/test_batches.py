@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import itertools
 import json
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from ja_llm.data.batches import BatchSource, iterate, trace_text
+from ja_llm.data.batches import BatchSource, ReadAhead, trace_text
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError, UsageError
 
@@ -235,38 +236,32 @@ def test_a_split_that_is_not_there_is_named(folder):
         BatchSource(folder, LENGTH, BATCH, seed=0, split="heldout")
 
 
+def opened(source, positions, prefetch, shard=0, shards=1):
+    return ReadAhead(lambda position: source.local(position[1], shard, shards), positions, prefetch)
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_iterate_follows_the_schedule_from_any_step(folder, source, prefetch):
+def test_reading_ahead_gives_each_position_of_the_schedule_its_batch(source, prefetch):
     schedule = DataSchedule.single(source.mixture).with_skip(2, 5)
-    scheduled = BatchSource(folder, LENGTH, BATCH, seed=3, schedule=schedule)
-    with iterate(scheduled, 1, prefetch, stop_step=5) as batches:
+    with opened(source, map(schedule.position, range(1, 5)), prefetch) as batches:
         got = list(batches)
-    assert len(got) == 4
-    for batch, data_step in zip(got, (1, 7, 8, 9), strict=True):
+    assert [position for position, _ in got] == [(0, 1), (0, 7), (0, 8), (0, 9)]
+    for (_, data_step), batch in got:
         assert_equal(batch, source[data_step])
-    with iterate(scheduled, 2, prefetch, shard=1, num_shards=2) as batches:
-        assert_equal(next(batches), source.local(7, 1, 2))
-
-
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_iterate_refuses_a_step_of_another_mixture(folder, source, prefetch):
-    schedule = DataSchedule.single(source.mixture).with_stage(2, "0" * 64)
-    with iterate(BatchSource(folder, LENGTH, BATCH, 3, schedule), 0, prefetch) as batches:
-        next(batches), next(batches)
-        with pytest.raises(JaLlmError, match="step 2 is to read mixture 000000000000"):
-            next(batches)
+    with opened(source, map(schedule.position, range(2, 99)), prefetch, shard=1, shards=2) as batches:
+        assert_equal(next(batches)[1], source.local(7, 1, 2))
 
 
 def test_closing_ends_the_thread_and_errors_reach_the_caller(source):
     before = threading.active_count()
-    batches = iterate(source, 0, prefetch=2)
+    batches = opened(source, ((0, step) for step in itertools.count()), prefetch=2)
     next(batches)
     time.sleep(0.05)  # the queue is full now
     batches.close()
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(batches)
-    with iterate(source, -3, prefetch=1) as broken, pytest.raises(IndexError):
+    with opened(source, [(0, -3)], prefetch=1) as broken, pytest.raises(IndexError):
         next(broken)
     assert threading.active_count() == before
 

@@ -21,8 +21,8 @@ def test_a_skip_takes_out_what_would_come_next_and_nothing_else(changes):
 
 def test_stages_count_from_their_own_start():
     schedule = DataSchedule.single("a").with_skip(2, 3).with_stage(5, "b").with_skip(6, 1)
-    assert [(schedule.mixture(s), schedule.data_step(s)) for s in range(9)] == [
-        ("a", 0), ("a", 1), ("a", 5), ("a", 6), ("a", 7), ("b", 0), ("b", 2), ("b", 3), ("b", 4),
+    assert [schedule.position(step) for step in range(9)] == [
+        (0, 0), (0, 1), (0, 5), (0, 6), (0, 7), (1, 0), (1, 2), (1, 3), (1, 4),
     ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from ja_llm.data.batches import BatchSource, iterate
+from ja_llm.data.batches import BatchSource
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.stages import Stage, StagedBatches
 from ja_llm.errors import JaLlmError, UsageError
@@ -42,8 +42,8 @@ def staged(caches, at=600, **more):
 
 
 def identities(batches, step):
-    schedule = batches.schedule
-    return batches.sources[schedule.stage(step)].row_identity(schedule.data_step(step))
+    stage, data_step = batches.schedule.position(step)
+    return batches.sources[stage].row_identity(data_step)
 
 
 @pytest.mark.parametrize("shares", [(0.9, 0.5), (0.7, 0.36)])
@@ -80,14 +80,14 @@ def test_a_run_that_began_before_shares_were_exact_goes_on_in_its_order(cache_of
 def test_the_first_stage_is_that_of_a_run_without_stages(caches):
     batches, alone = staged(caches), BatchSource(caches[0], **ARGUMENTS)
     assert batches.fingerprint == alone.fingerprint
-    with iterate(batches, 598, prefetch=0) as stream:
-        got = [next(stream) for _ in range(4)]
+    with batches.open(map(batches.schedule.position, range(598, 602)), 0, 1, prefetch=0) as stream:
+        got = [batch for _, batch in stream]
     for step in (598, 599):
         for name, value in alone[step].items():
             np.testing.assert_array_equal(got[step - 598][name], value)
     again = StagedBatches(caches[0], (Stage(str(caches[1]), 600),), **ARGUMENTS)
     for step in (600, 601):
-        parts = [again.at(step, shard, 2) for shard in range(2)]
+        parts = [again.local(again.schedule.position(step), shard, 2) for shard in range(2)]
         np.testing.assert_array_equal(
             got[step - 598]["decoder_input_tokens"], np.concatenate([p["decoder_input_tokens"] for p in parts])
         )
@@ -107,7 +107,7 @@ def test_what_is_read_is_stated_before_and_is_true(caches):
     said = batches.statement(100)
     tokens, rows = collections.Counter(), collections.Counter()
     for step in range(100):
-        weights = batches.at(step, 0, 1)["decoder_loss_weights"].sum(axis=1)
+        weights = batches.local(batches.schedule.position(step), 0, 1)["decoder_loss_weights"].sum(axis=1)
         for (task, _), weight in zip(identities(batches, step), weights, strict=True):
             tokens[task] += weight
             rows[task] += 1

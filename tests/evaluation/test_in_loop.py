@@ -1,6 +1,5 @@
 """Tasks inside training: what the evaluator gives for parameters is what `eval` measures on a checkpoint of them."""
 
-import hashlib
 import json
 import os
 import socket
@@ -12,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.errors import UsageError
 from ja_llm.evaluation import hosts, registry
 from ja_llm.evaluation.examples import Sources
-from ja_llm.evaluation.in_loop import task_evaluators
+from ja_llm.evaluation.in_loop import TaskEvaluator, task_evaluators
 from ja_llm.evaluation.run import evaluate
 from ja_llm.evaluation.runners import Runners
 from ja_llm.models.config import DecoderConfig
@@ -86,16 +85,12 @@ def test_two_processes_measure_together_what_one_measures(tmp_path, monkeypatch)
         assert [s["score"] for s in scored] == pytest.approx([s["score"] for s in samples[0]], abs=1e-4)
 
 
-def test_hosts_with_other_files_are_refused(monkeypatch):
-    hosts.check_same("jsquad", "a")  # one process agrees with itself
+def test_hosts_with_other_files_are_known_by_the_fingerprint_and_log_the_first_ones_numbers(monkeypatch):
+    """Hosts compare it before the run starts (`ja_llm.train.preparation`), without waiting for each other here."""
+    one = {"id": "1", "inputs_pretokenized": "a", "targets_pretokenized": "b"}
+    of = lambda *examples: TaskEvaluator(None, None, list(examples), None, None, 1, 1).fingerprint  # noqa: E731
+    assert of(one) == of(dict(one)) and len({of(one), of(one, one), of({**one, "targets_pretokenized": "c"})}) == 3
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    theirs = hashlib.sha256(b"b").digest()
-    monkeypatch.setattr(
-        hosts.multihost_utils, "process_allgather", lambda own: np.stack([own, np.frombuffer(theirs, np.uint8).astype(np.int32)])
-    )
-    hosts.check_same("jsquad", "b")
-    with pytest.raises(JaLlmError, match="jsquad: the hosts of this run have different files"):
-        hosts.check_same("jsquad", "a")
     firsts = np.array([0.1, 1 / 3]).view(np.uint8).astype(np.int32)
     monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", lambda own: firsts)
     assert hosts.of_first({"a": 7.0, "b": 8.0}) == {"a": 0.1, "b": 1 / 3}  # to the last bit

@@ -1,9 +1,9 @@
 """`ja-llm train` in a process of its own with faults planted in it: `python planted.py PLANTS train ...`, PLANTS as JSON.
 
 {"damaged": {"process": 1, "step": 20}}   that process, and no other, finds the checkpoint of that step damaged
-{"record": {"path": "ids"}}               each batch that is read appends a line: [step, shard, shards, [[task, row], ...]]
+{"record": {"path": "ids"}}               each batch that is read appends a line: [data step, shard, shards, [[task, row], ...]]
 {"slow_save": {"seconds": 0.5}}           so long a save stays under its temporary name
-{"unreadable": {"process": 1, "step": 7}} that process, and no other, can't read the batch of that step
+{"unreadable": {"process": 1, "step": 7}} that process, and no other, can't read the batch of that data step
 {"silence": {"seconds": 6}}               so long a process of several may give no sign of life
 """
 
@@ -29,21 +29,15 @@ def damaged(process: int, step: int) -> None:
 
 def record(path: str) -> None:
     from ja_llm.data.batches import BatchSource
-    from ja_llm.data.stages import StagedBatches
 
-    at, local = StagedBatches.at, BatchSource.local
-    steps = []  # one thread reads
-
-    def noting(self, step, *arguments):
-        steps.append(step)
-        return at(self, step, *arguments)
+    local = BatchSource.local
 
     def noted(self, data_step, shard, shards):
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps([steps[-1], shard, shards, self._rows(data_step, shard, shards)]) + "\n")
+            file.write(json.dumps([data_step, shard, shards, self._rows(data_step, shard, shards)]) + "\n")
         return local(self, data_step, shard, shards)
 
-    StagedBatches.at, BatchSource.local = noting, noted
+    BatchSource.local = noted
 
 
 def slow_save(seconds: float) -> None:
@@ -66,14 +60,14 @@ def unreadable(process: int, step: int) -> None:
     from ja_llm.data.stages import StagedBatches
     from ja_llm.errors import JaLlmError
 
-    at = StagedBatches.at
+    local = StagedBatches.local
 
-    def find(self, number, *arguments):
-        if jax.process_index() == process and number == step:
+    def find(self, position, *arguments):
+        if jax.process_index() == process and position == (0, step):
             raise JaLlmError("tokens/c/3: this shard can't be read (planted); make the cache again.")
-        return at(self, number, *arguments)
+        return local(self, position, *arguments)
 
-    StagedBatches.at = find
+    StagedBatches.local = find
 
 
 def silence(seconds: float) -> None:

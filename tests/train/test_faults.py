@@ -3,16 +3,12 @@
 import contextlib
 import functools
 import http.server
-import itertools
 import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from unittest import mock
 
 import jax
@@ -22,10 +18,11 @@ import pytest
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.evaluation.hosts import gathered
-from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
-from ja_llm.train import loop, maintenance, memory, preparation, watchdog
+from ja_llm.models.config import DecoderConfig
+from ja_llm.train import loop, maintenance, preparation
 from ja_llm.train.checkpoints import Checkpoints, model_steps
 from ja_llm.train.digests import _of_devices, _of_host, digests
+from ja_llm.train.evaluating import Evaluation
 from ja_llm.train.goodput import Goodput
 from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.loop import run
@@ -92,14 +89,11 @@ class Source:
             "decoder_positions": np.arange(LENGTH, dtype=np.int32)[None].repeat(BATCH, 0),
         }
 
-    def open(self, start, shard, shards):
+    def open(self, positions, shard, shards):
         def batches():
-            step = start
-            while True:
-                data_step = self.schedule.data_step(step)
-                self.read.append((step, data_step))
-                yield self.batch(data_step)
-                step += 1
+            for stage, data_step in positions:
+                self.read.append(data_step)
+                yield (stage, data_step), self.batch(data_step)
 
         return contextlib.closing(batches())
 
@@ -120,7 +114,6 @@ def train(tmp_path):
                 MODEL,
                 Letters(),
                 source,
-                source.open,
                 optimizer,
                 schedule,
                 identity=identity,
@@ -149,6 +142,9 @@ def test_a_batch_that_is_not_finite_is_rolled_back_noted_and_replayed(train, tmp
     assert "step 7: the loss or its gradient is not finite; back to step 4" in capsys.readouterr().err
     schedule = DataSchedule.from_json(ledger["data_schedule"])
     assert [schedule.data_step(step) for step in range(8)] == [0, 1, 2, 3, 7, 8, 9, 10]
+    # What was read is what the schedule says, and what the log says; batch 6 was asked for and read once, before.
+    assert [(line["stage"], line["data_step"]) for line in found] == [schedule.position(step) for step in range(12)]
+    assert source.read[:7] == [*range(7)] and source.read[-8:] == [*range(7, 15)]
     assert train("replay", Source({6: "nan"}, schedule)) == found
     assert "rollbacks" not in json.loads((tmp_path / "replay/run.json").read_text())
 
@@ -171,7 +167,10 @@ def test_a_rollback_holds_one_state_and_is_not_timed(train, tmp_path, monkeypatc
 
 def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
     source = Source({step: "nan" for step in range(5, 99)})
-    with pytest.raises(JaLlmError, match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* from step 4 .*nan@4"):
+    with pytest.raises(
+        JaLlmError,
+        match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* of data step \d+.* from step 4 .*nan@4",
+    ):
         train("nan", source, max_rollbacks=2)
     assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2
 
@@ -197,7 +196,7 @@ def test_a_newest_checkpoint_with_a_changed_byte_is_named_and_the_one_before_is_
     found = train("run", again)
     said = capsys.readouterr().err
     assert "checkpoints/8: this checkpoint is damaged (params/" in said and "the run goes on from step 4" in said
-    assert again.read[0] == (4, 4) and found == whole
+    assert again.read[0] == 4 and found == whole
     assert len(list((tmp_path / "run/damaged").iterdir())) == 1
     for step in (8, 12):
         flip(tmp_path / f"run/checkpoints/{step}/optimizer")
@@ -231,92 +230,6 @@ def test_digests_of_host_and_device_agree_and_see_one_bit_and_a_swap():
     swapped = arrays[0].copy()
     swapped[0, 0, [0, 1]] = swapped[0, 0, [1, 0]]
     assert digests({"a": changed}) != first and digests({"a": swapped}) != first
-
-
-def test_a_hung_source_ends_the_process_with_its_stacks_and_a_sentence(capfd):
-    ended = []
-    with Watchdog(0.4, end=ended.append) as dog:
-        dog.sign(3, "checkpoint", timed=False)
-        time.sleep(0.8)
-        assert not ended
-        dog.sign(4, "data")
-        deadline = time.monotonic() + 30
-        while not ended and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert ended == [75]
-    said = capfd.readouterr().err
-    assert "step 4: process 0 has waited" in said and "for a batch of its data" in said and "code 75" in said
-    assert "test_a_hung_source_ends" in said and threading.active_count() >= 1
-
-
-def test_a_phase_that_is_no_step_has_its_own_time(capfd):
-    ended = []
-    with Watchdog(None, 0.4, end=ended.append) as dog:
-        dog.sign(3, "data")
-        time.sleep(0.8)
-        assert not ended
-        dog.sign(5, "evaluation", timed=False)
-        deadline = time.monotonic() + 30
-        while not ended and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert ended == [75] and "for the end of its phase 'evaluation'" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("beats", "says"),
-    [
-        (lambda n: {0: str(n), 1: "7 3"}, "silent is process 1 (gives no sign of life)"),
-        (
-            lambda n: {0: str(n), 1: str(n)} if n < 3 else time.sleep(3600),
-            "silent is process 0 (the coordinator, which does not answer)",
-        ),
-        (lambda n: {0: str(n), 1: watchdog.ENDED}, None),
-    ],
-    ids=["stopped", "coordinator stopped", "ended"],
-)
-def test_a_silent_process_is_named_whatever_the_others_do(capfd, monkeypatch, beats, says):
-    """It stops while the others evaluate, which nobody times; one that has done its work is not missed."""
-    monkeypatch.setattr(watchdog, "SILENCE", 0.8)
-    monkeypatch.setattr(watchdog, "_COORDINATOR_STAYS", 0.0)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    count = itertools.count()
-
-    class Beating(watchdog.Pulse):
-        def __init__(self, period):
-            self.step, self._client, self._ended = -1, None, threading.Event()
-
-        def beats(self):
-            return beats(next(count))
-
-    monkeypatch.setattr(watchdog, "Pulse", Beating)
-    ended = []
-    with Watchdog(None, end=ended.append) as dog:
-        dog.sign(3, "evaluation", timed=False)
-        deadline = time.monotonic() + (30 if says else 2)
-        while not ended and time.monotonic() < deadline:
-            time.sleep(0.05)
-    said = capfd.readouterr().err
-    assert (ended == [75] and says in said) if says else not ended
-
-
-def test_a_source_that_hangs_in_a_run_ends_the_process_at_its_step(tmp_path):
-    """In a process of its own, which the watchdog really ends; a run that goes on is the undisturbed one (tests/train/test_kills.py)."""
-    program = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import test_faults as t; from pathlib import Path\n"
-        "class Hung(t.Source):\n"
-        "    def batch(self, step):\n"
-        "        time.sleep(3600 if step == 5 else 0)\n"
-        "        return super().batch(step)\n"
-        "config = t.RunConfig(Path(sys.argv[2]), 12, mesh={'data': 1}, checkpoint_period=4, step_timeout=6.0)\n"
-        "source = Hung()\n"
-        "t.run(config, t.MODEL, t.Letters(), source, source.open, t.AdamW(), t.WarmupConstant(3e-2, 1), identity={})\n"
-    )
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "run")]
-    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=280)
-    assert found.returncode == 75, found.stderr
-    assert "step 5: process 0 has waited" in found.stderr and "for a batch of its data" in found.stderr
-    assert "in batch" in found.stderr  # the stack says where
-    assert model_steps(tmp_path / "run") == [4]
 
 
 def test_a_notice_of_maintenance_saves_and_ends_as_sigterm_does(train, tmp_path):
@@ -367,15 +280,31 @@ def test_a_run_goes_on_with_other_data_only_where_that_is_said(train, tmp_path):
     assert len(train("run", Other(), steps=12)) == 12  # and from there on it is the run's
 
 
-def test_processes_with_different_commands_are_refused_by_the_setting(train, tmp_path, monkeypatch):
-    def told(word):  # what a second process, whose command has a slip, would say
-        return [word, json.dumps(json.loads(word) | {"eval_period": 7})]
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("eval_period", 7),
+        ("alarms", [{"rise": 1}]),
+        ("keep_best", {"keep": 2}),
+        ("mesh", {"data": 2}),
+        ("evaluators", [["x", "theirs"]]),
+    ],
+)
+def test_processes_with_different_commands_are_refused_by_the_setting(train, tmp_path, monkeypatch, name, other):
+    """Before anything waits for all: with other probes, alarms or tasks one would evaluate or stop where the others do not."""
+
+    class Probe:
+        fingerprint = "ours"
+
+    def told(word):  # what a second process, whose command or data has a slip, would say
+        assert name in json.loads(word) and json.loads(word)["evaluators"] == [["x", "ours"]]
+        return [word, json.dumps(json.loads(word) | {name: other})]
 
     monkeypatch.setattr(preparation, "told_by_all", told)
     with pytest.raises(
-        UsageError, match="process 1 of this run has eval_period = 7, process 0 has 0; give all processes the same command"
+        UsageError, match=rf"process 1 of this run has {name}.* = .*, process 0 has .*; give all processes the same command"
     ):
-        train("run", Source())
+        train("run", Source(), evaluators={"x": Probe()})
     assert not (tmp_path / "run").exists()
 
 
@@ -403,7 +332,7 @@ def test_memory_that_runs_out_elsewhere_is_not_blamed_on_the_step(train, monkeyp
     def full(*arguments, **named):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    monkeypatch.setattr(loop, "_evaluate", full)
+    monkeypatch.setattr(Evaluation, "measure", full)
     with pytest.raises(
         JaLlmError, match="not enough memory for an evaluation beside the run's own state; bind train.eval_documents"
     ):
@@ -432,7 +361,7 @@ def test_sigterm_during_an_evaluation_saves_at_its_step_and_what_is_left_is_meas
     when, source = [], Source()  # when: the data step behind which the signal comes, once
 
     def slow(params):
-        if when and source.read and source.read[-1][0] == when[0]:
+        if when and source.read and source.read[-1] == when[0]:
             when.clear()
             os.kill(os.getpid(), signal.SIGTERM)
         return {"x": 1.0}
@@ -458,7 +387,7 @@ def test_sigterm_inside_one_long_evaluator_is_heard_behind_its_batch(train, tmp_
 
     def long(params):
         for _ in range(100):
-            if source.read and source.read[-1][0] == 5:  # behind step 6
+            if source.read and source.read[-1] == 5:  # behind step 6
                 since.append(1)
                 if len(since) == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
@@ -480,43 +409,3 @@ def test_the_speed_of_a_step_has_no_save_and_no_export_in_it(train, tmp_path, mo
     values = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     tokens = {value["step"]: value["target_tokens"] / value["tokens_per_second"] for value in values}
     assert tokens[5] < 2.0  # seconds
-
-
-class Compiled:
-    """A compiled step that needs `size` bytes."""
-
-    def __init__(self, size):
-        self._size = size
-
-    def memory_analysis(self):
-        fields = {
-            "argument_size_in_bytes": 0,
-            "output_size_in_bytes": 0,
-            "alias_size_in_bytes": 0,
-            "temp_size_in_bytes": self._size,
-        }
-        return type("Analysis", (), fields)()
-
-
-def test_out_of_memory_names_the_cheapest_change_that_fits():
-    tried = []
-
-    def compile_step(model, options):
-        tried.append((model.remat_policy, options.microbatches))
-        return Compiled({"none": 800, "minimal": 400, "attention": 300, "full": 200}[model.remat_policy] // options.microbatches)
-
-    def said(limit):
-        return str(memory.explain(compile_step, MODEL, StepOptions(), 4, limit, 800))
-
-    assert "remat_policy = 'minimal' would fit" in said(500)
-    assert tried == [("minimal", 1)]
-    assert "remat_policy = 'attention' would fit" in said(300)
-    assert "remat_policy = 'full' would fit" in said(200)
-    assert set(memory.LADDER) == set(REMAT_POLICIES)
-    assert "remat_policy = 'full' and MICROBATCHES = 2 would fit" in said(100)
-    assert "remat_policy = 'full' and MICROBATCHES = 4 would fit" in said(50)
-    assert "at least 3 times as many devices" in said(20)
-    assert "raise MICROBATCHES" in said(None)
-    assert memory.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")) and not memory.is_out_of_memory(
-        ValueError("x")
-    )

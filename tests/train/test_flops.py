@@ -59,7 +59,7 @@ def test_the_logged_mfu_counts_every_position_of_the_step_padding_too(tmp_path):
     writer = SimpleNamespace(write=lambda step, values: lines.append(values))
     data = SimpleNamespace(batch_size=4, length=64)
     report = Report(RunConfig(tmp_path, 1, peak_tflops=2.0), SMALL, data, writer, Progress("train", 1, "step"))
-    report.pending = (1, {"finite": 1, "loss": 1.0, "target_tokens": 200})
+    report.pending = (1, (0, 0), {"finite": 1, "loss": 1.0, "target_tokens": 200})
     report.fetch()
     seconds = 200 / lines[0]["tokens_per_second"]
     by_hand = flops_per_token(SMALL, 64) * 4 * 64 / seconds / (jax.device_count() * 2e12)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ja_llm.cli import main
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train.alarms import Alarm
 from ja_llm.train.forgetting import ForgettingMonitor, probe_steps
 from ja_llm.train.metrics import MetricsWriter, read_metrics
@@ -58,6 +58,31 @@ def test_rises_are_told_and_a_planted_collapse_alarms_after_its_patience(tmp_pat
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("train: step 30: ALARM: web_en is at 1.5")
     assert "past its bound of 10 % above step 0 at 2 probes in a row." in said[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda value: [], "the schema of this probes file is None"),
+        (lambda value: {**value, "schema": "ja_llm.probes/2"}, "the schema of this probes file is 'ja_llm.probes/2'"),
+        (lambda value: {**value, "domains": []}, "its domains are not laid out"),
+        (lambda value: {**value, "domains": {"en": [1]}}, "its domains are not laid out"),
+        (lambda value: {**value, "domains": {"en": {"fingerprint": "a"}}}, "its domains are not laid out"),
+        (lambda value: {**value, "domains": {"en": {"fingerprint": "a", "rows": [1, 2]}}}, "the rows of 'en' are no pairs"),
+        (lambda value: {**value, "domains": {"en": {"fingerprint": "a", "rows": [[1, 2], [3]]}}}, "can't be used"),
+        (
+            lambda value: {**value, "domains": {"en": {"fingerprint": "a", "rows": [[1, 2]]}}},
+            "1 documents of en, and there are 4",
+        ),
+    ],
+)
+def test_a_probes_file_of_another_shape_is_named(tmp_path, damage, says):
+    probes = {"en": Planted(lambda step: 1.0)}
+    watched(tmp_path, probes, (Alarm(rise=0.1),), (0,))
+    path = tmp_path / "probes.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(JaLlmError, match=rf"probes.json: .*{says}.*; put a copy back, or remove it"):
+        watched(tmp_path, probes, (Alarm(rise=0.1),), (10,), start=5)
 
 
 def test_a_gap_that_closes_ends_its_alarm_and_one_before_from_step_is_let_pass(tmp_path, capsys):

@@ -13,7 +13,7 @@ def started(training, straight, tmp_path, monkeypatch):
 
     def start(*files, bindings=(), **macros):
         calls = []
-        monkeypatch.setattr(loop, "run", lambda config, model, tokenizer, data, *rest, **_: calls.append((config, data, rest[2])))
+        monkeypatch.setattr(loop, "run", lambda config, model, tokenizer, data, *rest, **_: calls.append((config, data, rest[1])))
         macros = {"INITIAL_CHECKPOINT_PATH": str(straight), "SUBSET_TOKENS": None, "WARMUP_STEPS": 4, **macros}
         command = training.command(tmp_path / "run", 40, **macros)[3:]
         own = [word for word in command if not word.startswith("--gin_file") and not word.endswith("=None")]

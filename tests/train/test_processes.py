@@ -1,15 +1,20 @@
 """Several real processes over loopback as one run: equal losses, one asked to stop stops all, one that is silent is named."""
 
 import json
+import os
+import re
 import shutil
 import signal
+import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.interop.hf import export_hf
-from ja_llm.train import failures
+from ja_llm.train import failures, processes
 from ja_llm.train.checkpoints import model_steps
 from ja_llm.train.processes import RESTART, Interrupted, Stopping, between_batches, join, stop_on_signals
 
@@ -127,8 +132,8 @@ class Store:
     def __init__(self):
         self.values = {}
 
-    def key_value_set(self, key, value):
-        if key in self.values:
+    def key_value_set(self, key, value, allow_overwrite=False):
+        if key in self.values and not allow_overwrite:
             raise RuntimeError("ALREADY_EXISTS")
         self.values[key] = value
 
@@ -136,22 +141,49 @@ class Store:
         return self.values[key]
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_all_processes_leave_an_evaluator_behind_the_same_batch(order):
-    store, stoppings, left = Store(), [Stopping(), Stopping()], {}
-    for stopping in stoppings:
-        stopping._client = store
-    for batch in range(1, 9):
-        if batch == 3:
-            stoppings[1].ask(signal.SIGTERM)
-        for rank in [rank for rank in order if rank not in left]:
-            with stoppings[rank].interrupts():
-                stoppings[rank]._batches, stoppings[rank]._evaluations = batch - 1, 1  # the block stands around all batches
-                try:
-                    between_batches()
-                except Interrupted:
-                    left[rank] = batch
-    assert left == {0: 4, 1: 4}
+class Hosts:
+    """Threads in place of processes, each with its rank, and a collective that waits for all."""
+
+    def __init__(self, count):
+        self.rank, self.values, self.barrier = threading.local(), [None] * count, threading.Barrier(count)
+
+    def process_allgather(self, value):
+        self.values[self.rank.number] = value
+        self.barrier.wait(timeout=20)
+        found = np.stack(self.values)
+        self.barrier.wait(timeout=20)
+        return found
+
+
+@pytest.mark.parametrize("who", [0, 2])
+def test_all_processes_leave_an_evaluator_behind_the_same_batch(monkeypatch, who):
+    """On a mesh where processes 0 and 1 compute together and 2 alone, so that nothing but the question itself keeps them at one batch."""
+    hosts, pair, left = Hosts(3), threading.Barrier(2), {}
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", hosts.process_allgather)
+
+    def evaluate(rank):
+        hosts.rank.number = rank
+        stopping = Stopping()
+        stopping._client = object()
+        for batch in range(1, 60):
+            if rank < 2:
+                pair.wait(timeout=20)
+            else:
+                time.sleep(0.001)
+            if (rank, batch) == (who, 7):
+                stopping.ask(signal.SIGTERM)
+            try:
+                stopping._check_batch()
+            except Interrupted:
+                left[rank] = batch
+                return
+
+    threads = [threading.Thread(target=evaluate, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert left == {0: 7, 1: 7, 2: 7}
     between_batches()  # elsewhere it is nothing
 
 
@@ -166,6 +198,18 @@ def test_all_processes_leave_an_evaluator_behind_the_same_batch(order):
         ),
         (JaLlmError("d/checkpoints/5: a checkpoint could not be written"), ValueError("UNAVAILABLE: [tensorstore/gcs]"), None),
         (JaLlmError("tokens: connection refused of ours, which is a sentence"), None, None),
+        # The network of this process, not the others': a restart would meet it again.
+        (ConnectionResetError(104, "Connection reset by peer"), None, None),
+        (JaLlmError("WANDB_PROJECT 'p': W&B could not be opened"), OSError("HTTPSConnectionPool: Connection refused"), None),
+        (type("CommError", (Exception,), {})("503 UNAVAILABLE: coordination service, barrier"), None, None),
+        (ValueError("UNAVAILABLE: Connection reset by peer; reading gs://bucket/store"), None, None),
+        (
+            jax.errors.JaxRuntimeError(
+                "UNAVAILABLE: failed to connect to all addresses; while calling /tensorflow.CoordinationService/Barrier"
+            ),
+            None,
+            RESTART,
+        ),
         (ValueError("shapes do not match"), None, None),
     ],
 )
@@ -186,8 +230,68 @@ def test_who_loses_a_process_that_had_an_error_ends_with_its_sentence_and_code(m
     monkeypatch.setattr(failures, "_service", lambda: (store, 1, 2))
     monkeypatch.setattr(failures, "_exit", lambda code, rank: ended.append(code))
     store.values[failures._FAILED] = json.dumps([0, 1, "tokens: damaged."])
-    failures.leave_if_lost(ValueError("Connection reset by peer"))
+    failures.leave_if_lost(ValueError("Gloo all-reduce failed: Connection reset by peer"))
     assert ended == [1] and "process 0 of this run has ended: tokens: damaged." in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_three(monkeypatch):
+    """(the store, the codes that were ended with) of a run of three, of which this process is number 1; all waits are short."""
+    store, ended = Store(), []
+    monkeypatch.setattr(failures, "_service", lambda: (store, 1, 3))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for name, seconds in {"_LOOK": 0.02, "_STAYS": 0.3, "_COORDINATOR_STAYS": 0.0, "_SAYS": 0.05}.items():
+        monkeypatch.setattr(failures, name, seconds)
+    yield store, ended
+    for thread in threading.enumerate():  # what ends a process later would end this one
+        if thread.name in ("end", "failures", "last"):
+            thread.join(timeout=60)
+
+
+def test_a_process_says_its_own_error_where_another_was_first_and_a_third_hangs(of_three, capsys):
+    store, ended = of_three
+    with pytest.raises(JaLlmError, match="our own"), failures.shared():
+        store.values[failures._FAILED] = json.dumps([0, 2, "theirs."])
+        raise JaLlmError("our own.")
+    deadline = time.monotonic() + 20
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ended == [1] and "theirs" not in capsys.readouterr().err  # the command line prints our own
+
+
+def test_a_second_control_c_is_told_to_the_others(of_three):
+    store, ended = of_three
+    with pytest.raises(KeyboardInterrupt), failures.shared():
+        raise KeyboardInterrupt
+    assert failures.posted()[:3] == (1, 1, "it was stopped at once, by a second Ctrl-C.")
+
+
+def test_one_that_looks_for_more_is_waited_for(of_three):
+    store, ended = of_three
+    with failures.shared():
+        assert not failures.all_end()
+        store.values[failures._FAILED] = json.dumps([0, 3, "the step does not fit.", 60.0])
+        time.sleep(1.5)  # longer than what others stay otherwise
+        assert not ended and failures.all_end()
+        store.values[f"{failures._FAILED}/0"] = "failed"
+        deadline = time.monotonic() + 20
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert ended == [3]
+
+
+def test_what_an_end_at_once_would_lose_is_written(of_three, capsys):
+    _, ended = of_three
+    written = []
+
+    def fails():
+        raise OSError("the bucket does not answer")
+
+    with failures.last(lambda: written.append("goodput"), fails, lambda: written.append("metrics")):
+        failures._exit(75, 1)
+    assert written == ["goodput", "metrics"] and ended == [75] and "the bucket does not answer" in capsys.readouterr().err
+    failures._exit(75, 1)
+    assert len(written) == 2  # behind the block there is nothing left to write
 
 
 @pytest.mark.slow
@@ -216,7 +320,11 @@ def test_a_stopped_process_of_four_is_named_and_the_restart_ends_equal(started, 
     processes[2].send_signal(signal.SIGSTOP)
     codes = wait([process for i, process in enumerate(processes) if i != 2])
     assert codes == [RESTART] * 3, [log(directory, i)[-2000:] for i in range(4)]
-    assert all("silent is process 2 (gives no sign of life)" in log(directory, i) for i in (0, 1, 3))
+    said = [
+        re.search(r"has waited ([\d.]+) s for .*silent is process 2 \(gives no sign of life\)", log(directory, i))
+        for i in (0, 1, 3)
+    ]
+    assert all(told and float(told[1]) <= 30 for told in said)  # before the time is over
     processes[2].kill()
     assert wait(started(directory, STEPS, 4, EVAL_PERIOD=10, STEP_TIMEOUT=120)) == [0] * 4, log(directory, 0)
     assert losses(metrics, directory) == pytest.approx(losses(metrics, straight), rel=1e-5)
