@@ -85,6 +85,7 @@ def t5x(value: dict[str, Any]) -> str:
         "| what | found |",
         "|---|---|",
         f"| {losses['steps']} losses from the same weights, batches and optax chain, float32 | largest relative difference {losses['largest_difference']:.1e} |",
+        *(_spread(name, found) for name, found in value.get("spread", {}).items()),
         f"| `pretrain.gin`, stopped and run again | {', '.join(f'`{name}`' for name in trained['pretrain_checkpoints'])} |",
         f"| our run's weights and moments in t5x (`finetune.gin`) | {_bits(trained['export_exact'])} |",
         f"| what t5x trained from them, in ours | {_bits(trained['import_exact'])} |",
@@ -92,6 +93,15 @@ def t5x(value: dict[str, Any]) -> str:
         f"| `infer.gin`, {judged['generated']}, greedy answers | {judged['equal_answers']} of {judged['answers']} equal ({judged['characters_compared']} characters) |",
     ]
     return "\n".join(lines)
+
+
+def _spread(name: str, found: dict[str, Any]) -> str:
+    ours = " x ".join(f"{axis} {size}" for axis, size in found["mesh"]["ours"].items())
+    share = ", ".join(f"{who} {part:.0%}" for who, part in found["share_on_a_device"].items())
+    return (
+        f"| {found['steps']} losses on 8 simulated devices: t5x {name}, ours {ours} (of the parameters a device holds: {share}) | "
+        f"largest relative difference {found['largest_difference']:.1e} |"
+    )
 
 
 def _bits(exact: bool) -> str:
