@@ -306,7 +306,7 @@ def noting(notes: list[str]) -> Callable[[str, Any], bool]:
         note = judged(name, value)
         if note:
             notes.append(note)
-        return note is not None
+        return bool(note)  # a name that works, but that nothing uses, is a slip of the pen as any other
 
     return foreign
 

@@ -9,6 +9,7 @@ import pytest
 from ja_llm.cli import build_parser, main
 from ja_llm.compile.settings import settings
 from ja_llm.errors import UsageError
+from ja_llm.gin_utils import parsed
 from ja_llm.train import t5x_names
 from ja_llm.train.t5x_names import BINDINGS, FLAGS, MACROS
 
@@ -126,6 +127,12 @@ def test_a_gin_file_s_own_macros_and_bindings_are_judged_too(tmp_path):
         assert run.options.z_loss == 0.5
     file.write_text("include 't5x/configs/runs/pretrain.gin'\n")
     with pytest.raises(UsageError, match="python -m t5x.train"), settings([str(file)], SIZES, vocab_size=96):
+        pass
+
+
+def test_a_name_that_works_and_that_nothing_uses_is_refused_as_before():
+    used = pytest.raises(UsageError, match="EVAL_PERIOD is bound, but nothing uses it")
+    with used, parsed([], ["EVAL_PERIOD = 5"], foreign=t5x_names.noting([])):
         pass
 
 
