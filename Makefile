@@ -45,7 +45,7 @@ test-t5x: $(VENV)/.dev
 	@$(BIN)/python -c 'import t5x, airio.core, jestimator' 2>/dev/null || { echo "make: t5x, airio or jestimator is not installed in $(VENV); docs/t5x.md says how"; exit 2; }
 	@$(BIN)/python -m benchmarks.t5x
 	@$(BIN)/python -m benchmarks.readme_tables
-	@$(BIN)/python -m pytest tests/train/test_t5x.py
+	@$(BIN)/python -m pytest tests/train/test_t5x.py tests/train/test_t5x_names.py
 
 # Debian's documentation: the corpus job measured on it and on its damaged twin (LABELLED: a labelled WARC set besides), then the main job.
 # Hours of two cores the first time, what is finished is kept in $(REAL).

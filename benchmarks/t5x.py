@@ -3,7 +3,8 @@
     make test-t5x            # or: python -m benchmarks.t5x [--quickstart DIR]
 
 On what the quickstart leaves (made first if it is not there: three minutes). In order:
-  losses       the same weights, batches and optax chain through t5x's Trainer and PjitPartitioner and through our step, 50 steps
+  losses       the same weights, batches and optax chain through t5x's Trainer and PjitPartitioner and through our step, 50 steps: on one
+               device; on eight simulated ones, its model axis beside our tensor, its parameters spread over data beside our fsdp
   pretrain     python -m t5x.train with its pretrain.gin on our rows, then again from where it stopped
   finetune     python -m t5x.train with its finetune.gin from a checkpoint that `ja-llm export --format t5x` wrote, moments and all; what
                it saves goes back through `ja-llm import --like`
@@ -13,13 +14,16 @@ Writes benchmarks/results/t5x.json with the date and the commits of t5x, airio a
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ja_llm.files import write_json
+from ja_llm.files import read_json, write_json
 from ja_llm.manifest import software
 
 RESULT = Path(__file__).resolve().parent / "results" / "t5x.json"
@@ -63,28 +67,62 @@ def commits() -> dict[str, str]:
     return found
 
 
-def losses(model: Path, cache: Path, steps: int = STEPS, length: int = LENGTH, batch: int = BATCH) -> dict[str, Any]:
-    """Losses of both trainers from the same weights on the same batches, in float32.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way of spreading the same training over devices, in t5x's words and in ours.
+
+    Attributes:
+      submesh: `model_parallel_submesh` of PjitPartitioner. On CPUs it lies over (processes, devices); `num_partitions` has no effect there.
+      parameter_dims: `parameter_partitioning_dims` of its standard rules; 2: parameters are spread over data, too.
+      mesh: MESH.
+    """
+
+    submesh: tuple[int, ...] | None
+    parameter_dims: int
+    mesh: Mapping[str, int]
+
+
+ONE_DEVICE = Layout(None, 1, {"data": 1})
+DEVICES = 8
+LAYOUTS = {
+    "model 4 x data 2": Layout((1, 4), 1, {"data": 2, "tensor": 4}),
+    "model 2 x data 4, parameters over both": Layout((1, 2), 2, {"fsdp": 4, "tensor": 2}),
+}
+# What divides over the meshes above; the quickstart's model has three heads.
+SPREAD = {"embed_dim": 128, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "head_dim": 16, "mlp_dim": 256, "max_length": 512}
+
+
+def losses(
+    model: Path, cache: Path, steps: int = STEPS, length: int = LENGTH, batch: int = BATCH, layout: Layout = ONE_DEVICE
+) -> dict[str, Any]:
+    """Losses of both trainers from the same weights on the same batches, in float32, on all devices of this process.
 
     Returns:
-      {"steps", "largest_difference" (relative), "batches_equal", "ours", "t5x"}.
+      {"steps", "largest_difference" (relative), "batches_equal", "mesh" and "share_on_a_device" (of the parameters' bytes) of each, "ours",
+      "t5x"}.
     """
     from flax.core import freeze
     from t5x import partitioning, trainer, utils
 
+    from ja_llm import sharding
     from ja_llm.data.batches import BatchSource
     from ja_llm.interop import t5x as bridge
     from ja_llm.train import checkpoints
     from ja_llm.train.learning_rates import WarmupCosine
+    from ja_llm.train.loop import lowered_step
     from ja_llm.train.optimizers import AdamW
-    from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+    from ja_llm.train.state import plan_state
+    from ja_llm.train.step import StepOptions, TrainState, init_optimizer
 
     settings, schedule = AdamW(), WarmupCosine(peak=1e-3, final=1e-4, warmup_steps=5, total_steps=max(steps, 6))
     module, vocabulary = bridge.module(str(model), FLOAT32), bridge.vocabulary(str(model))
     theirs = bridge.DecoderModel(module, vocabulary, bridge.optimizer(settings, schedule))
     task = bridge.rows(str(cache), vocabulary, {"targets": length})
-    rules = partitioning.standard_logical_axis_rules(additional_rules=(("kv_heads", "model"),))
-    partitioner = partitioning.PjitPartitioner(num_partitions=1, logical_axis_rules=rules)
+    rules = partitioning.standard_logical_axis_rules(
+        parameter_partitioning_dims=layout.parameter_dims, additional_rules=(("kv_heads", "model"),)
+    )
+    where = {"num_partitions": 1} if layout.submesh is None else {"model_parallel_submesh": layout.submesh}
+    partitioner = partitioning.PjitPartitioner(**where, logical_axis_rules=rules)
     wanted = utils.DatasetConfig(task, {"targets": length}, "train", batch, True, None, use_cached=True, pack=True)
     data = utils.get_dataset(wanted, 0, 1, theirs.FEATURE_CONVERTER_CLS).as_numpy_iterator()
     source = BatchSource(cache, length, batch, 0)
@@ -98,20 +136,70 @@ def losses(model: Path, cache: Path, steps: int = STEPS, length: int = LENGTH, b
     their = trainer.Trainer(
         theirs, state, partitioner, [], None, axes, jax.random.PRNGKey(0), bridge.learning_rate(schedule), None
     )
-    step = jax.jit(make_train_step(module, settings.transformation(), schedule))
-    mine = TrainState(jnp.int32(0), jax.tree.map(jnp.array, params), init_optimizer(settings.transformation(), params))
+    mesh = sharding.make_mesh(layout.mesh)
+    spread = sharding.DEFAULT_RULES
+    plan, transformation = plan_state(module.config, settings, StepOptions(), mesh, spread)
+    rows = sharding.batch_sharding(mesh, spread)
+    with sharding.use(mesh, spread):
+        step = lowered_step(mesh, rows, plan, transformation, (batch, length), schedule, module.config, StepOptions()).compile()
+    mine = jax.device_put(TrainState(jnp.int32(0), params, init_optimizer(transformation, params)), plan.shardings)
 
     found: dict[str, list[float]] = {"ours": [], "t5x": []}
     equal = True
     for number in range(steps):
-        rows, expected = next(data), source[number]
-        equal &= all(np.array_equal(rows[name], expected[name]) for name in expected)
-        metrics = their.train(iter([rows]), 1, start_step=number).result()
-        mine, own = step(mine, expected)
+        read, expected = next(data), source[number]
+        equal &= all(np.array_equal(read[name], expected[name]) for name in expected)
+        metrics = their.train(iter([read]), 1, start_step=number).result()
+        mine, own = step(mine, jax.device_put(expected, rows))
         found["t5x"].append(float(metrics["loss"].value))
         found["ours"].append(float(own["loss"]))
     far = max(abs(a - b) / abs(b) for a, b in zip(found["ours"], found["t5x"], strict=True))
-    return {"steps": steps, "largest_difference": far, "batches_equal": bool(equal), **found}
+    return {
+        "steps": steps,
+        "largest_difference": far,
+        "batches_equal": bool(equal),
+        "mesh": {"t5x": dict(partitioner.mesh.shape), "ours": {name: size for name, size in mesh.shape.items() if size > 1}},
+        "share_on_a_device": {"t5x": share_on_a_device(their.train_state.params), "ours": share_on_a_device(mine.params)},
+        **found,
+    }
+
+
+def share_on_a_device(params: Any) -> float:
+    """Bytes of the parameters that the first device holds, of all."""
+    leaves = jax.tree.leaves(params)
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves)
+
+
+def spread_losses(cache: Path, work: Path, steps: int = STEPS, length: int = LENGTH, batch: int = BATCH) -> dict[str, Any]:
+    """`losses` of each of LAYOUTS, in a process that simulates DEVICES devices.
+
+    Raises:
+      SystemExit: it failed; its log is named.
+    """
+    model, out, log = work / "spread", work / "spread.json", work / "spread.log"
+    words = [model, cache, out, steps, length, batch]
+    flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_cpu_collective_call_terminate_timeout_seconds=300"
+    with open(log, "wb") as file:
+        command = [sys.executable, "-m", "benchmarks.t5x", "--spread", *map(str, words)]
+        code = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "XLA_FLAGS": flags}).returncode
+    if code:
+        raise SystemExit(f"the losses on {DEVICES} devices ended with {code}; see {log}")
+    return read_json(out)
+
+
+def spread_child(model: Path, cache: Path, out: Path, steps: int, length: int, batch: int) -> None:
+    """What `spread_losses` starts: makes a model whose dimensions divide, and writes the losses of each layout."""
+    from ja_llm.models.config import DecoderConfig
+    from ja_llm.models.decoder import init_params
+    from ja_llm.train import checkpoints
+    from ja_llm.vocab.base import load_tokenizer
+
+    tokenizer = load_tokenizer(cache / "vocab")
+    rows = -(-tokenizer.vocab_size // DEVICES) * DEVICES
+    config = DecoderConfig(vocab_size=rows, padding_ids=rows - tokenizer.vocab_size, **SPREAD)
+    checkpoints.save_model(model, config=config, params=init_params(config, jax.random.key(0)), tokenizer=tokenizer, ledger={})
+    found = {name: losses(model, cache, steps, length, batch, layout) for name, layout in LAYOUTS.items()}
+    write_json(out, found)
 
 
 def run(script: str, log: Path, model: Path, **macros: Any) -> None:
@@ -195,12 +283,12 @@ def stock_evaluation(model: Path, documents: Path, work: Path, limit: int = 32) 
     """eval.gin on a scored task and infer.gin on a generated one, beside our engine.
 
     Returns:
-      {"accuracy": {"t5x", "ours"}, "answers": how many, "equal_answers": those of which one text begins with the other, since the rows
-      of the two end at different places}.
+      {"accuracy": {"t5x", "ours"}, "answers": how many, "equal_answers": those of which the texts are the same; where the row was full,
+      but for a character that is cut in the middle of its bytes}.
     """
     from ja_llm.evaluation.registry import resolve
     from ja_llm.evaluation.run import evaluate
-    from ja_llm.evaluation.text_stream import first_stop
+    from ja_llm.evaluation.text_stream import BROKEN, first_stop
     from ja_llm.interop.t5x_checkpoints import to_t5x
 
     checkpoint = to_t5x(model, work / "evaluated")["path"]
@@ -229,10 +317,10 @@ def stock_evaluation(model: Path, documents: Path, work: Path, limit: int = 32) 
     stop = resolve(GENERATED)[0].stop
     answers = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
     pairs = [
-        (text[: first_stop(text, stop)].rstrip("\ufffd"), ours)
+        (text[: first_stop(text, stop)].rstrip(BROKEN), ours.rstrip(BROKEN))
         for text, ours in zip(answers, predictions(work / "own"), strict=True)
     ]
-    same_text = [a.startswith(b) or b.startswith(a) for a, b in pairs]
+    same_text = [a == b for a, b in pairs]
     headline = resolve(SCORED)[0].headline
     return {
         "scored": SCORED,
@@ -240,7 +328,7 @@ def stock_evaluation(model: Path, documents: Path, work: Path, limit: int = 32) 
         "generated": GENERATED,
         "answers": len(pairs),
         "equal_answers": sum(same_text),
-        "characters_compared": sum(min(len(a), len(b)) for a, b in pairs),
+        "characters_compared": sum(len(b) for _, b in pairs),
     }
 
 
@@ -256,6 +344,7 @@ def failures(value: dict[str, Any]) -> list[str]:
     claims = {
         "losses within 1e-5": value["losses"]["largest_difference"] <= 1e-5 and value["losses"]["steps"] >= STEPS,
         "equal batches": value["losses"]["batches_equal"],
+        **{f"{name}: {claim}": holds for name, found in value["spread"].items() for claim, holds in spread_claims(found).items()},
         "pretrain.gin resumed": trained["pretrain_checkpoints"][-1] == "checkpoint_4",
         "our checkpoint in t5x, bit for bit": trained["export_exact"],
         "t5x's checkpoint in ours, bit for bit": trained["import_exact"],
@@ -266,11 +355,26 @@ def failures(value: dict[str, Any]) -> list[str]:
     return [claim for claim, holds in claims.items() if not holds]
 
 
+def spread_claims(found: dict[str, Any]) -> dict[str, bool]:
+    """What must hold of losses on several devices, by name."""
+    shares = found["share_on_a_device"].values()
+    return {
+        "losses within 1e-5": found["largest_difference"] <= 1e-5,
+        "equal batches": found["batches_equal"],
+        "the loss moves": abs(found["ours"][-1] / found["ours"][0] - 1) > 1e-3,
+        "parameters are spread": all(share < 1 / 2 for share in shares),
+    }
+
+
 def main() -> None:
     """Run all, write the result, fail where something differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quickstart", type=Path, default=Path("build/t5x/quickstart"), help="its output folder")
+    parser.add_argument("--spread", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.spread:
+        spread_child(*map(Path, args.spread[:3]), *map(int, args.spread[3:]))
+        return
     found = commits()
     if not (args.quickstart / "report.html").exists():
         subprocess.run([sys.executable, "-m", "ja_llm", "quickstart", "--out", args.quickstart, "--device", "cpu"], check=True)
@@ -286,10 +390,12 @@ def main() -> None:
         "training": stock_training(base, trained, cache, work),
         "evaluation": stock_evaluation(trained, folder / "corpus", work),
         "losses": losses(base, cache),
+        "spread": spread_losses(cache, work),
     }
     write_json(RESULT, value)
-    for name in ("losses", "training", "evaluation"):
-        print(name, {key: item for key, item in value[name].items() if key not in ("ours", "t5x")})
+    shown = {name: value[name] for name in ("losses", "training", "evaluation")} | value["spread"]
+    for name, part in shown.items():
+        print(name, {key: item for key, item in part.items() if key not in ("ours", "t5x")})
     if wrong := failures(value):
         raise SystemExit("not as it should be: " + "; ".join(wrong))
 

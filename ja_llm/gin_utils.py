@@ -10,7 +10,7 @@ import difflib
 import importlib.resources
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def parsed(
     search_paths: str = "",
     required: Sequence[str] = (),
     placeholders: Mapping[str, Any] | None = None,
+    foreign: Callable[[str, Any], bool] | None = None,
 ) -> Iterator[str]:
     """Bind gin files and bindings for the length of the block.
 
@@ -111,6 +112,7 @@ def parsed(
       search_paths: comma-separated folders.
       required: macros that must be bound at the end.
       placeholders: values of macros that nothing binds and the caller does not need.
+      foreign: (name, value) -> whether a macro that nothing uses, or a binding of another program's class, is known and may stand there.
 
     Yields:
       The configuration as text.
@@ -135,7 +137,7 @@ def parsed(
         _bind(list(files), list(bindings))
         text = _filled(gin.config_str(), placeholders or {})
         given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
-        _check_macros(text, required, given)
+        _check_macros(text, required, given, foreign or (lambda name, value: False))
         yield text
     finally:
         gin.clear_config()
@@ -188,7 +190,11 @@ def _reason(error: Exception) -> str:
     if absent := re.match(r"No module named '([^']+)'", str(error)):  # gin's copy of the error has lost its `name`
         return f"it can't import {absent[1]}; is its folder in PYTHONPATH?"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:400].rstrip(".") + _near(str(error))
+    theirs = re.search(r"No module named 't5x|\bt5x/(configs|examples|contrib)/", str(error))
+    hint = (
+        " (gin files that bind t5x's own classes are for `python -m t5x.train`; docs/t5x.md has their macros)" if theirs else ""
+    )
+    return " ".join(lines)[:400].rstrip(".") + _near(str(error)) + hint
 
 
 def _near(text: str) -> str:
@@ -219,7 +225,7 @@ def _near(text: str) -> str:
     return f" (near names: {', '.join(near)})" if near else ""
 
 
-def _check_macros(text: str, required: Sequence[str], given: set[str]) -> None:
+def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: Callable[[str, Any], bool]) -> None:
     bound = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
     used = set(re.findall(r"%([A-Za-z_][\w/.]*)", text))
     missing = sorted(name for name in {*required, *(u for u in used if u.isupper())} - bound if name != "REQUIRED")
@@ -228,7 +234,10 @@ def _check_macros(text: str, required: Sequence[str], given: set[str]) -> None:
         name = (missing + unfilled)[0]
         raise UsageError(f"{name} has no value; add --gin.{name}=VALUE.")
     # A file's macro may lose its last use to a binding; one that the caller names and nothing uses is a slip of the pen.
-    unused = sorted(given - used - set(required))
+    known = {name for name in bound - used - set(required) if foreign(name, gin.query_parameter(f"%{name}"))}
+    for name in re.findall(r"^((?:\w+/)*\w+(?:\.\w+)+) =", text, re.MULTILINE):
+        foreign(name, gin.query_parameter(name))
+    unused = sorted(given - used - set(required) - known)
     if unused:
         near = difflib.get_close_matches(unused[0], sorted(used), n=1)
         hint = (

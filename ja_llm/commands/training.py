@@ -88,18 +88,24 @@ def train(verbs) -> None:
     from ja_llm.gin_utils import add_gin_flags, split_gin_flags
 
     def handler(args, rest):
+        from ja_llm.train import t5x_names
+
         rest, bindings = split_gin_flags(rest)
+        rest, notes = t5x_names.take_flags(rest)
         if rest:
             args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         from ja_llm.train import failures
-        from ja_llm.train.processes import join
+        from ja_llm.train.processes import join, say
 
         # Before anything asks for the devices.
-        join(args.coordinator_address, args.process_count, args.process_index, args.initialization_timeout)
+        address = args.coordinator_address or ("auto" if args.multiprocess_gpu == "true" else None)
+        join(address, args.process_count, args.process_index, args.initialization_timeout)
         set_device(args.device)
         with failures.shared():
             from ja_llm.train.main import main as train
 
+            for sentence in notes:
+                say(sentence)
             train(args.gin_file, args.gin_bindings + bindings, args.gin_search_paths, dry_run=args.dry_run)
 
     parser = add_verb(
@@ -113,6 +119,13 @@ def train(verbs) -> None:
     add_gin_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
     processes = parser.add_argument_group("several processes (one command in each)")
+    processes.add_argument(
+        "--multiprocess_gpu",
+        nargs="?",
+        const="true",
+        choices=("true", "false"),
+        help="t5x's: without --coordinator_address the same as --coordinator_address auto",
+    )
     processes.add_argument(
         "--coordinator_address",
         metavar="HOST:PORT",

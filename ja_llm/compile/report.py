@@ -15,6 +15,10 @@ def text(result: dict[str, Any]) -> str:
         f"  GiB a chip: {kinds}",
     ]
     if "kernels" in result:
+        lines[-1] = (
+            f"  GiB a GPU, exactly, by their shardings: {kinds}; activations, gradients and other temporaries are not known, for they are the "
+            "compiler's"
+        )
         lines += [_flops(result), f"attention {result['attention']}: {result['kernels']} kernels in the lowered program"]
         return "\n".join([*lines, f"lowered in {result['lower_seconds']:.0f} s, not compiled: that needs a GPU"])
     if "flops" in result:
@@ -27,10 +31,7 @@ def _verdict(result: dict[str, Any]) -> str:
     if result["fits"]:
         return f"fits: {memory['total']:.2f} of {memory['usable']:.2f} GiB a chip, {spare:.2f} to spare"
     if result["fits"] is None:
-        return (
-            f"lowers; state and batch leave {spare:.2f} of {memory['usable']:.2f} GiB a GPU for activations and the rest, which only its "
-            "compiler knows"
-        )
+        return f"lowers; whether it fits is not known: state and batch leave {spare:.2f} of {memory['usable']:.2f} GiB a GPU for all the rest"
     if "time" in result:  # the compiler had no objection
         return (
             f"probably does not fit: the compiler took it, but it uses {memory['total']:.2f} GiB a chip of {memory['usable']:.2f} that we take for usable "

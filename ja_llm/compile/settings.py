@@ -12,7 +12,7 @@ import gin
 from ja_llm import gin_utils
 from ja_llm.errors import UsageError
 from ja_llm.models.config import REMAT_POLICIES, DecoderConfig
-from ja_llm.train import main
+from ja_llm.train import main, t5x_names
 from ja_llm.train.checks import check_settings
 from ja_llm.train.step import StepOptions
 
@@ -116,7 +116,9 @@ def settings(
       UsageError: something is missing or does not fit.
     """
     required = ("TASK_FEATURE_LENGTHS",)
-    with gin_utils.parsed(files, bindings, search_paths, required=required, placeholders=PLACEHOLDERS):
+    bindings, notes = t5x_names.take_bindings(bindings)  # what has no effect is said by `ja-llm train`
+    foreign = t5x_names.noting(notes)
+    with gin_utils.parsed(files, bindings, search_paths, required=required, placeholders=PLACEHOLDERS, foreign=foreign):
         defaults = {
             name: p.default for name, p in inspect.signature(main.train).parameters.items() if p.default is not gin.REQUIRED
         }

@@ -32,7 +32,7 @@ from ja_llm.train.checks import check_settings
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
-from ja_llm.train.processes import alone, together
+from ja_llm.train.processes import alone, say, together
 from ja_llm.train.retention import Best
 from ja_llm.train.spikes import SpikeDetector
 from ja_llm.train.step import LOSSES, StepOptions, TrainState
@@ -449,8 +449,13 @@ def _attention(config: DecoderConfig) -> str:
 def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", dry_run: bool = False) -> TrainState | None:
     """Parse gin and train: what `ja-llm train` and `python -m ja_llm.train` call."""
     from ja_llm import gin_utils
+    from ja_llm.train import t5x_names
 
-    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS):
+    t5x_names.check_files(files)
+    bindings, notes = t5x_names.take_bindings(bindings)
+    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS, foreign=t5x_names.noting(notes)):
+        for sentence in notes:
+            say(sentence)
         try:
             return train(dry_run=dry_run)
         except TypeError as error:

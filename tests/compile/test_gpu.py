@@ -36,7 +36,12 @@ def test_kernels_of_each_pass_and_state_of_each_gpu(lowered):
 def test_what_only_a_compiler_knows_is_not_said(lowered):
     found, _ = lowered
     assert found["fits"] is None and "time" not in found and "temporaries" not in found["gib_per_chip"]
-    assert "not compiled: that needs a GPU" in report.text(found)
+    said = report.text(found)
+    assert "not compiled: that needs a GPU" in said and "whether it fits is not known" in said
+    (line,) = [line for line in said.splitlines() if "GiB a GPU, exactly" in line]
+    known, _, unknown = line.partition(";")
+    assert all(f"{kind} {found['gib_per_chip'][kind]:.2f}" in known for kind in ("parameters", "optimizer", "batch"))
+    assert "activations" in unknown and "not known" in unknown and "activations" not in found["gib_per_chip"]
 
 
 def test_a_state_that_is_too_large_does_not_fit():

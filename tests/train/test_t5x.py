@@ -31,6 +31,15 @@ def test_losses_equal(model, cache_dir):
     assert found["ours"][0] != found["ours"][-1]
 
 
+def test_losses_equal_on_eight_devices(cache_dir, tmp_path):
+    from benchmarks.t5x import LAYOUTS, spread_claims, spread_losses
+
+    found = spread_losses(cache_dir, tmp_path, steps=4, length=32)
+    assert list(found) == list(LAYOUTS)
+    assert [claim for one in found.values() for claim, holds in spread_claims(one).items() if not holds] == []
+    assert [one["mesh"]["t5x"] for one in found.values()] == [{"data": 2, "model": 4}, {"data": 4, "model": 2}]
+
+
 def test_t5x_restores_our_checkpoint(model, tmp_path):
     from t5x import partitioning, utils
     from t5x.checkpoints import OrbaxCheckpointManagerInterface
