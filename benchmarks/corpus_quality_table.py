@@ -3,24 +3,30 @@
 from collections import Counter
 from typing import Any
 
+from benchmarks import damaged_twin
+
 _SETS = {"debian_docs": "Debian's documentation and its damaged twin", "labelled": "labelled WARC set"}
 _FIGURES = {
     "unaccounted": ("records without a place", "{:.0f}", "{:.0f}"),
     "alike_both_kept": ("pairs of Jaccard ≥ .95, both kept", "{:.2%}", "≤ {:.0%}"),
-    "unlike_dropped": ("dropped as duplicates though no other is ≥ .5 alike", "{:.2%}", "≤ {:.1%}"),
+    "unlike_joined": ("pairs of Jaccard < .5 with a 5-gram in common, taken for duplicates", "{:.5%}", "≤ {:.1%}"),
+    "unlike_dropped": ("documents dropped as duplicates though no other is ≥ .5 alike", "{:.2%}", "≤ {:.1%}"),
+    "planted_unlike_dropped": ("planted pairs of Jaccard < .5, one dropped for the other", "{:.2%}", "≤ {:.1%}"),
     "language_precision": ("language, precision", "{:.4f}", "≥ {}"),
     "language_recall": ("language, recall", "{:.4f}", "≥ {}"),
 }
 
 
 def table(value: dict[str, Any]) -> str:
-    """Bounded figures, then what became of each kind of damage, then similarity of texts."""
-    return "\n\n".join([bounded(value), damages(value), texts(value)])
+    """Bounded figures, then pairs by similarity, then what became of each kind of damage, then similarity of texts."""
+    if value["twin"]["version"] != damaged_twin.VERSION:
+        return "The figures are of an earlier version of the damaged twin: `python -m benchmarks.corpus_quality` measures them anew.\n"
+    return "\n\n".join([bounded(value), pairs(value), pages(value), damages(value), texts(value)])
 
 
 def bounded(value: dict[str, Any]) -> str:
     """Each figure beside its bound, for every build."""
-    builds = [(name, preset) for name in _SETS if name in value["figures"] for preset in value["figures"][name]]
+    builds = _builds(value)
     lines = [
         f"| | bound | {' | '.join(f'{_SETS[name]}, {preset}' for name, preset in builds)} |",
         "|---|---|" + "---|" * len(builds),
@@ -34,13 +40,75 @@ def bounded(value: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _builds(value: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, preset) for name in _SETS if name in value["figures"] for preset in value["figures"][name]]
+
+
+def pairs(value: dict[str, Any]) -> str:
+    """Pairs of documents by similarity: joined, expected."""
+    builds = _builds(value)
+    lines = [
+        f"| pairs by Jaccard similarity: taken for duplicates of all (expected) | {' | '.join(f'{_SETS[n]}, {p}' for n, p in builds)} |",
+        "|---|" + "---|" * len(builds),
+    ]
+    tables = [value[name][preset]["duplicates"]["pairs_by_similarity"] for name, preset in builds]
+    for low in tables[0]:
+        cells = [f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f})" for t in tables]
+        lines.append(f"| {low.lstrip('0') or '0'} to {float(low) + 0.1:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def pages(value: dict[str, Any]) -> str:
+    """What is known besides the bounded figures: pages that are unlike while their documents are alike, and languages by the extracted text."""
+    rows: dict[str, list[str]] = {}
+    for name, preset in _builds(value):
+        part = value[name][preset]
+        unlike, planted, lang = part["duplicates"]["of_pages"], part["duplicates"]["planted"], part["language"]
+        for words, cell in (
+            (
+                "pages dropped as duplicates though no other's reference text is ≥ .5 alike",
+                f"{unlike['unlike_dropped']:,} of {unlike['unlike_all']:,}",
+            ),
+            (
+                "of these, extracted texts ≥ .5 alike",
+                f"{sum(n for low, n in unlike['unlike_dropped_by_similarity'].items() if float(low) >= 0.5):,}",
+            ),
+            (
+                "planted pairs whose reference texts are < .5 alike, one dropped for the other",
+                f"{planted['unlike_pages_dropped']} of {planted['unlike_pages']}",
+            ),
+            (
+                "pages taken for Japanese wrongly, by what their extracted text is",
+                _told(lang["taken_for_japanese_by_content_of_text"]),
+            ),
+            ("Japanese pages missed, by what their extracted text is", _told(lang["missed_by_content_of_text"])),
+        ):
+            rows.setdefault(words, []).append(cell)
+    heads = " | ".join(f"{_SETS[n]}, {p}" for n, p in _builds(value))
+    return "\n".join(
+        [
+            f"| not bounded | {heads} |",
+            "|---|" + "---|" * len(_builds(value)),
+            *(f"| {w} | {' | '.join(c)} |" for w, c in rows.items()),
+        ]
+    )
+
+
+def _told(counts: dict[str, int]) -> str:
+    return (
+        ", ".join(f"{content or 'too short'} {n}" for content, n in sorted(counts.items(), key=lambda entry: -entry[1])) or "none"
+    )
+
+
 def _of(part: dict[str, Any], figure: str) -> str:
     """How many it was counted on."""
     duplicates, language = part["duplicates"], part["language"]
     counts = {
         "unaccounted": part["losses"]["records"],
-        "alike_both_kept": duplicates["pairs_alike"],
-        "unlike_dropped": duplicates["documents_unlike_all"],
+        "alike_both_kept": duplicates["of_pages"]["pairs_alike"],
+        "unlike_joined": duplicates["pairs_unlike"],
+        "unlike_dropped": duplicates["of_documents"]["unlike_all"],
+        "planted_unlike_dropped": duplicates["planted"]["unlike_documents"],
         "language_precision": language["pages"],
         "language_recall": language["japanese"],
     }

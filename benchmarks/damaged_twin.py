@@ -6,7 +6,8 @@ Every record has a label: which page it was made from, what was done to it, and 
 OUT/truth.jsonl.gz. The same input, seed and size give the same bytes. The kinds:
 
 - charsets: the page's bytes in Shift_JIS, EUC-JP, ISO-2022-JP or UTF-16, claimed in the HTTP header, in the page, nowhere, or wrongly; some
-  bad bytes; UTF-8 that was read as Shift_JIS and saved again (nobody can read it);
+  bad bytes; mojibake, which is text that was read in a charset that it is not in and saved so (nobody can read it). Character references
+  are written out before, as mandoc makes manual pages of them alone: such a page is ASCII in every charset and nothing can go wrong with it;
 - cut: the body ends before its Content-Length, its gzip coding or its chunked coding does, or the page ends in the middle and nothing says so;
 - members: the record's gzip member has other bytes in its middle, lacks its end, is zeros, or random bytes stand before it; the end
   of a file is missing;
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import glob
 import gzip
+import html
 import json
 import random
 import re
@@ -32,7 +34,7 @@ from benchmarks.page_truth import Page
 from ja_llm.fetch.warc_writer import WarcWriter
 from ja_llm.files import atomic_write, read_json, sha256_json, write_json
 
-VERSION = 1
+VERSION = 2
 PER_FILE = 150
 LEVELS = (0.2, 0.3, 0.4, 0.45, 0.55, 0.7, 0.8, 0.9, 0.96, 0.98)
 # label -> charset of the bytes, of the HTTP header, of the page's own meta element
@@ -54,10 +56,21 @@ CHARSETS = {
     "utf-8, said to be shift_jis": ("utf-8", "Shift_JIS", "Shift_JIS"),
     "utf-8, said to be iso-8859-1": ("utf-8", "ISO-8859-1", ""),
 }
-BAD_BYTES, MOJIBAKE = "utf-8 with bad bytes", "mojibake"
+BAD_BYTES = "utf-8 with bad bytes"
+# label -> charset of the text, charset that it was read in: Japan's three in what pages are taken for
+_WRITTEN = {"utf-8": "utf-8", "shift_jis": "cp932", "euc_jp": "euc_jp"}
+_READ_AS = {**_WRITTEN, "iso-8859-1": "cp1252", "gb18030": "gb18030"}
+MOJIBAKE = {
+    f"mojibake, {written} read as {read}": (codec, wrong)
+    for written, codec in _WRITTEN.items()
+    for read, wrong in _READ_AS.items()
+    if written != read
+}
 CUTS = ("body shorter than its length", "gzip coding cut", "chunked coding cut", "page cut, not said")
 MEMBERS = ("member flipped", "member cut", "member zeroed", "garbage before", "sound neighbour", "end of file missing")
 COPIES = ("other head and foot", "other address", "other host")
+_REFERENCE = re.compile(r"&#(?:[0-9]{3,7}|[xX][0-9a-fA-F]{2,6});")
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _META = re.compile(r"""<meta\b[^>]{0,200}?charset[^>]{0,200}?>""", re.IGNORECASE)
 
 
@@ -141,7 +154,7 @@ class Source:
             found += self.pages[content][at : at + number]
         return found
 
-    def html(self, page: Page) -> str:
+    def markup(self, page: Page) -> str:
         """The page as it was captured, which is in UTF-8."""
         from fastwarc.warc import ArchiveIterator
 
@@ -151,43 +164,60 @@ class Source:
         return http.parse_response(block).body.decode("utf-8")
 
 
+def written_out(markup: str) -> str:
+    """The page with the characters beyond ASCII themselves where numbers referred to them.
+
+    Example:
+      >>> written_out("&#26085;&#x672C; &#60; &amp;")
+      '日本 &#60; &amp;'
+    """
+
+    def character(match: re.Match[str]) -> str:
+        text = html.unescape(match[0])
+        return text if len(text) == 1 and "\x9f" < text != "\ufffd" else match[0]
+
+    return _REFERENCE.sub(character, markup)
+
+
 def neighbours(source: Source, each: int, rng: random.Random) -> list[Made]:
     """Pages as they are, under an address of their own, to be damaged as gzip members beside each other."""
     chosen = [(label, page) for label in MEMBERS[:5] for page in source.take(each, ("ja", "other"))]
     rng.shuffle(chosen)
-    return [Made(page, label, source.html(page).encode(), page.text, url=_other_host(page.url, "twin")) for label, page in chosen]
+    made = ((label, page, source.markup(page).encode(), _other_host(page.url, "twin")) for label, page in chosen)
+    return [Made(page, label, body, page.text, url=url) for label, page, body, url in made]
 
 
 def charsets(source: Source, each: int, rng: random.Random) -> Iterator[Made]:
     """Japanese pages in other encodings and with other claims."""
     for label, (charset, header, meta) in CHARSETS.items():
         for page in source.take(each, ("ja",)):
-            html = _META.sub("", source.html(page))
+            markup = _META.sub("", written_out(source.markup(page)))
             if meta:
-                html = re.sub(r"(<head[^>]*>)", rf'\1<meta charset="{meta}">', html, count=1)
-            html = re.sub(r"^\s*<\?xml[^>]*\?>", "", html)
+                markup = re.sub(r"(<head[^>]*>)", rf'\1<meta charset="{meta}">', markup, count=1)
+            markup = re.sub(r"^\s*<\?xml[^>]*\?>", "", markup)
             content_type = f"text/html; charset={header}" if header else "text/html"
-            body = html.encode(charset, "xmlcharrefreplace")
+            body = markup.encode(charset, "xmlcharrefreplace")
             yield Made(page, label, body, page.text, content_type, _other_host(page.url, "charset"))
     for page in source.take(each, ("ja",)):
-        bad = bytearray(source.html(page).encode())
+        bad = bytearray(written_out(source.markup(page)).encode())
         for _ in range(1 + len(bad) // 2000):
             bad[rng.randrange(len(bad) // 4, len(bad))] = rng.choice((0xFF, 0xC0, 0x80))
         yield Made(page, BAD_BYTES, bytes(bad), page.text, url=_other_host(page.url, "charset"))
-    for page in source.take(each, ("ja",)):
-        body = source.html(page).encode().decode("cp932", "replace").encode()
-        yield Made(page, MOJIBAKE, body, "", url=_other_host(page.url, "charset"), readable=False)
+    for label, (charset, read) in MOJIBAKE.items():
+        for page in source.take(max(1, each // 4), ("ja",)):
+            markup = written_out(source.markup(page)).encode(charset, "xmlcharrefreplace").decode(read, "replace")
+            yield Made(page, label, markup.encode(), "", url=_other_host(page.url, "charset"), readable=False)
 
 
 def cuts(source: Source, each: int, rng: random.Random) -> Iterator[Made]:
     """Pages whose end is missing. What is lost by its own header can't become a document; a page cut in silence stays as far as it goes."""
     for label in CUTS:
         for page in source.take(each, ("ja", "other")):
-            html, url, share = source.html(page), _other_host(page.url, "cut"), rng.uniform(0.4, 0.9)
-            body = html.encode()
+            markup, url, share = source.markup(page), _other_host(page.url, "cut"), rng.uniform(0.4, 0.9)
+            body = markup.encode()
             if label == CUTS[3]:
-                html = html[: int(len(html) * share)]
-                yield Made(page, label, html.encode(), page_truth.main_text(html), url=url)
+                markup = markup[: int(len(markup) * share)]
+                yield Made(page, label, markup.encode(), page_truth.main_text(markup), url=url)
                 continue
             headers = {"Content-Length": str(len(body))}
             if label == CUTS[1]:
@@ -206,28 +236,30 @@ def near_duplicates(source: Source, each: int, rng: random.Random) -> Iterator[M
         for level in LEVELS:
             for page in source.take(each // 2, ("ja", "other")):
                 donor = page_truth.squeeze(rng.choice(source.pages[page.content]).text)
-                html = edited(source.html(page), lambda text, d=donor, e=edit, v=level: e(text, d, v, rng))
-                text, date = page_truth.main_text(html), rng.choice(("2019-01-01T00:00:00Z", "2025-06-01T00:00:00Z"))
-                yield Made(page, f"{style}, {level}", html.encode(), text, url=_other_host(page.url, "mirror"), date=date)
+                markup = edited(source.markup(page), lambda text, d=donor, e=edit, v=level: e(text, d, v, rng))
+                text, date = page_truth.main_text(markup), rng.choice(("2019-01-01T00:00:00Z", "2025-06-01T00:00:00Z"))
+                yield Made(page, f"{style}, {level}", markup.encode(), text, url=_other_host(page.url, "mirror"), date=date)
     for label in COPIES:
         for page in source.take(each, ("ja", "other")):
-            html, url = source.html(page), page.url
+            markup, url = source.markup(page), page.url
             if label == COPIES[0]:
                 head, foot = _frame(rng)
-                html = re.sub(r"(<body[^>]*>)", lambda m, h=head: m[1] + h, html, count=1).replace("</body>", f"{foot}</body>")
+                markup = markup.replace("</body>", f"{foot}</body>")
+                markup = re.sub(r"(<body[^>]*>)", lambda m, h=head: m[1] + h, markup, count=1)
             url = f"{url}?page=1&view=print" if label == COPIES[1] else _other_host(url, "copy")
-            yield Made(page, label, html.encode(), page.text, url=url, date="2025-06-01T00:00:00Z")
+            yield Made(page, label, markup.encode(), page.text, url=url, date="2025-06-01T00:00:00Z")
 
 
-def edited(html: str, edit: Callable[[str], str]) -> str:
+def edited(markup: str, edit: Callable[[str], str]) -> str:
     """The page with its main text's characters changed by `edit`, which gives as many characters back; white space stays."""
     import lxml.html
 
-    tree, places = page_truth.text_places(html)
+    tree, places = page_truth.text_places(markup)
     old = page_truth.squeeze("".join(getattr(element, part) for element, part in places))
     new = iter(edit(old))
     for element, part in places:
-        setattr(element, part, "".join(c if c.isspace() else next(new) for c in getattr(element, part)))
+        text = "".join(c if c.isspace() else next(new) for c in getattr(element, part))
+        setattr(element, part, _NOT_IN_XML.sub(" ", text))  # lxml reads control characters, but takes none
     return lxml.html.tostring(tree, encoding="unicode", doctype="<!DOCTYPE html>")
 
 

@@ -1,6 +1,8 @@
 """The labelled damage that `benchmarks/corpus_quality.py` measures the corpus job by: labels are true, nothing is lost unseen."""
 
 import gzip
+import html
+import itertools
 import random
 
 import pytest
@@ -60,6 +62,29 @@ def test_near_pairs_are_all_pairs_by_brute_force(web):
     assert len(expected) > 12
 
 
+def test_sharing_pairs_are_all_pairs_by_brute_force(web):
+    texts = [web.ja_text(i, 12) for i in range(5)] + [web.en_text(i) for i in range(5)] + ["", "短い", "短い文。", "短い文。"]
+    texts += [damaged_twin.replaced(t.replace("\n", ""), "花鳥風月" * 99, 0.3, random.Random(1)) for t in texts[:5]]
+    expected = {
+        (i, j): brute_force(a, b) for i, a in enumerate(texts) for j, b in enumerate(texts) if i < j and grams(a) & grams(b)
+    }
+    blocks = page_truth.sharing_pairs([page_truth.ngrams(t) for t in texts], block=4)
+    found = {(int(i), int(j)): float(v) for block in blocks for i, j, v in zip(*block, strict=True)}
+    assert found == pytest.approx({pair: v for pair, v in expected.items() if texts[pair[0]] or not texts[pair[1]]})
+    assert 20 < len(found) < len(texts) * (len(texts) - 1) / 2
+
+
+def test_references_are_written_out_as_a_parser_reads_them(web):
+    import lxml.html
+
+    page = (
+        web.html("日本語 ½ é 😀 &lt;b&gt; &#60;i&#62; &#128; &#xFFFE; &#0; &nbsp;").encode("ascii", "xmlcharrefreplace").decode()
+    )
+    out = damaged_twin.written_out(page)
+    assert "日本語 ½ é 😀 &lt;b&gt; &#60;i&#62;" in out
+    assert lxml.html.fromstring(out).text_content() == lxml.html.fromstring(page).text_content()
+
+
 @pytest.mark.parametrize("level", damaged_twin.LEVELS)
 @pytest.mark.parametrize("edit", [damaged_twin.replaced, damaged_twin.scattered])
 def test_an_edit_comes_near_its_level(web, edit, level):
@@ -75,10 +100,14 @@ def test_the_twin_is_the_same_again(collection, tmp_path):
     assert damaged_twin.make(warcs, originals, tmp_path, seed=2, each=2) != pages
 
 
+def gzip_text(data):
+    return html.unescape(gzip.zlib.decompressobj(31).decompress(data).decode("utf-8", "replace"))
+
+
 def test_every_kind_is_there_and_is_what_it_says(collection):
     _, originals, twin, pages = collection
     by_key, labels = {page.key: page for page in originals}, {page.label for page in pages}
-    kinds = {*damaged_twin.CHARSETS, damaged_twin.BAD_BYTES, damaged_twin.MOJIBAKE, *damaged_twin.CUTS, *damaged_twin.COPIES}
+    kinds = {*damaged_twin.CHARSETS, damaged_twin.BAD_BYTES, *damaged_twin.MOJIBAKE, *damaged_twin.CUTS, *damaged_twin.COPIES}
     kinds |= set(damaged_twin.MEMBERS)
     assert labels == kinds | {
         f"{style}, {level}" for style in ("scattered edits", "a stretch replaced") for level in damaged_twin.LEVELS
@@ -89,6 +118,9 @@ def test_every_kind_is_there_and_is_what_it_says(collection):
             assert page.lost and not page.text
             with pytest.raises((OSError, EOFError, gzip.zlib.error)):
                 gzip.decompress(data[: data.find(b"\x1f\x8b\x08", 10)] if page.label == damaged_twin.MEMBERS[1] else data)
+        elif page.label in damaged_twin.MOJIBAKE:
+            assert page.content == "other" and not page.text
+            assert page_truth.squeeze(by_key[page.of].text)[:40] not in page_truth.squeeze(gzip_text(data))
         elif page.label in damaged_twin.CHARSETS:
             assert page.text == by_key[page.of].text and page.content == "ja"
 
@@ -105,9 +137,28 @@ def test_a_small_twin_is_within_the_bounds(built):
     _, part, _ = built
     assert all(met(verdict(part)).values()), verdict(part)
     assert part["losses"]["lost_by_design_but_a_document"] == []
-    assert part["duplicates"]["pairs_alike"] > 30 and part["duplicates"]["planted_below"] >= 5
+    assert part["duplicates"]["of_pages"]["pairs_alike"] > 30 and part["duplicates"]["planted"]["unlike_documents"] >= 5
     for label in damaged_twin.CHARSETS:
         assert part["text"][f"{label} [ja]"]["same_as_undamaged"] == 1, label
+
+
+def test_pairs_share_a_band_as_often_as_brute_force_says(built):
+    pages, part, found = built
+    keys = sorted(key for key, outcome in found.items() if outcome.compared)
+    sets, table = [grams(found[key].text) for key in keys], part["duplicates"]["pairs_by_similarity"]
+    similarities = [len(a & b) / len(a | b) for a, b in itertools.combinations(sets, 2)]
+    counts = [sum(int(v * 10) == i or (v == 1 and i == 9) for v in similarities if v) for i in range(10)]
+    assert [bin["pairs"] for bin in table.values()] == counts
+    assert table["0.9"]["joined"] == counts[9] and sum(bin["joined"] for bin in table.values()) < sum(counts)
+    went = sum(found[key].stage == "dedup" for key in keys)
+    assert went == part["duplicates"]["dropped"] > 0
+
+
+def test_mojibake_is_dropped_by_its_own_name(built):
+    _, part, found = built
+    places = {label: part["losses"]["by_label"][label] for label in damaged_twin.MOJIBAKE}
+    assert places["mojibake, utf-8 read as shift_jis"] == {"language: garbled": 1}
+    assert not any(place in counts for counts in places.values() for place in ("kept", "dedup: duplicate_near")), places
 
 
 def test_a_record_that_is_nowhere_and_a_wrong_language_are_seen(built):

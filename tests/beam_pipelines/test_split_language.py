@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from beam_pipelines.config import LanguageId, Split
-from beam_pipelines.language import identify
+from beam_pipelines.language import garbled, identify
 from beam_pipelines.split import HELDOUT, group, hashes, side
 from ja_llm.documents import Document, document_id, meta_json
 from ja_llm.text.normalise import squeeze
@@ -73,11 +73,9 @@ JAPANESE = "この文書はコマンドの使い方を説明します。設定�
 
 @pytest.mark.parametrize("method", ["rule", "model"])
 @pytest.mark.parametrize("charset", ["utf-8", "euc_jp", "cp932", "iso2022_jp"])
-@pytest.mark.parametrize("read_as", ["utf-8", "cp932", "euc_jp", "cp1252", "gb18030"])
+@pytest.mark.parametrize("read_as", ["utf-8", "cp932", "euc_jp", "cp1252", "gb18030", "big5"])
 def test_text_that_was_read_in_a_wrong_charset_is_not_japanese(charset, read_as, method):
-    if (charset, read_as) == ("euc_jp", "gb18030"):
-        pytest.skip("kana are the same bytes in both: half of the text is right")
-    text = JAPANESE.encode(charset).decode(read_as, "replace")
+    text = (JAPANESE * 4 + "サーバーとユーザー").encode(charset).decode(read_as, "replace")
     assert (identify(text, LanguageId(method=method))[0] == "ja") == (charset == read_as)
 
 
@@ -88,6 +86,23 @@ def test_how_much_makes_a_text_garbled():
         and identify("\ufffd" * 9 + text[:491], LanguageId())[0] == "ja"
     )
     assert identify("縺繧" + JAPANESE[:30], LanguageId())[0] == "ja", "two signs are a matter of chance"
+    assert [garbled(text + part) for part in ("〖" * 3, "〖" * 2, "〖序〗〖本〗〖跋〗")] == [True, False, False]
+
+
+def test_kanji_without_kana_are_not_japanese_beyond_a_headline():
+    model = LanguageId(method="model")
+    kanji = "東京都知事選挙投票結果発表"
+    assert identify(kanji, model)[0] == identify((kanji * 4)[:49], model)[0] == "ja"
+    assert identify((kanji * 4)[:50], model)[0] == "zh", "50 kanji"
+    assert identify((kanji * 8)[:98] + "のの", model)[0] == "ja", "a kana for every 50 characters"
+    assert identify((kanji * 8)[:99] + "のの", model)[0] == "zh"
+
+
+@pytest.mark.parametrize("method", ["rule", "model"])
+def test_half_width_katakana_beside_kanji_are_japanese_with_kana_of_full_width(method):
+    settings = LanguageId(method=method)
+    assert identify("設定ｦ保存ｼﾃ終了ｼﾏｽ、完了です。" * 20, settings)[0] == "ja"
+    assert identify("設定保存終了ｦｼﾃｼﾏｽ" * 20, settings)[0] != "ja"
 
 
 def test_a_page_of_commands_with_chinese_in_it_is_not_english():
