@@ -116,25 +116,63 @@ class Module:
                 yield from self.inside(inner)
 
     def trips(self, loop: Instruction) -> int:
-        """How often a while loop runs, from its condition (counter < constant, counted from 0); 1 where that is not known."""
+        """How often a while loop runs: its counter begins at 0, is below a constant in the condition and grows by another in the body.
+
+        XLA's loops of products beside gathers go two chunks at a time. 1 where the bound is not known; the counter grows by 1 where that is not.
+        """
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
         if known:
             return int(known[1])
         condition = self.computations.get(loop.attribute("condition") or "")
         if condition is None:
             return 1
-        root = condition.root
-        if root.opcode == "fusion" and (inner := self.called(root)) is not None:
-            return self._bound(inner, inner.root, [condition.by_name.get(o) for o in root.operands])
-        return self._bound(condition, root, [])
-
-    def _bound(self, where: Computation, compare: Instruction, given: list[Instruction | None]) -> int:
+        where, compare = self._defined(condition, condition.root)
         if compare.opcode != "compare" or "direction=LT" not in compare.rest:
             return 1
-        bound = where.by_name.get(compare.operands[-1])
-        if bound is not None and bound.opcode == "parameter" and given:
-            bound = given[int(bound.literal)]
-        return int(bound.literal) if bound is not None and bound.opcode == "constant" else 1
+        counter, bound = (self._resolved(where, name) for name in compare.operands[:2])
+        if bound is None or bound.opcode != "constant":
+            return 1
+        place = re.search(r"index=(\d+)", counter.rest) if counter is not None else None
+        step = self._step(loop, int(place[1])) if place else 1
+        return -(-int(bound.literal) // step)
+
+    def _step(self, loop: Instruction, place: int) -> int:
+        """By how much a loop's body adds to element `place` of its state."""
+        body = self.computations.get(loop.attribute("body") or "")
+        if body is None or body.root.opcode != "tuple" or place >= len(body.root.operands):
+            return 1
+        grown = self._resolved(_Scope(body), body.root.operands[place])
+        if grown is None:
+            return 1
+        where, add = self._defined(body, grown)
+        if add.opcode != "add":
+            return 1
+        found = [self._resolved(where, name) for name in add.operands]
+        return next((int(one.literal) for one in found if one is not None and one.opcode == "constant"), 1) or 1
+
+    def _defined(self, computation: Computation, instruction: Instruction) -> "tuple[_Scope, Instruction]":
+        """The instruction, or what a fusion of one result makes it by, and where that stands."""
+        if instruction.opcode == "fusion" and (inner := self.called(instruction)) is not None:
+            return _Scope(inner, _Scope(computation), instruction.operands), inner.root
+        return _Scope(computation), instruction
+
+    def _resolved(self, where: "_Scope", name: str) -> Instruction | None:
+        """An operand by where it comes from: through copies and bitcasts, and out of a fusion to what that is given."""
+        found = where.computation.by_name.get(name)
+        while found is not None and found.opcode in ("copy", "bitcast", "convert") and found.operands:
+            found = where.computation.by_name.get(found.operands[0])
+        if found is not None and found.opcode == "parameter" and where.outer is not None:
+            return self._resolved(where.outer, where.given[int(found.literal)])
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scope:
+    """A computation, and for a fusion's the one around it with the operands that it is given."""
+
+    computation: Computation
+    outer: "_Scope | None" = None
+    given: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Module:

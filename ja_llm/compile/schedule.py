@@ -7,6 +7,9 @@ what is between, and only what is left at its end is waited for: its exposed tim
 
 Bytes of ring algorithms over n chips (Thakur et al. 2005, doi 10.1177/1094342005051521): all-gather and reduce-scatter (n - 1) / n of the
 whole, all-reduce twice that, all-to-all (n - 1) / n of what a chip holds; a permute, all of it.
+
+Between slices libtpu writes no collective but a `send` and a `recv` through the hosts (its "megascale" runtime), which run beside the
+links of a slice; the `recv-done` waits for them.
 """
 
 import dataclasses
@@ -33,6 +36,7 @@ _FREE = {
         "broadcast",
     ),
     *("copy-start", "copy-done", "slice-start", "slice-done", "opt-barrier", "domain", "add-dependency"),
+    *("send", "recv"),  # which the hosts' network carries
 }
 _NO_DATA = {"AllocateBuffer", "AssumeGatherIndicesInBound"}  # custom calls that move nothing
 
@@ -129,9 +133,10 @@ def cost(module: Module, mesh: Mesh) -> Cost:
 def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
     """Run through a computation's schedule once."""
     total = Cost()
-    links_free = 0.0
+    links_free, network_free = 0.0, 0.0
     running: dict[str, tuple[float, Traffic]] = {}  # start -> (when it ends, where its exposed time is counted)
     carried: dict[str, str] = {}  # what hands a running collective on -> its start
+    between: dict[str, tuple[float, Traffic]] = {}  # the same of transfers between slices, by the name that both ends give
     for instruction in computation.instructions:
         if instruction.opcode == "while":
             body = module.computations[instruction.attribute("body") or ""]
@@ -162,6 +167,20 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
             one.exposed_seconds = links_free - total.seconds
             sums.add(one, 1)
             total.seconds = links_free
+        elif instruction.opcode == "send" and (rendezvous := _rendezvous(instruction)) is not None:
+            key, one = _between_slices(computation, instruction, mesh)
+            network_free = max(total.seconds, network_free) + one.seconds
+            sums = total.traffic.setdefault(key, Traffic())
+            sums.add(one, 1)
+            between[rendezvous] = network_free, sums
+        elif (
+            instruction.opcode == "recv-done"
+            and (rendezvous := _rendezvous(computation.by_name[instruction.operands[0]])) in between
+        ):
+            end, traffic = between.pop(rendezvous)
+            waited = max(0.0, end - total.seconds)
+            traffic.exposed_seconds += waited
+            total.seconds += waited
         elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
             _compute(total, module, computation, instruction, mesh)
     return total
@@ -214,13 +233,26 @@ def _collective(module: Module, instruction: Instruction) -> Instruction | None:
     return None
 
 
-def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) -> tuple[tuple[str, str], Traffic]:
-    group = first_group(core.rest, mesh.size)
-    kind, n = core.opcode.removesuffix("-start"), len(group)
-    where = next(c for c in module.computations.values() if core.name in c.by_name and c.by_name[core.name] is core)
-    given = sum(where.by_name[name].bytes for name in core.operands if name in where.by_name)
-    if kind == "all-reduce" and core is not outer and any(i.opcode == "dynamic-slice" for i in module.inside(outer)):
-        kind = "reduce-scatter"  # which XLA's TPU compiler writes as an all-reduce whose part is taken, in one fusion
+def _rendezvous(instruction: Instruction) -> str | None:
+    """What both ends of a transfer between slices call it; None for one to the host alone."""
+    found = re.search(r'_xla_host_transfer_rendezvous="([^"]+)"', instruction.rest)
+    return found[1] if found and "_xla_megascale_transfer_type=" in instruction.rest else None
+
+
+def _between_slices(computation: Computation, send: Instruction, mesh: Mesh) -> tuple[tuple[str, str], Traffic]:
+    """What a chip exchanges with those at its place in all other slices; `bytes` of the arrays that these chips hold together."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.rest)
+    kind = {"ONE_TO_ONE": "collective-permute"}.get(found[1], found[1].lower().replace("_", "-")) if found else "all-reduce"
+    given = float(computation.by_name[send.operands[0]].bytes)
+    slices = np.zeros(mesh.size, int) if mesh.slices is None else np.asarray(mesh.slices)
+    here = np.flatnonzero((np.asarray(mesh.coords) == mesh.coords[0]).all(axis=-1))
+    group = here[np.unique(slices[here], return_index=True)[1]]
+    wire, whole = _wire(kind, given, len(group))
+    return (kind, mesh.axes_of(group)), Traffic(1, whole, wire, wire / mesh.chip.dcn_bytes_per_second, split=1)
+
+
+def _wire(kind: str, given: float, n: int) -> tuple[float, float]:
+    """(bytes that a chip sends, bytes of the whole array) of a collective over n chips of which each is given `given` bytes."""
     share = (n - 1) / n if n > 1 else 0.0
     whole, factor = {
         "all-gather": (given * n, share),
@@ -229,7 +261,17 @@ def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) 
         "all-to-all": (given, share),
         "ragged-all-to-all": (given, share),
     }.get(kind, (given, 1.0))
-    wire = whole * factor
+    return whole * factor, whole
+
+
+def _traffic(core: Instruction, outer: Instruction, module: Module, mesh: Mesh) -> tuple[tuple[str, str], Traffic]:
+    group = first_group(core.rest, mesh.size)
+    kind, n = core.opcode.removesuffix("-start"), len(group)
+    where = next(c for c in module.computations.values() if core.name in c.by_name and c.by_name[core.name] is core)
+    given = sum(where.by_name[name].bytes for name in core.operands if name in where.by_name)
+    if kind == "all-reduce" and core is not outer and any(i.opcode == "dynamic-slice" for i in module.inside(outer)):
+        kind = "reduce-scatter"  # which XLA's TPU compiler writes as an all-reduce whose part is taken, in one fusion
+    wire, whole = _wire(kind, given, n)
     between = mesh.slices is not None and len(set(mesh.slices[group])) > 1
     bandwidth = mesh.chip.dcn_bytes_per_second if between else group_bandwidth(mesh.chip, mesh.shape, mesh.coords[group])
     return (kind, mesh.axes_of(group)), Traffic(1, whole, wire, wire / bandwidth)

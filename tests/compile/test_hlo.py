@@ -212,3 +212,77 @@ ENTRY %main (w: f32[256,1024], x.1: f32[1024,1024]) -> f32[1024,1024] {{
         assert (found.flops, gather.count, gather.split, gather.bytes) == (product, 1, 1, 4 * MIB)
         assert gather.exposed_seconds == pytest.approx(max(0, one_way - seconds))
         assert found.seconds == pytest.approx(max(seconds, one_way))
+
+
+# 2 slices of 4 chips: 4 MB of each chip are summed with its fellow's while 2 * 1024^3 FLOPs run beside.
+_MEGASCALE = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.7_0",_xla_megascale_transfer_type="ALL_REDUCE"'
+SLICES = f"""HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x: f32[1024,1024]) -> f32[1024,1024] {{
+  %x = f32[1024,1024]{{1,0}} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[1024,1024]{{1,0}}, u32[], token[]) send(%x, %token), channel_id=1, is_host_transfer=true, frontend_attributes={{{_MEGASCALE}}}
+  %recv = (f32[1024,1024]{{1,0}}, u32[], token[]) recv(%token), channel_id=2, is_host_transfer=true, frontend_attributes={{{_MEGASCALE}}}
+  %y = f32[1024,1024]{{1,0}} convolution(%x, %x), dim_labels=bf_io->bf
+  %sent = token[] send-done(%send), channel_id=1, is_host_transfer=true
+  %got = (f32[1024,1024]{{1,0}}, token[]) recv-done(%recv), channel_id=2, is_host_transfer=true
+  ROOT %sum = f32[1024,1024]{{1,0}} get-tuple-element(%got), index=0
+}}
+"""
+
+
+def test_what_goes_between_slices_through_the_hosts_is_counted():
+    chip, shape = parse_topology("v5e:2x2")
+    coords = np.array([(0, 0), (1, 0), (0, 1), (1, 1)] * 2)
+    peak = 1e13
+    two = schedule.Mesh({"data": 2, "fsdp": 4}, coords, chip, shape, peak, slices=np.repeat([0, 1], 4))
+    found = schedule.cost(hlo.parse(SLICES), two)
+    ((key, traffic),) = found.traffic.items()
+    assert key == ("all-reduce", "data") and traffic.count == traffic.split == 1
+    assert traffic.wire_bytes == traffic.bytes == 4 * MIB  # of two chips each sends half, twice
+    compute = max(2 * 1024**3 / peak, 12 * MIB / chip.hbm_bytes_per_second)
+    assert traffic.seconds == pytest.approx(4 * MIB / chip.dcn_bytes_per_second)
+    assert found.compute_seconds == pytest.approx(compute) and found.seconds == pytest.approx(traffic.seconds)
+    assert traffic.exposed_seconds == pytest.approx(traffic.seconds - compute)
+
+
+LOOP = """HloModule jit_step, is_scheduled=true
+
+%grow (a: u32[], by: u32[]) -> u32[] {
+  %a = u32[] parameter(0)
+  %by = u32[] parameter(1)
+  ROOT %sum = u32[] add(%a, %by)
+}
+
+%body (state: (f32[4], u32[])) -> (f32[4], u32[]) {
+  %state = (f32[4]{0}, u32[]) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%state), index=0
+  %i = u32[] get-tuple-element(%state), index=1
+  %step = u32[] constant(STEP)
+  %next = u32[] NEXT
+  %kept = u32[] copy(%next)
+  ROOT %out = (f32[4]{0}, u32[]) tuple(%x, %kept)
+}
+
+%condition (state.1: (f32[4], u32[])) -> pred[] {
+  %limit = u32[] constant(8)
+  %state.1 = (f32[4]{0}, u32[]) parameter(0)
+  %i.1 = u32[] get-tuple-element(%state.1), index=1
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (x.1: f32[4]) -> f32[4] {
+  %x.1 = f32[4]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %begin = (f32[4]{0}, u32[]) tuple(%x.1, %zero)
+  %loop = (f32[4]{0}, u32[]) while(%begin), condition=%condition, body=%body
+  ROOT %y = f32[4]{0} get-tuple-element(%loop), index=0
+}
+"""
+
+
+@pytest.mark.parametrize("grown", ["add(%i, %step)", "fusion(%i, %step), kind=kLoop, calls=%grow"])
+@pytest.mark.parametrize(("step", "trips"), [(1, 8), (2, 4), (3, 3)])
+def test_a_loop_whose_counter_grows_by_more_runs_less_often(grown, step, trips):
+    module = hlo.parse(LOOP.replace("STEP", str(step)).replace("NEXT", grown))
+    assert module.trips(module.computations["main"].by_name["loop"]) == trips
