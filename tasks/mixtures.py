@@ -157,3 +157,8 @@ OLMO2_ANNEAL = {
     "dolmino_math": 20.8,
 }
 add_mixture("olmo2_anneal", shares(OLMO2_ANNEAL))
+
+# What a continual run is watched on rather than trained on (`ja-llm cache --task forgetting_probes --split heldout`; docs/forgetting.md):
+# Japanese web and encyclopaedia, English web, code, mathematics, parallel text.
+FORGETTING_PROBES = ("web_ja", "wikipedia_ja", "web_en", "stack", "openwebmath", "parallel_ntp")
+add_mixture("forgetting_probes", shares(dict.fromkeys(FORGETTING_PROBES, 1.0)))

@@ -40,7 +40,9 @@ def forgetting(runs: Sequence[Run]) -> str:
         gaps = f"<details><summary>the gaps of all {len(runs)} runs</summary>{gaps}</details>"
     plots = "".join(_plot(domain, runs, groups) for domain in domains(runs))
     more = len(groups or runs) - SERIES
-    left_out = f'<p class="soft">Drawn are the first {SERIES}; {more} more are not.</p>' if more > 0 else ""
+    left_out = (
+        f'<p class="soft">Drawn are the first {SERIES}; {more} more {"is" if more == 1 else "are"} not.</p>' if more > 0 else ""
+    )
     return f'{html}{gaps}{left_out}<div class="plots">{plots}</div>'
 
 
@@ -171,7 +173,10 @@ def _paired(domain: str, groups: Mapping[str, Mapping[int, Run]]) -> str:
     ):
         return ""  # nothing that any of them forgot
     heads = ("seeds", "depth", "area", f"area against {base_name}, of the same seeds", "at the end")
-    head = '<th scope="col">runs</th>' + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    sides = ("n", "n", "n", "", "n")  # as the cells below
+    head = '<th scope="col">runs</th>' + "".join(
+        f'<th class="{side}" scope="col">{escape(text)}</th>' for side, text in zip(sides, heads, strict=True)
+    )
     note = "<p class=\"soft\">Means over seeds; the interval is Student's, 95 %, of the mean of the pairs' differences.</p>"
     return f"<h3>{escape(domain)}: is the gap smaller?</h3>{note}{table(f'Paired areas of {domain}', head, body, wide=True)}"
 

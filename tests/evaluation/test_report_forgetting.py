@@ -72,7 +72,7 @@ def test_a_page_of_many_runs_stays_readable(tmp_path):
     curves = text.split('<section id="curves">')[1].split("</section>")[0]
     assert "Drawn are the first 6 runs; 15 more are not" in curves and "kind2" not in curves and "kind1/seed_2" in curves
     found = section(tmp_path / "report.html")
-    assert "Drawn are the first 6; 1 more are not" in found
+    assert "Drawn are the first 6; 1 more is not" in found
     plot = found.split("<figcaption>Rise of web_en")[1].split("</figure>")[0]
     assert "kind5 (3 seeds)" in plot and "kind6" not in plot
 

@@ -1,4 +1,4 @@
-"""The commands of the pages on recipes are ones that their parsers take, over files and names that exist."""
+"""The commands of the pages on recipes, and of the gin files' own comments, are ones that their parsers and gin take, over files and names that exist."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ja_llm.cli import build_parser
+from ja_llm.compile import settings
 from ja_llm.data import registry
 from ja_llm.gin_utils import packaged_configs, parsed, split_gin_flags
 from ja_llm.train.main import REQUIRED_MACROS
@@ -22,10 +23,7 @@ def commands(page):
 
 
 # What a command leaves to the sweep, or need not know.
-PLACEHOLDERS = {
-    "sweep": {"MODEL_DIR": "x"},
-    "compile": dict.fromkeys((*REQUIRED_MACROS, "CACHE_DIR", "INITIAL_CHECKPOINT_PATH"), "x"),
-}
+PLACEHOLDERS = {"sweep": {"MODEL_DIR": "x"}, "compile": settings.PLACEHOLDERS}
 
 
 def configured(args, bindings):
@@ -65,3 +63,14 @@ def test_every_command_is_taken_and_names_what_exists(page):
             assert isinstance(given, str) or folders.keys() == given.keys()
         if args.verb == "corpus" and getattr(args, "preset", "./").partition("/")[0] != ".":  # nor a file of theirs
             assert (packaged_configs() / "corpus" / f"{args.preset}.gin").is_file(), args.preset
+
+
+@pytest.mark.parametrize("folder", ["runs", "recipes"])
+def test_the_command_in_each_gin_files_comment_is_taken(folder):
+    for path in sorted((packaged_configs() / folder).glob("*.gin")):
+        comment = "\n".join(line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+        found = re.findall(r"^ {3}(?:for .*?; do )?(ja-llm [^;\n]*)", comment.replace("\\\n", " "), re.MULTILINE)
+        assert found, path.name
+        for command in found:
+            if not command.endswith("..."):
+                taken(shlex.split(command.replace("$seed", "0")))

@@ -152,14 +152,17 @@ def trains_saves_resumes_and_evaluates(name, out, vocab):
     run = out / "runs/twin"
     losses, evaluated = metrics(run)
     tasks = {task for stage in small.recipe.stages[:1] for task in stage.shares}
-    assert sorted(losses) and max(losses) == steps and all(math.isfinite(line["loss"]) for line in losses.values())
+    assert sorted(losses) == list(range(1, steps + 1)) and all(math.isfinite(line["loss"]) for line in losses.values())
+    assert [line["step"] for line in evaluated] == [0, 10, 20, 30, 40, 50]
     told = {key.split("/")[1] for line in evaluated for key in line if "bits_per_byte" in key}
     assert tasks <= told, (tasks, told)
-    # Back to the checkpoint before the last one, as after a kill: the same losses again.
-    shutil.rmtree(run / "checkpoints" / str(steps))
-    assert main(words) == 0
-    again, _ = metrics(run)
-    assert again[steps]["loss"] == losses[steps]["loss"]
+    # Back to the checkpoint before the last one, as after a kill: it is made again with the same losses and figures.
+    last = run / "checkpoints" / str(steps)
+    shutil.rmtree(last)
+    assert main(words) == 0 and last.is_dir()
+    again, measured = metrics(run)
+    assert {step: line["loss"] for step, line in again.items()} == {step: line["loss"] for step, line in losses.items()}
+    assert measured == evaluated
 
 
 @pytest.fixture
@@ -175,6 +178,8 @@ def plainly_cached(monkeypatch):
     monkeypatch.setattr("ja_llm.data.cache._tokenized", tokenized)
 
 
+# Half a minute of processor time each; the limits are for machines that do much else.
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("plainly_cached")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
@@ -182,6 +187,7 @@ def test_a_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
 
 
 @pytest.mark.recipes
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("plainly_cached")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SAMPLES])
 def test_every_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
