@@ -179,7 +179,7 @@ def plainly_cached(monkeypatch):
 
 
 # Half a minute of processor time each; the limits are for machines that do much else.
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("plainly_cached")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_twin_trains_saves_resumes_and_evaluates(name, tmp_path, vocab):
