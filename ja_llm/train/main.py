@@ -459,6 +459,6 @@ def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", 
         try:
             return train(dry_run=dry_run)
         except TypeError as error:
-            if (sentence := gin_utils.unbound(error)) is not None:
-                raise sentence from error
+            if (refused := gin_utils.unbound(error)) is not None:
+                raise refused from error
             raise
