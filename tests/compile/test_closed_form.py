@@ -64,3 +64,21 @@ def test_it_is_what_the_compiled_8b_step_gives(chip):
 def test_rows_must_divide(run):
     with pytest.raises(UsageError, match="16 rows can't be split over 4 chips in 8"):
         expected_step(run.model, "v5e", (2, 2), batch_size=16, length=32, microbatches=8)
+
+
+def test_the_committed_scaling_table_is_compiled_and_near_the_closed_form():
+    rows = json.loads((ROOT / "benchmarks/results/scaling.json").read_text())["rows"]
+    fitting = 0
+    for name, row in rows.items():
+        assert row["tried"], f"{name} is not compiled"
+        found = row["tried"][-1]
+        if not found["fits"]:
+            continue
+        fitting += 1
+        assert found["flops"]["counted_over_closed_form"] == pytest.approx(1, abs=0.01)
+        assert found["remat_policy"] == row["closed_form"]["remat_policy"]
+        if found["chips"] > 8:  # where gathers and products do not run in one loop
+            assert row["closed_form"]["expected"]["step_seconds"] == pytest.approx(found["expected"]["step_seconds"], rel=0.04), (
+                name
+            )
+    assert fitting == 12
