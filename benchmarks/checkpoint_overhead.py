@@ -34,7 +34,7 @@ from ja_llm.train.checkpoints import Checkpoints
 from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import PLAIN, TrainState, init_optimizer, make_train_step
+from ja_llm.train.step import PLAIN, TrainState, init_optimizer, loss_sums, make_train_step
 
 RESULT = Path(__file__).parent / "results" / "checkpoint_overhead.json"
 SHAPES = {"110m": (8, 768), "0.3b": (16, 1152)}  # layers, width
@@ -59,7 +59,7 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of so many steps with and without checkpoints, in turns."""
     config = shape("110m", args.length)
     plan, transformation = plan_state(config, AdamW(), PLAIN, sharding.make_mesh({}, jax.devices()[:1]), sharding.DEFAULT_RULES)
-    step = jax.jit(make_train_step(Decoder(config), transformation, WarmupConstant(1e-4, 10)), donate_argnums=0)
+    step = jax.jit(make_train_step(loss_sums, Decoder(config), transformation, WarmupConstant(1e-4, 10)), donate_argnums=0)
     batch = packed_batch(config.vocab_size, args.batch, args.length)
     state, _ = step(first_state(config, transformation), batch)
     timed: dict[str, list[float]] = {"without": [], "with": []}

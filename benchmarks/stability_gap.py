@@ -44,7 +44,7 @@ from ja_llm.pages.svg import Line, standalone
 from ja_llm.train.forgetting import probe_steps
 from ja_llm.train.learning_rates import Schedule, WarmupConstant, WarmupCosine
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+from ja_llm.train.step import TrainState, init_optimizer, loss_sums, make_train_step
 
 HERE = Path(__file__).resolve().parent
 RESULT, PICTURE = HERE / "results" / "stability_gap.json", HERE.parent / "docs" / "stability_gap.svg"
@@ -200,7 +200,7 @@ class Trainer:
 
     def _one_step(self, state: TrainState, rows: jax.Array, rate: jax.Array) -> TrainState:
         schedule: Any = lambda _: rate  # noqa: E731 (a Schedule whose rate is known at run time alone)
-        return make_train_step(self._module, self._optimizer, schedule)(state, batch_of(rows))[0]
+        return make_train_step(loss_sums, self._module, self._optimizer, schedule)(state, batch_of(rows))[0]
 
     def advance(self, state: TrainState, schedule: Schedule, rows: np.ndarray) -> TrainState:
         """Steps on [steps, batch, length + 1]. Rates are handed in, so that one program does for all schedules."""

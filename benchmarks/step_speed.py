@@ -30,7 +30,7 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params, init_params
 from ja_llm.train.learning_rates import WarmupConstant
 from ja_llm.train.optimizers import AdamW
-from ja_llm.train.step import TrainState, make_train_step
+from ja_llm.train.step import TrainState, loss_sums, make_train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step_speed.json"
 
@@ -81,7 +81,7 @@ class Runner:
 
     def __init__(self, config: DecoderConfig, batch: dict[str, np.ndarray]):
         optimizer = AdamW().transformation()
-        step = make_train_step(Decoder(config), optimizer, WarmupConstant(peak=1e-4, warmup_steps=10))
+        step = make_train_step(loss_sums, Decoder(config), optimizer, WarmupConstant(peak=1e-4, warmup_steps=10))
         params = init_params(config, jax.random.key(0))
         self.parameters = sum(x.size for x in jax.tree.leaves(params))
         self.batch = {k: jnp.asarray(v) for k, v in batch.items()}

@@ -148,11 +148,11 @@ def _trainer(model: LoadedModel, tokens: Path) -> Any:
     from ja_llm.data.batches import BatchSource
     from ja_llm.train.learning_rates import WarmupCosine
     from ja_llm.train.optimizers import AdamW
-    from ja_llm.train.step import TrainState, init_optimizer, make_train_step
+    from ja_llm.train.step import TrainState, init_optimizer, loss_sums, make_train_step
 
     optimizer = AdamW().transformation()
     schedule = WarmupCosine(peak=PEAK, final=PEAK / 30, warmup_steps=20, total_steps=STEPS)
-    step = jax.jit(make_train_step(Decoder(model.config), optimizer, schedule))
+    step = jax.jit(make_train_step(loss_sums, Decoder(model.config), optimizer, schedule))
 
     def train(start: LoadedModel, seed: int) -> tuple[LoadedModel, float]:
         source = BatchSource(tokens, LENGTH, BATCH, seed=seed)

@@ -26,7 +26,7 @@ from ja_llm.files import atomic_write
 from ja_llm.models.decoder import Decoder
 from ja_llm.train import flops, loop, memory
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import make_train_step
+from ja_llm.train.step import loss_sums, make_train_step
 
 
 def topology_devices(topology: str, slices: int = 1) -> Any:
@@ -82,7 +82,9 @@ def compile_step(
     state = state_bytes(plan, rows, batch)
     began, cpu = time.perf_counter(), time.process_time()
     with sharding.use(mesh, settings.rules):
-        train_step = make_train_step(Decoder(settings.model), transformation, settings.schedule, options, axes=plan.axes)
+        train_step = make_train_step(
+            loss_sums, Decoder(settings.model), transformation, settings.schedule, options, axes=plan.axes
+        )
         lowered = loop.lowered_step(train_step, mesh, rows, plan, batch)
         try:
             compiled = lowered.compile(compiler_options=dict(compiler_options or {}))

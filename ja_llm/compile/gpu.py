@@ -18,7 +18,7 @@ from ja_llm.compile.settings import Settings
 from ja_llm.models.decoder import Decoder
 from ja_llm.train import loop
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import make_train_step
+from ja_llm.train.step import loss_sums, make_train_step
 
 # How a lowered program names our Pallas kernels for GPUs (jax 0.10 to 0.12).
 _KERNEL = "custom_call @__gpu$xla.gpu.triton"
@@ -45,7 +45,9 @@ def lower_step(settings: Settings, gpu: Gpu, nodes: int, each: int) -> dict[str,
     began = time.perf_counter()
     with sharding.use(mesh, settings.rules):
         attention = chosen(None if settings.model.attention == "default" else settings.model.attention)
-        train_step = make_train_step(Decoder(settings.model), transformation, settings.schedule, options, axes=plan.axes)
+        train_step = make_train_step(
+            loss_sums, Decoder(settings.model), transformation, settings.schedule, options, axes=plan.axes
+        )
         lowered = loop.lowered_step(train_step, mesh, rows, plan, batch, platform="cuda")
     spare = gpu.gib - sum(gib.values())
     return {

@@ -2,13 +2,13 @@
 
 `main.py` makes its arguments from gin. Where things are, in `run`:
 
-- the loss: `make_train_step` (step.py) differentiates `loss_sums`, which calls the cross-entropy;
-- the update: in `make_train_step`, too, below the gradient;
-- the save: `checkpoints.save`;
-- the data position: `data.schedule.position` gives the (stage, data step) of each training step, by the step's number alone; `data.open`
-  reads these batches ahead, and metrics.jsonl names the position that each step has read.
+- the loss: `loss_sums` (step.py), which calls the cross-entropy;
+- the update: in `make_train_step` (step.py), below the loss and its gradient;
+- the save: `checkpoints.save` (checkpoints.py);
+- the data position: `data.schedule.position` (data/schedule.py) gives the (stage, data step) of each training step from its number, the stages and
+  the batches that rollbacks passed over; `data.open` reads these batches ahead, and metrics.jsonl names the position that each step has read.
 
-A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint: whatever
+A batch is a pure function of (data fingerprint, seed, schedule, data_step), so the only state is the checkpoint and, of the schedule, the ledger: whatever
 was killed goes on from the newest one and gives the same losses.
 """
 
@@ -35,7 +35,7 @@ from ja_llm.train.restore import frozen_model, restored
 from ja_llm.train.rollback import OffendingStep, go_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
 from ja_llm.train.state import StatePlan
-from ja_llm.train.step import StepOptions, TrainState, make_train_step
+from ja_llm.train.step import StepOptions, TrainState, loss_sums, make_train_step
 from ja_llm.vocab.base import Tokenizer
 
 
@@ -83,7 +83,8 @@ def run(
     mesh, rows, plan, transformation = prepared[:4]
 
     def compile_step(model: DecoderConfig, options: StepOptions) -> Any:
-        train_step = make_train_step(Decoder(model), transformation, schedule, options, axes=plan.axes)  # loss, gradient, update
+        # Loss, gradient, update
+        train_step = make_train_step(loss_sums, Decoder(model), transformation, schedule, options, axes=plan.axes)
         return lowered_step(train_step, mesh, rows, plan, (data.batch_size, data.length)).compile()
 
     with session.opened(config, prepared, model, tokenizer, data, compile_step, config_text=config_text, begun=begun) as its:

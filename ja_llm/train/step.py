@@ -22,6 +22,7 @@ from ja_llm.train.spikes import SpikeDetector
 
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+LossSums = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # as `loss_sums`
 LOSSES = ("linear", "logits")
 
 
@@ -157,6 +158,7 @@ def init_optimizer(optimizer: optax.GradientTransformation, params: Any, options
 
 
 def make_train_step(
+    sums_of: LossSums,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
@@ -172,6 +174,7 @@ def make_train_step(
     update_norm/PART, parameter_norm/PART.
 
     Args:
+      sums_of: what is made smaller, `loss_sums`.
       module: the decoder.
       optimizer: the update direction.
       schedule: step -> rate.
@@ -184,7 +187,7 @@ def make_train_step(
         learner: Any = module if options.lora is None else Adapted(module, base, options.lora)
 
         def loss(params: Any, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss_sums(learner, params, part, options.z_loss, options.balance_loss, options.loss)
+            return sums_of(learner, params, part, options.z_loss, options.balance_loss, options.loss)
 
         grads, sums = accumulate(loss, state.params, batch, options.microbatches)
         weight = jnp.maximum(sums["weight_sum"], 1.0)

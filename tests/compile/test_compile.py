@@ -38,7 +38,7 @@ from ja_llm.models.decoder import Decoder
 from ja_llm.train import loop
 from ja_llm.train.flops import flops_per_token
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import make_train_step
+from ja_llm.train.step import loss_sums, make_train_step
 
 found = {}
 with settings(%r, [*%r, "MESH = {'fsdp': 4}", "LOSS = 'logits'", "config.DecoderConfig.attention = 'reference'"], vocab_size=96) as run:
@@ -47,7 +47,7 @@ with settings(%r, [*%r, "MESH = {'fsdp': 4}", "LOSS = 'logits'", "config.Decoder
         plan, transformation = plan_state(run.model, run.optimizer, run.options, mesh, rules)
         rows, batch = sharding.batch_sharding(mesh, rules), (run.batch_size, run.length)
         with sharding.use(mesh, rules):
-            train_step = make_train_step(Decoder(run.model), transformation, run.schedule, run.options, axes=plan.axes)
+            train_step = make_train_step(loss_sums, Decoder(run.model), transformation, run.schedule, run.options, axes=plan.axes)
             step = loop.lowered_step(train_step, mesh, rows, plan, batch).compile()
         chip, shape = parse_topology("v5e:2x2")
         where = schedule.Mesh(dict(mesh.shape), np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), chip, shape, 1e12)

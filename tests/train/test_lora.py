@@ -20,7 +20,7 @@ from ja_llm.train.memory import needed_bytes
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.settings import name_of
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import StepOptions, make_train_step
+from ja_llm.train.step import StepOptions, loss_sums, make_train_step
 from ja_llm.train.stored_arrays import read_item
 
 CONFIG = DecoderConfig(
@@ -152,7 +152,7 @@ def test_a_step_of_seven_billion_parameters_fits_into_24_gib(optimized):
     )  # fmt: skip
     mesh, options = sharding.make_mesh({}, jax.devices()[:1]), StepOptions(lora=Lora())
     plan, transformation = plan_state(config, AdamW(), options, mesh, sharding.DEFAULT_RULES)
-    step = jax.jit(make_train_step(Decoder(config), transformation, lambda _: 1e-4, options), donate_argnums=0)
+    step = jax.jit(make_train_step(loss_sums, Decoder(config), transformation, lambda _: 1e-4, options), donate_argnums=0)
     shape = jax.ShapeDtypeStruct((1, 2048), "int32")
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions")
     batch = {**dict.fromkeys(names, shape), "decoder_loss_weights": jax.ShapeDtypeStruct((1, 2048), "float32")}

@@ -20,7 +20,7 @@ from ja_llm.train.moments import _table, decode, encode
 from ja_llm.train.optimizers import Adafactor, AdamW, Lion, Muon, _matrix
 from ja_llm.train.settings import described, name_of
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import PLAIN, StepOptions, TrainState, init_optimizer, make_train_step
+from ja_llm.train.step import PLAIN, StepOptions, TrainState, init_optimizer, loss_sums, make_train_step
 
 CONFIG = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, max_length=16
@@ -48,7 +48,7 @@ def train(params, batch):
     def run(optimizer, steps, rate=1e-2, options=PLAIN):
         transformation = optimizer.transformation(param_axes(CONFIG))
         schedule = WarmupConstant(peak=rate, warmup_steps=1)
-        step = jax.jit(make_train_step(Decoder(CONFIG), transformation, schedule, options, axes=param_axes(CONFIG)))
+        step = jax.jit(make_train_step(loss_sums, Decoder(CONFIG), transformation, schedule, options, axes=param_axes(CONFIG)))
         state = TrainState(jnp.zeros((), jnp.int32), params, init_optimizer(transformation, params, options))
         seen = []
         for _ in range(steps):

@@ -73,7 +73,7 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_one_document_a_row(param
 def test_a_run_on_packed_rows_is_the_run_on_single_ones(params):
     """Four steps of AdamW, by the default implementations; the learning rate makes the loss fall by a tenth or more."""
     transformation = AdamW(weight_decay=0.0).transformation()
-    step = jax.jit(make_train_step(Decoder(CONFIG), transformation, WarmupConstant(peak=1e-3, warmup_steps=1)))
+    step = jax.jit(make_train_step(loss_sums, Decoder(CONFIG), transformation, WarmupConstant(peak=1e-3, warmup_steps=1)))
     losses = []
     for batch in batches():
         state, found = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params)), []

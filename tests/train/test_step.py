@@ -45,7 +45,9 @@ def batch():
 
 def one_step(params, batch, **kwargs):
     optimizer = AdamW(weight_decay=0.0).transformation()
-    step = jax.jit(make_train_step(Decoder(CONFIG), optimizer, WarmupConstant(peak=1e-2, warmup_steps=1), StepOptions(**kwargs)))
+    step = jax.jit(
+        make_train_step(loss_sums, Decoder(CONFIG), optimizer, WarmupConstant(peak=1e-2, warmup_steps=1), StepOptions(**kwargs))
+    )
     return step(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), batch)
 
 
@@ -106,7 +108,7 @@ def test_update_is_optax_adamw_with_the_schedules_rate(params, batch):
     settings = AdamW(weight_decay=0.1)
     transformation = settings.transformation()
     schedule = WarmupCosine(peak=1e-2, final=1e-3, warmup_steps=4, total_steps=20)
-    step = jax.jit(make_train_step(Decoder(CONFIG), transformation, schedule))
+    step = jax.jit(make_train_step(loss_sums, Decoder(CONFIG), transformation, schedule))
     state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
     mask = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "scale", params)
     reference = optax.chain(

@@ -17,7 +17,7 @@ from ja_llm.models.decoder import Decoder, init_params, param_axes
 from ja_llm.train.learning_rates import WarmupCosine
 from ja_llm.train.optimizers import AdamW
 from ja_llm.train.state import plan_state
-from ja_llm.train.step import StepOptions, TrainState, init_optimizer, make_train_step
+from ja_llm.train.step import StepOptions, TrainState, init_optimizer, loss_sums, make_train_step
 
 CONFIG = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=4, mlp_dim=32, max_length=16
@@ -51,7 +51,7 @@ def train(axes, microbatches=1, **changes):
     rows = sharding.batch_sharding(mesh)
     schedule = WarmupCosine(peak=1e-3, final=1e-4, warmup_steps=5, total_steps=STEPS)
     step = jax.jit(
-        make_train_step(Decoder(config), optimizer, schedule, options), in_shardings=(plan.shardings, rows),
+        make_train_step(loss_sums, Decoder(config), optimizer, schedule, options), in_shardings=(plan.shardings, rows),
         out_shardings=(plan.shardings, sharding.replicated(mesh)),
     )
     params = jax.device_put(params, plan.shardings.params)

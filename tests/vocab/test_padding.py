@@ -61,7 +61,7 @@ def test_probabilities_and_losses_are_those_without_padding(tied, params_of, for
 @pytest.mark.parametrize("tied", [True, False])
 def test_training_leaves_padding_at_zero_and_all_else_as_without_it(tied, params_of):
     from ja_llm.train.optimizers import AdamW
-    from ja_llm.train.step import StepOptions, TrainState, init_optimizer, make_train_step
+    from ja_llm.train.step import StepOptions, TrainState, init_optimizer, loss_sums, make_train_step
 
     plain, params, padded, wide = pair(tied, params_of)
     tokens = np.random.default_rng(0).integers(0, 50, (4, 21))
@@ -76,7 +76,7 @@ def test_training_leaves_padding_at_zero_and_all_else_as_without_it(tied, params
     ends = []
     for config, start in ((plain, params), (padded, wide)):
         optimizer = AdamW().transformation()
-        step = jax.jit(make_train_step(Decoder(config), optimizer, lambda n: 1e-2, StepOptions(z_loss=1e-3)))
+        step = jax.jit(make_train_step(loss_sums, Decoder(config), optimizer, lambda n: 1e-2, StepOptions(z_loss=1e-3)))
         state = TrainState(jnp.zeros((), jnp.int32), start, init_optimizer(optimizer, start))
         for _ in range(5):
             state, metrics = step(state, batch)
