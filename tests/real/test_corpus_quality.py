@@ -40,8 +40,9 @@ def test_the_bounds_hold_on_the_labelled_set_where_it_was_measured(result):
 def test_the_bounds_were_asked_of_enough(build):
     duplicates = build["duplicates"]
     assert min(duplicates[of]["pairs_alike"] for of in ("of_documents", "of_pages")) >= 200
-    assert duplicates["pairs_unlike"] >= 100_000 and duplicates["of_documents"]["unlike_all"] >= 250
-    assert duplicates["planted"]["unlike_documents"] >= 20
+    assert duplicates["pairs_unlike"] >= 100_000 and duplicates["of_documents"]["unlike_all"] >= 200
+    # swallow_v1 filters before it deduplicates: of 243 planted pairs below .5 that reach swallow_v2's deduplication, 31 reach its.
+    assert duplicates["planted"]["unlike_documents"] >= (20 if build["bindings"] else 50)
     assert build["language"]["japanese"] >= 2500
 
 
