@@ -107,12 +107,13 @@ def losses(
     from ja_llm import sharding
     from ja_llm.data.batches import BatchSource
     from ja_llm.interop import t5x as bridge
+    from ja_llm.models.decoder import Decoder
     from ja_llm.train import checkpoints
     from ja_llm.train.learning_rates import WarmupCosine
     from ja_llm.train.loop import lowered_step
     from ja_llm.train.optimizers import AdamW
     from ja_llm.train.state import plan_state
-    from ja_llm.train.step import StepOptions, TrainState, init_optimizer
+    from ja_llm.train.step import StepOptions, TrainState, init_optimizer, loss_sums, make_train_step
 
     settings, schedule = AdamW(), WarmupCosine(peak=1e-3, final=1e-4, warmup_steps=5, total_steps=max(steps, 6))
     module, vocabulary = bridge.module(str(model), FLOAT32), bridge.vocabulary(str(model))
@@ -141,7 +142,8 @@ def losses(
     plan, transformation = plan_state(module.config, settings, StepOptions(), mesh, spread)
     rows = sharding.batch_sharding(mesh, spread)
     with sharding.use(mesh, spread):
-        step = lowered_step(mesh, rows, plan, transformation, (batch, length), schedule, module.config, StepOptions()).compile()
+        train_step = make_train_step(loss_sums, Decoder(module.config), transformation, schedule, axes=plan.axes)
+        step = lowered_step(train_step, mesh, rows, plan, (batch, length)).compile()
     mine = jax.device_put(TrainState(jnp.int32(0), params, init_optimizer(transformation, params)), plan.shardings)
 
     found: dict[str, list[float]] = {"ours": [], "t5x": []}
