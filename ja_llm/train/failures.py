@@ -27,9 +27,9 @@ from ja_llm.train.processes import RESTART, Lost, Stopped
 _FAILED = "ja_llm/failed"
 
 # Seconds: between two looks; that a process stays when another has failed, so that its own error may come and a save in the background end;
-# by which process 0, which serves the key, outlives the others' last question; that `last` may take; by which a process
+# by which process 0, which serves the key and whose end aborts the others, outlives what they still have to say; that `last` may take; by which a process
 # outlives its own error, so that it is printed.
-_LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 2.0, 20.0, 3.0
+_LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 6.0, 20.0, 3.0
 
 # What XLA says of a process that is gone: in the collectives of CPU and GPU, and in the coordination service ("while calling
 # /tensorflow.CoordinationService/...", "Barrier failed", "Barrier timed out"). It raises its own kind, and ValueError where an array is read.
@@ -148,6 +148,7 @@ def shared() -> Iterator[None]:
         _say_ended(client, rank, "done")
     finally:
         ended.set()
+        _told.clear()  # a later run of this process has watchdogs, too
 
 
 def _listen(rank: int, ended: threading.Event) -> None:

@@ -218,6 +218,8 @@ def of_stages(reason, tmp_path):
         "below_top_share": (Corpus(top_share=TopShare(share=0.5)), [SCORED, top_share], two, [1]),
         "host_cap": (Corpus(host_cap=HostCap(max_documents=1)), [host_cap], two, [0]),  # the larger hash of the two ids
         "language_*": (Corpus(), [language], documents(TEXT, "Diese Anleitung erklärt, wie man das Programm einrichtet. " * 3), [1]),
+        # Japanese in UTF-8, read as Shift_JIS.
+        "garbled": (Corpus(), [language], documents(TEXT, TEXT.encode().decode("cp932", "replace")), [1]),
         "duplicate_exact": (Corpus(), [minhash, dedup], documents(TEXT, TEXT, TEXT[::-1]), [1]),
         "duplicate_near": (Corpus(), [minhash, dedup], documents(near, near + "終", near[::-1]), [1]),
         "empty_when_modified": (Corpus(modify=Modify(footer_lines=3)), [modify], documents(TEXT, "利用規約\n会社概要"), [1]),
@@ -242,7 +244,7 @@ def of_stages(reason, tmp_path):
 BEHIND = [
     "below_top_share",
     "host_cap",
-    "language_*", "duplicate_exact", "duplicate_near", "empty_when_modified", "host_listed", "host_pattern", "host_named_pages",
+    "language_*", "garbled", "duplicate_exact", "duplicate_near", "empty_when_modified", "host_listed", "host_pattern", "host_named_pages",
     "host_ng_characters", "contaminated", "heldout_contained",
 ]  # fmt: skip
 
@@ -335,7 +337,9 @@ ELSEWHERE = {
     "duplicate_url": "test_dedup_stages.py",
     "duplicate_earlier_run": "test_dedup_stages.py",
     "only_duplicate_lines": "test_dedup_stages.py",
-    **dict.fromkeys(("bad_json_line", "duplicate_id", "text_missing", "wiki_namespace"), "inputs/test_job.py"),
+    **dict.fromkeys(
+        ("bad_json_line", "duplicate_document", "duplicate_id", "text_missing", "wiki_namespace"), "inputs/test_job.py"
+    ),
     **dict.fromkeys(
         ("parquet_corrupt", "parquet_unreadable", "text_not_string", "text_not_utf8", "input_*"), "inputs/test_formats.py"
     ),

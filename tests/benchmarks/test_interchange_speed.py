@@ -5,8 +5,8 @@ import os
 import pytest
 
 from benchmarks import interchange_speed
+from benchmarks.evaluation_tables import interchange_speed as table
 from benchmarks.interchange_speed import chill, resident, summed, warm
-from benchmarks.readme_tables import interchange_speed as table
 
 
 def test_what_is_cold_is_out_of_the_cache_and_what_is_warm_in_it(tmp_path, monkeypatch):
