@@ -119,6 +119,54 @@ def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["set"] * earlier
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interrupt_just_after_a_rename_leaves_the_earlier_folder(tmp_path, monkeypatch, earlier):
+    """At each rename in turn: a signal may come before the next line runs."""
+    if earlier:
+        with atomic_directory(tmp_path / "set") as folder:
+            (folder / "part").write_text("old")
+    real = os.replace
+    for number in range(1 + earlier):
+        renames = []
+
+        def interrupted(source, target, number=number, renames=renames):
+            real(source, target)
+            renames.append(target)
+            if len(renames) == number + 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "set") as folder:
+            (folder / "part").write_text("new")
+            patch.setattr(os, "replace", interrupted)
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["set", "set/part"] * earlier
+        assert not earlier or (tmp_path / "set" / "part").read_text() == "old"
+
+
+def test_a_folder_that_a_killed_run_had_moved_aside_is_put_back_before_another_takes_its_place(tmp_path):
+    kill = """
+import os, sys
+from pathlib import Path
+from ja_llm.files import atomic_directory
+real = os.replace
+def killed(source, target):
+    real(source, target)
+    os._exit(9)
+with atomic_directory(Path(sys.argv[1])) as folder:
+    (folder / "part").write_text("new")
+    os.replace = killed
+"""
+    target = tmp_path / "set"
+    with atomic_directory(target) as folder:
+        (folder / "part").write_text("old")
+    assert subprocess.run([sys.executable, "-c", kill, str(target)]).returncode == 9 and not target.exists()
+    with pytest.raises(ZeroDivisionError), atomic_directory(target):
+        raise ZeroDivisionError
+    assert (target / "part").read_text() == "old"
+    with atomic_directory(target) as folder:
+        (folder / "part").write_text("new")
+    assert (target / "part").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_a_file_system_that_keeps_no_folders_is_left_alone_and_one_that_lost_a_file_is_not(tmp_path, monkeypatch):
     real = os.fsync
 
