@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,10 +202,19 @@ class BackgroundSync:
     def __init__(self) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._jobs: list[concurrent.futures.Future] = []
+        self._turn = threading.Lock()
 
     def add(self, path: Path) -> None:
-        """Send a file that is whole; may be called in several threads."""
-        self._jobs.append(self._pool.submit(_sync, path))
+        """Send a file that is whole, or what of it is written; may be called in several threads.
+
+        Raises:
+          OSError: one that was sent before did not get there.
+        """
+        with self._turn:
+            for job in [job for job in self._jobs if job.done()]:
+                job.result()  # one that failed stays for `close`
+                self._jobs.remove(job)
+            self._jobs.append(self._pool.submit(_sync, path))
 
     def __enter__(self) -> "BackgroundSync":
         return self

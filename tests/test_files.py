@@ -204,6 +204,23 @@ def test_files_that_go_to_the_disk_in_the_background_are_there_at_the_end_or_sai
         raise ZeroDivisionError
 
 
+def test_a_file_that_did_not_get_to_the_disk_is_told_when_the_next_one_is_sent_and_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    disk = BackgroundSync()
+    for _ in range(50):
+        disk.add(tmp_path / "x")
+        time.sleep(0.002)
+    assert len(disk._jobs) < 25
+    monkeypatch.setattr(os, "fsync", lambda number: os.close(-1))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        for _ in range(500):
+            disk.add(tmp_path / "x")
+            time.sleep(0.002)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.close()
+
+
 def test_files_get_the_mode_that_open_would_give(tmp_path):
     with atomic_write(tmp_path / "a") as file:
         file.write(b"a")
