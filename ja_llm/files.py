@@ -183,7 +183,12 @@ _SYNCED = 16
 def _sync(path: Path) -> None:
     if os.name != "posix":  # elsewhere only what is open for writing can be waited for, and folders not at all
         return
-    number = os.open(path, os.O_RDONLY)
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # one that may be written and not read: its names get to the disk without us
+            return
+        raise
     try:
         os.fsync(number)
     except OSError as error:
@@ -268,15 +273,24 @@ def first_directory(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             if not path.is_dir():
                 sync_tree(temporary)
-                with contextlib.suppress(
-                    OSError
-                ):  # another was first in this moment: a folder that holds something is not replaced
-                    os.rename(temporary, path)
-                if not path.is_dir():
-                    raise OSError(f"{temporary} could not be renamed")
-                _sync(path.parent)
+                _take_free_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_free_place(temporary: Path, path: Path) -> None:
+    """Rename a folder, unless another was first in this moment: a folder that holds something is not replaced."""
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        _sync(path.parent)
+    except BaseException:
+        os.rename(path, temporary)
+        raise
 
 
 @contextlib.contextmanager

@@ -100,8 +100,8 @@ def test_a_folder_and_all_in_it_is_on_the_disk_before_its_name_and_then_the_name
     assert list(after) == [str(tmp_path)]
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_path, monkeypatch, earlier):
+@pytest.mark.parametrize(("make", "earlier"), [(atomic_directory, False), (atomic_directory, True), (first_directory, False)])
+def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_path, monkeypatch, make, earlier):
     if earlier:
         with atomic_directory(tmp_path / "set") as folder:
             (folder / "part").write_text("old")
@@ -113,7 +113,7 @@ def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_pa
         real(number)
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(JaLlmError, match="set: Input/output error"), atomic_directory(tmp_path / "set") as folder:
+    with pytest.raises(JaLlmError, match="set: Input/output error"), make(tmp_path / "set") as folder:
         (folder / "part").write_text("new")
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["old"] * earlier
     assert [path.name for path in tmp_path.iterdir()] == ["set"] * earlier
@@ -185,6 +185,21 @@ def test_a_file_system_that_keeps_no_folders_is_left_alone_and_one_that_lost_a_f
     with pytest.raises(JaLlmError, match="other: Invalid argument"), atomic_directory(tmp_path / "other") as folder:
         (folder / "part").write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("make", [atomic_directory, first_directory])
+def test_a_folder_that_may_be_written_and_not_read_gets_a_new_one(tmp_path, monkeypatch, make):
+    real = os.open
+
+    def guarded(path, flags, *more, **named):
+        if path == tmp_path and flags == os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", guarded)
+    with make(tmp_path / "set") as folder:
+        (folder / "part").write_text("x")
+    assert (tmp_path / "set" / "part").read_text() == "x"
 
 
 def test_files_that_go_to_the_disk_in_the_background_are_there_at_the_end_or_said_to_be_lost(tmp_path, monkeypatch):
