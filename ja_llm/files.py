@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,17 +105,20 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` only if the block succeeds.
 
     All of it goes to the disk before it is renamed, and so does the new name, so that a folder that stands there after a crash is whole.
-    A leftover temporary folder of an earlier, killed run is removed. An existing `path` is replaced, or stays where this raises.
+    A leftover temporary folder of an earlier, killed run is removed. An existing `path` is replaced, or stays where this raises; one that
+    a killed run had just moved aside is put back first.
 
     Raises:
       JaLlmError: the disk is full or the folder can't be written.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.tmp"
+    temporary, old = path.parent / f".{path.name}.tmp", _aside(path)
     with _as_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        _discard(temporary)
+        _discard(old)
         temporary.mkdir()
     try:
         with _as_sentence(path):
@@ -126,22 +130,39 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def _aside(path: Path) -> Path:
+    """Where a folder is while another takes its place."""
+    return path.parent / f".{path.name}.old"
+
+
 def _take_place(temporary: Path, path: Path) -> None:
     """Rename a folder over another, which goes aside whole before, so that a kill never leaves half of it under its name."""
-    old = path.parent / f".{path.name}.old"
-    done: list[tuple[Path, Path]] = []
-    shutil.rmtree(old, ignore_errors=True)
+    old = _aside(path)
+    if not temporary.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(temporary))
     try:
-        for source, target in ((path, old), (temporary, path)):
-            if source.exists():
-                os.replace(source, target)
-                done.append((source, target))
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
+    except BaseException:  # what stands where says what was done: an interrupt may come between a rename and any note of it
+        if path.exists() and not temporary.exists():
+            os.replace(path, temporary)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():  # under a name that is never put back, because it may be cut short
+        os.replace(old, temporary)
+        with contextlib.suppress(OSError):
+            _discard(temporary)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or what a user had in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_tree(folder: Path) -> None:
@@ -162,7 +183,12 @@ _SYNCED = 16
 def _sync(path: Path) -> None:
     if os.name != "posix":  # elsewhere only what is open for writing can be waited for, and folders not at all
         return
-    number = os.open(path, os.O_RDONLY)
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # one that may be written and not read: its names get to the disk without us
+            return
+        raise
     try:
         os.fsync(number)
     except OSError as error:
@@ -181,10 +207,19 @@ class BackgroundSync:
     def __init__(self) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._jobs: list[concurrent.futures.Future] = []
+        self._turn = threading.Lock()
 
     def add(self, path: Path) -> None:
-        """Send a file that is whole; may be called in several threads."""
-        self._jobs.append(self._pool.submit(_sync, path))
+        """Send a file that is whole, or what of it is written; may be called in several threads.
+
+        Raises:
+          OSError: one that was sent before did not get there.
+        """
+        with self._turn:
+            for job in [job for job in self._jobs if job.done()]:
+                job.result()  # one that failed stays for `close`
+                self._jobs.remove(job)
+            self._jobs.append(self._pool.submit(_sync, path))
 
     def __enter__(self) -> "BackgroundSync":
         return self
@@ -238,15 +273,24 @@ def first_directory(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             if not path.is_dir():
                 sync_tree(temporary)
-                with contextlib.suppress(
-                    OSError
-                ):  # another was first in this moment: a folder that holds something is not replaced
-                    os.rename(temporary, path)
-                if not path.is_dir():
-                    raise OSError(f"{temporary} could not be renamed")
-                _sync(path.parent)
+                _take_free_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_free_place(temporary: Path, path: Path) -> None:
+    """Rename a folder, unless another was first in this moment: a folder that holds something is not replaced."""
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        _sync(path.parent)
+    except BaseException:
+        os.rename(path, temporary)
+        raise
 
 
 @contextlib.contextmanager

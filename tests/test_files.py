@@ -100,8 +100,8 @@ def test_a_folder_and_all_in_it_is_on_the_disk_before_its_name_and_then_the_name
     assert list(after) == [str(tmp_path)]
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_path, monkeypatch, earlier):
+@pytest.mark.parametrize(("make", "earlier"), [(atomic_directory, False), (atomic_directory, True), (first_directory, False)])
+def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_path, monkeypatch, make, earlier):
     if earlier:
         with atomic_directory(tmp_path / "set") as folder:
             (folder / "part").write_text("old")
@@ -113,10 +113,58 @@ def test_a_folder_whose_name_does_not_reach_the_disk_gives_its_place_back(tmp_pa
         real(number)
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(JaLlmError, match="set: Input/output error"), atomic_directory(tmp_path / "set") as folder:
+    with pytest.raises(JaLlmError, match="set: Input/output error"), make(tmp_path / "set") as folder:
         (folder / "part").write_text("new")
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["old"] * earlier
     assert [path.name for path in tmp_path.iterdir()] == ["set"] * earlier
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interrupt_just_after_a_rename_leaves_the_earlier_folder(tmp_path, monkeypatch, earlier):
+    """At each rename in turn: a signal may come before the next line runs."""
+    if earlier:
+        with atomic_directory(tmp_path / "set") as folder:
+            (folder / "part").write_text("old")
+    real = os.replace
+    for number in range(1 + earlier):
+        renames = []
+
+        def interrupted(source, target, number=number, renames=renames):
+            real(source, target)
+            renames.append(target)
+            if len(renames) == number + 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "set") as folder:
+            (folder / "part").write_text("new")
+            patch.setattr(os, "replace", interrupted)
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["set", "set/part"] * earlier
+        assert not earlier or (tmp_path / "set" / "part").read_text() == "old"
+
+
+def test_a_folder_that_a_killed_run_had_moved_aside_is_put_back_before_another_takes_its_place(tmp_path):
+    kill = """
+import os, sys
+from pathlib import Path
+from ja_llm.files import atomic_directory
+real = os.replace
+def killed(source, target):
+    real(source, target)
+    os._exit(9)
+with atomic_directory(Path(sys.argv[1])) as folder:
+    (folder / "part").write_text("new")
+    os.replace = killed
+"""
+    target = tmp_path / "set"
+    with atomic_directory(target) as folder:
+        (folder / "part").write_text("old")
+    assert subprocess.run([sys.executable, "-c", kill, str(target)]).returncode == 9 and not target.exists()
+    with pytest.raises(ZeroDivisionError), atomic_directory(target):
+        raise ZeroDivisionError
+    assert (target / "part").read_text() == "old"
+    with atomic_directory(target) as folder:
+        (folder / "part").write_text("new")
+    assert (target / "part").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_file_system_that_keeps_no_folders_is_left_alone_and_one_that_lost_a_file_is_not(tmp_path, monkeypatch):
@@ -139,6 +187,21 @@ def test_a_file_system_that_keeps_no_folders_is_left_alone_and_one_that_lost_a_f
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.parametrize("make", [atomic_directory, first_directory])
+def test_a_folder_that_may_be_written_and_not_read_gets_a_new_one(tmp_path, monkeypatch, make):
+    real = os.open
+
+    def guarded(path, flags, *more, **named):
+        if path == tmp_path and flags == os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", guarded)
+    with make(tmp_path / "set") as folder:
+        (folder / "part").write_text("x")
+    assert (tmp_path / "set" / "part").read_text() == "x"
+
+
 def test_files_that_go_to_the_disk_in_the_background_are_there_at_the_end_or_said_to_be_lost(tmp_path, monkeypatch):
     files, seen = [tmp_path / str(n) for n in range(3)], []
     for file in files:
@@ -154,6 +217,23 @@ def test_files_that_go_to_the_disk_in_the_background_are_there_at_the_end_or_sai
     with pytest.raises(ZeroDivisionError), BackgroundSync() as disk:
         disk.add(files[0])
         raise ZeroDivisionError
+
+
+def test_a_file_that_did_not_get_to_the_disk_is_told_when_the_next_one_is_sent_and_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    disk = BackgroundSync()
+    for _ in range(50):
+        disk.add(tmp_path / "x")
+        time.sleep(0.002)
+    assert len(disk._jobs) < 25
+    monkeypatch.setattr(os, "fsync", lambda number: os.close(-1))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        for _ in range(500):
+            disk.add(tmp_path / "x")
+            time.sleep(0.002)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.close()
 
 
 def test_files_get_the_mode_that_open_would_give(tmp_path):

@@ -33,7 +33,7 @@ from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.models.families import tensors
 from ja_llm.train.array_files import NewArrays
 from ja_llm.train.checkpoints import LoadedModel, load_model, new_model, refuse_loss
-from ja_llm.train.ledger import carried, new_ledger, parent_entry
+from ja_llm.train.ledger import carried, is_ledger, new_ledger, parent_entry
 from ja_llm.train.written_arrays import write_params
 from ja_llm.vocab import published
 from ja_llm.vocab.base import CHAT_TEMPLATE_FILE, SPECIAL_IDS_FILE, Tokenizer, load_tokenizer
@@ -184,7 +184,7 @@ def open_hf(source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_
     tokenizer = load_tokenizer(source)
     check_rows(source, "embedding", config.vocab_size, tokenizer.vocab_size, spare_rows)
     tokenizer.published = published.read(source)
-    earlier = read_json(source / LEDGER, "ledger") if (source / LEDGER).is_file() else None
+    earlier = _earlier_ledger(source)
     came = {
         "licence": model_card.licence_of(source) or (earlier or {}).get("licence", ""),
         "generation": _generation_settings(source),
@@ -193,6 +193,17 @@ def open_hf(source: Path, param_dtype: str = "float32", spare_rows: int = SPARE_
     }
     parents = [parent_entry(source, earlier.get("step", 0), earlier)] if earlier else []
     return Source(source, config, folder, tokenizer, [source / "config.json", *folder.files], parents, came)
+
+
+def _earlier_ledger(source: Path) -> dict[str, Any] | None:
+    """The ledger of an export of ours; None for a folder of somebody else's."""
+    path = source / LEDGER
+    if not path.is_file():
+        return None
+    stored = read_json(path, "ledger")
+    if not is_ledger(stored):
+        raise JaLlmError(f"{path}: this is no ledger that ja_llm wrote; export the model again, or remove the file.")
+    return stored
 
 
 def _widest(kinds: set[str]) -> str:

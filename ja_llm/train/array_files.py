@@ -176,7 +176,8 @@ class NewArrays:
             if not same:
                 raise Differs
             if whole:
-                self._disk.add(file)
+                with writable(self._name):
+                    self._disk.add(file)
             rest = rest[size:]
 
     def _mistake(self, path: Names, what: str) -> JaLlmError:

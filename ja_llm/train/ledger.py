@@ -51,6 +51,25 @@ def parent_entry(directory: str | Path, step: int, ledger: dict[str, Any]) -> di
     }
 
 
+# What each part of a ledger that is carried on must be, where it is there.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("job", "identity_hash", "name", "licence"), str),
+    **dict.fromkeys(("licences", "generation", "token_ids", "quantisation"), dict),
+    "parents": list,
+    "step": int,
+}
+
+
+def is_ledger(value: Any) -> bool:
+    """Whether a JSON value is what `parent_entry` takes, and its parents what `parent_entry` gave."""
+    entries = [value]
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(name, kind()), kind) for name, kind in _KINDS.items()):
+            return False
+        entries.extend(entry.get("parents", []))
+    return True
+
+
 def lineage(ledger: dict[str, Any]) -> list[dict[str, Any]]:
     """The ledger and its ancestors, youngest first."""
     found = [ledger]

@@ -154,6 +154,13 @@ SPOILT = {
         ),
         "340 pieces but the embedding has 300 rows",
     ),
+    **{
+        f"a ledger that is {value}": (
+            lambda f, value=value: write_json(f / "ja_llm_ledger.json", value),
+            "ja_llm_ledger.json: this is no ledger that ja_llm wrote; export the model again",
+        )
+        for value in ([1], "x", {"parents": 5}, {"parents": [{"parents": 5}]}, {"step": "3"}, {"generation": 5})
+    },
 }
 
 

@@ -1,9 +1,11 @@
 """Parameters that are written at once or in pieces: the files are the numbers, and orbax reads all of it back."""
 
 import concurrent.futures
+import errno
 import math
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -154,6 +156,22 @@ def test_files_that_wait_for_the_disk_are_not_open_and_an_error_leaves_them(tmp_
         assert len(new._files) > 8 and len(list(there.iterdir())) <= before + 1
         raise ZeroDivisionError
     assert len(synced) == 1
+
+
+def test_a_disk_that_is_full_behind_the_writes_is_told_by_one_of_the_next(tmp_path, monkeypatch):
+    meant, gone = numbers(BF16), threading.Event()
+
+    def full(number):
+        gone.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    new = NewArrays(tmp_path, meant, tmp_path / "model")
+    new.write(("alone",), 0, meant["alone"])  # one file
+    assert gone.wait(10)
+    time.sleep(0.1)
+    with pytest.raises(JaLlmError, match="model: the disk is full; free some space"):
+        new.write(("layers", "kernel"), 0, meant["layers"]["kernel"])
 
 
 @pytest.mark.parametrize("lost", [False, True])
