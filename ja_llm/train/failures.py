@@ -22,6 +22,7 @@ import jax
 
 from ja_llm.errors import JaLlmError
 from ja_llm.train.checkpoint_errors import first_line
+from ja_llm.train.memory import is_out_of_memory
 from ja_llm.train.processes import RESTART, Lost, Stopped
 
 _FAILED = "ja_llm/failed"
@@ -35,7 +36,8 @@ _LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 2.0, 20.0, 3.0
 # /tensorflow.CoordinationService/...", "Barrier failed", "Barrier timed out"). It raises its own kind, and ValueError where an array is read.
 # Others' errors (of W&B, of a bucket) are of kinds of their own, or name what they are of, and a restart would meet them again.
 _GONE = re.compile(r"gloo|nccl|coordination[ _]?(service|agent)|jax_worker|barrier (failed|timed out)", re.IGNORECASE)
-_XLA = (jax.errors.JaxRuntimeError, ValueError)  # and what gin makes of them
+# XLA's own kind says it with a connection alone, too, where no bucket is meant: what reads one (TensorStore) raises ValueError and names itself.
+_BROKEN = re.compile(rf"{_GONE.pattern}|unavailable|connection (reset|closed|refused)", re.IGNORECASE)
 
 
 class Failure(NamedTuple):
@@ -105,15 +107,21 @@ def leave_if_lost(error: BaseException) -> None:
 def _of_another(error: BaseException | None) -> str | None:
     """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
     while error is not None and not isinstance(error, Lost):
-        if (
-            isinstance(error, _XLA)
-            and not isinstance(error, JaLlmError)
-            and "tensorstore" not in str(error)
-            and _GONE.search(str(error))
-        ):
+        if _tells_of_another(error):
             return first_line(error)
         error = error.__cause__
     return None
+
+
+def _tells_of_another(error: BaseException) -> bool:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        pattern = _BROKEN
+    elif isinstance(error, ValueError) and not isinstance(error, JaLlmError):  # and what gin makes of both
+        pattern = _GONE
+    else:
+        return False
+    # NCCL's buffers may be what did not fit, and would not after a restart.
+    return pattern.search(str(error)) is not None and "tensorstore" not in str(error) and not is_out_of_memory(error)
 
 
 @contextlib.contextmanager

@@ -210,6 +210,11 @@ def test_all_processes_leave_an_evaluator_behind_the_same_batch(monkeypatch, who
             None,
             RESTART,
         ),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer"), None, RESTART),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Broken channel: Connection closed by peer"), None, RESTART),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: [tensorstore/gcs] Connection reset by peer"), None, None),
+        # A restart would run out of memory again.
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: NCCL operation ncclCommInitRank failed: out of memory"), None, None),
         (ValueError("shapes do not match"), None, None),
     ],
 )
