@@ -65,7 +65,12 @@ def _service() -> tuple[Any, int, int]:
 
 
 def post(error: BaseException, stays: float = 0.0) -> None:
-    """Tell the other processes that this one can't go on; the first that does is believed. `stays`: as of `Failure`."""
+    """Tell the other processes that this one can't go on; the first that does is believed, and may say once more what it has found out.
+
+    Args:
+      error: why.
+      stays: as of `Failure`.
+    """
     client, rank, _ = _service()
     if client is None:
         return
@@ -74,8 +79,10 @@ def post(error: BaseException, stays: float = 0.0) -> None:
     said = str(error).splitlines()[0] if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, KeyboardInterrupt):
         said = "it was stopped at once, by a second Ctrl-C."
+    told = posted()
+    more = told is not None and told.rank == rank and told.stays > 0
     with contextlib.suppress(Exception):  # another was first, or nobody serves the key any more
-        client.key_value_set(_FAILED, json.dumps([rank, code, said, stays]))
+        client.key_value_set(_FAILED, json.dumps([rank, code, said, stays]), allow_overwrite=more)
 
 
 def posted() -> Failure | None:
@@ -163,13 +170,19 @@ def _listen(rank: int, ended: threading.Event) -> None:
         told = posted()
         if told is not None:
             _told.set()
-            until = time.monotonic() + told.stays
-            while time.monotonic() < until and not _has_ended(told.rank) and not ended.wait(_LOOK):
-                pass
+            told = _found_out(told, ended)
             # Long enough for this process's own error; one that has one waits for the others itself, and not for ever.
             if not ended.wait(_STAYS if told.rank != rank else 3 * _STAYS):
-                _leave(told, rank)
+                _leave(posted() or told, rank)
             return
+
+
+def _found_out(told: Failure, ended: threading.Event) -> Failure:
+    """What a process that has posted `told` says at last: waits until it has found out more, has ended, or its time is over."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + told.stays and not _has_ended(told.rank) and not ended.wait(_LOOK):
+        told = posted() or told
+    return told
 
 
 _told = threading.Event()
