@@ -22,6 +22,7 @@ import jax
 
 from ja_llm.errors import JaLlmError
 from ja_llm.train.checkpoint_errors import first_line
+from ja_llm.train.memory import is_out_of_memory
 from ja_llm.train.processes import RESTART, Lost, Stopped
 
 _FAILED = "ja_llm/failed"
@@ -35,7 +36,8 @@ _LOOK, _STAYS, _COORDINATOR_STAYS, _LAST, _SAYS = 1.0, 10.0, 6.0, 20.0, 3.0
 # /tensorflow.CoordinationService/...", "Barrier failed", "Barrier timed out"). It raises its own kind, and ValueError where an array is read.
 # Others' errors (of W&B, of a bucket) are of kinds of their own, or name what they are of, and a restart would meet them again.
 _GONE = re.compile(r"gloo|nccl|coordination[ _]?(service|agent)|jax_worker|barrier (failed|timed out)", re.IGNORECASE)
-_XLA = (jax.errors.JaxRuntimeError, ValueError)  # and what gin makes of them
+# XLA's own kind says it with a connection alone, too, where no bucket is meant: what reads one (TensorStore) raises ValueError and names itself.
+_BROKEN = re.compile(rf"{_GONE.pattern}|unavailable|connection (reset|closed|refused)", re.IGNORECASE)
 
 
 class Failure(NamedTuple):
@@ -63,7 +65,12 @@ def _service() -> tuple[Any, int, int]:
 
 
 def post(error: BaseException, stays: float = 0.0) -> None:
-    """Tell the other processes that this one can't go on; the first that does is believed. `stays`: as of `Failure`."""
+    """Tell the other processes that this one can't go on; the first that does is believed, and may say once more what it has found out.
+
+    Args:
+      error: why.
+      stays: as of `Failure`.
+    """
     client, rank, _ = _service()
     if client is None:
         return
@@ -72,8 +79,10 @@ def post(error: BaseException, stays: float = 0.0) -> None:
     said = str(error).splitlines()[0] if isinstance(error, JaLlmError) else f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, KeyboardInterrupt):
         said = "it was stopped at once, by a second Ctrl-C."
+    told = posted()
+    more = told is not None and told.rank == rank and told.stays > 0
     with contextlib.suppress(Exception):  # another was first, or nobody serves the key any more
-        client.key_value_set(_FAILED, json.dumps([rank, code, said, stays]))
+        client.key_value_set(_FAILED, json.dumps([rank, code, said, stays]), allow_overwrite=more)
 
 
 def posted() -> Failure | None:
@@ -105,15 +114,21 @@ def leave_if_lost(error: BaseException) -> None:
 def _of_another(error: BaseException | None) -> str | None:
     """The words that say that another process is gone, of an error or of what led to it; sentences of ours only tell what did."""
     while error is not None and not isinstance(error, Lost):
-        if (
-            isinstance(error, _XLA)
-            and not isinstance(error, JaLlmError)
-            and "tensorstore" not in str(error)
-            and _GONE.search(str(error))
-        ):
+        if _tells_of_another(error):
             return first_line(error)
         error = error.__cause__
     return None
+
+
+def _tells_of_another(error: BaseException) -> bool:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        pattern = _BROKEN
+    elif isinstance(error, ValueError) and not isinstance(error, JaLlmError):  # and what gin makes of both
+        pattern = _GONE
+    else:
+        return False
+    # NCCL's buffers may be what did not fit, and would not after a restart.
+    return pattern.search(str(error)) is not None and "tensorstore" not in str(error) and not is_out_of_memory(error)
 
 
 @contextlib.contextmanager
@@ -156,13 +171,19 @@ def _listen(rank: int, ended: threading.Event) -> None:
         told = posted()
         if told is not None:
             _told.set()
-            until = time.monotonic() + told.stays
-            while time.monotonic() < until and not _has_ended(told.rank) and not ended.wait(_LOOK):
-                pass
+            told = _found_out(told, ended)
             # Long enough for this process's own error; one that has one waits for the others itself, and not for ever.
             if not ended.wait(_STAYS if told.rank != rank else 3 * _STAYS):
-                _leave(told, rank)
+                _leave(posted() or told, rank)
             return
+
+
+def _found_out(told: Failure, ended: threading.Event) -> Failure:
+    """What a process that has posted `told` says at last: waits until it has found out more, has ended, or its time is over."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + told.stays and not _has_ended(told.rank) and not ended.wait(_LOOK):
+        told = posted() or told
+    return told
 
 
 _told = threading.Event()

@@ -23,8 +23,8 @@ from ja_llm.train.run_config import RunConfig
 from ja_llm.train.step import StepOptions
 from ja_llm.vocab.base import Tokenizer
 
-# Seconds that the others give a process which looks for what would fit into memory.
-_EXPLAINS = 1800.0
+# Seconds that the others give a process which looks for what would fit into memory, a few compilations; it may be killed meanwhile.
+_EXPLAINS = 600.0
 
 
 class Session(NamedTuple):
@@ -126,8 +126,12 @@ def _in_sentences(
             explain = functools.partial(memory.explain, compile_step, model, options, rows, needed=None)
             if (sentence := memory.elsewhere(goodput.current)) is None:
                 # The others are told at once and wait: what would fit is found by compiling, which takes minutes.
-                failures.post(explain(limit=None), stays=_EXPLAINS)
-                said = explain(limit=memory.device_bytes())
+                said = explain(limit=None)
+                failures.post(said, stays=_EXPLAINS)
+                try:
+                    said = explain(limit=memory.device_bytes())
+                finally:
+                    failures.post(said)  # whatever came of it: the others need wait no longer
             else:
                 said = JaLlmError(sentence)
         failures.post(said)  # at once: a save in the background, which is waited for, waits for the others

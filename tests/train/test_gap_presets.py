@@ -63,7 +63,7 @@ def test_a_stage_begins_at_the_token_that_is_asked_for(started, make_cache, cach
     of = [{store.document_id(i) for i in range(store.num_documents)} for store in map(_japanese, (cache_dir, rest))]
     stages = [{document in of[1] for document, _ in documents(data, [step])} for step in range(batches + 1)]
     assert stages == [{False}] * batches + [{True}] and not of[0] & of[1]
-    read = sum(data.at(step, 0, 1)["decoder_input_tokens"].size for step in range(batches))
+    read = sum(data.local(data.schedule.position(step), 0, 1)["decoder_input_tokens"].size for step in range(batches))
     assert tokens <= read < tokens + 8 * 32
 
 

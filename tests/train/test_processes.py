@@ -1,5 +1,6 @@
 """Several real processes over loopback as one run: equal losses, one asked to stop stops all, one that is silent is named."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.interop.hf import export_hf
-from ja_llm.train import failures, processes
+from ja_llm.train import failures, memory, processes, session
 from ja_llm.train.checkpoints import model_steps
 from ja_llm.train.processes import RESTART, Interrupted, Stopping, between_batches, join, stop_on_signals
 
@@ -210,6 +212,11 @@ def test_all_processes_leave_an_evaluator_behind_the_same_batch(monkeypatch, who
             None,
             RESTART,
         ),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer"), None, RESTART),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Broken channel: Connection closed by peer"), None, RESTART),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: [tensorstore/gcs] Connection reset by peer"), None, None),
+        # A restart would run out of memory again.
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: NCCL operation ncclCommInitRank failed: out of memory"), None, None),
         (ValueError("shapes do not match"), None, None),
     ],
 )
@@ -278,6 +285,58 @@ def test_one_that_looks_for_more_is_waited_for(of_three):
         while not ended and time.monotonic() < deadline:
             time.sleep(0.01)
     assert ended == [3]
+
+
+def test_what_would_fit_is_told_where_the_close_behind_it_hangs(of_three, monkeypatch, capsys):
+    """A save in the background waits for the others, who wait for what was found out: all end with it, and not when the time is over."""
+    store, ended = of_three
+    monkeypatch.setattr(memory, "device_bytes", lambda: 100)
+    answers = {None: "too large.", 100: "too large; MICROBATCHES = 2 would fit."}
+
+    def explain(*_, limit, needed):
+        if limit:  # the others know before
+            assert failures.posted().sentence == "too large." and 0 < failures.posted().stays <= 600
+        return JaLlmError(answers[limit])
+
+    monkeypatch.setattr(memory, "explain", explain)
+
+    @contextlib.contextmanager
+    def close_that_hangs():
+        try:
+            yield
+        finally:
+            deadline = time.monotonic() + 20
+            while not ended and time.monotonic() < deadline:
+                time.sleep(0.01)
+            told.append(list(ended))
+
+    told = []
+    at = types.SimpleNamespace(current="step")
+    with (
+        pytest.raises(JaLlmError, match="MICROBATCHES = 2 would fit"),
+        failures.shared(),
+        close_that_hangs(),
+        session._in_sentences(at, None, None, None, 4),
+    ):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+    assert told == [[1]] and "ja-llm: too large; MICROBATCHES = 2 would fit." in capsys.readouterr().err
+    assert failures.posted() == (1, 1, "too large; MICROBATCHES = 2 would fit.", 0.0)
+    failures.post(JaLlmError("the checkpoint could not be written."))  # what follows from it is not believed instead
+    assert "would fit" in failures.posted().sentence
+
+
+def test_the_others_end_with_what_was_found_out(of_three, capsys):
+    store, ended = of_three
+    with failures.shared():
+        store.values[failures._FAILED] = json.dumps([0, 1, "too large.", 60.0])
+        deadline = time.monotonic() + 20
+        while not failures.all_end() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        store.values[failures._FAILED] = json.dumps([0, 1, "MICROBATCHES = 2 would fit.", 0.0])
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert ended == [1] and "process 0 of this run has ended: MICROBATCHES = 2 would fit." in capsys.readouterr().err
 
 
 def test_what_an_end_at_once_would_lose_is_written(of_three, capsys):
