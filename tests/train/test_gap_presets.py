@@ -1,5 +1,7 @@
 """The presets against the stability gap and for re-warming give the data, schedules and probes that they say."""
 
+import itertools
+
 import pytest
 
 from ja_llm.cli import main
@@ -95,3 +97,8 @@ def test_monitored_sets_probes_and_an_alarm(started):
     (alarm,) = config.alarms
     assert (alarm.domains, alarm.bounds, alarm.from_step, alarm.stop) == (("web_en",), {"relative_rise": 0.1}, 20, False)
     assert [step for step in range(41) if config.evaluates(step)] == [0, 10, 20, 30, 40]
+    # A run as long as the recipes' is never left alone for longer than 1,000 steps.
+    config, *_ = started("continue", "monitored", TRAIN_STEPS=30_000)
+    probed = [step for step in range(30_001) if config.evaluates(step)]
+    assert probed[-1] == 30_000 and max(later - step for step, later in itertools.pairwise(probed)) == 1000
+    assert probed[:5] == [0, 10, 20, 30, 40]
