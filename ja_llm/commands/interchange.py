@@ -56,7 +56,12 @@ def import_model(verbs) -> None:
         metavar="DIR",
         help="SRC is a checkpoint of t5x (checkpoint_<step>) of this model directory (docs/t5x.md)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored parameters (default: float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the stored parameters (default: float32; on a small host bfloat16, with --no_text_check: float32 is held whole)",
+    )
     spare_rows_flag(parser)
     parser.add_argument("--dry_run", action="store_true", help="check all but the numbers, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="what lies beside an earlier model in DIR (eval/) may go")
