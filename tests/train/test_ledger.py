@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ja_llm.data.schedule import DataSchedule
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.train import ledger as module
 from ja_llm.train.learning_rates import Joined, WarmupStableDecay, same_rates
@@ -74,8 +75,11 @@ def test_another_configuration_stands_beside_the_first(tmp_path):
 def test_a_loss_that_is_not_finite_says_where_to_begin_again(newest, says):
     offence = OffendingStep(7, "the loss or its gradient is not finite")
     with pytest.raises(JaLlmError) as caught:
-        roll_back(None, offence, newest, Path("/runs/a/run.json"), done=0, allowed=0, margin=0, write=True)
+        roll_back(
+            DataSchedule(((0, "a"), (4, "b"))), offence, newest, Path("/runs/a/run.json"), done=0, allowed=0, margin=0, write=True
+        )
     text = str(caught.value)
+    assert "`BatchSource.trace` of data step 2, of stage 1's source" in text  # the batch of training step 6, counted from 0
     assert text.startswith("step 7: ") and says in text and len(text.splitlines()) == 1
 
 
