@@ -47,9 +47,13 @@ class WarmupCosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.final <= self.peak or not 0 <= self.warmup_steps < self.total_steps or not 0 <= self.start <= self.peak:
+        if not 0 <= self.warmup_steps < self.total_steps:
             raise UsageError(
-                f"{self} makes no schedule; 0 <= final <= peak, 0 <= start <= peak and 0 <= warmup_steps < total_steps are needed."
+                f"{self} makes no schedule; 0 <= warmup_steps < total_steps is needed: lower WARMUP_STEPS, or raise TRAIN_STEPS."
+            )
+        if not 0 <= self.final <= self.peak or not 0 <= self.start <= self.peak:
+            raise UsageError(
+                f"{self} makes no schedule; 0 <= final <= peak and 0 <= start <= peak are needed (FINAL_LEARNING_RATE, PEAK_LEARNING_RATE)."
             )
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
@@ -104,15 +108,14 @@ class WarmupStableDecay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = self.warmup_steps >= 0 and self.decay_steps >= 0 and self.warmup_steps + self.decay_steps <= self.total_steps
-        if (
-            not fits
-            or not 0 <= self.final <= self.peak
-            or not 0 <= self.start <= self.peak
-            or self.shape not in ("linear", "sqrt")
-        ):
+        if self.warmup_steps < 0 or self.decay_steps < 0 or self.warmup_steps + self.decay_steps > self.total_steps:
             raise UsageError(
-                f"{self} makes no schedule; 0 <= final <= peak, 0 <= start <= peak, warmup_steps + decay_steps <= total_steps and "
+                f"{self} makes no schedule; 0 <= warmup_steps, 0 <= decay_steps and warmup_steps + decay_steps <= total_steps are needed: "
+                "lower WARMUP_STEPS or decay_steps, or raise TRAIN_STEPS."
+            )
+        if not 0 <= self.final <= self.peak or not 0 <= self.start <= self.peak or self.shape not in ("linear", "sqrt"):
+            raise UsageError(
+                f"{self} makes no schedule; 0 <= final <= peak, 0 <= start <= peak (FINAL_LEARNING_RATE, PEAK_LEARNING_RATE) and "
                 "shape 'linear' or 'sqrt' are needed."
             )
 

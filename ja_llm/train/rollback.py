@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from ja_llm.data.schedule import Position
 from ja_llm.errors import JaLlmError
 from ja_llm.files import read_json, write_json
 from ja_llm.train.processes import say
@@ -51,7 +52,7 @@ def roll_back(
     """
     bad = offence.step - 1  # the training step whose batch it was
     if done >= allowed:
-        raise _given_up(offence, schedule.data_step(bad), ledger.parent, newest, done, allowed)
+        raise _given_up(offence, schedule.position(bad), ledger.parent, newest, done, allowed)
     # Of the stage that the bad batch is in: a later stage's batches are counted from its own start.
     first = max(newest, schedule.stages[schedule.stage(bad)][0])
     skipped = bad - first + 1 + margin
@@ -104,12 +105,13 @@ def rollbacks_of(ledger: Path) -> int:
     return len(read_json(ledger, "ledger").get("rollbacks", [])) if ledger.exists() else 0
 
 
-def _given_up(offence: OffendingStep, data_step: int, directory: Path, newest: int, done: int, allowed: int) -> JaLlmError:
+def _given_up(offence: OffendingStep, position: Position, directory: Path, newest: int, done: int, allowed: int) -> JaLlmError:
+    stage, data_step = position
     start = f"INITIAL_CHECKPOINT_PATH={directory}@{newest}" if newest else "the settings of this one"
     had = f" after {done} rollbacks" if done else ""
     lower = f"give it a lower rate from step {newest} on (SCHEDULE=@learning_rates.Joined()), " if newest else ""
     return JaLlmError(
         f"step {offence.step}: {offence.why}{had}, the parameters were left as before it, and MAX_ROLLBACKS allows {allowed} in all of a run's "
-        f"life; look at the documents of its batch (`BatchSource.trace` of data step {data_step}), then raise MAX_ROLLBACKS to go on, {lower}or begin another run in "
+        f"life; look at the documents of its batch (`BatchSource.trace` of data step {data_step}, of stage {stage}'s source), then raise MAX_ROLLBACKS to go on, {lower}or begin another run in "
         f"a new MODEL_DIR with {start} and a lower PEAK_LEARNING_RATE."
     )

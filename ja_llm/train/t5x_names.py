@@ -156,7 +156,7 @@ BINDINGS = (
     Name(
         "PjitPartitioner.num_partitions",
         "size of the axis model",
-        idle=(1,),
+        idle=(None, 1),
         why="MESH is {'data': -1} by default",
         instead="give --gin.MESH=\"{{'data': -1, 'tensor': {value}}}\"",
     ),

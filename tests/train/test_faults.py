@@ -169,7 +169,7 @@ def test_a_run_gives_up_after_its_rollbacks(train, tmp_path):
     source = Source({step: "nan" for step in range(5, 99)})
     with pytest.raises(
         JaLlmError,
-        match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* of data step \d+.* from step 4 .*nan@4",
+        match=r"step \d+: .* after 2 rollbacks.*MAX_ROLLBACKS allows 2 in all .* of data step \d+, of stage 0's source.* from step 4 .*nan@4",
     ):
         train("nan", source, max_rollbacks=2)
     assert len(json.loads((tmp_path / "nan/run.json").read_text())["rollbacks"]) == 2

@@ -74,10 +74,16 @@ def losses(metrics, directory):
     return [line["loss"] for line in metrics(directory) if "loss" in line]
 
 
+def positions(metrics, directory):
+    """(step, stage, data step) of each training step."""
+    return [(line["step"], line["stage"], line["data_step"]) for line in metrics(directory) if "loss" in line]
+
+
 @pytest.mark.timeout(3600)  # a busy machine; half a minute on a quiet one
 def test_three_kills(training, straight, metrics, tmp_path):
     survive(training, tmp_path / "run", ("step", "save", "start"), seed=0)
     assert metrics(tmp_path / "run") == metrics(straight)
+    assert positions(metrics, straight) == [(step + 1, 0, step) for step in range(STEPS)]
 
 
 @pytest.mark.slow
@@ -88,6 +94,7 @@ def test_twenty_kills(training, straight, metrics, tmp_path):
         assert metrics(tmp_path / f"run{seed}") == metrics(straight)
     for seed in range(4, 6):  # the same run on one device and on two, in turns
         survive(training, tmp_path / f"run{seed}", ("save", "step", "start", "step"), seed, devices=(1, 2))
+        assert positions(metrics, tmp_path / f"run{seed}") == positions(metrics, straight)
         assert losses(metrics, tmp_path / f"run{seed}") == pytest.approx(losses(metrics, straight), rel=1e-5)
 
 
@@ -95,4 +102,5 @@ def test_twenty_kills(training, straight, metrics, tmp_path):
 @pytest.mark.timeout(3600)
 def test_one_of_four_processes_killed_and_gone_on_with_by_another_number(training, straight, metrics, tmp_path):
     survive(training, tmp_path / "run", ("step", "save", "step"), seed=7, counts=(4, 2))
+    assert positions(metrics, tmp_path / "run") == positions(metrics, straight)
     assert losses(metrics, tmp_path / "run") == pytest.approx(losses(metrics, straight), rel=1e-5)

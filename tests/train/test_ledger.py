@@ -75,9 +75,12 @@ def test_another_configuration_stands_beside_the_first(tmp_path):
 def test_a_loss_that_is_not_finite_says_where_to_begin_again(newest, says):
     offence = OffendingStep(7, "the loss or its gradient is not finite")
     with pytest.raises(JaLlmError) as caught:
-        roll_back(DataSchedule.single("a"), offence, newest, Path("/runs/a/run.json"), done=0, allowed=0, margin=0, write=True)
+        roll_back(
+            DataSchedule(((0, "a"), (4, "b"))), offence, newest, Path("/runs/a/run.json"), done=0, allowed=0, margin=0, write=True
+        )
     text = str(caught.value)
-    assert text.startswith("step 7: ") and says in text and len(text.splitlines()) == 1 and "data step 6" in text
+    assert "`BatchSource.trace` of data step 2, of stage 1's source" in text  # the batch of training step 6, counted from 0
+    assert text.startswith("step 7: ") and says in text and len(text.splitlines()) == 1
 
 
 def test_a_schedule_may_change_from_here_on_but_not_before(tmp_path):

@@ -164,6 +164,12 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
             {"SCHEDULE": "@learning_rates.WarmupConstant()", "learning_rates.WarmupConstant.peak": -1},
             "0 <= peak and 0 <= warmup_steps",
         ),
+        ({"WARMUP_STEPS": 100}, "0 <= warmup_steps < total_steps is needed: lower WARMUP_STEPS, or raise TRAIN_STEPS"),
+        (
+            {"SCHEDULE": "@learning_rates.WarmupStableDecay()", "learning_rates.WarmupStableDecay.decay_steps": 18},
+            "lower WARMUP_STEPS or decay_steps, or raise TRAIN_STEPS",
+        ),
+        ({"FINAL_LEARNING_RATE": 1.0}, "are needed (FINAL_LEARNING_RATE, PEAK_LEARNING_RATE)"),
         ({"MAX_EPOCHS": "many"}, "MAX_EPOCHS is 'many'"),
         ({"RANDOM_SEED": "seven"}, "RANDOM_SEED is 'seven'; give a whole number of 0 or more"),
         ({"MESH": "data"}, "MESH is 'data'; give a dict"),

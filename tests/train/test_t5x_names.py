@@ -139,6 +139,7 @@ def test_a_name_that_works_and_that_nothing_uses_is_refused_as_before():
 def test_scopes_modules_and_values_are_read():
     note = "train/utils.DatasetConfig.use_cached has no effect here: the rows come from CACHE_DIR."
     assert t5x_names.take_bindings(["train/utils.DatasetConfig.use_cached = True", "a.B.c = 1"]) == (["a.B.c = 1"], [note])
+    assert "no effect here" in t5x_names.take_bindings(["partitioning.PjitPartitioner.num_partitions = None"])[1][0]
     with pytest.raises(UsageError, match=r"num_partitions is 4: give --gin.MESH=\"\{'data': -1, 'tensor': 4\}\" "):
         t5x_names.take_bindings(["partitioning.PjitPartitioner.num_partitions = 4"])
     with pytest.raises(UsageError, match="num_microbatches is True"):  # not the number 1

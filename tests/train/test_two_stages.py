@@ -37,7 +37,9 @@ def train(training, anneal_cache, tmp_path):
 
 def lines(directory):
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["learning_rate"]) for line in found if "loss" in line]
+    return [
+        tuple(line[name] for name in ("step", "loss", "learning_rate", "stage", "data_step")) for line in found if "loss" in line
+    ]
 
 
 def test_it_goes_on_across_the_switch(train, tmp_path, capsys):
@@ -45,7 +47,8 @@ def test_it_goes_on_across_the_switch(train, tmp_path, capsys):
     assert "data: web_en" in capsys.readouterr().out
     whole = lines(tmp_path / "whole")
     assert len(whole) == 16
-    assert [rate for _, _, rate in whole[10:]] == pytest.approx([1e-4 * (1 - i / 6) for i in range(6)], rel=1e-5)
+    assert [line[3:] for line in whole] == [(0, step) for step in range(10)] + [(1, step) for step in range(6)]
+    assert [line[2] for line in whole[10:]] == pytest.approx([1e-4 * (1 - i / 6) for i in range(6)], rel=1e-5)
     for stop in (6, 12):  # goes on before the switch, and behind it
         for steps in (stop, 16):
             assert train(f"stop{stop}", steps) == 0
