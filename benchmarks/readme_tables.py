@@ -15,6 +15,7 @@ from benchmarks import (
     corpus_tables,
     debian_docs_tables,
     evaluation_tables,
+    launch_tables,
     training_tables,
     vocabulary_tables,
 )
@@ -67,6 +68,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "stability_gap": ("docs/forgetting.md", training_tables.stability_gap),
         "false_alarms": ("docs/forgetting.md", training_tables.false_alarms),
         "t5x": ("docs/t5x.md", training_tables.t5x),
+        "four_processes": ("docs/pod.md", launch_tables.four_processes),
         "corpus_speed": ("docs/corpus.md", corpus_tables.corpus_speed),
         "corpus_quality": ("docs/corpus.md", corpus_quality_table.table),
         "minhash": ("docs/deduplication.md", corpus_tables.minhash),

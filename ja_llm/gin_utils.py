@@ -187,14 +187,29 @@ def _reason(error: Exception) -> str:
     if match := re.search(r"Ambiguous selector '([^']+)', matches \[(.*?)\]", str(error)):
         named = sorted(gin.config._REGISTRY.minimal_selector(name) for name in re.findall(r"'([^']+)'", match[2]))
         return f"{match[1]} is ambiguous, for there are {' and '.join(named)}; write one of these"
-    if absent := re.match(r"No module named '([^']+)'", str(error)):  # gin's copy of the error has lost its `name`
-        return f"it can't import {absent[1]}; is its folder in PYTHONPATH?"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    theirs = re.search(r"No module named 't5x|\bt5x/(configs|examples|contrib)/", str(error))
+    if (answer := _of_t5x(str(error))) is not None:
+        return answer
+    # Before the general answer for a module: a file of t5x's usually begins with its imports.
+    theirs = re.search(r"No module named 't5x\b|\bt5x/(configs|examples|contrib)/", str(error))
     hint = (
         " (gin files that bind t5x's own classes are for `python -m t5x.train`; docs/t5x.md has their macros)" if theirs else ""
     )
+    if absent := re.match(r"No module named '([^']+)'", str(error)):  # gin's copy of the error has lost its `name`
+        return f"it can't import {absent[1]}{hint or '; is its folder in PYTHONPATH?'}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:400].rstrip(".") + _near(str(error)) + hint
+
+
+def _of_t5x(text: str) -> str | None:
+    """What stands in place of a binding of t5x's in a gin file, whose class or argument gin does not know here; None for another error."""
+    from ja_llm.train import t5x_names
+
+    unknown = re.match(r"No configurable matching '|Configurable '[\w./]+' doesn't have a parameter named '", text)
+    where = re.search(r'In file "([^"]+)", line (\d+)\n\s*([\w./]+)\s*=(.*)', text)
+    if not unknown or not where:
+        return None
+    answer = t5x_names.answer(where[3], where[4])
+    return None if answer is None else f"{where[1]}, line {where[2]}: {answer.rstrip('.')}"
 
 
 def _near(text: str) -> str:

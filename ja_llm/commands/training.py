@@ -1,5 +1,8 @@
 """`ja-llm cache` and `ja-llm train`: documents to token stores, token stores to a model."""
 
+import argparse
+from typing import Any
+
 from ja_llm.command_line import path
 from ja_llm.commands.parsing import add_verb, device_flag, set_device
 from ja_llm.errors import UsageError
@@ -86,10 +89,9 @@ def cache(verbs) -> None:
 
 def train(verbs) -> None:
     from ja_llm.gin_utils import add_gin_flags, split_gin_flags
+    from ja_llm.train import t5x_names
 
     def handler(args, rest):
-        from ja_llm.train import t5x_names
-
         rest, bindings = split_gin_flags(rest)
         rest, notes = t5x_names.take_flags(rest)
         if rest:
@@ -98,7 +100,7 @@ def train(verbs) -> None:
         from ja_llm.train.processes import join, say
 
         # Before anything asks for the devices.
-        address = args.coordinator_address or ("auto" if args.multiprocess_gpu == "true" else None)
+        address = args.coordinator_address or ("auto" if args.multiprocess_gpu else None)
         join(address, args.process_count, args.process_index, args.initialization_timeout)
         set_device(args.device)
         with failures.shared():
@@ -117,15 +119,16 @@ def train(verbs) -> None:
         takes_rest=True,
     )
     add_gin_flags(parser)
-    parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
+    absl: dict[str, Any] = {"type": t5x_names.switch, "nargs": "?", "const": True, "default": False, "metavar": "true|false"}
+    parser.add_argument("--dry_run", help="say what would be trained, and stop", **absl)
     processes = parser.add_argument_group("several processes (one command in each)")
     processes.add_argument(
         "--multiprocess_gpu",
-        nargs="?",
-        const="true",
-        choices=("true", "false"),
         help="t5x's: without --coordinator_address the same as --coordinator_address auto",
+        **absl,
     )
+    for name in ("dry_run", "multiprocess_gpu"):
+        parser.add_argument(f"--no{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
     processes.add_argument(
         "--coordinator_address",
         metavar="HOST:PORT",

@@ -151,9 +151,18 @@ class Module:
         return next((int(one.literal) for one in found if one is not None and one.opcode == "constant"), 1) or 1
 
     def _defined(self, computation: Computation, instruction: Instruction) -> "tuple[_Scope, Instruction]":
-        """The instruction, or what a fusion of one result makes it by, and where that stands."""
+        """The instruction, or what a fusion makes it by, and where that stands; of a fusion of several results, the one that is taken."""
+        place = None
+        if instruction.opcode == "get-tuple-element" and instruction.operands:
+            source = computation.by_name.get(instruction.operands[0])
+            found = re.search(r"\bindex=(\d+)", instruction.rest)
+            if source is not None and source.opcode == "fusion" and found is not None:
+                instruction, place = source, int(found[1])
         if instruction.opcode == "fusion" and (inner := self.called(instruction)) is not None:
-            return _Scope(inner, _Scope(computation), instruction.operands), inner.root
+            scope, root = _Scope(inner, _Scope(computation), instruction.operands), inner.root
+            if place is not None and root.opcode == "tuple" and place < len(root.operands):
+                root = self._resolved(scope, root.operands[place]) or root
+            return scope, root
         return _Scope(computation), instruction
 
     def _resolved(self, where: "_Scope", name: str) -> Instruction | None:

@@ -240,7 +240,11 @@ def _rendezvous(instruction: Instruction) -> str | None:
 
 
 def _between_slices(computation: Computation, send: Instruction, mesh: Mesh) -> tuple[tuple[str, str], Traffic]:
-    """What a chip exchanges with those at its place in all other slices; `bytes` of the arrays that these chips hold together."""
+    """What a chip exchanges with those at its place in all other slices; `bytes` of the arrays that these chips hold together.
+
+    All slices: which of them take part stands in `_xla_megascale_target`, whose meaning is not published. A mesh with two axes over slices is
+    counted too high by this, and by the names of both axes.
+    """
     found = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.rest)
     kind = {"ONE_TO_ONE": "collective-permute"}.get(found[1], found[1].lower().replace("_", "-")) if found else "all-reduce"
     given = float(computation.by_name[send.operands[0]].bytes)

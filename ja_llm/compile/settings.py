@@ -116,6 +116,7 @@ def settings(
       UsageError: something is missing or does not fit.
     """
     required = ("TASK_FEATURE_LENGTHS",)
+    t5x_names.check_files(files)
     bindings, notes = t5x_names.take_bindings(bindings)  # what has no effect is said by `ja-llm train`
     foreign = t5x_names.noting(notes)
     with gin_utils.parsed(files, bindings, search_paths, required=required, placeholders=PLACEHOLDERS, foreign=foreign):

@@ -127,7 +127,9 @@ def _check_others(given: Mapping[str, Any]) -> None:
             f"MODEL is {given['model']!r}; leave it out and add --gin_file=models/NAME.gin, or give @config.DecoderConfig."
         )
     if not _all_whole(steps):
-        raise UsageError(f"train.eval_steps is {steps!r}; give a tuple of steps, e.g. (5,).")
+        raise UsageError(
+            f"train.eval_steps is {steps!r}; give a tuple of steps, e.g. (5,); train.eval_documents says how much is read."
+        )
     limits = caps.values() if isinstance(caps, Mapping) else [] if caps is None else [caps]
     if not all(is_number(limit) and limit > 0 for limit in limits):
         raise UsageError(f"MAX_EPOCHS is {caps!r}; give a number above 0, {{'task': number}}, or None.")

