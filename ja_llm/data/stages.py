@@ -218,21 +218,29 @@ class StagedBatches:
           caps: epochs of every source, or {task: epochs}; None allows any number.
 
         Raises:
-          UsageError: a source would be read more often, or a task is named that there is not.
+          UsageError: sources would be read more often (all of them are told, the worst first), or a task is named that there is not.
         """
         if caps is None:
             return
         read = self.statement(steps)
         limits = caps if isinstance(caps, Mapping) else dict.fromkeys(read, caps)
-        for task, limit in limits.items():
-            if task not in read:
-                raise UsageError(f"MAX_EPOCHS names {task!r}; the run reads {', '.join(sorted(read))}.")
-            # A rule of rates may go to the cap itself, which the sums here meet but for their last digits.
-            if read[task]["epochs"] > limit * (1 + 1e-9):
-                raise UsageError(
-                    f"MAX_EPOCHS allows {limit:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times; lower "
-                    f"its rate in the mixture, give it more documents, raise MAX_EPOCHS, or lower TRAIN_STEPS to {self._steps_within(task, limit, steps)}."
-                )
+        if foreign := [task for task in limits if task not in read]:
+            raise UsageError(f"MAX_EPOCHS names {foreign[0]!r}; the run reads {', '.join(sorted(read))}.")
+        # A rule of rates may go to the cap itself, which the sums here meet but for their last digits.
+        over = [
+            (read[task]["epochs"] / limit, task) for task, limit in limits.items() if read[task]["epochs"] > limit * (1 + 1e-9)
+        ]
+        if not over:
+            return
+        worst = [task for _, task in sorted(over, reverse=True)]
+        told = ", and ".join(
+            f"{limits[task]:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times" for task in worst
+        )
+        fewest = min(self._steps_within(task, limits[task], steps) for task in worst)
+        raise UsageError(
+            f"MAX_EPOCHS allows {told}; lower {'its rate' if len(worst) == 1 else 'their rates'} in the mixture, give "
+            f"{'it' if len(worst) == 1 else 'them'} more documents, raise MAX_EPOCHS, or lower TRAIN_STEPS to {fewest}."
+        )
 
     def _steps_within(self, task: str, epochs: float, steps: int) -> int:
         """The most training steps, fewer than `steps`, that read a source at most so often."""

@@ -25,6 +25,7 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import write_json, write_text
 from ja_llm.pages.html import page, table
 from ja_llm.pages.svg import Line, escape, line_plot
+from ja_llm.train.forgetting import BASELINE, read_baseline
 
 SCHEMA = "ja_llm.replay_sweep/1"
 _METRIC = "bits_per_byte"
@@ -130,8 +131,8 @@ def figures(run: Path, steps: int) -> dict[str, Any] | None:
     """First and last measurement of each domain.
 
     Returns:
-      {"before": {domain: bits per byte}, "after", "error": {domain: standard error of after - before over documents}}, a domain whose single
-      document tells no error left out of the last; None where the run has not come to `steps`.
+      {"before": {domain: bits per byte}, "after", "error": {domain: standard error of after - before over documents}, "documents":
+      {domain: how many}}, a domain whose single document tells no error left out of the last two; None where the run has not come to `steps`.
     """
     path = run / "metrics.jsonl"
     found: dict[int, dict[str, float]] = {}
@@ -146,21 +147,26 @@ def figures(run: Path, steps: int) -> dict[str, Any] | None:
         if value["step"] == steps:
             rise = {domain: value.get(f"forgetting/{domain}/rise_error") for domain in measured}
             errors |= {domain: error for domain, error in rise.items() if error}
-    return {"before": found.get(0, {}), "after": found[steps], "error": errors} if steps in found else None
+    if steps not in found:
+        return None
+    base = read_baseline(run / BASELINE) if errors and (run / BASELINE).exists() else {}
+    documents = {domain: len(base[domain][1]) for domain in errors if domain in base}
+    told = {domain: errors[domain] for domain in documents}
+    return {"before": found.get(0, {}), "after": found[steps], "error": told, "documents": documents}
 
 
 def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
     """For each domain a row a share, in the order of `shares`.
 
     Args:
-      runs: {"share", "seed", "before", "after", "error"}; each share has the same seeds.
+      runs: {"share", "seed", "before", "after", "error", "documents"}; each share has the same seeds.
       shares: the first is the reference.
 
     Returns:
       {domain: [{"share", "mean" (bits per byte), "interval", "change" (mean minus that of before training), "change_interval",
-      "document_error" (standard error of the change over documents, or None), "difference" (paired, to the first share),
-      "difference_interval"}]}. Intervals are of 95 %, Student's over seeds (n - 1 degrees of freedom); None with a single seed, and for the
-      difference of the first to itself. That of the change with a single seed is over documents (1.96 standard errors).
+      "document_error" (standard error of the change over documents, or None), "document_half" (half of its 95 % interval), "difference" (paired, to the first share),
+      "difference_interval"}]}. Intervals are of 95 %, Student's (n - 1 degrees of freedom), over seeds; None with a single seed, and for the
+      difference of the first to itself. That of the change with a single seed is over documents.
     """
     by_share = {share: {run["seed"]: run for run in runs if run["share"] == share} for share in shares}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -173,6 +179,7 @@ def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[
             # The documents are those of every seed, so that more seeds make it no smaller.
             errors = [error for run in by_share[share].values() if (error := run["error"].get(domain))]
             error = float(np.mean(errors)) if errors else None
+            half = None if error is None else _student(0.95, runs[0]["documents"][domain]) * error
             gaps = [value - first[seed] for seed, value in here.items()]
             found.setdefault(domain, []).append(
                 {
@@ -180,8 +187,9 @@ def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[
                     "mean": float(np.mean(list(here.values()))),
                     "interval": interval(list(here.values())),
                     "change": float(np.mean(changes)) if known else None,
-                    "change_interval": (interval(changes) or _over_documents(changes[0], error)) if known else None,
+                    "change_interval": (interval(changes) or _over_documents(changes[0], half)) if known else None,
                     "document_error": error,
+                    "document_half": half,
                     "difference": float(np.mean(gaps)),
                     "difference_interval": None if share == shares[0] else interval(gaps),
                 }
@@ -193,13 +201,18 @@ def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None
     """Student's interval of a mean: mean -+ t(n - 1) s / sqrt(n) (Student 1908, Biometrika 6); None for a single value."""
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(_student(level, len(values)) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
-def _over_documents(change: float, error: float | None) -> list[float] | None:
-    """The 95 % interval of a single run's change, by its standard error over documents."""
-    return None if error is None else [change - _NORMAL * error, change + _NORMAL * error]
+def _student(level: float, count: int) -> float:
+    """How many standard errors the interval of a mean of `count` values reaches to each side."""
+    return float(stats.t.ppf((1 + level) / 2, count - 1))
+
+
+def _over_documents(change: float, half: float | None) -> list[float] | None:
+    """The interval of a single run's change over documents."""
+    return None if half is None else [change - half, change + half]
 
 
 def format_sweep(value: Mapping[str, Any]) -> str:
@@ -210,14 +223,13 @@ def format_sweep(value: Mapping[str, Any]) -> str:
     return "\n".join([*lines, _meaning(value)])
 
 
-_NORMAL = 1.96
 _HEAD = ("domain", "replayed", "bits/byte", "since the beginning", "over documents", "against the first share")
 
 
 def _meaning(value: Mapping[str, Any]) -> str:
     """What the intervals are of."""
     seeds = len(value["seeds"])
-    documents = 'Under "over documents" is what the choice of held-out documents makes of the change (1.96 standard errors).'
+    documents = 'Under "over documents" is what the choice of held-out documents makes of the change (Student\'s 95 %).'
     if seeds < 2:
         return f"One seed: the interval of the change is over held-out documents; --seeds 3 tells the noise of the data order. {documents}"
     return f"Means of {seeds} seeds; intervals are Student's 95 % over the seeds, differences are paired by seed. {documents}"
@@ -229,7 +241,7 @@ def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for entry in entries:
             gap = "" if entry is entries[0] else f"{entry['difference']:+.4f}{_shown(entry['difference_interval'], '+')}"
             change = "" if entry["change"] is None else f"{entry['change']:+.4f}{_shown(entry['change_interval'], '+')}"
-            error = "" if entry["document_error"] is None else f"± {_NORMAL * entry['document_error']:.4f}"
+            error = "" if entry["document_half"] is None else f"± {entry['document_half']:.4f}"
             level = f"{entry['mean']:.4f}{_shown(entry['interval'])}"
             found.append((domain, f"{entry['share']:.1%}", level, change, error, gap))
     return found

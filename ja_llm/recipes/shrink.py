@@ -15,6 +15,7 @@ from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 
+SHORTEST_ROW = 16  # tokens: in fewer there is nothing to attend to
 _STEP = 8  # widths are multiples of it
 _NARROWEST = 16
 HIGHEST_RATE = 4e-3  # models of some 100 columns diverge above
@@ -118,8 +119,11 @@ def shrunk_steps(tokens: int, batch_size: int, length: int) -> int:
     """Optimizer steps that read about `tokens` tokens.
 
     Raises:
-      UsageError: they are too few for a schedule.
+      UsageError: they are too few for a schedule, or a row or a batch is too small.
     """
+    for flag, value, least in (("--batch_size", batch_size, 1), ("--length", length, SHORTEST_ROW)):
+        if value < least:
+            raise UsageError(f"{flag} {value}: give {least} or more.")
     steps = round(tokens / (batch_size * length))
     if steps < FEWEST_STEPS:
         raise UsageError(

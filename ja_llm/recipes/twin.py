@@ -17,7 +17,7 @@ import gin
 
 from ja_llm.compile.settings import settings
 from ja_llm.data import registry
-from ja_llm.errors import UsageError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import atomic_directory, write_text
 from ja_llm.models.config import DecoderConfig
 from ja_llm.recipes import catalogue, shrink, stand_ins
@@ -135,9 +135,17 @@ def write_twin(
         if vocab is None:
             places = [temporary / folder for folder in folders.values()]
             coverage = stand_ins.coverage(stand_ins.texts(places), vocab_size)
-            tokenizer = train_sentencepiece(
-                stand_ins.texts(places), temporary / "vocab", vocab_size=vocab_size, character_coverage=coverage
-            )
+            try:
+                tokenizer = train_sentencepiece(
+                    stand_ins.texts(places), temporary / "vocab", vocab_size=vocab_size, character_coverage=coverage
+                )
+            except JaLlmError as error:
+                # SentencePiece's own advice, character coverage, is what is chosen here already.
+                if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+                    raise UsageError(
+                        f"--vocab_size {vocab_size}: bytes and the documents' characters alone are {least[1]} pieces; give more than that."
+                    ) from error
+                raise
         else:
             tokenizer = load_tokenizer(vocab)
         twin = scaled(name, params, tokens, tokenizer.vocab_size, length, batch_size)

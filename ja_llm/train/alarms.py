@@ -140,7 +140,9 @@ def check_alarms(alarms: Sequence[Alarm], domains: dict[str, int]) -> None:
         for pattern in alarm.domains:
             if not fnmatch.filter(domains, pattern):
                 there = ", ".join(sorted(domains)) or "none; see PROBES and train.eval_documents"
-                raise UsageError(f"Alarm.domains names {pattern!r}, which no probe fits; there are {there}.")
+                raise UsageError(
+                    f"Alarm.domains (KEPT of runs/monitored.gin) names {pattern!r}, which no probe fits; there are {there}."
+                )
     for domain, documents in domains.items():
         if documents < 2 and alarm_of(domain, alarms) is not None:
             raise UsageError(

@@ -212,7 +212,12 @@ def train(
             f"{cache_dir}: this cache holds {held!r}, not {mixture_or_task_name!r}; run `ja-llm cache --task {mixture_or_task_name}`."
         )
     batches.check_length()
-    batches.check_epochs(total_steps, max_epochs)
+    try:
+        batches.check_epochs(total_steps, max_epochs)
+    except UsageError:  # what each source would be read is what the refusal is to be mended by
+        if jax.process_index() == 0:
+            print(f"data: {_shares(batches, total_steps)}", flush=True)
+        raise
     tokenizer = load_tokenizer(Path(cache_dir) / "vocab")
     config = model_config(model, model_overrides, initial_checkpoint_path, tokenizer.vocab_size)
     check_length(config, length)

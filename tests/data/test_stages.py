@@ -1,6 +1,7 @@
 """Two mixtures one after the other: exact shares, a source goes on where it was, epochs are known before the run starts."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
@@ -126,6 +127,14 @@ def test_epoch_caps(caches):
         UsageError, match=rf"allows 1 epochs of ja, the run would read it {epochs:.2f} times.*lower TRAIN_STEPS to \d"
     ):
         batches.check_epochs(100, {"ja": 1})
+    # All that are read too often, the worst first; and so few steps that none is.
+    with pytest.raises(UsageError) as refused:
+        batches.check_epochs(100, 0.5)
+    worst, other = sorted(("en", "ja"), key=lambda task: -batches.statement(100)[task]["epochs"])
+    found = re.search(rf" of {worst}, .*, and 0.5 epochs of {other}, .*lower TRAIN_STEPS to (\d+)\.$", str(refused.value))
+    fewest = int(found[1])
+    epochs = [max(part["epochs"] for part in batches.statement(steps).values()) for steps in (fewest, fewest + 1)]
+    assert epochs[0] <= 0.5 < epochs[1]
     with pytest.raises(UsageError, match="names 'jp'; the run reads en, ja"):
         batches.check_epochs(100, {"jp": 1})
 

@@ -101,6 +101,10 @@ def test_what_can_not_be_shrunk_is_refused(tmp_path):
         (["olmo2_7b_anneal", "--tokens", "1k"], "--tokens 1,000: that is 0 steps"),
         (["olmo2_7b_anneal", "--params", "2k"], "--params 2,000"),
         (["olmo2_7b_anneal", "--params", "90B"], "no smaller than the recipe's own"),
+        (["olmo2_7b_anneal", "--length", "0"], "--length 0: give 16 or more"),
+        (["olmo2_7b_anneal", "--length", "3"], "--length 3: give 16 or more"),
+        (["olmo2_7b_anneal", "--batch_size", "0"], "--batch_size 0: give 1 or more"),
+        (["olmo2_7b_anneal", "--vocab_size", "10", "--out", str(tmp_path / "x")], "--vocab_size 10: bytes and"),
         (["olmo2_7b_anneal", "--out", str(tmp_path)], "is there already"),
         (
             ["olmo2_7b_anneal", "--out", str(tmp_path / "x"), "--documents", f"weeb={tmp_path}"],

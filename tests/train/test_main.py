@@ -140,8 +140,9 @@ def test_an_export_that_is_there_is_not_made_again(monkeypatch, tmp_path):
 
 def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp_path, capsys):
     assert main(training.command(tmp_path / "run", 2000, MAX_EPOCHS=2.0)[3:]) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert "MAX_EPOCHS allows 2 epochs of web_" in err and "lower TRAIN_STEPS to" in err
+    assert "data: web_" in out and "epochs; web_" in out  # of every source, before the refusal
     assert not (tmp_path / "run").exists()
 
 

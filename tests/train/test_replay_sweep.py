@@ -24,6 +24,7 @@ def test_differences_are_paired_by_seed():
             "before": {"en": 9.0},
             "after": {"en": seed + (0.1 if share else 0.0)},
             "error": {"en": 0.2},
+            "documents": {"en": 12},
         }
         for share in (0.0, 0.5)
         for seed in (1, 2, 3)
@@ -38,13 +39,15 @@ def test_differences_are_paired_by_seed():
 
 
 def test_a_single_seed_has_the_interval_over_documents():
-    runs = [{"share": 0.0, "seed": 0, "before": {"en": 2.0, "ja": 3.0}, "after": {"en": 2.5, "ja": 2.0}, "error": {"en": 0.1}}]
+    """Of 12 documents: Student's t of 11 degrees of freedom at 97.5 % is 2.200985 (any table), not the normal's 1.96."""
+    measured = {"before": {"en": 2.0, "ja": 3.0}, "after": {"en": 2.5, "ja": 2.0}}
+    runs = [{"share": 0.0, "seed": 0, **measured, "error": {"en": 0.1}, "documents": {"en": 12}}]
     found = replay_sweep.summary(runs, [0.0])
     assert found["en"][0]["interval"] is None
-    assert found["en"][0]["change_interval"] == pytest.approx([0.5 - 0.196, 0.5 + 0.196])
+    assert found["en"][0]["change_interval"] == pytest.approx([0.5 - 0.2200985, 0.5 + 0.2200985])
     assert found["ja"][0]["change_interval"] is None and found["ja"][0]["document_error"] is None
     told = replay_sweep.format_sweep({"seeds": [0], "domains": found})
-    assert "+0.5000 [+0.3040, +0.6960]" in told and "± 0.1960" in told and "One seed" in told
+    assert "+0.5000 [+0.2799, +0.7201]" in told and "± 0.2201" in told and "One seed" in told
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,9 @@ def test_a_sweep_reads_the_shares_that_it_says_and_measures_every_domain(swept):
     error = next(line["forgetting/web_en/rise_error"] for line in lines if "forgetting/web_en/rise_error" in line)
     assert first["document_error"] == pytest.approx(error) and error > 0
     low, high = first["change_interval"]
-    assert (low + high) / 2 == pytest.approx(first["change"]) and (high - low) / 2 == pytest.approx(1.96 * error)
+    assert (low + high) / 2 == pytest.approx(first["change"]) and (high - low) / 2 == pytest.approx(
+        12.706205 * error, rel=1e-6
+    )  # of two documents: t(1)
     page = (out / "sweep.html").read_text()
     assert "since the beginning" in page and "over documents" in page
     assert "How much to replay" in page and page.count("<figure") == 2
