@@ -251,7 +251,9 @@ def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: 
     # A file's macro may lose its last use to a binding; one that the caller names and nothing uses is a slip of the pen.
     known = {name for name in bound - used - set(required) if foreign(name, gin.query_parameter(f"%{name}"))}
     for name in re.findall(r"^((?:\w+/)*\w+(?:\.\w+)+) =", text, re.MULTILINE):
-        with contextlib.suppress(ValueError):  # a configurable of another name than its function's, which gin writes but does not read
+        with contextlib.suppress(
+            ValueError
+        ):  # a configurable of another name than its function's, which gin writes but does not read
             foreign(name, gin.query_parameter(name))
     unused = sorted(given - used - set(required) - known)
     if unused:

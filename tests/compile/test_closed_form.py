@@ -77,6 +77,9 @@ def test_the_committed_scaling_table_is_compiled_and_near_the_closed_form():
         fitting += 1
         assert found["flops"]["counted_over_closed_form"] == pytest.approx(1, abs=0.01)
         assert found["remat_policy"] == row["closed_form"]["remat_policy"]
+        assert row["slices"] == 1 or any("data" in traffic["axes"] for traffic in found["collectives"]), (
+            f"{name} sends nothing between slices"
+        )
         if found["chips"] > 8:  # where gathers and products do not run in one loop
             assert row["closed_form"]["expected"]["step_seconds"] == pytest.approx(found["expected"]["step_seconds"], rel=0.04), (
                 name
