@@ -180,3 +180,11 @@ def test_annotate_then_select_is_the_direct_filter(tmp_path_factory, pairs, rule
         expected += [[number, reason]] if reason else []
     assert result["drops"] == expected
     assert [values for _, values in annotations(UNIT, measured)] == direct
+
+
+def test_presets_are_what_their_comments_say():
+    assert config.load("swallow_v2") == Corpus() and Corpus().split.split_by == "group"
+    few = [config.load(name).split.split_by for name in ("debian_docs", "quickstart")]
+    assert few == ["document", "document"]
+    b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows
+    assert [round(1 - (1 - j**r) ** b, 3) for j in (0.5, 0.8, 0.9)] == [0.019, 0.897, 1.0]

@@ -477,16 +477,6 @@ def test_lost_contents_of_a_stage_are_made_again(built, inputs, tmp_path):
     assert digest(output) == digest(built[0])
 
 
-def test_presets_are_what_their_comments_say():
-    from beam_pipelines import config
-
-    assert config.load("swallow_v2") == config.Corpus() and config.Corpus().split.split_by == "group"
-    few = [config.load(name).split.split_by for name in ("debian_docs", "quickstart")]
-    assert few == ["document", "document"]
-    b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows
-    assert [round(1 - (1 - j**r) ** b, 3) for j in (0.5, 0.8, 0.9)] == [0.019, 0.897, 1.0]
-
-
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(inputs, tmp_path, capsys):
     from ja_llm.cli import main
 
