@@ -35,7 +35,9 @@ from ja_llm.fetch.warc_writer import WarcWriter
 from ja_llm.files import atomic_write, read_json, sha256_json, write_json
 
 VERSION = 2
+ORIGINALS = "originals-2.jsonl.gz"  # with the labels' version: a cache of an earlier one lacks fields
 PER_FILE = 150
+PAGES = ("text/html", "application/xhtml+xml")
 LEVELS = (0.2, 0.3, 0.4, 0.45, 0.55, 0.7, 0.8, 0.9, 0.96, 0.98)
 # label -> charset of the bytes, of the HTTP header, of the page's own meta element
 CHARSETS = {
@@ -374,10 +376,10 @@ def label_originals(warcs: Sequence[Path], cache: Path) -> list[Page]:
             response = http.parse_response(record.block)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             body = response.body.decode("utf-8", "replace")
-            text = page_truth.main_text(body) if kind in ("text/html", "application/xhtml+xml") else body
+            text, prose = (page_truth.main_text(body, tables) if kind in PAGES else body for tables in (True, False))
             declared, headers = record.fields.get("language", ""), record.headers
             url, date = headers["warc-target-uri"], headers["warc-date"]
-            pages.append(Page(path.name, record.offset, url, date, declared, page_truth.language(text), text, kind))
+            pages.append(Page(path.name, record.offset, url, date, declared, page_truth.language(text), text, kind, prose=prose))
     write_truth(cache, pages)
     return pages
 
@@ -405,7 +407,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=60, help="pages of each kind")
     args = parser.parse_args()
     warcs = [Path(path) for path in sorted(glob.glob(args.warc))]
-    pages = make(warcs, label_originals(warcs, args.out.parent / "originals.jsonl.gz"), args.out, args.seed, args.each)
+    pages = make(warcs, label_originals(warcs, args.out.parent / ORIGINALS), args.out, args.seed, args.each)
     print(f"{args.out}: {len(pages)} records, {sum(page.lost for page in pages)} of them lost by design")
 
 
