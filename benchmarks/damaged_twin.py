@@ -34,7 +34,7 @@ from benchmarks.page_truth import Page
 from ja_llm.fetch.warc_writer import WarcWriter
 from ja_llm.files import atomic_write, read_json, sha256_json, write_json
 
-VERSION = 2
+VERSION = 3
 ORIGINALS = "originals-2.jsonl.gz"  # with the labels' version: a cache of an earlier one lacks fields
 PER_FILE = 150
 PAGES = ("text/html", "application/xhtml+xml")
@@ -181,6 +181,21 @@ def written_out(markup: str) -> str:
     return _REFERENCE.sub(character, markup)
 
 
+def encoded(markup: str, charset: str) -> bytes:
+    """The page in the charset, with numbers for what it lacks, and for what would come back as another character.
+
+    Example:
+      >>> encoded("約〜", "cp932"), "〜".encode("cp932").decode("cp932")  # U+301C comes back as U+FF5E
+      (b'\\x96\\xf1&#12316;', '～')
+    """
+
+    def returns(character: str) -> bool:
+        return character.encode(charset, "xmlcharrefreplace").decode(charset) in (character, f"&#{ord(character)};")
+
+    lost = {ord(c): f"&#{ord(c)};" for c in set(markup) if not returns(c)}
+    return markup.translate(lost).encode(charset, "xmlcharrefreplace")
+
+
 def neighbours(source: Source, each: int, rng: random.Random) -> list[Made]:
     """Pages as they are, under an address of their own, to be damaged as gzip members beside each other."""
     chosen = [(label, page) for label in MEMBERS[:5] for page in source.take(each, ("ja", "other"))]
@@ -198,8 +213,7 @@ def charsets(source: Source, each: int, rng: random.Random) -> Iterator[Made]:
                 markup = re.sub(r"(<head[^>]*>)", rf'\1<meta charset="{meta}">', markup, count=1)
             markup = re.sub(r"^\s*<\?xml[^>]*\?>", "", markup)
             content_type = f"text/html; charset={header}" if header else "text/html"
-            body = markup.encode(charset, "xmlcharrefreplace")
-            yield Made(page, label, body, page.text, content_type, _other_host(page.url, "charset"))
+            yield Made(page, label, encoded(markup, charset), page.text, content_type, _other_host(page.url, "charset"))
     for page in source.take(each, ("ja",)):
         bad = bytearray(written_out(source.markup(page)).encode())
         for _ in range(1 + len(bad) // 2000):
