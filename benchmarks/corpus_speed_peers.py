@@ -66,7 +66,7 @@ def pages(source: str, target: str) -> None:
         logging_dir=f"{target}/logs",
     )
     stats = executor.run()
-    counts = {s.name: {name: metric.total for name, metric in s.stats.items()} for s in stats.stats}
+    counts = {s.name: {"seconds": s.time_stats.total, **{k: metric.total for k, metric in s.stats.items()}} for s in stats.stats}
     (Path(target) / "counts.json").write_text(json.dumps(counts, default=str))
 
 
