@@ -110,7 +110,7 @@ def corpus_speed(value: dict[str, Any]) -> str:
     lines += ["", "| seconds by stage, as each system times itself | ours | datatrove |", "|---|---|---|"]
     for part, name in names.items():
         cells = [
-            ", ".join(f"{stage.strip()} {seconds:.1f}" for stage, seconds in value[part]["stage_seconds"][who].items())
+            ", ".join(f"{_plain(stage)} {seconds:.1f}" for stage, seconds in value[part]["stage_seconds"][who].items())
             for who in ("ours", "datatrove")
         ]
         lines.append(f"| {value[part]['pages']:,} pages, {name} | {' | '.join(cells)} |")
@@ -121,3 +121,8 @@ def corpus_speed(value: dict[str, Any]) -> str:
 
 def _beside_goal(ratio: float, goal: float) -> str:
     return f"{ratio:.2f}" if ratio >= goal else f"**{ratio:.2f}** (missed)"
+
+
+def _plain(stage: str) -> str:
+    """datatrove's names are a kind, pictures and a class."""
+    return "".join(c for c in stage.rpartition(":")[2] if c.isascii()).strip()
