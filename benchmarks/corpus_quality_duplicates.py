@@ -152,7 +152,7 @@ def _kept_and_dropped(
 
 
 def _of_documents(documents: Sets, a: Key, b: Key | None) -> float:
-    return page_truth.jaccard(documents[a], documents[b]) if b in documents else 0.0
+    return page_truth.jaccard(documents[a], documents[b]) if b is not None and b in documents else 0.0
 
 
 def _histogram(values: Iterator[float]) -> list[tuple[str, int]]:

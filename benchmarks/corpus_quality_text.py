@@ -74,7 +74,8 @@ def main_texts(warcs: Sequence[Path], originals: Sequence[Page], found: Mapping[
     wanted = {page.key: page for page in originals if page.content == "ja" and page.label == "text/html"}
     scores: dict[str, list[float]] = defaultdict(list)
     own = 0
-    disabled, _ = logging.root.manager.disable, logging.disable(logging.CRITICAL)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # trafilatura tells of each page that it can't read
     for path in warcs:
         for record in page_truth.responses(path):
             key = path.name, record.offset

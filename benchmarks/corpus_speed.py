@@ -113,7 +113,7 @@ def pinned(core: int) -> dict[str, Any]:
     return {"preexec_fn": lambda: os.sched_setaffinity(0, {core}), "env": {**os.environ, **single}}
 
 
-def timed(command: Sequence[str], core: int, log: Path) -> tuple[float, float]:
+def timed(command: Sequence[str | Path], core: int, log: Path) -> tuple[float, float]:
     """(seconds, CPU seconds of the process and its children) of a command.
 
     Raises:
@@ -226,7 +226,7 @@ def filters(folder: Path, peers: str, core: int, repeats: int) -> dict[str, Any]
     chosen = texts(folder, 100_000)
     (folder / "texts.json").write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
     rates: dict[str, list[float]] = {}
-    ways = {
+    ways: dict[str, list[str | Path]] = {
         "ours": [sys.executable, "-m", "benchmarks.corpus_speed", "--filters", folder / "texts.json", folder / "rate.json"],
         **{name: [peers, PEERS, "filters", name, folder / "texts.json", folder / "rate.json"] for name in FILTERS},
     }

@@ -17,13 +17,13 @@ OUT/truth.jsonl.gz. The same input, seed and size give the same bytes. The kinds
 
 import argparse
 import dataclasses
+import functools
 import glob
 import gzip
 import html
 import json
 import random
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -252,16 +252,14 @@ def near_duplicates(source: Source, each: int, rng: random.Random) -> Iterator[M
         for level in LEVELS:
             for page in source.take(each // 2, ("ja", "other")):
                 donor = page_truth.squeeze(rng.choice(source.pages[page.content]).text)
-                markup = edited(source.markup(page), lambda text, d=donor, e=edit, v=level: e(text, d, v, rng))
+                markup = edited(source.markup(page), functools.partial(edit, donor=donor, level=level, rng=rng))
                 text, date = page_truth.main_text(markup), rng.choice(("2019-01-01T00:00:00Z", "2025-06-01T00:00:00Z"))
                 yield Made(page, f"{style}, {level}", markup.encode(), text, url=_other_host(page.url, "mirror"), date=date)
     for label in COPIES:
         for page in source.take(each, ("ja", "other")):
             markup, url = source.markup(page), page.url
             if label == COPIES[0]:
-                head, foot = _frame(rng)
-                markup = markup.replace("</body>", f"{foot}</body>")
-                markup = re.sub(r"(<body[^>]*>)", lambda m, h=head: m[1] + h, markup, count=1)
+                markup = _framed(markup, *_frame(rng))
             url = f"{url}?page=1&view=print" if label == COPIES[1] else _other_host(url, "copy")
             yield Made(page, label, markup.encode(), page.text, url=url, date="2025-06-01T00:00:00Z")
 
@@ -293,6 +291,11 @@ def scattered(text: str, donor: str, level: float, rng: random.Random) -> str:
     for at in rng.sample(range(len(text)), round(len(text) * (1 - left ** (1 / page_truth.NGRAM)))):
         characters[at] = rng.choice(donor)
     return "".join(characters)
+
+
+def _framed(markup: str, head: str, foot: str) -> str:
+    markup = markup.replace("</body>", f"{foot}</body>")
+    return re.sub(r"(<body[^>]*>)", lambda m: m[1] + head, markup, count=1)
 
 
 def _frame(rng: random.Random) -> tuple[str, str]:
@@ -426,4 +429,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,6 +12,7 @@ corpus_speed.json  `rapid check`: what `extract` took for a page of the mix, les
                    the page is part of it, so this is far slower than the check itself (language.json)
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _unextracted(value: dict[str, Any]) -> float:
 
 def main() -> None:
     """Read and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     value = speeds(*(read_json(RESULTS / f"{name}.json") for name in ("debian_docs", "minhash", "corpus_speed")))
     write_json(SPEEDS, value)
     print(json.dumps(value, indent=1))
