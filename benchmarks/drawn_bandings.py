@@ -21,26 +21,47 @@ def drawn_bandings(sets: Sequence[np.ndarray], bands: int, rows: int, draws: int
       seed: of the hash functions.
     """
     rng = np.random.default_rng(seed)
-    values = np.concatenate(sets)
-    values = ((values ^ (values >> np.uint64(32))) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    starts = np.cumsum([0, *(len(s) for s in sets[:-1])])
     everyone = np.arange(len(sets))
+    values = [((s ^ (s >> np.uint64(32))) & np.uint64(0xFFFFFFFF)).astype(np.uint32) for s in sets]
+    chunks = _chunks(values)
     for _ in range(draws):
+        functions = rng.integers(0, 1 << 32, (bands * rows, 2), np.uint32)
+        functions[:, 0] |= 1
+        signatures = np.concatenate([_least(*chunk, functions) for chunk in chunks], axis=1)
         codes = []
-        for _ in range(bands):
-            band = [_least(values, starts, rng.integers(0, 1 << 32, 2, np.uint32)) for _ in range(rows)]
-            _, bucket = np.unique(np.stack(band, axis=1), axis=0, return_inverse=True)
+        for band in range(bands):
+            _, bucket = np.unique(signatures[band * rows : (band + 1) * rows].T, axis=0, return_inverse=True)
             codes.append(pairs_in_buckets(bucket.reshape(-1), everyone, len(sets)))
         yield np.unique(np.concatenate(codes))
 
 
-def _least(values: np.ndarray, starts: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """uint32 [sets]: the least value of each set under one hash function: two rounds of xor, multiplication and shift by random keys."""
-    hashed = (values ^ keys[0]) * np.uint32(0x9E3779B1)
-    hashed ^= hashed >> np.uint32(15)
-    hashed = (hashed ^ keys[1]) * np.uint32(0x85EBCA77)
-    hashed ^= hashed >> np.uint32(13)
-    return np.minimum.reduceat(hashed, starts)
+def _chunks(values: Sequence[np.ndarray], size: int = 1 << 15) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(values of some sets, where each set begins), small enough for the processor's cache."""
+    chunks, held, count = list[tuple[np.ndarray, np.ndarray]](), list[np.ndarray](), 0
+    for at, part in enumerate(values):
+        held.append(part)
+        count += len(part)
+        if count >= size or at == len(values) - 1:
+            chunks.append((np.concatenate(held), np.cumsum([0, *(len(s) for s in held[:-1])])))
+            held, count = [], 0
+    return chunks
+
+
+def _least(values: np.ndarray, starts: np.ndarray, functions: np.ndarray) -> np.ndarray:
+    """uint32 [functions, sets]: the least value of each set under a * value + b modulo 2^32, of values that are hashes already.
+
+    Args:
+      values: uint32, of all sets.
+      starts: where each set begins.
+      functions: uint32 [functions, 2]: odd a, and b.
+    """
+    least = np.empty((len(functions), len(starts)), np.uint32)
+    hashed = np.empty_like(values)
+    for i, (a, b) in enumerate(functions):
+        np.multiply(values, a, out=hashed)
+        np.add(hashed, b, out=hashed)
+        np.minimum.reduceat(hashed, starts, out=least[i])
+    return least
 
 
 def pairs_in_buckets(buckets: np.ndarray, members: np.ndarray, count: int) -> np.ndarray:

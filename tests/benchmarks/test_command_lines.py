@@ -4,10 +4,11 @@ What it calls is held by its types (`make lint`); to run it takes minutes to hou
 """
 
 import ast
+import importlib
 import re
-import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,10 +23,10 @@ def commands() -> list[Path]:
     return [p for p in FILES if p.stem not in PEERS and '__name__ == "__main__"' in p.read_text(encoding="utf-8")]
 
 
-def run(path: Path, as_name: str) -> None:
-    """The file's code; the test is skipped where a package of an extra is not installed."""
+def imported(path: Path) -> ModuleType:
+    """The module, by its own name, so that what it registers is registered once; skips where a package of an extra is not installed."""
     try:
-        runpy.run_path(str(path), run_name=as_name)
+        return importlib.import_module("benchmarks" if path.stem == "__init__" else f"benchmarks.{path.stem}")
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0].replace("_", "-")
         if f'"{package}' not in (ROOT / "pyproject.toml").read_text(encoding="utf-8"):
@@ -43,9 +44,10 @@ def called_with(name: str) -> set[str]:
 
 @pytest.mark.parametrize("path", commands(), ids=lambda path: path.stem)
 def test_a_benchmark_answers_help_and_has_the_options_that_are_written_of(path, monkeypatch, capsys):
+    module = imported(path)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as ended:
-        run(path, "__main__")
+        module.main()
     assert ended.value.code == 0
     usage = capsys.readouterr().out.partition("\n\n")[0]  # what follows is the first lines again
     assert usage.startswith(f"usage: {path.name}")
@@ -54,4 +56,4 @@ def test_a_benchmark_answers_help_and_has_the_options_that_are_written_of(path, 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path not in commands()], ids=lambda path: path.stem)
 def test_what_is_no_command_imports(path):
-    run(path, path.stem)
+    assert imported(path).__doc__
