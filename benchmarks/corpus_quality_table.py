@@ -45,15 +45,15 @@ def _builds(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def pairs(value: dict[str, Any]) -> str:
-    """Pairs of documents by similarity: joined, expected."""
+    """Pairs of documents by similarity: joined, expected by the theory, and the spread of the count over other hash functions."""
     builds = _builds(value)
     lines = [
-        f"| pairs by Jaccard similarity: taken for duplicates of all (expected) | {' | '.join(f'{_SETS[n]}, {p}' for n, p in builds)} |",
+        f"| pairs by Jaccard similarity: taken for duplicates of all (expected ± deviation over drawn bandings) | {' | '.join(f'{_SETS[n]}, {p}' for n, p in builds)} |",
         "|---|" + "---|" * len(builds),
     ]
     tables = [value[name][preset]["duplicates"]["pairs_by_similarity"] for name, preset in builds]
     for low in tables[0]:
-        cells = [f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f})" for t in tables]
+        cells = [f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f} ± {t[low]['drawn_deviation']:,.1f})" for t in tables]
         lines.append(f"| {low.lstrip('0') or '0'} to {float(low) + 0.1:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
