@@ -53,7 +53,10 @@ def pairs(value: dict[str, Any]) -> str:
     ]
     tables = [value[name][preset]["duplicates"]["pairs_by_similarity"] for name, preset in builds]
     for low in tables[0]:
-        cells = [f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f} ± {t[low]['drawn_deviation']:,.1f})" for t in tables]
+        cells = [
+            f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f} ± {t[low]['drawn_deviation']:,.1f})"
+            for t in tables
+        ]
         lines.append(f"| {low.lstrip('0') or '0'} to {float(low) + 0.1:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
