@@ -4,7 +4,8 @@ Pages (WARC) go through HTTP status and type, body, charset and main text; recor
 wikitext is made plain in the extractor's process.
 
 Writes `<unit>.tfrecord` (documents without language) and the marker with the counts, the damaged places and the offsets
-of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k".
+of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k". What gave no
+document is noted page by page in `<unit>.lost.npy` (`lost.py`).
 """
 
 import functools
@@ -21,15 +22,16 @@ from beam_pipelines.config import Corpus, Extraction
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
 from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
-from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
+from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected
 from beam_pipelines.inputs.table import read
+from beam_pipelines.lost import Lost, bare_url
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
 from ja_llm.text import language_model
 from ja_llm.text.normalise import normalise, strip_controls
 
-VERSION = 3
+VERSION = 4
 PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard")
 
 _HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
@@ -68,7 +70,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     tally = Tally.of(config)
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
-    offsets, damaged, seen, ids = [], [], 0, set[str]()
+    offsets, damaged, seen, ids, lost = [], [], 0, set[str](), Lost(unit)
     path = mirror.fetched(Path(unit.path))
     with write_file(this.file(unit, ".tfrecord")) as file:
         for item in read(str(path), config.inputs, settings.max_bytes):
@@ -78,10 +80,11 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
                 for _ in range(item.lost_documents):
+                    lost.add(item.reason, item.offset)
                     tally.drop(item.reason, f"{unit.key}@{item.offset}", input=unit.name, offset=item.offset, detail=item.detail)
                 continue
             seen += 1
-            document = _document_or_none(item, unit, config, extractor, tally, ids)
+            document = _document_or_none(item, unit, config, extractor, tally, ids, lost)
             if document is not None:
                 tally.keep(document.text)
                 offsets.append(file.tell())
@@ -92,7 +95,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     require_unchanged(unit)
     if mirror.url_of(path):
         path.unlink()  # the next input needs the room
-    return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
+    return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "lost": lost.write(this)}
 
 
 @functools.cache
@@ -108,9 +111,9 @@ def close_extractor(settings: Extraction) -> None:
 
 
 def _document_or_none(
-    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str]
+    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str], lost: Lost
 ) -> Document | None:
-    """The item's document, or None where it was dropped and counted. `ids` are those of the unit's records so far."""
+    """The item's document, or None where it was dropped, counted and noted. `ids` are those of the unit's records so far."""
     place = item.offset if isinstance(item, Capture) else item.place
     where = {"warc": unit.name, "offset": place} if isinstance(item, Capture) else {"input": unit.name, "place": place}
     try:
@@ -129,6 +132,7 @@ def _document_or_none(
         url = "" if isinstance(item, Rejected) else _clean_url(item.url)
         fields = _storable({**({"url": url} if url else {}), **where, **drop.fields})
         tally.drop(drop.reason, f"{unit.key}@{place}", **fields)
+        lost.add(drop.reason, place, "" if isinstance(item, Rejected) else item.url)
         return None
 
 
@@ -143,7 +147,7 @@ def _storable(value: Any) -> Any:
 
 def _clean_url(url: str) -> str:
     """The URL without credentials and controls; "" if it is none that can be taken apart."""
-    url = without_credentials(strip_controls(url).strip())
+    url = bare_url(url)
     try:
         urlsplit(url)
         return url
