@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from beam_pipelines import charset, http, mirror, rapid_check
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
+from beam_pipelines.dates import to_utc
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
 from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
@@ -87,6 +88,8 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
             document = _document_or_none(item, unit, config, extractor, tally, ids, lost)
             if document is not None:
                 tally.keep(document.text)
+                if not document.date and _stated(item.date):  # type: ignore[union-attr]
+                    tally.count("unknown_dates", unit.name)
                 offsets.append(file.tell())
                 write_record(file, to_example(document))
             if seen % 50 == 0:
@@ -155,6 +158,15 @@ def _clean_url(url: str) -> str:
         return ""
 
 
+def _stated(date: str) -> str:
+    return strip_controls(date).strip()
+
+
+def _unknown(date: str) -> dict[str, str]:
+    """For a document's `meta`: the date as it was stated, where it is not understood. Such a document ranks as one without a date."""
+    return {"date_stated": _stated(date)[:100]} if to_utc(_stated(date)) is None else {}
+
+
 def record_to_document(record: Record, name: str, settings: Extraction, extractor: Extractor) -> Document:
     """One record to one document. Its `lang` is the input's word, if any; the language stage decides by content.
 
@@ -175,7 +187,7 @@ def record_to_document(record: Record, name: str, settings: Extraction, extracto
     if not text.strip():
         raise Dropped("empty_text")
     url, source = _clean_url(record.url), strip_controls(record.source) or settings.source
-    date = strip_controls(record.date)
+    date = to_utc(_stated(record.date)) or ""
     return Document(
         id=document_id(source, url, date, record.text),
         text=text,
@@ -184,7 +196,7 @@ def record_to_document(record: Record, name: str, settings: Extraction, extracto
         lang=strip_controls(record.lang),
         date=date,
         licence=strip_controls(record.licence) or settings.licence,
-        meta=meta_json(**_storable({**record.meta, "input": name, "place": record.place})),
+        meta=meta_json(**_storable({**record.meta, **_unknown(record.date), "input": name, "place": record.place})),
     )
 
 
@@ -220,13 +232,13 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     if not text:
         raise Dropped("empty_text")
     fields, url = capture.fields, _clean_url(capture.url)
-    source = fields.get("source") or settings.source
+    source, date = fields.get("source") or settings.source, to_utc(_stated(capture.date)) or ""
     return Document(
-        id=document_id(source, url, capture.date, body),
+        id=document_id(source, url, date, body),
         text=text,
         source=source,
         url=url,
-        date=capture.date,
+        date=date,
         licence=fields.get("licence") or settings.licence,
         meta=meta_json(
             warc=warc,
@@ -236,6 +248,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
             charset_by=decoded.decided_by,
             bytes=len(body),
             **{name: fields[name] for name in ("package", "version") if fields.get(name)},
+            **_unknown(capture.date),
         ),
     )
 
@@ -246,14 +259,15 @@ def _conversion(capture: Capture, warc: str, settings: Extraction) -> Document:
     text, url, source = normalise(body.decode("utf-8", "replace"), settings.normalise), _clean_url(capture.url), settings.source
     if not text:
         raise Dropped("empty_text")
+    date = to_utc(_stated(capture.date)) or ""
     return Document(
-        id=document_id(source, url, capture.date, body),
+        id=document_id(source, url, date, body),
         text=text,
         source=source,
         url=url,
-        date=capture.date,
+        date=date,
         licence=settings.licence,
-        meta=meta_json(warc=warc, offset=capture.offset, record_id=capture.record_id, bytes=len(body)),
+        meta=meta_json(warc=warc, offset=capture.offset, record_id=capture.record_id, bytes=len(body), **_unknown(capture.date)),
     )
 
 
