@@ -315,6 +315,12 @@ def _values(config: Corpus) -> Any:
     return [values["extraction"], values["inputs"], python, languages, rapid[config.extraction.rapid_check]]
 
 
+def _packages(config: Corpus) -> tuple[str, ...]:
+    """What reads the inputs; where source code is scored the scorer, too, and what parses for it."""
+    scored = config.inputs.kind == "code" and config.inputs.code.min_pylint_score is not None
+    return (*PACKAGES, *(("pylint", "astroid") if scored else ()))
+
+
 def _notices(config: Corpus) -> list[str]:
     others = [lang for lang in config.languages if lang != "ja"] if config.extraction.rapid_check else []
     unseen = "corpus.Extraction.rapid_check drops pages that can't be Japanese before they are read: what is left of"
@@ -333,7 +339,7 @@ STAGE = StageSpec(
     _values,
     run,
     files=_files,
-    packages=PACKAGES,
+    packages=_packages,
     close=lambda config: close_extractor(config.extraction),
     notices=_notices,
 )
