@@ -34,7 +34,7 @@ class StageSpec:
         (`Stage.finish`). Its key hashes the input files too.
       files: files beside the input that it reads, by the name that the configuration gives, with a digest of their contents; called
         before anything runs, so that a path that is wrong is told at once.
-      packages: distributions whose versions decide its result.
+      packages: distributions whose versions decide its result; a function of the configuration where that decides which do.
       needs: stages that must stand somewhere before it.
       notices: what the configuration leaves out that one would expect of the stage, a sentence each; said when a run begins, in the
         manifest and on the data card.
@@ -49,12 +49,16 @@ class StageSpec:
     run: Callable[[Unit, Stage, Sequence[Stage], Corpus], dict[str, Any]] | None = None
     run_all: Callable[[Stage, Sequence[Unit], Sequence[Stage], Corpus, Execution], None] | None = None
     files: Callable[[Corpus], dict[str, str]] | None = None
-    packages: tuple[str, ...] = ()
+    packages: tuple[str, ...] | Callable[[Corpus], tuple[str, ...]] = ()
     needs: tuple[str, ...] = ()
     notices: Callable[[Corpus], list[str]] | None = None
     drops: bool = True
     light: bool = False
     close: Callable[[Corpus], None] | None = None
+
+    def packages_of(self, config: Corpus) -> tuple[str, ...]:
+        """The distributions whose versions decide its result with this configuration."""
+        return self.packages(config) if callable(self.packages) else self.packages
 
 
 def specs(config: Corpus) -> list[StageSpec]:
@@ -85,7 +89,7 @@ def specs(config: Corpus) -> list[StageSpec]:
 
 def packages(config: Corpus) -> tuple[str, ...]:
     """The distributions whose versions decide the set."""
-    return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages))
+    return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages_of(config)))
 
 
 def side_files(config: Corpus) -> dict[str, str]:
@@ -124,7 +128,8 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
     before: list[Stage] = []
     processed: dict[str, int] = {}
     for spec in wanted:
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        deciding = spec.packages_of(config)
+        values = [spec.values(config), manifest.software(*deciding) if deciding else None]
         if spec.files:
             values.append(sorted(spec.files(config).values()))
         if not before:

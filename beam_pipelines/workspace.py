@@ -32,6 +32,7 @@ _ENDINGS = (
     ".ranks.npy",
     ".links",
     ".earlier",
+    ".lost.npy",
 )  # what a stage may write for a unit beside its marker
 
 # A worker process takes seconds to start; a stage after extraction handles some hundred documents in one.

@@ -330,14 +330,48 @@ def test_trace_tells_every_stage_of_what_was_kept_and_of_what_was_dropped(built,
     assert (
         f"dedup: dropped as duplicate_near ({sample['duplicate_of']})" in told and "select:" not in told and sample["id"] in told
     )
-    with pytest.raises(JaLlmError, match=r"b.example/empty was dropped as empty_body \(.*it never became a document"):
-        trace.trace(output, "http://b.example/empty")
+    assert re.search(
+        r"extract: dropped as empty_body \(b.warc.gz at \d+\); it never became a document",
+        trace.trace(output, "http://b.example/empty"),
+    )
     with pytest.raises(JaLlmError, match="there is no document"):
         trace.trace(output, "0" * 32)
     with pytest.raises(UsageError, match="32 hex digits, or the URL"):
         trace.trace(output, "abc")
     shutil.copytree(output, tmp_path / "moved", ignore=shutil.ignore_patterns(".work"))
     assert "in the set:" in trace.trace(tmp_path / "moved", document.id)
+    with pytest.raises(JaLlmError, match=r"b.example/empty was dropped as empty_body \(.*it never became a document"):
+        trace.trace(tmp_path / "moved", "http://b.example/empty")
+
+
+def test_trace_knows_every_page_that_extraction_dropped(web, tmp_path):
+    """Also those that the samples do not show, addresses as they were captured, and records that have none."""
+    good = {"url": "http://a.example/good", "body": web.html(web.ja_text(1))}
+    pages = [{"url": f"http://a.example/{n}", "body": "", "status": "404 Not Found"} for n in range(40)]
+    odd = ["http://me:secret@a.example/gone", "dns:a.example", "http://[a.example/"]
+    pages += [{"url": url, "body": "", "status": "410 Gone"} for url in odd]
+    again = {"url": "http://a.example/good", "body": "", "status": "500 Oops"}  # captured once more, in vain
+    web.write_warc(tmp_path / "in/a.warc.gz", [good, *pages, again])
+    output = tmp_path / "out"
+    value = build(tmp_path / "in/a.warc.gz", output, bindings=[*BINDINGS, "corpus.Corpus.samples = 2"])
+    dropped = value["yields"][0]["dropped"]
+    assert {r: c["documents"] for r, c in dropped.items()} == {"http_status_404": 40, "http_status_410": 3, "http_status_500": 1}
+    for page in pages:
+        assert f"dropped as http_status_{page['status'][:3]} (a.warc.gz at " in trace.trace(output, page["url"])
+    told = trace.trace(output, "http://me:secret@a.example/gone")
+    assert "secret" not in told and told == trace.trace(output, "http://a.example/gone")
+    told = trace.trace(output, "http://someone@a.example/good")
+    assert "in the set: " in told and "extract: dropped as http_status_500" in told
+    with pytest.raises(JaLlmError, match="no document or page http://a.example/41"):
+        trace.trace(output, "http://a.example/41")
+    (files,) = (output / ".work").glob("extract-*/*.lost.npy")
+    assert files.stat().st_size <= 20 * 44 + 200
+
+    lines = [json.dumps({"text": web.ja_text(2)}), "{", *[json.dumps({"text": ""})] * 5]
+    (tmp_path / "in/b.jsonl").write_text("\n".join(lines))
+    build(tmp_path / "in/b.jsonl", tmp_path / "lines", bindings=[*BINDINGS, "corpus.Corpus.samples = 2"])
+    assert "dropped as bad_json_line (b.jsonl at 2)" in trace.trace(tmp_path / "lines", "b.jsonl:2")
+    assert "dropped as empty_text (b.jsonl at 7)" in trace.trace(tmp_path / "lines", "b.jsonl:7")
 
 
 def test_trace_takes_apart_only_files_that_hold_what_is_looked_for(built, monkeypatch):

@@ -36,6 +36,19 @@ def everything(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def test_the_newest_copy_stays_whatever_its_date_looks_like(web, tmp_path):
+    dates = ["2024-1-5", "2024-12-01T00:30:00+09:00", "2024-11-30T23:00:00Z", 1709251200, "soon", None]
+    rows = [{"text": web.ja_text(1), "url": f"http://a.example/{i}", "date": date} for i, date in enumerate(dates)]
+    rows.append({"text": web.ja_text(2), "url": "http://b.example/", "date": "last week"})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    value, shards = build(
+        tmp_path / "a.jsonl", tmp_path / "out", "corpus.Corpus.stages = ['extract', 'language', 'exact_dedup', 'split']"
+    )
+    documents = {d.url: d for found in shards.values() for d in found}
+    assert set(documents) == {"http://a.example/2", "http://b.example/"} and value["unknown_dates"] == {"a.jsonl": 2}
+    assert documents["http://b.example/"].date == "" and '"date_stated":"last week"' in documents["http://b.example/"].meta
+
+
 def test_records_of_all_kinds_of_oddness(web, tmp_path):
     """JSONL, its gz and Parquet twins: the same text is one document; each oddity is counted; nothing secret stays."""
     good = [{"text": web.ja_text(i), "url": f"http://site{i}.example/", "date": "2024-01-01", "id": f"r{i}"} for i in range(4)]
