@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import card, chain, dedup_index, mirror, sink, stats, yields
+from beam_pipelines import card, chain, dedup_index, mirror, sink, split, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
@@ -194,6 +194,11 @@ def _build(
             dedup_index.publish(this, output)
     counted, scores = collect_scores(work, units, finished.stages, config, execution)
     card.write_counts(output, shards, summary, scores)
+    totals = yields.make_totals(shards)
+    one_sided = split.notices(totals, config.split)
+    for notice in one_sided:
+        print(f"note: {notice}.", file=sys.stderr)
+    notices = [*chain.notices(config), *one_sided]
     damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
@@ -202,12 +207,12 @@ def _build(
         config=values,
         inputs=entries,
         shards=shards,
-        totals=yields.make_totals(shards),
+        totals=totals,
         packages=chain.packages(config),
         sampling=sampling,
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
-        **({"notices": notices} if (notices := chain.notices(config)) else {}),
+        **({"notices": notices} if notices else {}),
         **tables,
     )
     write_chain(work, finished.stages)

@@ -175,6 +175,19 @@ def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
     assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
 
 
+def test_records_without_addresses_stand_on_both_sides(web, tmp_path, capsys):
+    """Source mine72 hashes below the share that is held out: as a group it was all of the set."""
+    lines = [json.dumps({"text": web.ja_text(i), "source": "mine72", "package": i}) for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(line.replace('"package"', '"other"') for line in lines[:-1]) + f"\n{lines[-1]}")
+    share = "corpus.Split.heldout_share = 0.3"
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "out", SHORT, share, "corpus.Fields.keep = ('package',)")
+    assert set(value["totals"]["ja"]) == {"train", "heldout"} and "notices" not in value
+    assert value["totals"]["ja"]["heldout"]["documents"] < 16
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "few", SHORT, "corpus.Split.heldout_share = 1e-9")
+    (notice,) = value["notices"]
+    assert "no document of language ja is held out (30 on the other side)" in notice and notice in capsys.readouterr().err
+
+
 def test_another_input_renames_no_unit_but_its_namesakes(tmp_path):
     """What a unit has done is found by its name: an input more, wherever it lies, must not make all of it anew."""
     paths = [tmp_path / "a" / "2023" / "x.jsonl", tmp_path / "a" / "2023" / "y.jsonl", tmp_path / "b" / "z.jsonl"]
