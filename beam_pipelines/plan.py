@@ -1,8 +1,8 @@
 """What a run would take before it is begun: pages, records of each stage, bytes of signatures and shuffle, core-hours.
 
 Speeds are measured ones (`speeds.json`, written by `python -m benchmarks.plan_speeds`); shares of what a stage keeps are those of
-an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.3 %) and for
-deduplication of all of them (23 %), v1's for its quality filter (24.1 %), deduplication of what that left (28.7 %) and host filter
+an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.3 %), Common
+Crawl's for those of another language that is kept, Swallow v2's for deduplication of all of them (23 %), v1's for its quality filter (24.1 %), deduplication of what that left (28.7 %) and host filter
 (93.3 %). An estimate is no better than these two tables: the printed plan names both. Bytes are those of the largest files that stages
 leave; of an index and of links the most that they can be, which is where every hash differs.
 """
@@ -33,10 +33,10 @@ _RAPID_PASSES = (
 )  # pages that the look at the raw bytes lets through / Japanese pages: recall / precision (Swallow v1)
 _V2_DAYS = 30  # "about a month" (the Llama 3.1 Swallow page), on machines that it does not name
 
+_V2_LANGUAGE = published.V2_JAPANESE / published.V2_PAGES
 # Share of its input that a stage keeps where no earlier run tells: {stage: (share, source)}
 _V2_KEPT = published.V2_DEDUPLICATED / published.V2_JAPANESE
 _PUBLISHED: dict[str, tuple[float, str]] = {
-    "language": (published.V2_JAPANESE / published.V2_PAGES, "Swallow v2"),
     "dedup": (_V2_KEPT, "Swallow v2"),
     "select": (published.v1_share(published.QUALITY) or 1.0, "Swallow v1"),
     "host_filter": (published.v1_share(published.HOST) or 1.0, "Swallow v1"),
@@ -96,8 +96,9 @@ def rows(
     known = _shares_of(like)
     records, found = float(pages), []
     stages = list(config.stages)
+    known.setdefault("language", _language_share(config))
     if _rapid(config):
-        share, source = known.get("language") or _PUBLISHED["language"]
+        share, source = known["language"]
         found.append(Row("rapid check", records, min(1.0, share * _RAPID_PASSES), source, table.get("rapid check")))
         records *= found[0].kept
         known["language"] = (1 / _RAPID_PASSES, "Swallow v1")
@@ -109,6 +110,15 @@ def rows(
         found.append(Row(name, records, share, source, table.get(name), *_bytes(name, config, records, kept)))
         records = kept
     return found
+
+
+def _language_share(config: Corpus) -> tuple[float, str]:
+    """(share, source) of a crawl's pages that are of the languages kept; behind a look for Japanese all others are gone."""
+    others = [] if _rapid(config) else sorted(set(config.languages) - {"ja"})
+    if unknown := [lang for lang in others if lang not in published.CRAWL_SHARES]:
+        return 1.0, f"{unknown[0]}: unknown"
+    share = sum(published.CRAWL_SHARES[lang] for lang in others) + (_V2_LANGUAGE if "ja" in config.languages else 0.0)
+    return min(1.0, share), "Common Crawl" if others else "Swallow v2"
 
 
 def _published_share(stage: str, stages: Sequence[str]) -> tuple[float, str]:
@@ -202,13 +212,13 @@ def format_plan(found: Sequence[Row], title: str) -> str:
     """A plan as a table of at most 100 columns."""
     lines = [
         title,
-        f"{'stage':<14} {'records in':>16} {'kept':>8} {'':<12} {'a second':>9} {'core-hours':>12} {'written':>9} {'shuffled':>9}",
+        f"{'stage':<14} {'records in':>16} {'kept':>8} {'':<14} {'a second':>9} {'core-hours':>12} {'written':>9} {'shuffled':>9}",
     ]
-    lines.append("-" * 96)
+    lines.append("-" * 98)
     for row in found:
         hours, speed = row.core_hours, row.speed
         lines.append(
-            f"{row.stage:<14} {row.records:>16,.0f} {100 * row.kept:>7.2f}% {'(' + row.source + ')':<12} "
+            f"{row.stage:<14} {row.records:>16,.0f} {100 * row.kept:>7.2f}% {'(' + row.source + ')':<14} "
             f"{f'{speed:,.0f}' if speed else '?':>9} {f'{hours:,.1f}' if hours is not None else '?':>12} "
             f"{size(row.written):>9} {size(row.shuffled):>9}"
         )
@@ -224,7 +234,7 @@ def format_plan(found: Sequence[Row], title: str) -> str:
 def of_swallow_v2(config: Corpus) -> str:
     """The same chain on Swallow v2's pages, beside what is known of how long it took."""
     pages = float(published.V2_PAGES)
-    given = {"language": published.V2_JAPANESE / pages, **({} if _filters_first(config.stages) else {"dedup": _V2_KEPT})}
+    given = {"language": _language_share(config)[0], **({} if _filters_first(config.stages) else {"dedup": _V2_KEPT})}
     found = rows(config, pages, given=given)
     told = format_plan(
         found,

@@ -22,6 +22,7 @@ from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
 BINDINGS = [
+    "corpus.Corpus.languages = ('ja', 'en')",
     "corpus.Extraction.max_bytes = 200000",
     "corpus.Split.heldout_share = 0.3",
     "corpus.Split.split_by = 'document'",

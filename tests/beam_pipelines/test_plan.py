@@ -88,6 +88,19 @@ def test_a_plan_by_hand(monkeypatch):
     assert v2["dedup"].written - table(bare)["dedup"].written == pytest.approx(32587.4 * 24 * 21, rel=1e-5)
 
 
+def test_a_language_that_is_kept_is_counted():
+    """English is 41.70 % of CC-MAIN-2026-04; a look at the raw bytes lets Japanese alone through."""
+    both = ["corpus.Corpus.languages = ('ja', 'en')"]
+    rows = table(plan.rows(load("swallow_v2", both), 1e6))
+    assert rows["minhash"].records == pytest.approx(1e6 * (8.3 / 254.7 + 0.417)) and rows["language"].source == "Common Crawl"
+    rows = table(plan.rows(load("swallow_v2", ["corpus.Corpus.languages = ('en',)"]), 1e6))
+    assert rows["minhash"].records == pytest.approx(417_000)
+    rows = table(plan.rows(load("swallow_v2_rapid", both), 1e6))
+    assert rows["minhash"].records == pytest.approx(1e6 * 8.3 / 254.7)
+    told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v2", both)).splitlines() if line[:1].isalpha()}
+    assert "44.96% (given)" in told["language"]
+
+
 def test_v1s_order_at_v2s_size_keeps_v1s_share():
     told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v1")).splitlines() if line[:1].isalpha()}
     assert "28.75% (Swallow v1)" in told["dedup"]
@@ -162,7 +175,9 @@ def test_what_a_configuration_leaves_out_is_said():
         "corpus.Expressions.lists = ('ng.txt',)", "corpus.HostFilter.blocklist = '/lists'", "corpus.HostFilter.max_ng_character_share = .005",
     ]  # fmt: skip
     assert chain.notices(load("swallow_v1", given)) == [] == chain.notices(load("swallow_v2"))
-    rapid = chain.notices(load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'"]))
+    rapid = chain.notices(
+        load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'", "corpus.Corpus.languages = ('ja', 'en')"])
+    )
     assert len(rapid) == 1 and "en in corpus.Corpus.languages" in rapid[0] and chain.notices(load("swallow_v2_rapid")) == []
 
 
