@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import card, chain, dedup_index, mirror, sink, split, stats, yields
+from beam_pipelines import card, chain, dedup_index, mirror, probe, sink, split, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
@@ -122,9 +122,9 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
     size = sum(stamp_of(str(file))[0] for file in files)
     begun = "goes on with what is finished there" if mirror.fetched(output / WORK / "job.json").exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
-    pages, known = planning.estimate_pages(files)
+    pages = probe.estimate(files, config.inputs)
     like = read_json(output / manifest.NAME, "manifest")["yields"] if _is_corpus(output) else []
-    found = planning.rows(config, pages, like)
+    found = planning.rows(config, pages.records, like, crawl=pages.crawl, html=pages.html)
     return "\n".join(
         (
             f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {where} ({begun}), {how}",
@@ -132,10 +132,9 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
             rules,
             *(f"note: {notice}." for notice in chain.notices(config)),
             "",
-            planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
+            planning.format_plan(found, f"some {pages.records:,.0f} {'pages' if pages.crawl else 'records'}, {pages.how}"),
             f"(speeds: {planning.speeds()['measured']})",
-            "",
-            planning.of_swallow_v2(config),
+            *(("", planning.of_swallow_v2(config)) if pages.crawl else ()),
         )
     )
 
