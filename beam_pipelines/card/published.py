@@ -59,7 +59,16 @@ _STEPS = {
     "host_cap": HOST,
     "modify": MODIFY,
 }
-# Thresholds of v1's code that our Japanese rules have under another name or not at all are told in words by the preset.
+# What a run's values are compared with those of the preset swallow_v1 in: (part of the configuration, the stage that it is for, what it is
+# called). Names of lists that v1 did not publish are no difference.
+_COMPARED = (
+    ("extraction", "extract", "Before and in extraction", ("rapid_check", "favour", "normalise")),
+    ("language", "language", "Language detector", ("method", "second_opinion")),
+    ("statistics", "annotate", "How texts are measured", None),
+    ("japanese", "select", "Rules for Japanese text", None),
+    ("host_filter", "host_filter", "Hosts", ("match", "patterns", "max_named_page_share", "max_ng_character_share")),
+    ("modify", "modify", "Changed texts", None),
+)
 _V1_MINHASH = {"ngram": 5, "bands": 20, "rows": 20}
 
 
@@ -104,8 +113,14 @@ def v1_share(name: str) -> float | None:
     return V1[place].pages / V1[place - 1].pages if place else None
 
 
+def comparable(config: Mapping[str, Any]) -> bool:
+    """Whether a run is of what v1 is of: web pages or documents, those in Japanese among them."""
+    kind = (config.get("inputs") or {}).get("kind", "")
+    return kind in ("", "documents") and "ja" in config.get("languages", ("ja",))
+
+
 def differences(config: Mapping[str, Any], yields: Sequence[Mapping[str, Any]], inputs: int) -> list[str]:
-    """What differs from v1, as sentences: input, order, steps that are missing, deduplication's setting."""
+    """What differs from v1, as sentences: input, order, steps that are missing, rules and detectors, deduplication's setting."""
     said = [
         f"Input: v1 read 21 snapshots of Common Crawl, some 63.4 billion pages; this run read {inputs:,} files."
         if inputs != 1
@@ -120,11 +135,41 @@ def differences(config: Mapping[str, Any], yields: Sequence[Mapping[str, Any]], 
     missing = [name for name in usual if name not in order]
     if missing:
         said.append(f"Not among this run's stages: {', '.join(missing)}.")
-    said += _deduplication(config.get("minhash"))
+    stages = config.get("stages")
+    said += _values(config, stages)
+    if stages is None or "minhash" in stages:
+        said += _deduplication(config.get("minhash"))
     said.append(
         "Japanese text: v1 counts pages that its own detector calls Japanese; this run counts documents in Japanese after extraction."
     )
     return said
+
+
+def _values(config: Mapping[str, Any], stages: Sequence[str] | None) -> list[str]:
+    """A sentence for each part of the configuration that has other values than the preset swallow_v1, which are those of v1's code."""
+    from beam_pipelines import config as configuration
+
+    v1, said = configuration.load("swallow_v1").to_json(), []
+    for part, stage, title, names in _COMPARED:
+        ours = config.get(part)
+        if not isinstance(ours, Mapping) or (stages is not None and stage not in stages):
+            continue
+        other = [
+            f"{name.replace('_', ' ')} {_shown(value)}, here {_shown(ours[name])}"
+            for name, value in v1[part].items()
+            if name in ours and ours[name] != value and (names is None or name in names)
+        ]
+        if other:
+            said.append(f"{title}, v1's code and here: {'; '.join(other)}.")
+    return said
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
 
 
 def _deduplication(minhash: Any) -> list[str]:
