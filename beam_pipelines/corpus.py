@@ -174,7 +174,6 @@ def _build(
     results = yields.read_results(finished, units)
     personal = config.modify.personal if "modify" in config.stages else ()
     yields.write_samples(output, results, config.samples, personal)
-    yields.write_timings(output, work, finished, units)
     chain.say_processed(finished)
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
     yields.check_something_left(output, stages, tables["other_records"])
@@ -184,6 +183,7 @@ def _build(
     documents = stages[0]["kept"]["documents"]
     execution = dataclasses.replace(execution, documents=documents)
     shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
+    yields.write_timings(output, work, finished, units, (sink.NAME, tallies))
     if any(tally["dropped"] for tally in tallies):
         stages.append(yields.stage_yield(sink.NAME, tallies))
         yields.write_samples(output, {**results, sink.NAME: tallies}, config.samples, personal)
