@@ -56,7 +56,8 @@ def test_records_of_all_kinds_of_oddness(web, tmp_path):
         pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
         tmp_path / "in/b.parquet",
     )
-    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, "corpus.Extraction.max_bytes = 50000")
+    both = "corpus.Corpus.languages = ('ja', 'en')"
+    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, both, "corpus.Extraction.max_bytes = 50000")
     documents = {d.url: d for found in shards.values() for d in found}
     assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
     assert len(documents) == value["totals"]["documents"] == 4 + 3 + 3
