@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import card, chain, dedup_index, mirror, sink, stats, yields
+from beam_pipelines import card, chain, dedup_index, mirror, probe, sink, split, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
@@ -122,9 +122,9 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
     size = sum(stamp_of(str(file))[0] for file in files)
     begun = "goes on with what is finished there" if mirror.fetched(output / WORK / "job.json").exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
-    pages, known = planning.estimate_pages(files)
+    pages = probe.estimate(files, config.inputs)
     like = read_json(output / manifest.NAME, "manifest")["yields"] if _is_corpus(output) else []
-    found = planning.rows(config, pages, like)
+    found = planning.rows(config, pages.records, like, crawl=pages.crawl, html=pages.html)
     return "\n".join(
         (
             f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {where} ({begun}), {how}",
@@ -132,10 +132,9 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
             rules,
             *(f"note: {notice}." for notice in chain.notices(config)),
             "",
-            planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
+            planning.format_plan(found, f"some {pages.records:,.0f} {'pages' if pages.crawl else 'records'}, {pages.how}"),
             f"(speeds: {planning.speeds()['measured']})",
-            "",
-            planning.of_swallow_v2(config),
+            *(("", planning.of_swallow_v2(config)) if pages.crawl else ()),
         )
     )
 
@@ -175,7 +174,6 @@ def _build(
     results = yields.read_results(finished, units)
     personal = config.modify.personal if "modify" in config.stages else ()
     yields.write_samples(output, results, config.samples, personal)
-    yields.write_timings(output, work, finished, units)
     chain.say_processed(finished)
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
     yields.check_something_left(output, stages, tables["other_records"])
@@ -185,6 +183,7 @@ def _build(
     documents = stages[0]["kept"]["documents"]
     execution = dataclasses.replace(execution, documents=documents)
     shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
+    yields.write_timings(output, work, finished, units, (sink.NAME, tallies))
     if any(tally["dropped"] for tally in tallies):
         stages.append(yields.stage_yield(sink.NAME, tallies))
         yields.write_samples(output, {**results, sink.NAME: tallies}, config.samples, personal)
@@ -194,6 +193,11 @@ def _build(
             dedup_index.publish(this, output)
     counted, scores = collect_scores(work, units, finished.stages, config, execution)
     card.write_counts(output, shards, summary, scores)
+    totals = yields.make_totals(shards)
+    one_sided = split.notices(totals, config.split)
+    for notice in one_sided:
+        print(f"note: {notice}.", file=sys.stderr)
+    notices = [*chain.notices(config), *one_sided]
     damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
@@ -202,12 +206,12 @@ def _build(
         config=values,
         inputs=entries,
         shards=shards,
-        totals=yields.make_totals(shards),
+        totals=totals,
         packages=chain.packages(config),
         sampling=sampling,
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
-        **({"notices": notices} if (notices := chain.notices(config)) else {}),
+        **({"notices": notices} if notices else {}),
         **tables,
     )
     write_chain(work, finished.stages)

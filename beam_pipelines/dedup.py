@@ -34,7 +34,7 @@ from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import find, remaining, write_annotations
 from beam_pipelines.tally import Tally
-from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_file
+from beam_pipelines.workspace import Execution, Stage, Unit, launcher_work, run_units, write_file
 from ja_llm.documents import Document
 from ja_llm.errors import UsageError
 
@@ -62,7 +62,9 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
     against = [dedup_index.read(folder, config.minhash) for folder in config.dedup.against]
     _deduplicate(this, units, signed, 1 + config.minhash.bands, before, config, execution, config.dedup.clusters, against)
     if config.dedup.index:
-        dedup_index.write(this.part("dedup_index"), Tables.open(signed, units), this.part(f"{this.name}_links"), config.minhash)
+        tables = Tables.open(signed, units)
+        with launcher_work(this.part("dedup_indexing"), tables.documents):
+            dedup_index.write(this.part("dedup_index"), tables, this.part(f"{this.name}_links"), config.minhash)
 
 
 def run_by(key: Callable[[Document], str]) -> Callable[..., None]:
@@ -105,7 +107,8 @@ def _deduplicate(
     links, wanted = this.part(f"{this.name}_links"), {task.key: task for task in tasks(buckets, tables.documents)}
     places = [Unit(key, key, str(links.folder)) for key in wanted]
     run_units(links, places, _run_task, (tables, wanted, against), execution)
-    _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
+    with launcher_work(this.part(f"{this.name}_verdict"), tables.documents):
+        _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
     run_units(this, units, _finish, (this.part(f"{this.name}_verdict"), list(before), config), execution)
 
 

@@ -80,24 +80,46 @@ def _masked(entry: dict[str, Any], personal: Sequence[str]) -> dict[str, Any]:
     return {**entry, **texts}
 
 
-def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[Unit]) -> None:
-    """`timings.json`: for each stage seconds of work, documents a second, and the records processed in this run.
+def write_timings(
+    output: Path, work: Path, finished: Finished, units: Sequence[Unit], sink: tuple[str, Sequence[dict[str, Any]]]
+) -> None:
+    """`timings.json`: for each stage and each pass beside it seconds of work, documents a second, and the records processed in this run.
 
     Beside the manifest, because a clock is no content.
+
+    Args:
+      output: folder of the set.
+      work: of what lies between the stages.
+      finished: the chain.
+      units: of the input.
+      sink: the name of the writing of the shards and its tallies.
     """
     table = {}
-    for this in finished.stages:
+    for spec, this in zip(finished.specs, finished.stages, strict=True):
         for folder in folders(work, this):
-            markers = [path for unit in units if (path := mirror.fetched(folder / f"{unit.key}.json")).exists()]
-            done = [read_json(path, "stage marker") for path in markers]
-            seconds, documents = sum(r["seconds"] for r in done), sum(records_in(r) for r in done)
-            table[folder.name.rpartition("-")[0]] = {
-                "seconds": round(seconds, 3),
-                "documents": documents,
-                "documents_per_second": round(documents / max(seconds, 1e-9), 1),
-            }
-    note = "seconds of worker time, summed over units; a deduplication without its search for links"
+            # A folder of a stage over the whole corpus is of these units alone; others may hold those of inputs that went.
+            names = mirror.names(folder, "*.json") if spec.run_all else [f"{unit.key}.json" for unit in units]
+            paths = [path for name in names if (path := mirror.fetched(folder / name)).exists()]
+            done = [result for path in paths if "seconds" in (result := read_json(path, "stage marker"))]
+            if done:
+                table[folder.name.rpartition("-")[0]] = _timing(done)
+    name, tallies = sink
+    table[name] = _timing(tallies)
+    note = (
+        "seconds of work, summed over units, tasks and shards; without what Beam takes to start processes and to group. A document counts in each "
+        "bucket that a deduplication's links are looked for in"
+    )
     write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
+
+
+def _timing(done: Sequence[dict[str, Any]]) -> dict[str, float]:
+    seconds = sum(result["seconds"] for result in done)
+    documents = sum(result["members"] if "members" in result else records_in(result) for result in done)
+    return {
+        "seconds": round(seconds, 3),
+        "documents": documents,
+        "documents_per_second": round(documents / max(seconds, 1e-9), 1),
+    }
 
 
 def check_something_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> None:

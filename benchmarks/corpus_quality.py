@@ -16,6 +16,7 @@ finished stays in --out, so a second call goes on or ends at once. Writes benchm
 
 swallow_v1 runs with `corpus.Extraction.rapid_check = 'kana'`: manual pages neither declare a language nor have a Japanese title, which is all
 that Swallow's own check looks at. What that check would have let through is in the results too.
+swallow_v2 keeps English, too, which the preset does not: duplicates are judged over the pages of both languages.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from ja_llm import manifest
 from ja_llm.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "corpus_quality.json"
-PRESETS = {"swallow_v1": ("corpus.Extraction.rapid_check = 'kana'",), "swallow_v2": ()}
+PRESETS = {"swallow_v1": ("corpus.Extraction.rapid_check = 'kana'",), "swallow_v2": ("corpus.Corpus.languages = ('ja', 'en')",)}
 BOUNDS = {
     "unaccounted": 0,
     "alike_both_kept": 0.02,

@@ -7,7 +7,7 @@ No figure of it is written by hand; a test holds it to the result files.
 
 debian_docs.json   the whole job on 12,449 pages: seconds of worker time of a stage and of the passes that stand beside it (those of `split`)
 minhash.json       `dedup`: all it does at 100,000 documents, seconds by the clock times the workers, the start of their processes included.
-                   The job's own timings have its last pass alone, not the search for links.
+                   The job's own timings leave out what Beam takes to start them.
 corpus_speed.json  `rapid check`: what `extract` took for a page of the mix, less the extraction of the pages that passed. Reading and decoding
                    the page is part of it, so this is far slower than the check itself (language.json)
 """

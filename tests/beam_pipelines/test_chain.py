@@ -183,7 +183,13 @@ def test_annotate_then_select_is_the_direct_filter(tmp_path_factory, pairs, rule
 
 
 def test_presets_are_what_their_comments_say():
-    assert config.load("swallow_v2") == Corpus() and Corpus().split.split_by == "group"
+    assert config.load("swallow_v2") == dataclasses.replace(Corpus(), languages=("ja",)) and Corpus().split.split_by == "group"
+    japanese = ("swallow_v1", "swallow_v2", "swallow_v2_rapid", "swallow_v2_education")
+    both = ("debian_docs", "quickstart", "decontaminate", "wikipedia")
+    for names, languages in ((japanese, ["ja"]), (both, ["ja", "en"])):
+        assert all(list(config.load(name).languages) == languages for name in names), (
+            "v1 and v2 are of Japanese pages, as published"
+        )
     few = [config.load(name).split.split_by for name in ("debian_docs", "quickstart")]
     assert few == ["document", "document"]
     b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows

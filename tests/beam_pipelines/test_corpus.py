@@ -22,6 +22,7 @@ from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
 BINDINGS = [
+    "corpus.Corpus.languages = ('ja', 'en')",
     "corpus.Extraction.max_bytes = 200000",
     "corpus.Split.heldout_share = 0.3",
     "corpus.Split.split_by = 'document'",
@@ -242,7 +243,17 @@ def test_changed_threshold_repeats_the_selection_only_and_damage_is_mended(built
     assert other["totals"]["documents"] > value["totals"]["documents"] and other["config_hash"] != value["config_hash"]
     kept = {name for name, stamp in stage_files(output).items() if before.get(name) == stamp}
     stages = {name.split("/")[1].rsplit("-", 1)[0] for name in kept if name.count("/") > 1}
-    assert stages == {"extract", "language", "minhash", "dedup", "dedup_links", "dedup_verdict", "dedup_index", "annotate"}
+    assert stages == {
+        "extract",
+        "language",
+        "minhash",
+        "dedup",
+        "dedup_links",
+        "dedup_verdict",
+        "dedup_indexing",
+        "dedup_index",
+        "annotate",
+    }
     # A configuration that leaves nothing must not leave the old set looking finished either.
     with pytest.raises(JaLlmError, match="no document is left"):
         build(
@@ -308,7 +319,15 @@ def test_stats_samples_and_trace(built):
     assert "duplicate_of" in samples.sample(output, ["duplicate_near"])
     with pytest.raises(UsageError, match="duplicate_exact, duplicate_near"):
         samples.sample(output, ["duplicate"])
-    assert "extract" in stats.format_timings(output)
+    told = {line.split()[0]: line.split() for line in stats.format_timings(output).splitlines()[2:-1]}
+    timed = json.loads((output / "timings.json").read_text())["stages"]
+    signed = next(t["kept"]["documents"] for t in value["yields"] if t["stage"] == "language")
+    buckets = value["config"]["minhash"]["bands"] + 1
+    # Each pass is there with what it was given: the links of every bucket, the verdict, the index, the shards.
+    members = {"dedup_links": buckets * signed, "dedup_verdict": signed, "dedup_indexing": signed, "dedup": signed}
+    members["sink"] = value["totals"]["documents"]
+    assert {name: timed[name]["documents"] for name in members} == members
+    assert all(entry["seconds"] > 0 or entry["documents"] == 0 for entry in timed.values()) and set(members) <= set(told)
 
 
 def test_a_reason_that_does_not_exist_is_one_sentence_with_those_that_do(built, capsys):

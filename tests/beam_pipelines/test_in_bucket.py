@@ -16,6 +16,7 @@ from ja_llm.errors import JaLlmError, UsageError
 
 STAGES = ("url_dedup", "minhash", "dedup", "lines", "annotate", "select", "host_filter", "host_cap")
 BINDINGS = [
+    "corpus.Corpus.languages = ('ja', 'en')",
     f"corpus.Corpus.stages = {['extract', 'language', *STAGES, 'split']!r}",
     "corpus.MinHash.bands = 3",
     "corpus.MinHash.rows = 4",

@@ -69,7 +69,8 @@ def test_records_of_all_kinds_of_oddness(web, tmp_path):
         pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
         tmp_path / "in/b.parquet",
     )
-    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, "corpus.Extraction.max_bytes = 50000")
+    both = "corpus.Corpus.languages = ('ja', 'en')"
+    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, both, "corpus.Extraction.max_bytes = 50000")
     documents = {d.url: d for found in shards.values() for d in found}
     assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
     assert len(documents) == value["totals"]["documents"] == 4 + 3 + 3
@@ -186,6 +187,19 @@ def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
     }
     assert sides["train"] and sides["heldout"] and not sides["train"] & sides["heldout"]
     assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
+
+
+def test_records_without_addresses_stand_on_both_sides(web, tmp_path, capsys):
+    """Source mine72 hashes below the share that is held out: as a group it was all of the set."""
+    lines = [json.dumps({"text": web.ja_text(i), "source": "mine72", "package": i}) for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(line.replace('"package"', '"other"') for line in lines[:-1]) + f"\n{lines[-1]}")
+    share = "corpus.Split.heldout_share = 0.3"
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "out", SHORT, share, "corpus.Fields.keep = ('package',)")
+    assert set(value["totals"]["ja"]) == {"train", "heldout"} and "notices" not in value
+    assert value["totals"]["ja"]["heldout"]["documents"] < 16
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "few", SHORT, "corpus.Split.heldout_share = 1e-9")
+    (notice,) = value["notices"]
+    assert "no document of language ja is held out (30 on the other side)" in notice and notice in capsys.readouterr().err
 
 
 def test_another_input_renames_no_unit_but_its_namesakes(tmp_path):
