@@ -112,6 +112,26 @@ class Finished:
     processed: dict[str, int]
 
 
+def stages_of(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
+    """The folders that the chain's stages have for these inputs and values; nothing is run.
+
+    Raises:
+      UsageError: as `specs`.
+    """
+    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
+    found: list[Stage] = []
+    for spec in specs(config):
+        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
+        if spec.files:
+            values.append(sorted(spec.files(config).values()))
+        if not found:
+            values.append(sampling)
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        found.append(stage(work, spec.name, spec.version, values, found[-1:]))
+    return found
+
+
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -119,24 +139,13 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted = specs(config)
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    before: list[Stage] = []
+    wanted, stages = specs(config), stages_of(config, units, work)
     processed: dict[str, int] = {}
-    for spec in wanted:
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
-        if spec.files:
-            values.append(sorted(spec.files(config).values()))
-        if not before:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        this = stage(work, spec.name, spec.version, values, before[-1:])
-        processed[spec.name] = _run(spec, this, units, before, config, execution)
-        if not before:
+    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
+        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
+        if not place:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-        before.append(this)
-    return Finished(wanted, before, processed)
+    return Finished(wanted, stages, processed)
 
 
 def _run(

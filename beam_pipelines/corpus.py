@@ -28,7 +28,7 @@ from beam_pipelines.formats import write_copies
 from beam_pipelines.in_bucket import check_place, claim_in_bucket, publish_set, remove_stale_shards
 from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
 from beam_pipelines.trace import write_chain
-from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
+from beam_pipelines.workspace import WORK, Execution, Stage, Unit, prune, stage
 from ja_llm import manifest
 from ja_llm.command_line import run
 from ja_llm.errors import JaLlmError, UsageError
@@ -145,7 +145,7 @@ def _build_here(
 ) -> dict[str, Any]:
     with _locked(output) as work:
         units, entries = units_of(files)
-        value = _finished(output, config, entries)
+        value = _finished(output, config, units, entries)
         if value is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
         else:
@@ -181,7 +181,7 @@ def _build(
     yields.check_something_left(output, stages, tables["other_records"])
 
     values, sampling = _identity(config)
-    written = stage(work, "sink", sink.VERSION, config.shard_bytes, finished.stages[-1:])
+    written = _sink_stage(config, work, finished.stages)
     documents = stages[0]["kept"]["documents"]
     execution = dataclasses.replace(execution, documents=documents)
     shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
@@ -205,6 +205,7 @@ def _build(
         totals=yields.make_totals(shards),
         packages=chain.packages(config),
         sampling=sampling,
+        stage_keys=_keys([*finished.stages, written]),
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
         **({"notices": notices} if (notices := chain.notices(config)) else {}),
@@ -256,8 +257,17 @@ def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, sampling
 
 
-def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The manifest, if the set is whole and was made from this input by this configuration and software."""
+def _sink_stage(config: Corpus, work: Path, before: Sequence[Stage]) -> Stage:
+    return stage(work, sink.NAME, sink.VERSION, config.shard_bytes, before[-1:])
+
+
+def _keys(stages: Sequence[Stage]) -> dict[str, str]:
+    """What decides each stage's content, by its name: values, version of the code, software, and the stage before."""
+    return {this.name: this.key for this in stages}
+
+
+def _finished(output: Path, config: Corpus, units: Sequence[Unit], entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The manifest, if the set is whole and was made from this input by this configuration, these stages and this software."""
     if not (output / manifest.NAME).exists():
         return None
     try:
@@ -267,7 +277,11 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
         return None
     values, sampling = _identity(config)
     same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
-    return value if same and value["software"] == manifest.software(*chain.packages(config)) else None
+    if not same or value["software"] != manifest.software(*chain.packages(config)):
+        return None
+    # The configuration holds no stage's version, and not the values of a stage that someone added: the keys do.
+    stages = chain.stages_of(config, units, output / WORK)
+    return value if value.get("stage_keys") == _keys([*stages, _sink_stage(config, output / WORK, stages)]) else None
 
 
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
