@@ -35,6 +35,7 @@ from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_json, write_json
 
 JOB = "corpus"
+_NOTHING_LEFT = "nothing_left"  # in the work folder: samples of a run that left no document, where an earlier set stands
 # Which dropped documents are shown, and how much of each. Nothing in the set depends on it, so it is no part of its identity.
 _SAMPLING = ("samples", "sample_characters", "seed")
 
@@ -149,8 +150,6 @@ def _build_here(
         if value is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                (output / manifest.NAME).unlink()  # from here to the end the set is not whole
             value = _build(config, units, entries, output, work, execution)
         card.write_card(output, value)
         write_copies(output, formats, execution.beam_args, execution.workers)
@@ -161,7 +160,6 @@ def _build_in_bucket(config: Corpus, files: Sequence[Path], output: Path, execut
     """The same with the output in a bucket: what stands there is asked for stage by stage, so a finished set takes a look at its markers."""
     with claim_in_bucket(output, JOB) as work:
         units, entries = units_of(files)
-        mirror.remove(output, [manifest.NAME])
         value = _build(config, units, entries, output, work, execution)
         card.write_card(output, value)
         publish_set(output, value)
@@ -174,11 +172,16 @@ def _build(
     finished = chain.walk(config, units, work, execution)
     results = yields.read_results(finished, units)
     personal = config.modify.personal if "modify" in config.stages else ()
+    stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
+    if not yields.anything_left(stages):
+        stands = mirror.fetched(output / manifest.NAME).exists()
+        place = work / _NOTHING_LEFT if stands else output  # an earlier set's samples belong to its manifest
+        yields.write_samples(place, results, config.samples, personal)
+        raise yields.nothing_left(output, place, stages, tables["other_records"], stands)
+    mirror.remove(output, [manifest.NAME])  # from here to the end the set is not whole
     yields.write_samples(output, results, config.samples, personal)
     yields.write_timings(output, work, finished, units)
     chain.say_processed(finished)
-    stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
-    yields.check_something_left(output, stages, tables["other_records"])
 
     values, sampling = _identity(config)
     written = _sink_stage(config, work, finished.stages)

@@ -100,26 +100,34 @@ def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[
     write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
 
 
-def check_something_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> None:
-    """Refuse to call a set finished that has no document.
+def anything_left(yields: list[dict[str, Any]]) -> bool:
+    """Whether the chain has left a document."""
+    return any(table["kept"]["documents"] for table in yields[-1:])
 
-    Raises:
-      JaLlmError: says what was read instead, or for what most was dropped.
+
+def nothing_left(output: Path, place: Path, yields: list[dict[str, Any]], others: dict[str, int], stands: bool) -> JaLlmError:
+    """What to say of a run that has left no document: what was read instead, or for what most was dropped.
+
+    Args:
+      output: the set's folder.
+      place: the folder whose `dropped` holds the samples.
+      yields: of the stages.
+      others: records that hold no document, by kind.
+      stands: whether an earlier set is in `output`.
     """
-    if any(table["kept"]["documents"] for table in yields[-1:]):
-        return
+    earlier = "; the set that was finished here before stands as it was." if stands else "."
     read = yields[0]["in"]["documents"]
     if read == 0:
         found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        raise JaLlmError(
+        return JaLlmError(
             f"{output}: the input holds no page and no text ({found or 'no record at all'}); check that it is what its names say, "
-            "and --preset or corpus.Inputs.kind."
+            f"and --preset or corpus.Inputs.kind{earlier}"
         )
     reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
     most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])
-    raise JaLlmError(
-        f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {output / 'dropped'}; "
-        "loosen these rules or check the input."
+    return JaLlmError(
+        f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {place / 'dropped'}; "
+        f"loosen these rules or check the input{earlier}"
     )
 
 

@@ -69,3 +69,45 @@ def test_a_set_of_before_its_stages_were_noted_is_walked_through_again(built, in
     capsys.readouterr()
     assert build(inputs, output) == value
     assert "finished before" not in capsys.readouterr().err and processed(output) == set()
+
+
+def test_a_run_that_leaves_nothing_leaves_the_earlier_set_whole(built, inputs, capsys):
+    """A number mistyped must not cost the set: it stands with its own samples until others are written."""
+    output, value = built
+    before = digest(output)
+    with pytest.raises(JaLlmError, match="no document is left of 8.*; the set that was finished here before stands as it was") as told:
+        build(inputs, output, "corpus.JapaneseFilter.min_letters = 100000")
+    assert digest(output) == before and manifest.read(output, manifest.DOCUMENTS, verify=True) == value
+    samples = output / ".work" / "nothing_left" / "dropped"
+    assert f"samples are in {samples};" in str(told.value) and (samples / "ja_letters_low.jsonl").exists()
+    capsys.readouterr()
+    assert build(inputs, output) == value and "finished before" in capsys.readouterr().err
+    build(inputs, output, "corpus.JapaneseFilter.min_letters = 300")
+    assert not samples.exists(), "the next run that succeeds clears what the failed one left"
+
+
+def test_a_run_that_stops_in_a_stage_leaves_the_earlier_set_whole(built, inputs, monkeypatch):
+    output, value = built
+    before = digest(output)
+
+    def full(*unused):
+        raise JaLlmError("a.tfrecord: the disk is full.")
+
+    monkeypatch.setitem(stages.STAGES, "select", dataclasses.replace(stages.STAGES["select"], version=99, run=full))
+    with pytest.raises(JaLlmError, match="the disk is full"):
+        build(inputs, output)
+    assert digest(output) == before and manifest.read(output, manifest.DOCUMENTS, verify=True) == value
+
+
+@pytest.mark.parametrize("inside", ["", "dedup_index"])
+def test_a_run_against_its_own_output_is_refused(built, inputs, tmp_path, inside):
+    output, value = built
+    before = digest(output)
+    (tmp_path / "link").symlink_to(output)
+    for folder in (output, tmp_path / "link"):
+        own = f"corpus.Dedup.against = [{str(folder / inside)!r}]"
+        with pytest.raises(UsageError, match=r"--against .*: this is the output itself"):
+            build(inputs, output, own)
+        with pytest.raises(UsageError, match=r"--against .*: this is the output itself"):
+            corpus.plan([str(inputs)], output, gin_bindings=[own])
+    assert digest(output) == before and manifest.read(output, manifest.DOCUMENTS, verify=True) == value
