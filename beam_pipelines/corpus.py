@@ -26,7 +26,7 @@ from beam_pipelines.flags import bindings, build_flags
 from beam_pipelines.formats import check as check_formats
 from beam_pipelines.formats import write_copies
 from beam_pipelines.in_bucket import check_place, claim_in_bucket, publish_set, remove_stale_shards
-from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
+from beam_pipelines.inputs.files import find_inputs, require_apart, stamp_of, units_of
 from beam_pipelines.trace import write_chain
 from beam_pipelines.workspace import WORK, Execution, Stage, Unit, prune, stage
 from ja_llm import manifest
@@ -87,9 +87,11 @@ def build_corpus(
     execution = Execution(list(beam_args), workers)
     with mirror.session() as token:
         files = find_inputs(inputs, config.inputs, token)
+        place = _place(output, token)
+        require_apart(files, place)
         if mirror.is_url(output):
-            return _build_in_bucket(config, files, mirror.place(os.fspath(output), token), execution)
-        return _build_here(config, files, Path(output), execution, formats)
+            return _build_in_bucket(config, files, place, execution)
+        return _build_here(config, files, place, execution, formats)
 
 
 def plan(
@@ -115,8 +117,14 @@ def plan(
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     with mirror.session() as token:
         files = find_inputs(inputs, config.inputs, token)
-        place = mirror.place(os.fspath(output), token) if mirror.is_url(output) else Path(output)
+        place = _place(output, token)
+        require_apart(files, place)
         return _plan(config, preset, files, place, os.fspath(output), how)
+
+
+def _place(output: str | os.PathLike, token: str) -> Path:
+    """The folder of the set, or the path that stands for one in a bucket."""
+    return mirror.place(os.fspath(output), token) if mirror.is_url(output) else Path(output)
 
 
 def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, where: str, how: str) -> str:

@@ -111,3 +111,29 @@ def test_a_run_against_its_own_output_is_refused(built, inputs, tmp_path, inside
         with pytest.raises(UsageError, match=r"--against .*: this is the output itself"):
             corpus.plan([str(inputs)], output, gin_bindings=[own])
     assert digest(output) == before and manifest.read(output, manifest.DOCUMENTS, verify=True) == value
+
+
+def test_what_the_job_wrote_is_no_input_of_it(web, tmp_path, monkeypatch):
+    lines = [json.dumps({"text": web.ja_text(i), "url": f"http://site{i}.example/"}) for i in range(4)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("\n".join([*lines, json.dumps({"text": "短い。", "url": "http://b.example/"})]))
+    everything, output = tmp_path / "data" / "**" / "*.jsonl", tmp_path / "data" / "out"
+    value = build(everything, output)
+    assert list((output / "dropped").glob("*.jsonl"))
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data")
+    for place in (output, tmp_path / "link" / "out", Path("out")):
+        for call in (build, lambda *where: corpus.plan([str(where[0])], where[1])):
+            with pytest.raises(UsageError, match=r"dropped/.*\.jsonl: this input lies in the output folder \(.*out\); choose an --output"):
+                call(everything, place)
+    assert manifest.read(output, manifest.DOCUMENTS, verify=True) == value
+    assert build(tmp_path / "data" / "*.jsonl", output) == value
+    assert build(tmp_path / "data" / "*.jsonl", tmp_path / "data" / "out2")["inputs"] == value["inputs"], "out2 is not in out"
+
+
+def test_a_folder_of_source_code_that_holds_the_output_is_refused(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("x = 1\n" * 50)
+    with pytest.raises(UsageError, match="the output folder .* lies in this input"):
+        build(tmp_path / "code", tmp_path / "code" / "out", "corpus.Code.min_pylint_score = None", preset="code")
+    assert not (tmp_path / "code" / "out").exists()
