@@ -2,8 +2,8 @@
 
     python -m beam_pipelines.worker PID     PID: the process that started the job
 
-It ends when that process does. Beam's worker waits for another launcher for minutes, and would write on beside the next run,
-which has the lock.
+It ends when that process does. Beam's own goes on for seconds beside the next run, which has the lock, and one that has just
+started waits for more than a minute.
 """
 
 import logging
