@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.config import Corpus
-from beam_pipelines.tally import records_in
+from beam_pipelines.tally import records_in, sampling
 from beam_pipelines.workspace import Execution, Stage, Unit, run_units, stage
 from ja_llm import manifest, progress
 from ja_llm.errors import UsageError
@@ -118,14 +118,13 @@ def stages_of(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
     Raises:
       UsageError: as `specs`.
     """
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
     found: list[Stage] = []
     for spec in specs(config):
         values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
         if spec.files:
             values.append(sorted(spec.files(config).values()))
         if not found:
-            values.append(sampling)
+            values.append(list(sampling(config)))  # every marker holds samples
         if spec.run_all:
             values.append(sorted(unit.key for unit in units))
         found.append(stage(work, spec.name, spec.version, values, found[-1:]))

@@ -27,6 +27,7 @@ from beam_pipelines.formats import check as check_formats
 from beam_pipelines.formats import write_copies
 from beam_pipelines.in_bucket import check_place, claim_in_bucket, publish_set, remove_stale_shards
 from beam_pipelines.inputs.files import find_inputs, require_apart, stamp_of, units_of
+from beam_pipelines.tally import shown_samples
 from beam_pipelines.trace import write_chain
 from beam_pipelines.workspace import WORK, Execution, Stage, Unit, prune, stage
 from ja_llm import manifest
@@ -178,7 +179,7 @@ def _build(
     config: Corpus, units: list[Unit], entries: list[dict[str, Any]], output: Path, work: Path, execution: Execution
 ) -> dict[str, Any]:
     finished = chain.walk(config, units, work, execution)
-    results = yields.read_results(finished, units)
+    results = yields.read_results(finished, units, config)
     personal = config.modify.personal if "modify" in config.stages else ()
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
     if not yields.anything_left(stages):
@@ -198,7 +199,9 @@ def _build(
     shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
     if any(tally["dropped"] for tally in tallies):
         stages.append(yields.stage_yield(sink.NAME, tallies))
-        yields.write_samples(output, {**results, sink.NAME: tallies}, config.samples, personal)
+        yields.write_samples(
+            output, {**results, sink.NAME: [shown_samples(t, config) for t in tallies]}, config.samples, personal
+        )
     _remove_stale_shards(output, shards)
     for this in finished.stages:
         if this.name == "dedup":

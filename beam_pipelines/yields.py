@@ -6,8 +6,9 @@ from typing import Any
 
 from beam_pipelines import mirror
 from beam_pipelines.chain import Finished
-from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in
-from beam_pipelines.workspace import Unit, folders
+from beam_pipelines.config import Corpus
+from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in, shown_samples
+from beam_pipelines.workspace import Stage, Unit, folders
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_directory, canonical_json, read_json, write_json
 from ja_llm.text.personal import mask
@@ -20,12 +21,14 @@ _ALWAYS = ("other_records", "licences", "broken_rules")  # tables that a manifes
 _OF_DOCUMENTS = ("offsets", "drops", "changed", "placed")
 
 
-def read_results(finished: Finished, units: Sequence[Unit]) -> Results:
+def read_results(finished: Finished, units: Sequence[Unit], config: Corpus) -> Results:
     """What the markers of every stage count, in the chain's order: some kilobytes a unit and stage, however many documents it has."""
-    return {
-        this.name: [{name: held for name, held in this.result(unit).items() if name not in _OF_DOCUMENTS} for unit in units]
-        for this in finished.stages
-    }
+
+    def of_unit(this: Stage, unit: Unit) -> dict[str, Any]:
+        result = shown_samples(this.result(unit), config)
+        return {name: held for name, held in result.items() if name not in _OF_DOCUMENTS}
+
+    return {this.name: [of_unit(this, unit) for unit in units] for this in finished.stages}
 
 
 def make_yields(finished: Finished, results: Results) -> list[dict[str, Any]]:

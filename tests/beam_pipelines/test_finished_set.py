@@ -54,7 +54,11 @@ def test_a_stage_of_another_version_or_with_other_values_makes_the_set_again(bui
         monkeypatch.setitem(stages.STAGES, "select", changed)
         other = build(inputs, output)
         assert processed(output) == {"select", "split"}
-        assert [name for name, key in other["stage_keys"].items() if key != value["stage_keys"][name]] == ["select", "split", "sink"]
+        assert [name for name, key in other["stage_keys"].items() if key != value["stage_keys"][name]] == [
+            "select",
+            "split",
+            "sink",
+        ]
         assert other["config_hash"] == value["config_hash"]
     monkeypatch.undo()
     monkeypatch.setattr(sink, "VERSION", sink.VERSION + 1)
@@ -75,7 +79,9 @@ def test_a_run_that_leaves_nothing_leaves_the_earlier_set_whole(built, inputs, c
     """A number mistyped must not cost the set: it stands with its own samples until others are written."""
     output, value = built
     before = digest(output)
-    with pytest.raises(JaLlmError, match="no document is left of 8.*; the set that was finished here before stands as it was") as told:
+    with pytest.raises(
+        JaLlmError, match="no document is left of 8.*; the set that was finished here before stands as it was"
+    ) as told:
         build(inputs, output, "corpus.JapaneseFilter.min_letters = 100000")
     assert digest(output) == before and manifest.read(output, manifest.DOCUMENTS, verify=True) == value
     samples = output / ".work" / "nothing_left" / "dropped"
@@ -124,7 +130,9 @@ def test_what_the_job_wrote_is_no_input_of_it(web, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "data")
     for place in (output, tmp_path / "link" / "out", Path("out")):
         for call in (build, lambda *where: corpus.plan([str(where[0])], where[1])):
-            with pytest.raises(UsageError, match=r"dropped/.*\.jsonl: this input lies in the output folder \(.*out\); choose an --output"):
+            with pytest.raises(
+                UsageError, match=r"dropped/.*\.jsonl: this input lies in the output folder \(.*out\); choose an --output"
+            ):
                 call(everything, place)
     assert manifest.read(output, manifest.DOCUMENTS, verify=True) == value
     assert build(tmp_path / "data" / "*.jsonl", output) == value
@@ -137,3 +145,16 @@ def test_a_folder_of_source_code_that_holds_the_output_is_refused(tmp_path):
     with pytest.raises(UsageError, match="the output folder .* lies in this input"):
         build(tmp_path / "code", tmp_path / "code" / "out", "corpus.Code.min_pylint_score = None", preset="code")
     assert not (tmp_path / "code" / "out").exists()
+
+
+def test_other_samples_are_cut_from_what_the_stages_keep(built, inputs, tmp_path):
+    output, value = built
+    more = ("corpus.Corpus.samples = 30", "corpus.Corpus.sample_characters = 90")
+    other = build(inputs, output, *more)
+    assert processed(output) == set() and other["sampling"] == {"samples": 30, "sample_characters": 90, "seed": 1}
+    build(inputs, tmp_path / "anew", *more)
+    assert digest(output) == digest(tmp_path / "anew")
+    (line,) = (output / "dropped" / "duplicate_exact.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(json.loads(line)["text"]) == 90
+    build(inputs, output, "corpus.Corpus.samples = 51")
+    assert "extract" in processed(output), "the stages keep 50"
