@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines import annotate, carry, chain, config, filters_en, filters_ja, rules, select
+from beam_pipelines import annotate, carry, chain, config, filters_en, filters_ja, minhash, rules, select
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import annotations, changed_documents, places, remaining, remaining_with, write_annotations
 from beam_pipelines.tally import Tally, merge_samples, shown_samples
@@ -143,6 +143,31 @@ def test_what_is_shown_is_what_a_marker_of_that_size_would_hold(texts, samples, 
     for group in ("samples", "modified_samples"):
         shown = merge_samples([shown_samples(held, corpus)], samples, group)
         assert shown == merge_samples([own.to_json()], samples, group)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "broken", "wanted"),
+    [
+        ("MinHash.bands", (1, 9_999), (0, 10_000, 70_000), "from 1 to 9,999"),
+        ("MinHash.rows", (1, 9_999), (0, 10_000), "from 1 to 9,999"),
+        ("MinHash.ngram", (1, 9_999), (0, 10_000), "from 1 to 9,999"),
+        ("MinHash.seed", (0, 2**32 - 1), (-1, 2**32), "from 0 to 4,294,967,295"),
+        ("Corpus.samples", (0, 1000), (-1,), "0 or more"),
+        ("Corpus.sample_characters", (0, 1000), (-5,), "0 or more"),
+        ("Extraction.reset_caches_every", (1,), (0, -1), "a positive number"),
+    ],
+)
+def test_numbers_that_would_break_in_the_middle_of_a_run_are_refused(name, fine, broken, wanted):
+    for value in fine:
+        config.load("swallow_v2", [f"corpus.{name} = {value}"])
+    for value in broken:
+        with pytest.raises(UsageError, match=f"^corpus.{name} = {value}: it must be {wanted}; change this binding"):
+            config.load("swallow_v2", [f"corpus.{name} = {value}"])
+
+
+def test_the_extreme_seeds_and_bands_sign():
+    settings_ = dataclasses.replace(config.load("swallow_v2").minhash, bands=9_999, rows=1, seed=2**32 - 1)
+    assert minhash.Signer(settings_).signatures(["富士山の標高は三千七百七十六メートルである。"]).shape == (1, 9_999)
 
 
 @pytest.mark.parametrize(
