@@ -9,7 +9,6 @@ import pytest
 
 from beam_pipelines import corpus, sink, stages
 from ja_llm import manifest
-from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
 
 BINDINGS = ["corpus.Split.heldout_share = 0.0"]
