@@ -142,6 +142,9 @@ def _decompress(file: IO[bytes], offset: int, codec: Codec) -> _Member:
             held.write(content)
             held = held if held.tell() <= _IN_MEMORY else None
 
+    def kept() -> bytes | None:
+        return None if held is None else held.getvalue()
+
     file.seek(offset)
     inflater, failure = codec.start(), codec.errors()
     while chunk := file.read(codec.step):
@@ -153,10 +156,10 @@ def _decompress(file: IO[bytes], offset: int, codec: Codec) -> _Member:
             held = io.BytesIO()
             for piece in _pieces(file, offset, codec, careful):
                 keep(piece)
-            return _Member(None, "corrupt", held and held.getvalue(), careful)
+            return _Member(None, "corrupt", kept(), careful)
         if inflater.eof:
-            return _Member(file.tell() - len(inflater.unused_data), "", held and held.getvalue())
-    return _Member(None, "truncated", held and held.getvalue())
+            return _Member(file.tell() - len(inflater.unused_data), "", kept())
+    return _Member(None, "truncated", kept())
 
 
 def _pieces(file: IO[bytes], offset: int, codec: Codec, careful: int | None) -> Iterator[bytes]:
