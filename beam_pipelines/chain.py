@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.config import Corpus
-from beam_pipelines.tally import records_in
+from beam_pipelines.tally import records_in, sampling
 from beam_pipelines.workspace import Execution, Stage, Unit, run_units, stage
 from ja_llm import manifest, progress
 from ja_llm.errors import UsageError
@@ -116,6 +116,26 @@ class Finished:
     processed: dict[str, int]
 
 
+def stages_of(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
+    """The folders that the chain's stages have for these inputs and values; nothing is run.
+
+    Raises:
+      UsageError: as `specs`.
+    """
+    found: list[Stage] = []
+    for spec in specs(config):
+        deciding = spec.packages_of(config)
+        values = [spec.values(config), manifest.software(*deciding) if deciding else None]
+        if spec.files:
+            values.append(sorted(spec.files(config).values()))
+        if not found:
+            values.append(list(sampling(config)))  # every marker holds samples
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        found.append(stage(work, spec.name, spec.version, values, found[-1:]))
+    return found
+
+
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -123,25 +143,13 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted = specs(config)
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    before: list[Stage] = []
+    wanted, stages = specs(config), stages_of(config, units, work)
     processed: dict[str, int] = {}
-    for spec in wanted:
-        deciding = spec.packages_of(config)
-        values = [spec.values(config), manifest.software(*deciding) if deciding else None]
-        if spec.files:
-            values.append(sorted(spec.files(config).values()))
-        if not before:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        this = stage(work, spec.name, spec.version, values, before[-1:])
-        processed[spec.name] = _run(spec, this, units, before, config, execution)
-        if not before:
+    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
+        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
+        if not place:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-        before.append(this)
-    return Finished(wanted, before, processed)
+    return Finished(wanted, stages, processed)
 
 
 def _run(

@@ -33,8 +33,9 @@ from ja_llm.text import language_model
 from ja_llm.text.normalise import normalise, strip_controls
 
 VERSION = 4
-PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard")
+PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard", "brotli")
 
+_PAGE = (200, 203)  # 203: a proxy has changed something of it
 _HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
 _PLAIN = ("text/plain",)
 _MARKUP = re.compile(rb"\s*(?:<!doctype|<html|<\?xml|<head|<body|<!--)", re.IGNORECASE)
@@ -214,7 +215,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     if capture.kind == "conversion":
         return _conversion(capture, warc, settings)
     response = http.parse_response(capture.block)
-    if response.status != 200:
+    if response.status not in _PAGE:
         raise Dropped(f"http_status_{response.status}" if response.status else "not_http")
     content_type = response.headers.get("content-type", "")
     try:

@@ -57,12 +57,12 @@ def digest(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def build(inputs: Path, output: Path) -> None:
+def build(inputs: Path, output: Path, workers: int = 1) -> None:
     """The command, in a process group of its own if it is a child."""
     if multiprocessing.parent_process():
         os.setsid()
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    corpus.build_corpus([str(inputs / "*.warc.gz")], output, gin_bindings=bindings(inputs / "items.jsonl"))
+    corpus.build_corpus([str(inputs / "*.warc.gz")], output, gin_bindings=bindings(inputs / "items.jsonl"), workers=workers)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -84,8 +84,8 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["beam_pipelines.corpus", "beam_pipelines.runner", "apache_beam", __name__])
 
-    def begin(inputs, output):
-        child = context.Process(target=build, args=(inputs, output))
+    def begin(inputs, output, workers=1):
+        child = context.Process(target=build, args=(inputs, output, workers))
         child.start()
         return child
 
@@ -131,6 +131,47 @@ def kill_and_go_on(share, inputs, output, start, undisturbed):
 def test_killed_at_a_random_moment(inputs, start, undisturbed, tmp_path):
     killed, begun = kill_and_go_on(random.Random(1).uniform(0.5, 0.8), inputs, tmp_path / "out", start, undisturbed)
     assert killed and begun
+
+
+def living(group: int) -> dict[int, str]:
+    """The processes of a group that have not ended, with their command lines."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, process_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def wait_for(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_only_the_launcher_killed_its_workers_end_too(inputs, start, tmp_path):
+    """As the system does when memory runs out. The lock is free then, so nobody may write on behind the next run.
+
+    Killed as soon as they are there: that is when Beam's own worker waits longest, for a launcher to speak to.
+    """
+    child = start(inputs, tmp_path / "out", workers=2)
+    group = child.pid
+
+    def workers() -> list[str]:
+        return [line for line in living(group).values() if "beam_pipelines.worker" in line]
+
+    assert wait_for(lambda: len(workers()) == 2, 60), living(group)
+    os.kill(group, signal.SIGKILL)
+    child.join()
+    try:
+        assert wait_for(lambda: not living(group), 20), living(group)
+    finally:
+        for pid in living(group):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
