@@ -43,7 +43,7 @@ def members(path: Path, size: int) -> Iterator[tuple[int, IO[bytes], Damage | No
                 after = _next_record(file, offset + 1, codec)
                 if after is None and not _has_data(file, offset):
                     return  # zero padding after the last member
-                reason = f"warc_{member.wrong}"
+                reason = "warc_corrupt" if member.wrong == "corrupt" else "warc_truncated"
                 where = f"reading went on at {after}" if after is not None else "nothing readable follows"
                 detail = f"a {codec.name} member is {'corrupt' if member.wrong == 'corrupt' else 'cut off'}; {where}"
                 problem = Damage(offset, reason, detail)

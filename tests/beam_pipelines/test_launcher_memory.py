@@ -9,6 +9,7 @@ import pytest
 from beam_pipelines import buckets, dedup, yields
 from beam_pipelines.buckets import EARLIER, LINK, RANK, Tables, tasks
 from beam_pipelines.chain import Finished
+from beam_pipelines.config import Corpus
 from beam_pipelines.workspace import Stage, Unit
 
 N, UNITS, BUCKETS = 200_000, 20, 21
@@ -52,6 +53,7 @@ def test_the_rules_over_all_documents(tmp_path, monkeypatch, rule, most, known, 
 
 def test_counts_are_held_without_what_belongs_to_documents(tmp_path):
     this = Stage("extract", "0", tmp_path)
-    this.finish("u", {"kept": {"": [9, 9, 9]}, **{name: list(range(5000)) for name in ("offsets", "drops", "changed", "placed")}})
-    held = yields.read_results(Finished([], [this], {}), [Unit("u", "u", "")])
+    empty = {"samples": {}, "modified_samples": {}}
+    this.finish("u", {"kept": {"": [9, 9, 9]}, **empty, **{name: list(range(5000)) for name in ("offsets", "drops", "changed", "placed")}})
+    held = yields.read_results(Finished([], [this], {}), [Unit("u", "u", "")], Corpus())
     assert held["extract"][0]["kept"] == {"": [9, 9, 9]} and len(json.dumps(held)) < 200
