@@ -9,7 +9,7 @@ from typing import Any
 from ja_llm.errors import UsageError
 from ja_llm.evaluation.samples import read_samples
 from ja_llm.files import read_json
-from ja_llm.manifest import NAME as MANIFEST
+from ja_llm.manifest import path_in
 from ja_llm.train.metrics import read_metrics
 
 # Published sets in the order of Swallow's tables, ten Japanese and ten English ones, as the tables call them.
@@ -170,10 +170,11 @@ def read_corpus(corpus: str | Path) -> tuple[list[Stage], dict[str, Any], dict[s
     """(stages, totals, a few dropped samples by reason) of a document set; `corpus` is its folder or its manifest.
 
     Raises:
+      UsageError: the folder does not exist.
       JaLlmError: the manifest is missing or can't be read.
     """
     path = Path(corpus)
-    path = path if path.is_file() else path / MANIFEST
+    path = path if path.is_file() else path_in(path)
     value = read_json(path, "manifest")
     stages = [stage for entry in _entries(value.get("yields")) if (stage := _stage(entry))]
     dropped = {}

@@ -168,7 +168,7 @@ def test_what_a_rollback_passes_over_is_not_read_by_a_later_stage(caches):
 def test_stages_out_of_order_and_of_another_vocabulary_are_refused(caches):
     with pytest.raises(UsageError, match="does not come after"):
         StagedBatches(caches[0], (Stage(str(caches[1]), 9), Stage(str(caches[0]), 9)), **ARGUMENTS)
-    with pytest.raises(JaLlmError, match="no manifest"):
+    with pytest.raises(UsageError, match="all: this folder does not exist"):
         StagedBatches(caches[0], (Stage("/nowhere/at/all", 9),), **ARGUMENTS)
 
 

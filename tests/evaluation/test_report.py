@@ -156,6 +156,8 @@ def test_wrong_input_is_a_sentence(runs, tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             write_report(given, tmp_path / "r.html")
+    with pytest.raises(UsageError, match="corpu: this folder does not exist"):
+        write_report(runs, tmp_path / "r.html", corpus=tmp_path / "corpu")
     with pytest.raises(JaLlmError, match=r"manifest\.json"):
         write_report(runs, tmp_path / "r.html", corpus=tmp_path / "other")
     with open(tmp_path / "ja/metrics.jsonl", "a") as file:
