@@ -9,7 +9,7 @@ import pytest
 from ja_llm.data.batches import BatchSource
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.stages import Stage, StagedBatches
-from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.errors import UsageError
 
 ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
 # Batches 0 and 1000 of 70 to 30 before shares were exact.
