@@ -44,6 +44,11 @@ def published_name(task: str) -> str:
     return task.partition("#")[0].removesuffix("_strict")
 
 
+def windowed(task: str) -> bool:
+    """Whether a task's figures depend on `eval --length`."""
+    return task.startswith(("bits_per_byte", "continuation_choice"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One model or run directory.
@@ -75,6 +80,21 @@ class Run:
         return dict(
             sorted(found.items(), key=lambda pair: (not pair[0].startswith("bits_per_byte"), "_ja" not in pair[0], pair[0]))
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the newest evaluation."""
+        return (self.last[1].get("settings") or {}) if self.last else {}
+
+    @property
+    def window(self) -> int | None:
+        """The newest evaluation's scoring window in tokens; None where nothing that depends on it was measured."""
+        return self.settings.get("length") if any(map(windowed, self.tasks)) else None
+
+    @property
+    def trained_window(self) -> int | None:
+        """Tokens a row of the run's training, in which it measures itself, too."""
+        return (self.ledger.get("identity") or {}).get("length")
 
     @property
     def origin(self) -> str:
