@@ -103,8 +103,10 @@ def test_documents_are_sampled_by_language_and_split_and_not_by_shard(tmp_path):
     picked = list(iter_texts(one, "ja", limit_chars=600, seed=1))
     assert picked == list(iter_texts(three, "ja", limit_chars=600, seed=1))
     assert set(picked) < set(texts["ja/train"])
-    with pytest.raises(UsageError, match="no ko/train documents, it has en/train, ja/heldout, ja/train"):
+    with pytest.raises(UsageError, match="no train documents in the language 'ko'; it has 'en', 'ja'; choose one of these"):
         list(iter_texts(one, "ko"))
+    with pytest.raises(UsageError, match="no heldout documents in 'en', only train"):
+        list(iter_texts(one, "en", "heldout"))
 
 
 def test_training_on_documents_notes_what_it_was_made_of(tmp_path, english):
