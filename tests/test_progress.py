@@ -22,7 +22,8 @@ def test_work_ends_with_a_plain_line_where_there_is_no_terminal():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "says"), [(0.5, "(2.0/s)"), (20, "(0.1/s)"), (21, "(2.9/min)"), (1000, "(0.1/min)"), (1500, "(2.4/h)"), (1e9, "(0.0/s)")]
+    ("seconds", "says"),
+    [(0.5, "(2.0/s)"), (20, "(0.1/s)"), (21, "(2.9/min)"), (1000, "(0.1/min)"), (1500, "(2.4/h)"), (1e9, "(0.0/s)")],
 )
 def test_a_slow_rate_is_told_by_the_minute_or_the_hour(monkeypatch, seconds, says):
     """One step in so many seconds."""

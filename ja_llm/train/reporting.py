@@ -16,7 +16,6 @@ from ja_llm.train.metrics import MetricsWriter, read_metrics
 from ja_llm.train.rollback import OffendingStep
 from ja_llm.train.run_config import RunConfig
 
-
 _BITS = "/bits_per_byte"
 
 

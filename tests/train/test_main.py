@@ -1,7 +1,6 @@
 """What the training command makes of gin, without training."""
 
 import json
-import re
 
 import pytest
 
@@ -59,9 +58,6 @@ def test_a_run_ends_with_a_line_of_what_came_out(training, tmp_path, capsys):
     assert last == f"finished: {came}"
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {came}"
-    other = tmp_path / "other"
-    assert main(training.command(other, 2, WARMUP_STEPS=1)[3:]) == 0  # nothing is evaluated
-    assert re.fullmatch(rf"finished: 2 steps, loss \d\.\d{{3}}; {other}", capsys.readouterr().out.splitlines()[-1])
 
 
 def test_a_run_of_an_earlier_version_is_refused_by_its_schema(training, tmp_path, capsys):
