@@ -116,6 +116,23 @@ def test_what_can_not_be_shrunk_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_same_command_once_more_keeps_the_folder_and_another_names_what_differs(tmp_path, vocab, capsys):
+    words = ["recipes", "shrink", SAMPLES[0], "--params", "200k", "--tokens", "10k", "--length", "48", "--batch_size", "4"]
+    words += ["--vocab", str(vocab), "--out", str(tmp_path / "small")]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "small").rglob("*")}
+    assert main(words) == 0
+    again = capsys.readouterr().out
+    assert "made before, whole" in again and again.replace(" (made before, whole)", "") == first
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "small").rglob("*")}
+    code, said = call(*words, "--tokens", "20k")
+    assert code == 2 and "--tokens was 10000, now it is 20000" in said
+    (tmp_path / "small").rename(tmp_path / "moved")  # its files name the folder
+    code, said = call(*words[:-1], str(tmp_path / "moved"))
+    assert code == 2 and "in another place" in said
+
+
 def call(*words):
     """(exit code, what was said on stderr) of `ja-llm`."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
