@@ -54,6 +54,8 @@ def test_the_rules_over_all_documents(tmp_path, monkeypatch, rule, most, known, 
 def test_counts_are_held_without_what_belongs_to_documents(tmp_path):
     this = Stage("extract", "0", tmp_path)
     empty = {"samples": {}, "modified_samples": {}}
-    this.finish("u", {"kept": {"": [9, 9, 9]}, **empty, **{name: list(range(5000)) for name in ("offsets", "drops", "changed", "placed")}})
+    this.finish(
+        "u", {"kept": {"": [9, 9, 9]}, **empty, **{name: list(range(5000)) for name in ("offsets", "drops", "changed", "placed")}}
+    )
     held = yields.read_results(Finished([], [this], {}), [Unit("u", "u", "")], Corpus())
     assert held["extract"][0]["kept"] == {"": [9, 9, 9]} and len(json.dumps(held)) < 200
