@@ -31,7 +31,7 @@ from beam_pipelines.tally import shown_samples
 from beam_pipelines.trace import write_chain
 from beam_pipelines.workspace import WORK, Execution, Stage, Unit, prune, stage
 from ja_llm import manifest
-from ja_llm.command_line import run
+from ja_llm.command_line import run, sigterm_leaves
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_json, write_json
 
@@ -334,7 +334,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
-            print(stats.format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
+            # Beam would wait for over a minute for workers that have just started; a build may be killed at any moment.
+            with sigterm_leaves("corpus"):
+                print(stats.format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
 
     return run("corpus", build, debug="--debug" in argv)
 

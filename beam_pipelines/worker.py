@@ -16,9 +16,9 @@ import time
 _LOOK_S = 0.5
 
 logging.disable(logging.CRITICAL)
-signal.signal(
-    signal.SIGINT, signal.SIG_IGN
-)  # Ctrl-C reaches the whole terminal's group: the process that started this one answers it
+# Ctrl-C reaches the whole terminal's group, and what ends a service or a job SIGTERM: the process that started this one answers them.
+for _number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_IGN)
 
 
 def end_with(launcher: int) -> None:
@@ -33,6 +33,8 @@ def end_with(launcher: int) -> None:
 
 
 if __name__ == "__main__":
+    # What breaks off when the launcher ends, gRPC tells from its threads with tracebacks.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     end_with(int(sys.argv[1]))
 
     from apache_beam.runners.worker import sdk_worker_main

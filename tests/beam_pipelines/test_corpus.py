@@ -322,6 +322,13 @@ def test_stats_samples_and_trace(built):
     assert all(entry["seconds"] > 0 or entry["documents"] == 0 for entry in timed.values()) and set(members) <= set(told)
 
 
+def test_samples_of_a_reason_come_without_the_table(built, capsys):
+    assert main(["corpus", "stats", str(built[0]), "--dropped", "duplicate_near"]) == 0
+    assert capsys.readouterr().out.startswith("dropped: duplicate_near (")
+    assert main(["corpus", "stats", str(built[0])]) == 0
+    assert "duplicate_near" in capsys.readouterr().out
+
+
 def test_a_reason_that_does_not_exist_is_one_sentence_with_those_that_do(built, capsys):
     assert main(["corpus", "stats", str(built[0]), "--dropped", "nosuch"]) == 2
     told = capsys.readouterr()

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -171,6 +172,30 @@ def test_only_the_launcher_killed_its_workers_end_too(inputs, start, tmp_path):
         assert wait_for(lambda: not living(group), 20), living(group)
     finally:
         for pid in living(group):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigterm_ends_as_ctrl_c_does(inputs, tmp_path, whole_group):
+    """Sent to the command alone (kill) or to all that it started (a service's stop): one sentence, and no worker stays."""
+    output = tmp_path / "out"
+    values = [word for value in bindings(inputs / "items.jsonl") for word in ("--gin_bindings", value)]
+    command = ["--input", str(inputs / "*.warc.gz"), "--output", str(output), "--workers", "2", *values]
+    with (tmp_path / "said").open("wb") as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "beam_pipelines.corpus", *command], stderr=said, stdout=said, start_new_session=True
+        )
+    try:
+        assert wait_for(lambda: sum("beam_pipelines.worker" in line for line in living(child.pid).values()) == 2, 90)
+        time.sleep(1)  # until they speak with the command: that is what broke off with tracebacks
+        (os.killpg if whole_group else os.kill)(child.pid, signal.SIGTERM)
+        assert child.wait(30) == 1
+        usual = re.compile(r"note: |[\w ]+: \d+/\d+ ")  # before the work, and progress
+        told = [line for line in (tmp_path / "said").read_text().splitlines() if not usual.match(line)]
+        assert told == ["corpus: stopped; what was finished is kept, the same command goes on from there."]
+        assert wait_for(lambda: not living(child.pid), 20), living(child.pid)
+    finally:
+        for pid in living(child.pid):
             os.kill(pid, signal.SIGKILL)
 
 
