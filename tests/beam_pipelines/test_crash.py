@@ -95,18 +95,23 @@ def start():
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs, start, tmp_path_factory):
-    """The set as it must be, and the CPU seconds that it takes."""
-    output = tmp_path_factory.mktemp("whole") / "corpus"
-    child, took = start(inputs, output), 0.0
-    while child.is_alive():
-        took = max(took, cpu_seconds(child.pid))
-        time.sleep(0.005)
-    assert child.exitcode == 0
+    """The set as it must be, and the CPU seconds that it takes: the less of two runs, as the first one's caches are cold and others' load adds."""
+    digests, seconds = [], []
+    for name in ("first", "second"):
+        output = tmp_path_factory.mktemp(name) / "corpus"
+        child, took = start(inputs, output), 0.0
+        while child.is_alive():
+            took = max(took, cpu_seconds(child.pid))
+            time.sleep(0.005)
+        assert child.exitcode == 0
+        digests.append(digest(output))
+        seconds.append(took)
+    assert digests[0] == digests[1]
     value = manifest.read(output, manifest.DOCUMENTS, verify=True)
     tables = {table["stage"]: table for table in value["yields"]}
     assert list(tables) == [name for name in STAGES if name not in ("minhash", "annotate")]
     assert tables["modify"]["modified"] and tables["host_filter"]["dropped"] and tables["decontaminate"]["modified"]
-    return digest(output), took
+    return digests[0], min(seconds)
 
 
 def kill_and_go_on(share, inputs, output, start, undisturbed):
@@ -200,13 +205,14 @@ def test_sigterm_ends_as_ctrl_c_does(inputs, tmp_path, whole_group):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_ten_random_moments(inputs, start, undisturbed, tmp_path):
     draw = random.Random(2)
     runs = [
         kill_and_go_on(share, inputs, tmp_path / f"out{k}", start, undisturbed)
         for k, share in enumerate(draw.uniform(0.02, 0.95) for _ in range(10))
     ]
-    assert sum(killed for killed, _ in runs) >= 8
+    assert sum(killed for killed, _ in runs) >= 8  # the others ended before their moment
     assert len({frozenset(begun) for _, begun in runs}) >= 3, "the moments must lie in several stages"
 
 
