@@ -223,7 +223,7 @@ def test_the_verb_writes_a_folder_that_says_what_it_is(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert "from step 2 on" in said and "stand-ins" in said and f"next: sh {out}/run.sh" in said
-    assert sorted(path.name for path in out.iterdir()) == ["base.gin", "documents", "run.sh", "twin.gin", "vocab"]
+    assert sorted(path.name for path in out.iterdir()) == ["base.gin", "documents", "run.sh", "shrink.json", "twin.gin", "vocab"]
     assert "RATES = {'refinedweb': 0.5, 'arxiv': 0.5}" in (out / "base.gin").read_text()
     assert call("recipes", "shrink", "swallow_llama2_7b", "--out", str(out))[0] == 2
 
