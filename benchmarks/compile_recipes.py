@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="recipes")
     parser.add_argument("--again", action="store_true", help="those that have a result, too")
     args = parser.parse_args()
+    set_device("cpu")  # libtpu is for the compilation's process
     steps = read_json(compiled.RESULTS)["steps"] if compiled.RESULTS.exists() else {}
     wanted = cases(args.only or catalogue.names())
     for key, (name, topology) in wanted.items():

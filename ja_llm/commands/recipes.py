@@ -1,11 +1,12 @@
 """`ja-llm recipes`: the published runs that are installed as gin files."""
 
 from ja_llm.command_line import path
-from ja_llm.commands.parsing import add_verb, count
+from ja_llm.commands.parsing import add_verb, count, set_device
 
 
 def recipes(verbs) -> None:
     def listed(args, rest):
+        set_device("cpu")  # learning rates alone are computed: not for an accelerator that a run may have
         from ja_llm.recipes import catalogue, tables
 
         print(tables.listing(catalogue.catalogue(), args.mfu))
@@ -25,6 +26,7 @@ def recipes(verbs) -> None:
 
 def _show(verbs) -> None:
     def handler(args, rest):
+        set_device("cpu")
         from ja_llm.recipes import catalogue, tables
 
         print(catalogue.text_of(args.name) if args.gin else tables.one(catalogue.resolve(args.name), args.mfu))
@@ -45,6 +47,7 @@ def _shrink(verbs) -> None:
     def handler(args, rest):
         from pathlib import Path
 
+        set_device("cpu")
         from ja_llm.recipes.twin import told, write_twin
 
         out = args.out or f"{args.name}_small"
