@@ -3,7 +3,8 @@
 The schedule is walked with two clocks. An instruction that computes takes the larger of FLOPs / peak and bytes / HBM bandwidth (the
 roofline; Williams et al. 2009, doi 10.1145/1498765.1498785): nothing is faster, most is slower. A collective takes its bytes over the
 links of its group; the links do one at a time. A plain collective is waited for whole. One that is split (start ... done) runs beside
-what is between, and only what is left at its end is waited for: its exposed time. While loops multiply by their trip counts.
+what is between, and only what is left at its end is waited for: its exposed time. While loops multiply by their trip counts, those over
+experts' tokens by what even use of the experts makes them.
 
 Bytes of ring algorithms over n chips (Thakur et al. 2005, doi 10.1177/1094342005051521): all-gather and reduce-scatter (n - 1) / n of the
 whole, all-reduce twice that, all-to-all (n - 1) / n of what a chip holds; a permute, all of it.
@@ -140,7 +141,7 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
     for instruction in computation.instructions:
         if instruction.opcode == "while":
             body = module.computations[instruction.attribute("body") or ""]
-            total.add(_walk(module, body, mesh), module.trips(instruction))
+            total.add(_walk(module, body, mesh), module.rounds(instruction))
         elif instruction.opcode == "conditional":
             branches = [_walk(module, module.computations[n], mesh) for n in _branches(instruction) if n in module.computations]
             total.add(max(branches, key=lambda c: c.seconds, default=Cost()), 1)
