@@ -7,7 +7,7 @@ waits for a place.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,82 +19,95 @@ from ja_llm.models.grouped import grouped_product
 from ja_llm.models.layers import ACTIVATIONS, PRODUCT
 from ja_llm.sharding import as_tuple, fitted_spec
 
-_GATHERED = "gathered"
-# Gathered kernels are gathered again for the backward pass: kept, those of all layers would be the whole model on every device.
-_AGAIN = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+
+class Kernels(NamedTuple):
+    """Of all experts.
+
+    Attributes:
+      gate: [E, embed, mlp].
+      up: [E, embed, mlp].
+      back: [E, mlp, embed].
+    """
+
+    gate: Any
+    up: Any
+    back: Any
 
 
-def expert_sums(
-    x: jax.Array, chosen: jax.Array, share: jax.Array, gate: jax.Array, up: jax.Array, back: jax.Array, activation: str
-) -> jax.Array:
+class _Spread(NamedTuple):
+    """Mesh axes over which each dimension of the kernels is spread."""
+
+    experts: tuple[str, ...] = ()
+    embed: tuple[str, ...] = ()
+    mlp: tuple[str, ...] = ()
+
+
+def expert_sums(x: jax.Array, chosen: jax.Array, share: jax.Array, kernels: Kernels, activation: str) -> jax.Array:
     """The sum over a token's experts of share * back(activation(gate x) * up x): [B, L, embed].
 
     Args:
       x: [B, L, embed].
       chosen: int [B, L, K], each token's experts.
       share: [B, L, K], their weights.
-      gate: [E, embed, mlp].
-      up: [E, embed, mlp].
-      back: [E, mlp, embed].
+      kernels: of x's dtype.
       activation: its name.
     """
-    of_x, of_kernel = fitted_spec(("batch", "length", None), x.shape), fitted_spec(("expert", "embed", "mlp"), gate.shape)
+    of_x = fitted_spec(("batch", "length", None), x.shape)
+    of_kernel = fitted_spec(("expert", "embed", "mlp"), kernels.gate.shape)
     if of_x is None or of_kernel is None:
-        return _on_device(x, chosen, share, gate, up, back, activation=activation)
-    over_experts, over_embed, over_mlp = map(as_tuple, of_kernel)
+        return _on_device(_Spread(), activation, x, chosen, share, kernels)
+    over = _Spread(*map(as_tuple, of_kernel))
     # Devices along these axes each have a part of every token's sum, so here the tokens themselves are not spread over them.
-    partial = over_experts + over_mlp
+    partial = over.experts + over.mlp
     batch, length = (tuple(axis for axis in as_tuple(axes) if axis not in partial) for axes in of_x[:2])
-    if not {*over_embed} <= {*batch, *length}:
-        over_embed = ()  # gathered by XLA: devices with the same tokens would not know that they gathered the same
-    local = functools.partial(
-        _on_device, activation=activation, over_experts=over_experts, over_embed=over_embed, over_mlp=over_mlp
-    )
+    if not {*over.embed} <= {*batch, *length}:
+        over = over._replace(embed=())  # gathered by XLA: devices with the same tokens would not know that they gathered the same
     of_tokens: Any = PartitionSpec(batch, length, None)
-    of_into: Any = PartitionSpec(over_experts, over_embed, over_mlp)
+    of_into, of_back = PartitionSpec(*over), PartitionSpec(over.experts, over.mlp, over.embed)
     return jax.shard_map(
-        jax.checkpoint(local, policy=_AGAIN, prevent_cse=False) if over_embed else local,
+        functools.partial(_on_device, over, activation),
         mesh=jax.sharding.get_abstract_mesh(),
-        in_specs=(of_tokens, of_tokens, of_tokens, of_into, of_into, PartitionSpec(over_experts, over_mlp, over_embed)),
+        in_specs=(of_tokens, of_tokens, of_tokens, Kernels(of_into, of_into, of_back)),
         out_specs=of_tokens,
-    )(x, chosen, share, gate, up, back)
+    )(x, chosen, share, kernels)
 
 
-def _on_device(
-    x: jax.Array,
-    chosen: jax.Array,
-    share: jax.Array,
-    gate: jax.Array,
-    up: jax.Array,
-    back: jax.Array,
-    *,
-    activation: str,
-    over_experts: tuple[str, ...] = (),
-    over_embed: tuple[str, ...] = (),
-    over_mlp: tuple[str, ...] = (),
-) -> jax.Array:
+def _on_device(over: _Spread, activation: str, x: jax.Array, chosen: jax.Array, share: jax.Array, kernels: Kernels) -> jax.Array:
     """As `expert_sums`, from a device's own tokens, experts and columns."""
     # Before anything is gathered or sorted, so that gradients are scattered back before they are summed over the other axes.
-    x, chosen, share, gate, up, back = together((x, chosen, share, gate, up, back))
-    gate, up, back = (_gathered(kernels, over_embed, axis) for kernels, axis in ((gate, 1), (up, 1), (back, 2)))
-    experts = len(gate)
-    own = chosen.reshape(-1) - (jax.lax.axis_index(over_experts) * experts if over_experts else 0)
+    x, chosen, share, kernels = together((x, chosen, share, kernels))
+    experts, each = len(kernels.gate), chosen.shape[-1]
+    own = chosen.reshape(-1) - (jax.lax.axis_index(over.experts) * experts if over.experts else 0)
     own = jnp.where((own >= 0) & (own < experts), own, experts)  # what others compute comes last
     order = jnp.argsort(own, stable=True)
     places = jnp.argsort(order)
-    sizes = (own[:, None] == jnp.arange(experts)).sum(axis=0)
-
-    product = functools.partial(grouped_product, sizes=sizes, own=1 / math.prod(map(jax.lax.axis_size, over_experts)))
-    rows = _to_rows(x.reshape(-1, x.shape[-1]), order, places, chosen.shape[-1])
+    product = functools.partial(
+        _product,
+        over.embed,
+        (own[:, None] == jnp.arange(experts)).sum(axis=0),
+        1 / math.prod(map(jax.lax.axis_size, over.experts)),
+    )
+    rows = _to_rows(x.reshape(-1, x.shape[-1]), order, places, each)
     weight = _to_rows(share.reshape(-1, 1), order, places, 1)
-    hidden = [checkpoint_name(product(rows, kernels), PRODUCT) for kernels in (gate, up)]
-    parts = product(_weighted(*hidden, weight, activation), back)
-    out = _to_tokens(parts, order, places, chosen.shape[-1]).reshape(x.shape)
-    return jax.lax.psum(out, over_experts + over_mlp) if over_experts + over_mlp else out
+    gate, up = (checkpoint_name(product(rows, kernel, 1), PRODUCT) for kernel in (kernels.gate, kernels.up))
+    parts = product(_weighted(gate, up, weight, activation), kernels.back, 2)
+    out = _to_tokens(parts, order, places, each).reshape(x.shape)
+    return jax.lax.psum(out, over.experts + over.mlp) if over.experts + over.mlp else out
 
 
-def _gathered(kernels: jax.Array, axes: tuple[str, ...], axis: int) -> jax.Array:
-    return checkpoint_name(jax.lax.all_gather(kernels, axes, axis=axis, tiled=True), _GATHERED) if axes else kernels
+def _product(
+    over_embed: tuple[str, ...], sizes: jax.Array, own: float, rows: jax.Array, kernel: jax.Array, axis: int
+) -> jax.Array:
+    """`grouped_product` with a kernel whose dimension `axis` is gathered first."""
+    if not over_embed:
+        return grouped_product(rows, kernel, sizes, own)
+
+    # Gathered again for the backward pass: kept, the kernels of all layers would be the whole model on every device.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def gathered(rows: jax.Array, part: jax.Array) -> jax.Array:
+        return grouped_product(rows, jax.lax.all_gather(part, over_embed, axis=axis, tiled=True), sizes, own)
+
+    return gathered(rows, kernel)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)

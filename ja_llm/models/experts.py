@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ja_llm.losses.balance import balance_loss
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.dispatch import expert_sums
+from ja_llm.models.dispatch import Kernels, expert_sums
 from ja_llm.models.layers import PRODUCT, Linear, input_std, output_std, parameter
 
 BALANCE = "balance"  # the collection that a layer's balance loss is sown into, float32 [B]
@@ -45,7 +45,7 @@ class Experts(nn.Module):
         gate = _Kernel(c, into, ("expert", "embed", "mlp"), input_std(c), name="wi_0")()
         up = _Kernel(c, into, ("expert", "embed", "mlp"), input_std(c), name="wi_1")()
         back = _Kernel(c, out, ("expert", "mlp", "embed"), output_std(c), name="wo")()
-        return expert_sums(x, chosen, share, gate, up, back, c.activation)
+        return expert_sums(x, chosen, share, Kernels(gate, up, back), c.activation)
 
 
 class _Kernel(nn.Module):
