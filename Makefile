@@ -51,6 +51,7 @@ test-t5x: $(VENV)/.dev
 # Hours of two cores the first time, what is finished is kept in $(REAL).
 test-real: $(DEV)
 	@$(BIN)/python -m benchmarks.corpus_quality --workers $(JOBS) --out $(REAL) $(addprefix --labelled ,$(LABELLED))
+	@$(BIN)/python -m benchmarks.education_classifier --documents $(REAL)/quality/debian_docs-swallow_v2
 	@$(BIN)/python -m benchmarks.debian_docs --repeat --out $(REAL)
 	@REAL=$(abspath $(REAL)) $(BIN)/python -m pytest -m real
 

@@ -36,7 +36,7 @@ ENTRIES_PER_TASK = 1 << 23
 
 
 def age(date: str) -> int:
-    """How old a date is, for ranking: the digits of the ISO 8601 date as a number, the newest smallest, no date last.
+    """How old a date is, for ranking: the digits of the date in the form of `dates.to_utc` as a number, the newest smallest, no date last.
 
     Example:
       >>> age("2024-05-05T10:00:00Z") < age("2024-05-05") < age("2023-12-31T23:59:59Z") < age("")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.config import Corpus
-from beam_pipelines.tally import records_in
+from beam_pipelines.tally import records_in, sampling
 from beam_pipelines.workspace import Execution, Stage, Unit, run_units, stage
 from ja_llm import manifest, progress
 from ja_llm.errors import UsageError
@@ -34,7 +34,7 @@ class StageSpec:
         (`Stage.finish`). Its key hashes the input files too.
       files: files beside the input that it reads, by the name that the configuration gives, with a digest of their contents; called
         before anything runs, so that a path that is wrong is told at once.
-      packages: distributions whose versions decide its result.
+      packages: distributions whose versions decide its result; a function of the configuration where that decides which do.
       needs: stages that must stand somewhere before it.
       notices: what the configuration leaves out that one would expect of the stage, a sentence each; said when a run begins, in the
         manifest and on the data card.
@@ -49,12 +49,16 @@ class StageSpec:
     run: Callable[[Unit, Stage, Sequence[Stage], Corpus], dict[str, Any]] | None = None
     run_all: Callable[[Stage, Sequence[Unit], Sequence[Stage], Corpus, Execution], None] | None = None
     files: Callable[[Corpus], dict[str, str]] | None = None
-    packages: tuple[str, ...] = ()
+    packages: tuple[str, ...] | Callable[[Corpus], tuple[str, ...]] = ()
     needs: tuple[str, ...] = ()
     notices: Callable[[Corpus], list[str]] | None = None
     drops: bool = True
     light: bool = False
     close: Callable[[Corpus], None] | None = None
+
+    def packages_of(self, config: Corpus) -> tuple[str, ...]:
+        """The distributions whose versions decide its result with this configuration."""
+        return self.packages(config) if callable(self.packages) else self.packages
 
 
 def specs(config: Corpus) -> list[StageSpec]:
@@ -85,7 +89,7 @@ def specs(config: Corpus) -> list[StageSpec]:
 
 def packages(config: Corpus) -> tuple[str, ...]:
     """The distributions whose versions decide the set."""
-    return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages))
+    return ("apache-beam", "numpy", *(name for spec in specs(config) for name in spec.packages_of(config)))
 
 
 def side_files(config: Corpus) -> dict[str, str]:
@@ -112,6 +116,26 @@ class Finished:
     processed: dict[str, int]
 
 
+def stages_of(config: Corpus, units: Sequence[Unit], work: Path) -> list[Stage]:
+    """The folders that the chain's stages have for these inputs and values; nothing is run.
+
+    Raises:
+      UsageError: as `specs`.
+    """
+    found: list[Stage] = []
+    for spec in specs(config):
+        deciding = spec.packages_of(config)
+        values = [spec.values(config), manifest.software(*deciding) if deciding else None]
+        if spec.files:
+            values.append(sorted(spec.files(config).values()))
+        if not found:
+            values.append(list(sampling(config)))  # every marker holds samples
+        if spec.run_all:
+            values.append(sorted(unit.key for unit in units))
+        found.append(stage(work, spec.name, spec.version, values, found[-1:]))
+    return found
+
+
 def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution) -> Finished:
     """Run every stage over the units that it has not finished.
 
@@ -119,24 +143,13 @@ def walk(config: Corpus, units: Sequence[Unit], work: Path, execution: Execution
       UsageError: as `specs`.
       JaLlmError: the disk is full, or a unit could not be processed for a reason that a user can mend.
     """
-    wanted = specs(config)
-    sampling = [config.samples, config.sample_characters, config.seed]  # every marker holds samples
-    before: list[Stage] = []
+    wanted, stages = specs(config), stages_of(config, units, work)
     processed: dict[str, int] = {}
-    for spec in wanted:
-        values = [spec.values(config), manifest.software(*spec.packages) if spec.packages else None]
-        if spec.files:
-            values.append(sorted(spec.files(config).values()))
-        if not before:
-            values.append(sampling)
-        if spec.run_all:
-            values.append(sorted(unit.key for unit in units))
-        this = stage(work, spec.name, spec.version, values, before[-1:])
-        processed[spec.name] = _run(spec, this, units, before, config, execution)
-        if not before:
+    for place, (spec, this) in enumerate(zip(wanted, stages, strict=True)):
+        processed[spec.name] = _run(spec, this, units, stages[:place], config, execution)
+        if not place:
             execution = dataclasses.replace(execution, documents=sum(len(this.result(unit)["offsets"]) for unit in units))
-        before.append(this)
-    return Finished(wanted, before, processed)
+    return Finished(wanted, stages, processed)
 
 
 def _run(

@@ -41,9 +41,9 @@ class Corpus:
       languages: languages to keep; each gets its own folder.
       carried: annotations that the stage `carry` copies into the documents' metadata, as "stage.name" (e.g. "classify.education").
       shard_bytes: UTF-8 bytes of text that a shard holds on average; a shard must fit in a worker's memory.
-      samples: dropped documents kept per stage and reason.
-      sample_characters: characters of a dropped document's text that are kept.
-      seed: of the sampling. These last three stand under "sampling" in the manifest and not in its configuration, because the
+      samples: dropped documents shown per stage and reason. The stages keep 50 (`tally.py`), so fewer repeat nothing; more repeat all.
+      sample_characters: characters of a dropped document's text that are shown; in the same way up to 1,000.
+      seed: of the sampling; another one repeats all. These last three stand under "sampling" in the manifest and not in its configuration, because the
         documents do not depend on them.
     """
 
@@ -104,6 +104,8 @@ class Corpus:
                 not self.dedup.against or "dedup" in self.stages,
                 "with 'dedup', which compares with corpus.Dedup.against",
             ),
+            ("samples", self.samples, self.samples >= 0, "0 or more"),
+            ("sample_characters", self.sample_characters, self.sample_characters >= 0, "0 or more"),
             ("shard_bytes", self.shard_bytes, self.shard_bytes > 0, "a positive number"),
         ]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import card, chain, dedup_index, mirror, sink, stats, yields
+from beam_pipelines import card, chain, dedup_index, mirror, probe, sink, split, stats, yields
 from beam_pipelines import config as configuration
 from beam_pipelines import plan as planning
 from beam_pipelines.card.scores import collect as collect_scores
@@ -26,15 +26,17 @@ from beam_pipelines.flags import bindings, build_flags
 from beam_pipelines.formats import check as check_formats
 from beam_pipelines.formats import write_copies
 from beam_pipelines.in_bucket import check_place, claim_in_bucket, publish_set, remove_stale_shards
-from beam_pipelines.inputs.files import find_inputs, stamp_of, units_of
+from beam_pipelines.inputs.files import find_inputs, require_apart, stamp_of, units_of
+from beam_pipelines.tally import shown_samples
 from beam_pipelines.trace import write_chain
-from beam_pipelines.workspace import WORK, Execution, Unit, prune, stage
+from beam_pipelines.workspace import WORK, Execution, Stage, Unit, prune, stage
 from ja_llm import manifest
-from ja_llm.command_line import run
+from ja_llm.command_line import run, sigterm_leaves
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import lock_file, os_error_sentence, read_json, sha256_json, write_json
 
 JOB = "corpus"
+_NOTHING_LEFT = "nothing_left"  # in the work folder: samples of a run that left no document, where an earlier set stands
 # Which dropped documents are shown, and how much of each. Nothing in the set depends on it, so it is no part of its identity.
 _SAMPLING = ("samples", "sample_characters", "seed")
 
@@ -86,9 +88,11 @@ def build_corpus(
     execution = Execution(list(beam_args), workers)
     with mirror.session() as token:
         files = find_inputs(inputs, config.inputs, token)
+        place = _place(output, token)
+        require_apart(files, place)
         if mirror.is_url(output):
-            return _build_in_bucket(config, files, mirror.place(os.fspath(output), token), execution)
-        return _build_here(config, files, Path(output), execution, formats)
+            return _build_in_bucket(config, files, place, execution)
+        return _build_here(config, files, place, execution, formats)
 
 
 def plan(
@@ -114,17 +118,23 @@ def plan(
     how = f"with Beam options {' '.join(beam_args)}" if beam_args else f"in {workers or 'one a core'} local worker processes"
     with mirror.session() as token:
         files = find_inputs(inputs, config.inputs, token)
-        place = mirror.place(os.fspath(output), token) if mirror.is_url(output) else Path(output)
+        place = _place(output, token)
+        require_apart(files, place)
         return _plan(config, preset, files, place, os.fspath(output), how)
+
+
+def _place(output: str | os.PathLike, token: str) -> Path:
+    """The folder of the set, or the path that stands for one in a bucket."""
+    return mirror.place(os.fspath(output), token) if mirror.is_url(output) else Path(output)
 
 
 def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, where: str, how: str) -> str:
     size = sum(stamp_of(str(file))[0] for file in files)
     begun = "goes on with what is finished there" if mirror.fetched(output / WORK / "job.json").exists() else "begins anew"
     rules = "\n".join(f"  {name}: {value}" for name, value in sorted(config.to_json().items()))
-    pages, known = planning.estimate_pages(files)
+    pages = probe.estimate(files, config.inputs)
     like = read_json(output / manifest.NAME, "manifest")["yields"] if _is_corpus(output) else []
-    found = planning.rows(config, pages, like)
+    found = planning.rows(config, pages.records, like, crawl=pages.crawl, html=pages.html)
     return "\n".join(
         (
             f"would read {len(files)} files ({size / 1e6:,.1f} MB) into {where} ({begun}), {how}",
@@ -132,10 +142,9 @@ def _plan(config: Corpus, preset: str, files: Sequence[Path], output: Path, wher
             rules,
             *(f"note: {notice}." for notice in chain.notices(config)),
             "",
-            planning.format_plan(found, f"some {pages:,.0f} pages, {known}"),
+            planning.format_plan(found, f"some {pages.records:,.0f} {'pages' if pages.crawl else 'records'}, {pages.how}"),
             f"(speeds: {planning.speeds()['measured']})",
-            "",
-            planning.of_swallow_v2(config),
+            *(("", planning.of_swallow_v2(config)) if pages.crawl else ()),
         )
     )
 
@@ -145,12 +154,10 @@ def _build_here(
 ) -> dict[str, Any]:
     with _locked(output) as work:
         units, entries = units_of(files)
-        value = _finished(output, config, entries)
+        value = _finished(output, config, units, entries)
         if value is not None:
             print(f"{output}: finished before with the same input and configuration; the files are whole.", file=sys.stderr)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                (output / manifest.NAME).unlink()  # from here to the end the set is not whole
             value = _build(config, units, entries, output, work, execution)
         card.write_card(output, value)
         write_copies(output, formats, execution.beam_args, execution.workers)
@@ -161,7 +168,6 @@ def _build_in_bucket(config: Corpus, files: Sequence[Path], output: Path, execut
     """The same with the output in a bucket: what stands there is asked for stage by stage, so a finished set takes a look at its markers."""
     with claim_in_bucket(output, JOB) as work:
         units, entries = units_of(files)
-        mirror.remove(output, [manifest.NAME])
         value = _build(config, units, entries, output, work, execution)
         card.write_card(output, value)
         publish_set(output, value)
@@ -172,28 +178,40 @@ def _build(
     config: Corpus, units: list[Unit], entries: list[dict[str, Any]], output: Path, work: Path, execution: Execution
 ) -> dict[str, Any]:
     finished = chain.walk(config, units, work, execution)
-    results = yields.read_results(finished, units)
+    results = yields.read_results(finished, units, config)
     personal = config.modify.personal if "modify" in config.stages else ()
-    yields.write_samples(output, results, config.samples, personal)
-    yields.write_timings(output, work, finished, units)
-    chain.say_processed(finished)
     stages, tables = yields.make_yields(finished, results), yields.make_tables(results)
-    yields.check_something_left(output, stages, tables["other_records"])
+    if not yields.anything_left(stages):
+        stands = mirror.fetched(output / manifest.NAME).exists()
+        place = work / _NOTHING_LEFT if stands else output  # an earlier set's samples belong to its manifest
+        yields.write_samples(place, results, config.samples, personal)
+        raise yields.nothing_left(output, place, stages, tables["other_records"], stands)
+    mirror.remove(output, [manifest.NAME])  # from here to the end the set is not whole
+    yields.write_samples(output, results, config.samples, personal)
+    chain.say_processed(finished)
 
     values, sampling = _identity(config)
-    written = stage(work, "sink", sink.VERSION, config.shard_bytes, finished.stages[-1:])
+    written = _sink_stage(config, work, finished.stages)
     documents = stages[0]["kept"]["documents"]
     execution = dataclasses.replace(execution, documents=documents)
     shards, summary, tallies = sink.run_all(written, output, units, finished.stages, config, execution)
+    yields.write_timings(output, work, finished, units, (sink.NAME, tallies))
     if any(tally["dropped"] for tally in tallies):
         stages.append(yields.stage_yield(sink.NAME, tallies))
-        yields.write_samples(output, {**results, sink.NAME: tallies}, config.samples, personal)
+        yields.write_samples(
+            output, {**results, sink.NAME: [shown_samples(t, config) for t in tallies]}, config.samples, personal
+        )
     _remove_stale_shards(output, shards)
     for this in finished.stages:
         if this.name == "dedup":
             dedup_index.publish(this, output)
     counted, scores = collect_scores(work, units, finished.stages, config, execution)
     card.write_counts(output, shards, summary, scores)
+    totals = yields.make_totals(shards)
+    one_sided = split.notices(totals, config.split)
+    for notice in one_sided:
+        print(f"note: {notice}.", file=sys.stderr)
+    notices = [*chain.notices(config), *one_sided]
     damaged = (entry for result in results[chain.FIRST] for entry in result["damaged"])
     value = manifest.write(
         output,
@@ -202,12 +220,13 @@ def _build(
         config=values,
         inputs=entries,
         shards=shards,
-        totals=yields.make_totals(shards),
+        totals=totals,
         packages=chain.packages(config),
         sampling=sampling,
+        stage_keys=_keys([*finished.stages, written]),
         yields=stages,
         damaged=sorted(damaged, key=lambda d: (d["input"], d["offset"])),
-        **({"notices": notices} if (notices := chain.notices(config)) else {}),
+        **({"notices": notices} if notices else {}),
         **tables,
     )
     write_chain(work, finished.stages)
@@ -256,8 +275,17 @@ def _identity(config: Corpus) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, sampling
 
 
-def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The manifest, if the set is whole and was made from this input by this configuration and software."""
+def _sink_stage(config: Corpus, work: Path, before: Sequence[Stage]) -> Stage:
+    return stage(work, sink.NAME, sink.VERSION, config.shard_bytes, before[-1:])
+
+
+def _keys(stages: Sequence[Stage]) -> dict[str, str]:
+    """What decides each stage's content, by its name: values, version of the code, software, and the stage before."""
+    return {this.name: this.key for this in stages}
+
+
+def _finished(output: Path, config: Corpus, units: Sequence[Unit], entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The manifest, if the set is whole and was made from this input by this configuration, these stages and this software."""
     if not (output / manifest.NAME).exists():
         return None
     try:
@@ -267,7 +295,11 @@ def _finished(output: Path, config: Corpus, entries: list[dict[str, Any]]) -> di
         return None
     values, sampling = _identity(config)
     same = value["config_hash"] == sha256_json(values) and value.get("sampling") == sampling and value["inputs"] == entries
-    return value if same and value["software"] == manifest.software(*chain.packages(config)) else None
+    if not same or value["software"] != manifest.software(*chain.packages(config)):
+        return None
+    # The configuration holds no stage's version, and not the values of a stage that someone added: the keys do.
+    stages = chain.stages_of(config, units, output / WORK)
+    return value if value.get("stage_keys") == _keys([*stages, _sink_stage(config, output / WORK, stages)]) else None
 
 
 def _remove_stale_shards(output: Path, shards: list[dict[str, Any]]) -> None:
@@ -302,7 +334,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
-            print(stats.format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
+            # Beam would wait for over a minute for workers that have just started; a build may be killed at any moment.
+            with sigterm_leaves("corpus"):
+                print(stats.format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
 
     return run("corpus", build, debug="--debug" in argv)
 

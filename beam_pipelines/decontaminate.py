@@ -2,9 +2,11 @@
 
 An item is held where at least `min_coverage` of its characters lie in character n-grams that the document has, too, both folded (widths, kana,
 case, punctuation, white space): the measure of `ja_llm/text/ngrams.py`, which the evaluation looks into the training documents with. Items
-too short for an n-gram can't be looked for.
+too short for an n-gram are not looked for, since so few characters stand in many documents by chance: how many of which task is said when
+the run begins, in the manifest and on the card.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -25,7 +27,7 @@ from beam_pipelines.workspace import Stage, Unit
 from ja_llm import manifest
 from ja_llm.documents import read_documents
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.text.ngrams import Index, fold
+from ja_llm.text.ngrams import JAPANESE, OTHER, Index, fold, too_short
 from ja_llm.text.normalise import clean
 
 VERSION = 1
@@ -135,10 +137,39 @@ def _rounded(found: Mapping[str, float]) -> dict[str, float]:
     return {item: round(share, 4) for item, share in found.items()}
 
 
+Key = tuple[tuple[str, ...], tuple[str, ...], str, int | None, tuple[str, ...]]  # the last: the contents
+
+
+def _key(settings: Decontaminate) -> Key:
+    contents = tuple(_files(settings).values())
+    return tuple(settings.items), tuple(settings.sets), settings.split, settings.ngram, contents
+
+
 @functools.cache
-def _index_of(key: tuple[Any, ...]) -> Index:
-    items, sets, split, ngram, _ = key  # the last: the contents
+def _index_of(key: Key) -> Index:
+    items, sets, split, ngram, _ = key
     return Index(load_items(Decontaminate(items=items, sets=sets, split=split)), ngram)
+
+
+@functools.cache
+def _not_looked_for(key: Key) -> tuple[dict[str, int], int]:
+    """(items that are too short by task, all items)."""
+    items, sets, split, ngram, _ = key
+    held = load_items(Decontaminate(items=items, sets=sets, split=split))
+    return dict(sorted(collections.Counter(map(task_of, too_short(held, ngram))).items())), len(held)
+
+
+def _notices(config: Corpus) -> list[str]:
+    by_task, items = _not_looked_for(_key(config.decontaminate))
+    if not by_task:
+        return []
+    n = config.decontaminate.ngram
+    size = f"{n}" if n else f"{JAPANESE} in Japanese, {OTHER} otherwise"
+    told = ", ".join(f"{task} {count:,}" for task, count in by_task.items())
+    return [
+        f"{sum(by_task.values()):,} of {items:,} evaluation items are too short to be looked for ({told}): none of their texts has as many "
+        f"letters and digits as an n-gram ({size}; corpus.Decontaminate.ngram)"
+    ]
 
 
 def _index(settings: Decontaminate) -> Index:
@@ -147,9 +178,7 @@ def _index(settings: Decontaminate) -> Index:
     Raises:
       JaLlmError: all items are too short to be looked for.
     """
-    index = _index_of(
-        (tuple(settings.items), tuple(settings.sets), settings.split, settings.ngram, tuple(_files(settings).values()))
-    )
+    index = _index_of(_key(settings))
     if not index:
         raise JaLlmError(
             "no item of corpus.Decontaminate.items or .sets is as long as an n-gram; name files of evaluation items, or leave the stage out."
@@ -170,4 +199,4 @@ def _values(config: Corpus) -> Any:
     return {**dataclasses.asdict(config.decontaminate), "items": (), "sets": ()}
 
 
-STAGE = StageSpec("decontaminate", VERSION, _values, run, files=lambda config: _files(config.decontaminate))
+STAGE = StageSpec("decontaminate", VERSION, _values, run, files=lambda config: _files(config.decontaminate), notices=_notices)

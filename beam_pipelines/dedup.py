@@ -34,7 +34,7 @@ from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import find, remaining, write_annotations
 from beam_pipelines.tally import Tally
-from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_file
+from beam_pipelines.workspace import Execution, Stage, Unit, launcher_work, run_units, write_file
 from ja_llm.documents import Document
 from ja_llm.errors import UsageError
 
@@ -45,6 +45,7 @@ _REASONS = {"url_dedup": (URL, URL), "exact_dedup": (EXACT, EXACT), "dedup": (EX
 _VERDICT = np.dtype(
     [("number", "<u4"), ("size", "<u4"), ("bucket", "<u2"), ("dropped", "?"), ("earlier", "?"), ("high", "<u8"), ("low", "<u8")]
 )
+_KNOWN = np.dtype([("high", "<u8"), ("low", "<u8")])  # an earlier run's document: its id
 
 
 def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config: Corpus, execution: Execution) -> None:
@@ -61,7 +62,9 @@ def run_all(this: Stage, units: Sequence[Unit], before: Sequence[Stage], config:
     against = [dedup_index.read(folder, config.minhash) for folder in config.dedup.against]
     _deduplicate(this, units, signed, 1 + config.minhash.bands, before, config, execution, config.dedup.clusters, against)
     if config.dedup.index:
-        dedup_index.write(this.part("dedup_index"), Tables.open(signed, units), this.part(f"{this.name}_links"), config.minhash)
+        tables = Tables.open(signed, units)
+        with launcher_work(this.part("dedup_indexing"), tables.documents):
+            dedup_index.write(this.part("dedup_index"), tables, this.part(f"{this.name}_links"), config.minhash)
 
 
 def run_by(key: Callable[[Document], str]) -> Callable[..., None]:
@@ -104,7 +107,8 @@ def _deduplicate(
     links, wanted = this.part(f"{this.name}_links"), {task.key: task for task in tasks(buckets, tables.documents)}
     places = [Unit(key, key, str(links.folder)) for key in wanted]
     run_units(links, places, _run_task, (tables, wanted, against), execution)
-    _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
+    with launcher_work(this.part(f"{this.name}_verdict"), tables.documents):
+        _write_verdict(this.part(f"{this.name}_verdict"), tables, decide(tables, links, wanted, rule))
     run_units(this, units, _finish, (this.part(f"{this.name}_verdict"), list(before), config), execution)
 
 
@@ -122,18 +126,33 @@ def _run_task(
 
 
 def decide(tables: Tables, links: Stage, wanted: dict[str, Task], rule: str) -> tuple[clusters.Verdict, np.ndarray]:
-    """(the verdict on all documents, EARLIER rows that its `earlier` counts in)."""
-    met = [rows for key in sorted(wanted) for rows in read_rows(links.file(key, ".earlier"), EARLIER)]
-    rows = np.concatenate(met) if met else np.zeros(0, EARLIER)
-    earlier = np.full(tables.documents, -1)
-    earlier[rows["document"][::-1]] = np.arange(len(rows))[::-1]  # the last write counts: that of the smallest bucket
+    """(the verdict on all documents, _KNOWN rows that its `earlier` counts in)."""
+    earlier, known = _known(tables.documents, links, wanted)
 
     def found() -> Iterator[tuple[int, np.ndarray]]:
         for key in sorted(wanted):
             for block in read_rows(links.file(key, ".links"), LINK):
                 yield wanted[key].bucket, block
 
-    return clusters.decide(rule, tables.documents, found(), earlier, lambda chosen: by_rank(tables.all_ranks(), chosen)), rows
+    return clusters.decide(rule, tables.documents, found(), earlier, lambda chosen: by_rank(tables.all_ranks(), chosen)), known
+
+
+def _known(documents: int, links: Stage, wanted: dict[str, Task]) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [documents]: the row of what an earlier run knows of each, or -1; those rows, _KNOWN).
+
+    A document has a row in every bucket that it shares with the earlier run; the smallest bucket's is kept, and the others are let go block
+    by block: a crawl captured again shares all of them.
+    """
+    earlier, kept, count = np.full(documents, -1), [np.zeros(0, _KNOWN)], 0
+    for key in sorted(wanted):
+        for block in read_rows(links.file(key, ".earlier"), EARLIER):
+            new = block[earlier[block["document"]] < 0]
+            rows = np.empty(len(new), _KNOWN)
+            rows["high"], rows["low"] = new["high"], new["low"]
+            earlier[new["document"][::-1]] = np.arange(count, count + len(new))[::-1]  # the last write counts: that of the first
+            kept.append(rows)
+            count += len(rows)
+    return earlier, np.concatenate(kept)
 
 
 def _write_verdict(this: Stage, tables: Tables, decided: tuple[clusters.Verdict, np.ndarray]) -> None:

@@ -4,7 +4,8 @@ Pages (WARC) go through HTTP status and type, body, charset and main text; recor
 wikitext is made plain in the extractor's process.
 
 Writes `<unit>.tfrecord` (documents without language) and the marker with the counts, the damaged places and the offsets
-of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k".
+of the documents in the TFRecord file, by which later stages refer to them: document k of a unit is "unit:k". What gave no
+document is noted page by page in `<unit>.lost.npy` (`lost.py`).
 """
 
 import functools
@@ -18,20 +19,23 @@ from urllib.parse import urlsplit
 from beam_pipelines import charset, http, mirror, rapid_check
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Extraction
+from beam_pipelines.dates import to_utc
 from beam_pipelines.extractor import WIKITEXT, ExtractionProblem, Extractor
 from beam_pipelines.inputs.code import contents_digest
 from beam_pipelines.inputs.files import require_unchanged
-from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected, without_credentials
+from beam_pipelines.inputs.items import Capture, Damage, Other, Record, Rejected
 from beam_pipelines.inputs.table import read
+from beam_pipelines.lost import Lost, bare_url
 from beam_pipelines.tally import Tally
 from beam_pipelines.workspace import Stage, Unit, note_progress, write_file
 from ja_llm.documents import Document, document_id, meta_json, to_example, write_record
 from ja_llm.text import language_model
 from ja_llm.text.normalise import normalise, strip_controls
 
-VERSION = 3
-PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard")
+VERSION = 4
+PACKAGES = ("fastwarc", "trafilatura", "lxml", "jusText", "mwparserfromhell", "pyarrow", "zstandard", "brotli")
 
+_PAGE = (200, 203)  # 203: a proxy has changed something of it
 _HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
 _PLAIN = ("text/plain",)
 _MARKUP = re.compile(rb"\s*(?:<!doctype|<html|<\?xml|<head|<body|<!--)", re.IGNORECASE)
@@ -68,7 +72,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     tally = Tally.of(config)
     settings = config.extraction
     extractor = _extractor(settings.deadline_s, settings.favour, settings.reset_caches_every)
-    offsets, damaged, seen, ids = [], [], 0, set[str]()
+    offsets, damaged, seen, ids, lost = [], [], 0, set[str](), Lost(unit)
     path = mirror.fetched(Path(unit.path))
     with write_file(this.file(unit, ".tfrecord")) as file:
         for item in read(str(path), config.inputs, settings.max_bytes):
@@ -78,12 +82,15 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
             if isinstance(item, Damage):
                 damaged.append({"input": unit.name, "offset": item.offset, "reason": item.reason, "detail": item.detail})
                 for _ in range(item.lost_documents):
+                    lost.add(item.reason, item.offset)
                     tally.drop(item.reason, f"{unit.key}@{item.offset}", input=unit.name, offset=item.offset, detail=item.detail)
                 continue
             seen += 1
-            document = _document_or_none(item, unit, config, extractor, tally, ids)
+            document = _document_or_none(item, unit, config, extractor, tally, ids, lost)
             if document is not None:
                 tally.keep(document.text)
+                if not document.date and _stated(item.date):  # type: ignore[union-attr]
+                    tally.count("unknown_dates", unit.name)
                 offsets.append(file.tell())
                 write_record(file, to_example(document))
             if seen % 50 == 0:
@@ -92,7 +99,7 @@ def run(unit: Unit, this: Stage, before: Sequence[Stage], config: Corpus) -> dic
     require_unchanged(unit)
     if mirror.url_of(path):
         path.unlink()  # the next input needs the room
-    return {**tally.to_json(), "offsets": offsets, "damaged": damaged}
+    return {**tally.to_json(), "offsets": offsets, "damaged": damaged, "lost": lost.write(this)}
 
 
 @functools.cache
@@ -108,9 +115,9 @@ def close_extractor(settings: Extraction) -> None:
 
 
 def _document_or_none(
-    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str]
+    item: Capture | Record | Rejected, unit: Unit, config: Corpus, extractor: Extractor, tally: Tally, ids: set[str], lost: Lost
 ) -> Document | None:
-    """The item's document, or None where it was dropped and counted. `ids` are those of the unit's records so far."""
+    """The item's document, or None where it was dropped, counted and noted. `ids` are those of the unit's records so far."""
     place = item.offset if isinstance(item, Capture) else item.place
     where = {"warc": unit.name, "offset": place} if isinstance(item, Capture) else {"input": unit.name, "place": place}
     try:
@@ -129,6 +136,7 @@ def _document_or_none(
         url = "" if isinstance(item, Rejected) else _clean_url(item.url)
         fields = _storable({**({"url": url} if url else {}), **where, **drop.fields})
         tally.drop(drop.reason, f"{unit.key}@{place}", **fields)
+        lost.add(drop.reason, place, "" if isinstance(item, Rejected) else item.url)
         return None
 
 
@@ -143,12 +151,21 @@ def _storable(value: Any) -> Any:
 
 def _clean_url(url: str) -> str:
     """The URL without credentials and controls; "" if it is none that can be taken apart."""
-    url = without_credentials(strip_controls(url).strip())
+    url = bare_url(url)
     try:
         urlsplit(url)
         return url
     except ValueError:  # a bracket that is no IPv6 address, and the like
         return ""
+
+
+def _stated(date: str) -> str:
+    return strip_controls(date).strip()
+
+
+def _unknown(date: str) -> dict[str, str]:
+    """For a document's `meta`: the date as it was stated, where it is not understood. Such a document ranks as one without a date."""
+    return {"date_stated": _stated(date)[:100]} if to_utc(_stated(date)) is None else {}
 
 
 def record_to_document(record: Record, name: str, settings: Extraction, extractor: Extractor) -> Document:
@@ -171,7 +188,7 @@ def record_to_document(record: Record, name: str, settings: Extraction, extracto
     if not text.strip():
         raise Dropped("empty_text")
     url, source = _clean_url(record.url), strip_controls(record.source) or settings.source
-    date = strip_controls(record.date)
+    date = to_utc(_stated(record.date)) or ""
     return Document(
         id=document_id(source, url, date, record.text),
         text=text,
@@ -180,7 +197,7 @@ def record_to_document(record: Record, name: str, settings: Extraction, extracto
         lang=strip_controls(record.lang),
         date=date,
         licence=strip_controls(record.licence) or settings.licence,
-        meta=meta_json(**_storable({**record.meta, "input": name, "place": record.place})),
+        meta=meta_json(**_storable({**record.meta, **_unknown(record.date), "input": name, "place": record.place})),
     )
 
 
@@ -198,7 +215,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     if capture.kind == "conversion":
         return _conversion(capture, warc, settings)
     response = http.parse_response(capture.block)
-    if response.status != 200:
+    if response.status not in _PAGE:
         raise Dropped(f"http_status_{response.status}" if response.status else "not_http")
     content_type = response.headers.get("content-type", "")
     try:
@@ -216,13 +233,13 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
     if not text:
         raise Dropped("empty_text")
     fields, url = capture.fields, _clean_url(capture.url)
-    source = fields.get("source") or settings.source
+    source, date = fields.get("source") or settings.source, to_utc(_stated(capture.date)) or ""
     return Document(
-        id=document_id(source, url, capture.date, body),
+        id=document_id(source, url, date, body),
         text=text,
         source=source,
         url=url,
-        date=capture.date,
+        date=date,
         licence=fields.get("licence") or settings.licence,
         meta=meta_json(
             warc=warc,
@@ -232,6 +249,7 @@ def to_document(capture: Capture, warc: str, settings: Extraction, extractor: Ex
             charset_by=decoded.decided_by,
             bytes=len(body),
             **{name: fields[name] for name in ("package", "version") if fields.get(name)},
+            **_unknown(capture.date),
         ),
     )
 
@@ -242,14 +260,15 @@ def _conversion(capture: Capture, warc: str, settings: Extraction) -> Document:
     text, url, source = normalise(body.decode("utf-8", "replace"), settings.normalise), _clean_url(capture.url), settings.source
     if not text:
         raise Dropped("empty_text")
+    date = to_utc(_stated(capture.date)) or ""
     return Document(
-        id=document_id(source, url, capture.date, body),
+        id=document_id(source, url, date, body),
         text=text,
         source=source,
         url=url,
-        date=capture.date,
+        date=date,
         licence=settings.licence,
-        meta=meta_json(warc=warc, offset=capture.offset, record_id=capture.record_id, bytes=len(body)),
+        meta=meta_json(warc=warc, offset=capture.offset, record_id=capture.record_id, bytes=len(body), **_unknown(capture.date)),
     )
 
 
@@ -297,6 +316,12 @@ def _values(config: Corpus) -> Any:
     return [values["extraction"], values["inputs"], python, languages, rapid[config.extraction.rapid_check]]
 
 
+def _packages(config: Corpus) -> tuple[str, ...]:
+    """What reads the inputs; where source code is scored the scorer, too, and what parses for it."""
+    scored = config.inputs.kind == "code" and config.inputs.code.min_pylint_score is not None
+    return (*PACKAGES, *(("pylint", "astroid") if scored else ()))
+
+
 def _notices(config: Corpus) -> list[str]:
     others = [lang for lang in config.languages if lang != "ja"] if config.extraction.rapid_check else []
     unseen = "corpus.Extraction.rapid_check drops pages that can't be Japanese before they are read: what is left of"
@@ -315,7 +340,7 @@ STAGE = StageSpec(
     _values,
     run,
     files=_files,
-    packages=PACKAGES,
+    packages=_packages,
     close=lambda config: close_extractor(config.extraction),
     notices=_notices,
 )

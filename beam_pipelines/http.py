@@ -3,8 +3,11 @@
 import dataclasses
 import re
 import zlib
+from collections.abc import Callable
 
-_GZIP_CODINGS = ("gzip", "x-gzip", "deflate")
+from beam_pipelines.inputs.compression import ZSTD
+
+_CONTROLS = re.compile(rb"[^\t\n\x0c\r\x1b -\xff]")
 _NO_CODING = ("", "identity", "none", "utf-8", "binary")
 
 
@@ -49,9 +52,10 @@ def _split(block: bytes) -> tuple[bytes, bytes]:
 
 
 def decoded_body(response: Response, limit: int) -> bytes:
-    """The body without chunked transfer coding and gzip or deflate content coding.
+    """The body without chunked transfer coding and gzip, deflate, zstd or brotli content coding.
 
-    Crawlers may have undone a coding and kept its header (Common Crawl), so a coding is undone only if it is there.
+    Crawlers may have undone a coding and kept its header (Common Crawl), so a coding is undone only if it is there, and text is taken
+    as it is whatever its coding is called.
 
     Raises:
       BodyProblem: the body is cut off, is larger than `limit` bytes when decoded, or has a coding that is not known.
@@ -62,10 +66,8 @@ def decoded_body(response: Response, limit: int) -> bytes:
     elif headers.get("content-length", "").isdigit() and len(body) < int(headers["content-length"]):
         raise BodyProblem("body_truncated")
     for coding in reversed([c.strip().lower() for c in headers.get("content-encoding", "").split(",")]):
-        if coding in _GZIP_CODINGS:
-            body = _inflate(body, limit)
-        elif coding not in _NO_CODING:
-            raise BodyProblem("content_encoding")
+        if coding not in _NO_CODING:
+            body = _DECODERS.get(coding, _undone)(body, limit)
     if len(body) > limit:
         raise BodyProblem("too_large")
     return body
@@ -116,3 +118,57 @@ def _inflate(body: bytes, limit: int) -> bytes:
     except zlib.error:
         raise BodyProblem("body_truncated") from None
     return bytes(out)
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    """Undo zstd, all frames."""
+    if not body.startswith(ZSTD.magic):
+        return _undone(body, limit)
+    out = bytearray()
+    try:
+        while body.startswith(ZSTD.magic):  # what follows the last frame is left, as with gzip
+            inflater, at = ZSTD.start(), 0
+            while not inflater.eof:
+                if at >= len(body):
+                    raise BodyProblem("body_truncated")
+                out += inflater.decompress(body[at : at + ZSTD.step])
+                at += ZSTD.step
+                if len(out) > limit:
+                    raise BodyProblem("too_large")
+            body = body[min(at, len(body)) - len(inflater.unused_data) :]
+    except ZSTD.errors():
+        raise BodyProblem("body_truncated") from None
+    return bytes(out)
+
+
+def _unbrotli(body: bytes, limit: int) -> bytes:
+    """Undo brotli, which no first bytes tell: what does not decode is perhaps undone already."""
+    import brotli  # fastwarc brings it
+
+    inflater = brotli.Decompressor()
+    try:
+        out: bytes = inflater.process(body, output_buffer_limit=limit + 1)
+    except brotli.error:
+        return _undone(body, limit)
+    if len(out) > limit:
+        raise BodyProblem("too_large")
+    if not inflater.is_finished():
+        raise BodyProblem("body_truncated")
+    return out
+
+
+def _undone(body: bytes, limit: int) -> bytes:
+    """The body of a coding that is not known, or is not there, if it is text: compressed data has a control character in ten."""
+    head = body[:4096]
+    if len(_CONTROLS.findall(head)) > 0.005 * len(head):
+        raise BodyProblem("content_encoding")
+    return body
+
+
+_DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _inflate,
+    "x-gzip": _inflate,
+    "deflate": _inflate,
+    "zstd": _unzstd,
+    "br": _unbrotli,
+}

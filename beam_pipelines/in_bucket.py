@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from beam_pipelines import mirror
+from beam_pipelines import dedup_index, mirror
 from beam_pipelines.config import Corpus
 from beam_pipelines.runner import names_runner
 from beam_pipelines.workspace import WORK
@@ -33,6 +33,13 @@ def check_place(
                     f"{flag} {os.fspath(place)}: Dataflow's workers do not see this machine's disk; name a place in a bucket (gs://BUCKET/FOLDER)."
                 )
     if not mirror.is_url(output):
+        own = {os.path.realpath(os.path.join(output, name)) for name in ("", dedup_index.NAME)}
+        for folder in config.dedup.against:
+            if os.path.realpath(folder) in own:
+                raise UsageError(
+                    f"--against {folder}: this is the output itself, of which every document would go as known; name the output of "
+                    "another run."
+                )
         return
     if [name for name in formats if name != "tfrecord"]:
         raise UsageError(

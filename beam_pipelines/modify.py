@@ -21,7 +21,7 @@ from ja_llm.text.normalise import clean, normalise
 from ja_llm.text.punctuation import normalise_punctuation
 from ja_llm.text.widths import fold_widths
 
-VERSION = 1
+VERSION = 2
 EMPTY = "empty_when_modified"
 
 

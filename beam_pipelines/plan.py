@@ -1,9 +1,10 @@
 """What a run would take before it is begun: pages, records of each stage, bytes of signatures and shuffle, core-hours.
 
 Speeds are measured ones (`speeds.json`, written by `python -m benchmarks.plan_speeds`); shares of what a stage keeps are those of
-an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.3 %) and for
-deduplication of all of them (23 %), v1's for its quality filter (24.1 %), deduplication of what that left (28.7 %) and host filter
-(93.3 %). An estimate is no better than these two tables: the printed plan names both. Bytes are those of the largest files that stages
+an earlier run where its yields are given, else published ones: Swallow v2's for Japanese pages of a crawl (3.3 %), Common
+Crawl's for those of another language that is kept, Swallow v2's for deduplication of all of them (23 %), v1's for its quality filter (24.1 %), deduplication of what that left (28.7 %) and host filter
+(93.3 %). These are of crawls: of another input (records, dumps, source code) a stage is assumed to keep all that an earlier run does
+not tell otherwise. `top_share` keeps what it is bound to. An estimate is no better than these two tables: the printed plan names both. Bytes are those of the largest files that stages
 leave; of an index and of links the most that they can be, which is where every hash differs.
 """
 
@@ -11,16 +12,12 @@ import dataclasses
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from beam_pipelines import mirror
 from beam_pipelines.card import published
 from beam_pipelines.config import Corpus
 from ja_llm.pages.charts import size
 
-# Bytes of compressed WARC a page: 394,192 pages of 10 WARC files of CC-MAIN-2023-23 have 12.05 GB (Swallow v1, NLP2024).
-WARC_BYTES_PER_PAGE = 12.05e9 / 394_192
 CHARACTERS = 1_450  # of a Japanese page: 12e12 over 8.3e9 pages (Swallow v2)
 BYTES_PER_CHARACTER = 2.8  # of UTF-8; kana and kanji have 3, digits, Latin letters and line ends 1
 _RECORD = 200  # bytes of a stored document beside its text: id, URL, date, meta
@@ -33,10 +30,10 @@ _RAPID_PASSES = (
 )  # pages that the look at the raw bytes lets through / Japanese pages: recall / precision (Swallow v1)
 _V2_DAYS = 30  # "about a month" (the Llama 3.1 Swallow page), on machines that it does not name
 
+_V2_LANGUAGE = published.V2_JAPANESE / published.V2_PAGES
 # Share of its input that a stage keeps where no earlier run tells: {stage: (share, source)}
 _V2_KEPT = published.V2_DEDUPLICATED / published.V2_JAPANESE
 _PUBLISHED: dict[str, tuple[float, str]] = {
-    "language": (published.V2_JAPANESE / published.V2_PAGES, "Swallow v2"),
     "dedup": (_V2_KEPT, "Swallow v2"),
     "select": (published.v1_share(published.QUALITY) or 1.0, "Swallow v1"),
     "host_filter": (published.v1_share(published.HOST) or 1.0, "Swallow v1"),
@@ -79,7 +76,12 @@ def speeds() -> dict[str, Any]:
 
 
 def rows(
-    config: Corpus, pages: float, like: Sequence[Mapping[str, Any]] = (), given: Mapping[str, float] | None = None
+    config: Corpus,
+    pages: float,
+    like: Sequence[Mapping[str, Any]] = (),
+    given: Mapping[str, float] | None = None,
+    crawl: bool = True,
+    html: bool = True,
 ) -> list[Row]:
     """The plan of a chain.
 
@@ -88,22 +90,27 @@ def rows(
       pages: that the first stage is given.
       like: yields of an earlier run, whose shares are taken.
       given: {stage: share} that win over both.
+      crawl: whether the input is of web archives, which the published shares are of.
+      html: whether pages have to be extracted, which the speed of `extract` is of.
 
     Returns:
       A row a stage in order, and "sink" at the end.
     """
-    table = speeds()["stages"]
+    table = speeds()["stages"] if html else {**speeds()["stages"], "extract": None}
     known = _shares_of(like)
     records, found = float(pages), []
     stages = list(config.stages)
-    if _rapid(config):
-        share, source = known.get("language") or _PUBLISHED["language"]
+    if crawl:
+        known.setdefault("language", _language_share(config))
+    rapid = html and _rapid(config)
+    if rapid:
+        share, source = known.get("language", (1.0, "assumed"))
         found.append(Row("rapid check", records, min(1.0, share * _RAPID_PASSES), source, table.get("rapid check")))
         records *= found[0].kept
         known["language"] = (1 / _RAPID_PASSES, "Swallow v1")
     for name in [*stages, "sink"]:
-        share, source = known.get(name) or _published_share(name, stages)
-        if given and name in given and not (name == "language" and _rapid(config)):
+        share, source = known.get(name) or _usual_share(name, config, crawl)
+        if given and name in given and not (name == "language" and rapid):
             share, source = given[name], "given"
         kept = records * share
         found.append(Row(name, records, share, source, table.get(name), *_bytes(name, config, records, kept)))
@@ -111,8 +118,22 @@ def rows(
     return found
 
 
-def _published_share(stage: str, stages: Sequence[str]) -> tuple[float, str]:
+def _language_share(config: Corpus) -> tuple[float, str]:
+    """(share, source) of a crawl's pages that are of the languages kept; behind a look for Japanese all others are gone."""
+    others = [] if _rapid(config) else sorted(set(config.languages) - {"ja"})
+    if unknown := [lang for lang in others if lang not in published.CRAWL_SHARES]:
+        return 1.0, f"{unknown[0]}: unknown"
+    share = sum(published.CRAWL_SHARES[lang] for lang in others) + (_V2_LANGUAGE if "ja" in config.languages else 0.0)
+    return min(1.0, share), "Common Crawl" if others else "Swallow v2"
+
+
+def _usual_share(stage: str, config: Corpus, crawl: bool) -> tuple[float, str]:
     """(share, source) of a stage that nobody knows better of: deduplication keeps more of what was filtered before, as v1 does."""
+    stages = config.stages
+    if stage == "top_share" and set(config.languages) <= set(config.classify.languages):
+        return min(1.0, config.top_share.share * max(1, len(config.classify.models))), "bound"  # of several models the union
+    if not crawl:
+        return 1.0, "assumed"
     if stage == "dedup" and _filters_first(stages):
         return published.v1_share(published.DEDUP) or 1.0, "Swallow v1"
     return _PUBLISHED.get(stage, (1.0, "assumed"))
@@ -157,58 +178,17 @@ def _bytes(stage: str, config: Corpus, records: float, kept: float) -> tuple[flo
     return 0.0, 0.0
 
 
-def estimate_pages(files: Sequence[Path], probe: int = 100) -> tuple[float, str]:
-    """(pages in the files, how that is known): from the first records of up to eight WARC files, else by the usual size of a page.
-
-    Args:
-      files: of the input.
-      probe: responses to read of each.
-    """
-    total = sum(_size(file) for file in files)
-    warcs = [file for file in files if ".warc" in file.name and not mirror.url_of(file)]
-    if not files:
-        return 0.0, "there is no file"
-    read, passed = 0, 0
-    for file in warcs[:: max(1, len(warcs) // 8)][:8]:
-        pages, where = _probe(file, probe)
-        read, passed = read + pages, passed + where
-    if read and passed:
-        return total / (passed / read), f"from the first {read:,} responses of the input ({passed / read / 1e3:,.1f} kB each)"
-    return total / WARC_BYTES_PER_PAGE, "at 30.6 kB a page, as in Common Crawl"
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return sum(f.stat().st_size for f in file.rglob("*") if f.is_file()) if file.is_dir() else mirror.size(file)
-
-
-def _probe(file: Path, probe: int) -> tuple[int, int]:
-    """(responses, compressed bytes that they take) at the start of a WARC file; (0, 0) of one that can't be read."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
-
-    seen = 0
-    try:
-        with open(file, "rb") as stream:
-            for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False):
-                if seen == probe:
-                    return seen, record.stream_pos
-                seen += 1
-    except Exception:  # any of fastwarc's: an estimate does without this file, the run itself says what is wrong with it
-        return 0, 0
-    return seen, file.stat().st_size
-
-
 def format_plan(found: Sequence[Row], title: str) -> str:
     """A plan as a table of at most 100 columns."""
     lines = [
         title,
-        f"{'stage':<14} {'records in':>16} {'kept':>8} {'':<12} {'a second':>9} {'core-hours':>12} {'written':>9} {'shuffled':>9}",
+        f"{'stage':<14} {'records in':>16} {'kept':>8} {'':<14} {'a second':>9} {'core-hours':>12} {'written':>9} {'shuffled':>9}",
     ]
-    lines.append("-" * 96)
+    lines.append("-" * 98)
     for row in found:
         hours, speed = row.core_hours, row.speed
         lines.append(
-            f"{row.stage:<14} {row.records:>16,.0f} {100 * row.kept:>7.2f}% {'(' + row.source + ')':<12} "
+            f"{row.stage:<14} {row.records:>16,.0f} {100 * row.kept:>7.2f}% {'(' + row.source + ')':<14} "
             f"{f'{speed:,.0f}' if speed else '?':>9} {f'{hours:,.1f}' if hours is not None else '?':>12} "
             f"{size(row.written):>9} {size(row.shuffled):>9}"
         )
@@ -224,7 +204,7 @@ def format_plan(found: Sequence[Row], title: str) -> str:
 def of_swallow_v2(config: Corpus) -> str:
     """The same chain on Swallow v2's pages, beside what is known of how long it took."""
     pages = float(published.V2_PAGES)
-    given = {"language": published.V2_JAPANESE / pages, **({} if _filters_first(config.stages) else {"dedup": _V2_KEPT})}
+    given = {"language": _language_share(config)[0], **({} if _filters_first(config.stages) else {"dedup": _V2_KEPT})}
     found = rows(config, pages, given=given)
     told = format_plan(
         found,

@@ -7,6 +7,7 @@ options, so they are handed over as DirectRunner does.
 
 import logging
 import multiprocessing
+import os
 import re
 import shlex
 import sys
@@ -119,7 +120,9 @@ def _local_runner(beam_args: list[str], workers: int) -> tuple[Any, Any]:
     environment = None
     if workers > 1 and not any("direct_running_mode" in a for a in beam_args):
         # Beam's own multi_processing mode breaks on a space in the interpreter's path and lets workers log everything.
-        environment = SubprocessSDKEnvironment.from_command_string(f"exec {shlex.quote(sys.executable)} -m beam_pipelines.worker")
+        # `exec`: the worker is a child of this process, not of a shell, and ends with it.
+        command = f"exec {shlex.quote(sys.executable)} -m beam_pipelines.worker {os.getpid()}"
+        environment = SubprocessSDKEnvironment.from_command_string(command)
         beam_args += [f"--direct_num_workers={workers}"]
     options = PipelineOptions([*(a for a in beam_args if not a.startswith("--runner")), "--runner=FnApiRunner"])
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())

@@ -1,6 +1,7 @@
 """Training and held-out documents, and what held-out text shares with training.
 
-The side is a seeded hash of the document's id, or of its group (package, else host). MinHash misses a long page that
+The side is a seeded hash of the document's id, or of its group (package, else host; a document that has neither is a group by
+itself, since one group of all of them would stand on one side). MinHash misses a long page that
 contains a short one, so held-out documents are checked once more: the share of a document's distinct character n-grams
 that stand anywhere in the training text (containment, Broder 1997) must not exceed the threshold.
 
@@ -9,9 +10,8 @@ the marks are united. Memory: 8 bytes a held-out n-gram, so the share held out o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import xxhash
@@ -19,6 +19,7 @@ import xxhash
 from beam_pipelines import mirror
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import Corpus, Split
+from beam_pipelines.hosts import host_of
 from beam_pipelines.minhash import ngram_hashes
 from beam_pipelines.stage_files import remaining
 from beam_pipelines.tally import Tally
@@ -26,15 +27,18 @@ from beam_pipelines.workspace import Execution, Stage, Unit, run_units, write_fi
 from ja_llm.documents import Document
 from ja_llm.text.normalise import squeeze
 
-VERSION = 2
+VERSION = 3
 TRAIN, HELDOUT = "train", "heldout"
 CONTAINED = "heldout_contained"
 _ALL = "all.npy"
 
 
 def group(document: Document) -> str:
-    """The manual or site that a document belongs to: its package if it is known, else the URL's host."""
-    return json.loads(document.meta).get("package") or urlsplit(document.url).hostname or document.source
+    """The manual or site that a document belongs to: its package if it is known, else the URL's host, else the document alone."""
+    package = json.loads(document.meta).get("package")
+    if package not in (None, ""):
+        return str(package)  # records of a user's may hold numbers
+    return host_of(document.url) or document.id
 
 
 def side(document: Document, settings: Split) -> str:
@@ -42,6 +46,29 @@ def side(document: Document, settings: Split) -> str:
     key = document.id if settings.split_by == "document" else group(document)
     value = xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"), settings.seed)
     return HELDOUT if value < settings.heldout_share * 2.0**64 else TRAIN
+
+
+def notices(totals: Mapping[str, Any], settings: Split) -> list[str]:
+    """A sentence for each language of which a side is empty: what trains or measures on that side finds nothing.
+
+    Args:
+      totals: of the set, {lang: {side: {"documents": n}}} among them (`yields.make_totals`).
+      settings: of this stage.
+    """
+    if not settings.heldout_share:
+        return []
+    where = (
+        "corpus.Split.split_by = 'group' puts all pages of a site or manual on one side: 'document' is for few of them"
+        if settings.split_by == "group"
+        else f"there are few for corpus.Split.heldout_share = {settings.heldout_share:g}"
+    )
+    told = []
+    for lang, sides in sorted(totals.items()):
+        if isinstance(sides, Mapping) and len(sides) == 1:
+            ((there, count),) = sides.items()
+            what = "is held out" if there == TRAIN else "is left to train on"
+            told.append(f"no document of language {lang} {what} ({count['documents']:,} on the other side); {where}")
+    return told
 
 
 def hashes(text: str, n: int) -> np.ndarray:

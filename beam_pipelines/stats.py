@@ -11,7 +11,8 @@ _WIDTH = 80
 
 
 def format_yields(value: dict[str, Any]) -> str:
-    """The table of stages and reasons, at most 80 columns wide.
+    """The table of stages and reasons, at most 80 columns wide: of each stage what came in, "-" what was dropped and why, "~" what stayed
+    with another text and by which change (with its length before; one document may have several), "+" what was kept, by language.
 
     Args:
       value: a document set's manifest.
@@ -23,6 +24,8 @@ def format_yields(value: dict[str, Any]) -> str:
         rows.append(_row(wide, table["stage"], "in", table["in"], came_in))
         dropped = sorted(table["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
         rows += [_row(wide, "", f"- {reason}", count, came_in) for reason, count in dropped]
+        changed = sorted(table.get("modified", {}).items(), key=lambda item: (-item[1]["documents"], item[0]))
+        rows += [_row(wide, "", f"~ {kind}", count, came_in) for kind, count in changed]
         rows += [_row(wide, "", f"+ {name}", count, came_in) for name, count in table["kept_by"].items()]
         rows.append(_row(wide, "", "kept", table["kept"], came_in))
     damaged = value.get("damaged", [])

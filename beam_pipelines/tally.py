@@ -3,6 +3,7 @@
 A stage's marker holds a tally as JSON, and the chain's reader takes from it which documents are gone (`drops`).
 """
 
+import bisect
 import heapq
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,9 @@ from ja_llm.documents import Document
 
 if TYPE_CHECKING:
     from beam_pipelines.config import Corpus
+
+# What markers hold at least of each reason: more or longer samples up to here, or fewer, are cut from it without another look at the input.
+KEPT_SAMPLES, KEPT_CHARACTERS = 50, 1000
 
 Counts = dict[str, list[int]]  # key -> [documents, characters, UTF-8 bytes]
 
@@ -41,8 +45,8 @@ class Tally:
 
     @classmethod
     def of(cls, config: "Corpus") -> "Tally":
-        """A tally with the configuration's sampling."""
-        return cls(config.samples, config.sample_characters, config.seed)
+        """A tally with the configuration's sampling, or more of it than is to be shown (`sampling`)."""
+        return cls(*sampling(config))
 
     def keep(self, text: str, lang: str = "") -> None:
         """Count a document that stays as it is, by language where it is known."""
@@ -76,11 +80,10 @@ class Tally:
         for i, (size, left) in enumerate(zip(_sizes(before.text), _sizes(after.text), strict=True)):
             self._shrunk[i] += size - left
         old = before.text if shown is None else shown
-        start = max(0, _first_difference(old, after.text) - self._characters // 8)  # with what stands before the change
-        sample = {"before": old[start : start + self._characters], "after": after.text[start : start + self._characters]}
+        sample = _around_change({"at": 0, "before": old, "after": after.text}, self._characters)
         for kind in kinds:
             _add(self.modified, kind, before.text)
-            self._sample("modified", kind, before.id, {"id": before.id, "url": before.url, "at": start, **sample})
+            self._sample("modified", kind, before.id, {"id": before.id, "url": before.url, **sample})
 
     def count(self, table: str, key: str, n: int = 1) -> None:
         """Add to a table that the manifest shows summed over all units, e.g. `count("licences", document.licence)`."""
@@ -103,9 +106,41 @@ class Tally:
 
     def _sample(self, group: str, reason: str, key: str, fields: dict[str, Any]) -> None:
         rank = xxhash.xxh64_intdigest(key.encode("utf-8", "surrogatepass"), self._seed)
-        sampled = self._sampled[group]
-        entries = [*sampled.get(reason, []), (rank, {"reason": reason, **fields})]
-        sampled[reason] = heapq.nsmallest(self._samples, entries, key=lambda entry: entry[0])
+        held = self._sampled[group].setdefault(reason, [])
+        if len(held) < self._samples or (held and rank < held[-1][0]):
+            bisect.insort(held, (rank, {"reason": reason, **fields}), key=lambda entry: entry[0])
+            del held[self._samples :]
+
+
+def sampling(config: "Corpus") -> tuple[int, int, int]:
+    """(samples a reason, characters of each, seed) of a marker: what of the configuration decides one."""
+    return max(config.samples, KEPT_SAMPLES), max(config.sample_characters, KEPT_CHARACTERS), config.seed
+
+
+def shown_samples(result: dict[str, Any], config: "Corpus") -> dict[str, Any]:
+    """A marker's result with as many samples as the configuration wants to show, and as much of each."""
+    groups = {
+        group: {
+            reason: [(rank, _cut(entry, config.sample_characters)) for rank, entry in entries[: config.samples]]
+            for reason, entries in result[group].items()
+        }
+        for group in ("samples", "modified_samples")
+    }
+    return {**result, **groups}
+
+
+def _cut(entry: dict[str, Any], characters: int) -> dict[str, Any]:
+    if "before" in entry:
+        return {**entry, **_around_change(entry, characters)}
+    return {**entry, "text": entry["text"][:characters]} if "text" in entry else entry
+
+
+def _around_change(entry: dict[str, Any], characters: int) -> dict[str, Any]:
+    """`before` and `after` from a little before their first difference on; `at` says where that is in the whole text."""
+    before, after = entry["before"], entry["after"]
+    start = max(0, _first_difference(before, after) - characters // 8)
+    end = start + characters
+    return {"at": entry["at"] + start, "before": before[start:end], "after": after[start:end]}
 
 
 def _sizes(text: str) -> tuple[int, int]:

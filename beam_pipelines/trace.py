@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_pipelines import mirror
+from beam_pipelines import lost, mirror
 from beam_pipelines.samples import DROPPED, read_samples
 from beam_pipelines.sink import DUPLICATE, NAME, origin, shard_of
 from beam_pipelines.stage_files import annotations, places, read_document
@@ -46,15 +46,16 @@ def trace(directory: str | os.PathLike, wanted: str) -> str:
 
     Args:
       directory: of the document set.
-      wanted: a document's id (32 hex digits), or the URL as it was captured.
+      wanted: a document's id (32 hex digits), the URL as it was captured, or INPUT:PLACE of a record without one.
 
     Raises:
-      UsageError: it is neither.
-      JaLlmError: there is no such document, or the set is not whole.
+      UsageError: it is none of these.
+      JaLlmError: there is no such document or page, or the set is not whole.
     """
     by_id = len(wanted) == 32 and set(wanted) <= _HEX
-    if not by_id and "/" not in wanted:
+    if not by_id and set(wanted) <= _HEX:
         raise UsageError(f"{wanted}: give a document's id, which is 32 hex digits, or the URL of a page.")
+    wanted = wanted if by_id else lost.bare_url(wanted)
     value = manifest.read(directory, manifest.DOCUMENTS)
     stages = read_chain(directory)
     found = [_way(unit, number, document, stages) for unit, number, document in _search(stages, wanted, by_id)]
@@ -71,6 +72,8 @@ def trace(directory: str | os.PathLike, wanted: str) -> str:
         if not stages:
             parts.append(f"{_head(document, value)}\n(the stages' files are gone, so only the set itself is told)")
         parts.append(f"in the set: {place}\n\n{document.text[:_SHOWN]}")
+    if not by_id and stages:
+        parts += [_never(directory, wanted, *drop) for drop in lost.search(stages[0], wanted)]
     if not parts:
         raise JaLlmError(_missing(directory, wanted, stages))
     return "\n\n".join(parts)
@@ -174,8 +177,18 @@ def _head(document: Document, value: dict[str, Any]) -> str:
     return "\n".join(f"{key:<12} {item}" for key, item in rows.items() if item != "")
 
 
+def _never(directory: str | os.PathLike, wanted: str, reason: str, name: str, number: str) -> str:
+    """What is known of a page that never became a document; more of it where it is among the samples."""
+    place = f"{name} at {number}" if number else name
+    rows = [wanted, f"extract: dropped as {reason} ({place}); it never became a document"]
+    for entry in read_samples(directory, DROPPED).get(reason, []):
+        if entry.get("url") == wanted and entry.get("warc", entry.get("input")) == name:
+            rows += [f"    {key} {item}" for key, item in entry.items() if key not in ("url", "reason", "stage", "warc", "input")]
+    return "\n".join(rows)
+
+
 def _missing(directory: str | os.PathLike, wanted: str, stages: Sequence[Stage]) -> str:
-    """Why there is nothing: pages that never became documents are known by the samples only."""
+    """Why there is nothing; without the stages' files, pages that never became documents are known by the samples only."""
     for reason, entries in read_samples(directory, DROPPED).items():
         for entry in entries:
             if wanted in (entry.get("id"), entry.get("url")):
@@ -183,10 +196,9 @@ def _missing(directory: str | os.PathLike, wanted: str, stages: Sequence[Stage])
                     f"{key} {item}" for key, item in entry.items() if key not in ("text", "id", "url", "reason", "statistics")
                 )
                 return f"{directory}: {wanted} was dropped as {reason} ({about}); it never became a document."
-    where = (
-        "in what the stages left" if stages else "in the set, and the files of the stages, which know what was dropped, are gone"
-    )
+    if stages:
+        return f"{directory}: there is no document or page {wanted} in what the stages left; write its URL as it was captured."
     return (
-        f"{directory}: there is no document {wanted} {where}; it may be a page that gave no text, of which "
+        f"{directory}: there is no document {wanted} in the set, and the files of the stages, which know what was dropped, are gone; "
         f"{Path(directory) / DROPPED} keeps samples only."
     )

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ _ENDINGS = (
     ".ranks.npy",
     ".links",
     ".earlier",
+    ".lost.npy",
 )  # what a stage may write for a unit beside its marker
 
 # A worker process takes seconds to start; a stage after extraction handles some hundred documents in one.
@@ -180,7 +182,7 @@ def run_units(
     this.folder.mkdir(parents=True, exist_ok=True)
     if light and not mirror.url_of(this.folder):
         for unit in pending:
-            this.finish(unit, function(unit, this, *arguments))
+            this.finish(unit, _timed(unit, this, function, arguments))
         return
     from beam_pipelines.runner import run_pipeline
 
@@ -203,11 +205,27 @@ def run_unit(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], a
     from beam_pipelines.runner import WorkerError
 
     try:
-        this.finish(unit, function(unit, this, *arguments))
+        this.finish(unit, _timed(unit, this, function, arguments))
     except JaLlmError as error:
         raise WorkerError(error) from error
     except OSError as error:
         raise WorkerError(os_error_sentence(error, error.filename or unit.path)) from error
+
+
+def _timed(unit: Unit, this: Stage, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """What the function returns, with the seconds that it took where it does not say them itself (`Tally`)."""
+    start = time.monotonic()
+    result = function(unit, this, *arguments)
+    return {"seconds": time.monotonic() - start, **result}
+
+
+@contextlib.contextmanager
+def launcher_work(this: Stage, members: int) -> Iterator[None]:
+    """Leave a marker of the seconds that the process which starts the job spends on so many members itself, for the timings."""
+    start = time.monotonic()
+    yield
+    this.folder.mkdir(parents=True, exist_ok=True)
+    this.finish("launcher", {"members": members, "seconds": time.monotonic() - start})
 
 
 def note_progress(this: Stage, unit: Unit, documents: int) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from beam_pipelines import mirror
 from beam_pipelines.chain import Finished
-from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in
-from beam_pipelines.workspace import Unit, folders
+from beam_pipelines.config import Corpus
+from beam_pipelines.tally import merge_counts, merge_samples, merge_tables, records_in, shown_samples
+from beam_pipelines.workspace import Stage, Unit, folders
 from ja_llm.errors import JaLlmError
 from ja_llm.files import atomic_directory, canonical_json, read_json, write_json
 from ja_llm.text.personal import mask
@@ -20,12 +21,14 @@ _ALWAYS = ("other_records", "licences", "broken_rules")  # tables that a manifes
 _OF_DOCUMENTS = ("offsets", "drops", "changed", "placed")
 
 
-def read_results(finished: Finished, units: Sequence[Unit]) -> Results:
+def read_results(finished: Finished, units: Sequence[Unit], config: Corpus) -> Results:
     """What the markers of every stage count, in the chain's order: some kilobytes a unit and stage, however many documents it has."""
-    return {
-        this.name: [{name: held for name, held in this.result(unit).items() if name not in _OF_DOCUMENTS} for unit in units]
-        for this in finished.stages
-    }
+
+    def of_unit(this: Stage, unit: Unit) -> dict[str, Any]:
+        result = shown_samples(this.result(unit), config)
+        return {name: held for name, held in result.items() if name not in _OF_DOCUMENTS}
+
+    return {this.name: [of_unit(this, unit) for unit in units] for this in finished.stages}
 
 
 def make_yields(finished: Finished, results: Results) -> list[dict[str, Any]]:
@@ -80,46 +83,76 @@ def _masked(entry: dict[str, Any], personal: Sequence[str]) -> dict[str, Any]:
     return {**entry, **texts}
 
 
-def write_timings(output: Path, work: Path, finished: Finished, units: Sequence[Unit]) -> None:
-    """`timings.json`: for each stage seconds of work, documents a second, and the records processed in this run.
+def write_timings(
+    output: Path, work: Path, finished: Finished, units: Sequence[Unit], sink: tuple[str, Sequence[dict[str, Any]]]
+) -> None:
+    """`timings.json`: for each stage and each pass beside it seconds of work, documents a second, and the records processed in this run.
 
     Beside the manifest, because a clock is no content.
+
+    Args:
+      output: folder of the set.
+      work: of what lies between the stages.
+      finished: the chain.
+      units: of the input.
+      sink: the name of the writing of the shards and its tallies.
     """
     table = {}
-    for this in finished.stages:
+    for spec, this in zip(finished.specs, finished.stages, strict=True):
         for folder in folders(work, this):
-            markers = [path for unit in units if (path := mirror.fetched(folder / f"{unit.key}.json")).exists()]
-            done = [read_json(path, "stage marker") for path in markers]
-            seconds, documents = sum(r["seconds"] for r in done), sum(records_in(r) for r in done)
-            table[folder.name.rpartition("-")[0]] = {
-                "seconds": round(seconds, 3),
-                "documents": documents,
-                "documents_per_second": round(documents / max(seconds, 1e-9), 1),
-            }
-    note = "seconds of worker time, summed over units; a deduplication without its search for links"
+            # A folder of a stage over the whole corpus is of these units alone; others may hold those of inputs that went.
+            names = mirror.names(folder, "*.json") if spec.run_all else [f"{unit.key}.json" for unit in units]
+            paths = [path for name in names if (path := mirror.fetched(folder / name)).exists()]
+            done = [result for path in paths if "seconds" in (result := read_json(path, "stage marker"))]
+            if done:
+                table[folder.name.rpartition("-")[0]] = _timing(done)
+    name, tallies = sink
+    table[name] = _timing(tallies)
+    note = (
+        "seconds of work, summed over units, tasks and shards; without what Beam takes to start processes and to group. A document counts in each "
+        "bucket that a deduplication's links are looked for in"
+    )
     write_json(output / "timings.json", {"note": note, "stages": table, "processed_in_this_run": finished.processed})
 
 
-def check_something_left(output: Path, yields: list[dict[str, Any]], others: dict[str, int]) -> None:
-    """Refuse to call a set finished that has no document.
+def _timing(done: Sequence[dict[str, Any]]) -> dict[str, float]:
+    seconds = sum(result["seconds"] for result in done)
+    documents = sum(result["members"] if "members" in result else records_in(result) for result in done)
+    return {
+        "seconds": round(seconds, 3),
+        "documents": documents,
+        "documents_per_second": round(documents / max(seconds, 1e-9), 1),
+    }
 
-    Raises:
-      JaLlmError: says what was read instead, or for what most was dropped.
+
+def anything_left(yields: list[dict[str, Any]]) -> bool:
+    """Whether the chain has left a document."""
+    return any(table["kept"]["documents"] for table in yields[-1:])
+
+
+def nothing_left(output: Path, place: Path, yields: list[dict[str, Any]], others: dict[str, int], stands: bool) -> JaLlmError:
+    """What to say of a run that has left no document: what was read instead, or for what most was dropped.
+
+    Args:
+      output: the set's folder.
+      place: the folder whose `dropped` holds the samples.
+      yields: of the stages.
+      others: records that hold no document, by kind.
+      stands: whether an earlier set is in `output`.
     """
-    if any(table["kept"]["documents"] for table in yields[-1:]):
-        return
+    earlier = "; the set that was finished here before stands as it was." if stands else "."
     read = yields[0]["in"]["documents"]
     if read == 0:
         found = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        raise JaLlmError(
+        return JaLlmError(
             f"{output}: the input holds no page and no text ({found or 'no record at all'}); check that it is what its names say, "
-            "and --preset or corpus.Inputs.kind."
+            f"and --preset or corpus.Inputs.kind{earlier}"
         )
     reasons = [(c["documents"], reason) for table in yields for reason, c in table["dropped"].items()]
     most = ", ".join(f"{reason} ({n})" for n, reason in sorted(reasons, reverse=True)[:3])
-    raise JaLlmError(
-        f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {output / 'dropped'}; "
-        "loosen these rules or check the input."
+    return JaLlmError(
+        f"{output}: no document is left of {read}; most were dropped for {most}; samples are in {place / 'dropped'}; "
+        f"loosen these rules or check the input{earlier}"
     )
 
 

@@ -209,8 +209,10 @@ def errors_of(step: Step, shape: Shape, ids: np.ndarray) -> tuple[float, float]:
     ours_all = [np.asarray(x[-1:], np.float32) for x in step(*arrays)]
     q, k, v, dout = (jnp.asarray(x[-1:], jnp.float32) for x in arrays)
     place, row = np.arange(shape.length)[None], ids[-1:]
-    pairs = {"segment_ids": (row[:, picked], row), "positions": (place[:, picked], place)}
-    exact, vjp = jax.vjp(lambda *x: attention(*x, **pairs, implementation="reference"), q[:, picked], k, v)
+    pairs, places = (row[:, picked], row), (place[:, picked], place)
+    exact, vjp = jax.vjp(
+        lambda *x: attention(*x, segment_ids=pairs, positions=places, implementation="reference"), q[:, picked], k, v
+    )
     dq, dk, dv = vjp(dout[:, picked])
     dq = jnp.zeros_like(q).at[:, picked].set(dq)
     gradients = [_distance(a, b) for a, b in zip(ours_all[1:], (dq, dk, dv), strict=True)]
@@ -312,8 +314,8 @@ def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     dense, packed, long = found("triton", 8192, True), found("triton", 8192, False), found("triton", 32768, False)
     return [
-        verdict("dense forward, TFLOP/s", 340, dense and dense["forward"]["tflops_visible"]),
-        verdict("dense backward, TFLOP/s", 310, dense and dense["backward_tflops"]),
+        verdict("dense forward, TFLOP/s", 340, None if dense is None else dense["forward"]["tflops_visible"]),
+        verdict("dense backward, TFLOP/s", 310, None if dense is None else dense["backward_tflops"]),
         verdict("packed 8k, times dense-causal cuDNN", 2.2, faster(packed, found("cudnn", 8192, True))),
         verdict("packed 8k, times cuDNN's packed mode", 0.9, faster(packed, found("cudnn", 8192, False))),
         verdict("packed 32k, times dense-causal cuDNN", 5, faster(long, found("cudnn", 32768, True))),

@@ -5,6 +5,7 @@ python -m benchmarks.attention_picture
 The shares (benchmarks/results/attention_tiles.json) are of simulated rows: lognormal document lengths, sigma 1.2, a given mean.
 """
 
+import argparse
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -59,6 +60,7 @@ def shares() -> list[dict[str, float]]:
 
 def main() -> None:
     """Write both files."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write_json(RESULTS, {"rows": ROWS, "sigma": 1.2, "tiles": TILES, "shares": shares()})
     side = LENGTH // TILE * CELL
     width, height = LEFT * 2 + side * 2 + GAP, TOP + side + 64

@@ -45,9 +45,10 @@ def candidates(implementation: str, kernel: str) -> list[flash.Tiles]:
 
 def kernel_step(kernel: str, plan: flash.Plan, ids: np.ndarray) -> Any:
     """A function of (q, k, v, dout, lse, delta) that runs one kernel; lengths are multiples of every candidate."""
+    batch, length = ids.shape
 
     def step(q: Any, k: Any, v: Any, dout: Any, lse: Any, delta: Any) -> Any:
-        spans = packed_spans(jnp.asarray(ids), *ids.shape, True)
+        spans = packed_spans(jnp.asarray(ids), batch, length, causal=True)
         if kernel == "forward":
             return plan.backend.forward(plan, q, k, v, spans)
         return getattr(plan.backend, kernel)(plan, flash.Residuals(q, k, v, spans, dout, lse, delta))

@@ -26,9 +26,9 @@ def attention(value: dict[str, Any]) -> str:
             )
         parts.append("\n".join(lines))
         for goal in entry.get("goals", []):
-            value = "not measured" if goal["value"] is None else f"{goal['value']:.2f}"
+            reached = "not measured" if goal["value"] is None else f"{goal['value']:.2f}"
             parts.append(
-                f"Goal: {goal['goal']}, at least {goal['least']}: {value}, {'reached' if goal['met'] else '**not reached**'}."
+                f"Goal: {goal['goal']}, at least {goal['least']}: {reached}, {'reached' if goal['met'] else '**not reached**'}."
             )
     return "\n\n".join(parts)
 

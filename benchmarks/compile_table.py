@@ -110,7 +110,7 @@ def main() -> int:
         write_json(RESULTS, {"software": software("jax", "jaxlib", "libtpu"), "seconds": seconds, "cases": ordered})
         good &= passes(name, ordered)
     print(f"{seconds:.0f} s in all")
-    readme_tables.main()
+    readme_tables.write()
     return 0 if good else 1
 
 

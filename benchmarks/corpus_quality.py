@@ -8,8 +8,7 @@ main_text.jsonl.gz, pairs.json.gz) by itself. Each is built by both presets and 
 finished stays in --out, so a second call goes on or ends at once. Writes benchmarks/results/corpus_quality.json.
 
 - losses: each record of the truth ends in one place: kept, dropped for one reason, or in a damaged stretch that the manifest names.
-- text: of extracted and reference main text, the shares of character 5-grams (sets, without white space) that the other has too.
-  A page in another charset is also compared with its own undamaged page: is it the same text?
+- text: extracted beside reference main text, by shares of character 5-grams, and beside trafilatura's own: `corpus_quality_text.py`.
 - language: documents said to be Japanese against pages whose content is; a Japanese page that the rapid check drops is a miss. Pages that
   mix languages or that gave no text are counted apart; pages that nobody can read are not Japanese. What is taken wrongly is told by the
   language of the text that was extracted, too, by the same rule: what the language stage is given may be another part of the page.
@@ -17,6 +16,7 @@ finished stays in --out, so a second call goes on or ends at once. Writes benchm
 
 swallow_v1 runs with `corpus.Extraction.rapid_check = 'kana'`: manual pages neither declare a language nor have a Japanese title, which is all
 that Swallow's own check looks at. What that check would have let through is in the results too.
+swallow_v2 keeps English, too, which the preset does not: duplicates are judged over the pages of both languages.
 """
 
 import argparse
@@ -25,8 +25,6 @@ import gzip
 import json
 import os
 import platform
-import statistics
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -41,13 +39,14 @@ from beam_pipelines.rapid_check import may_be_japanese
 from benchmarks import damaged_twin, page_truth
 from benchmarks.corpus_quality_duplicates import UNLIKE, duplicates
 from benchmarks.corpus_quality_outcomes import Key, Outcome, outcomes
+from benchmarks.corpus_quality_text import main_texts, text_similarity
 from benchmarks.debian_docs import cpu_name, fetch
 from benchmarks.page_truth import Page
 from ja_llm import manifest
 from ja_llm.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "corpus_quality.json"
-PRESETS = {"swallow_v1": ("corpus.Extraction.rapid_check = 'kana'",), "swallow_v2": ()}
+PRESETS = {"swallow_v1": ("corpus.Extraction.rapid_check = 'kana'",), "swallow_v2": ("corpus.Corpus.languages = ('ja', 'en')",)}
 BOUNDS = {
     "unaccounted": 0,
     "alike_both_kept": 0.02,
@@ -102,34 +101,6 @@ def losses(pages: Sequence[Page], found: Mapping[Key, Outcome], value: dict[str,
         "lost_by_design_but_a_document": came_through[:20],
         "by_label": {label: dict(sorted(counts.items())) for label, counts in sorted(table.items())},
     }
-
-
-def text_similarity(pages: Sequence[Page], found: Mapping[Key, Outcome], sets: Mapping[Key, np.ndarray]) -> dict[str, Any]:
-    """Shares of the reference's and of the extracted text's 5-grams that the other has, by label and content."""
-    groups, same = defaultdict(list), defaultdict(list)
-    for page in pages:
-        outcome = found.get(page.key)
-        if outcome is None or not outcome.id or not page.content or len(sets[page.key]) < 50:
-            continue
-        extracted = page_truth.ngrams(outcome.text)
-        both = page_truth.shared(extracted, sets[page.key])
-        groups[f"{page.label} [{page.content}]"].append((both / len(extracted), both / len(sets[page.key])))
-        original = found.get(page.of) if page.of else None
-        if original is not None and original.id:
-            same[f"{page.label} [{page.content}]"].append(page_truth.squeeze(original.text) == page_truth.squeeze(outcome.text))
-    table = {}
-    for name, shares in sorted(groups.items()):
-        precision, recall = (np.array(values) for values in zip(*shares, strict=True))
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-        table[name] = {
-            "pages": len(shares),
-            "median_precision": round(float(np.median(precision)), 4),
-            "median_recall": round(float(np.median(recall)), 4),
-            "median_f1": round(float(np.median(f1)), 4),
-            "share_f1_from_0.8": round(float((f1 >= 0.8).mean()), 4),
-            "same_as_undamaged": round(statistics.fmean(same[name]), 4) if same[name] else None,
-        }
-    return table
 
 
 def language(pages: Sequence[Page], found: Mapping[Key, Outcome]) -> dict[str, Any]:
@@ -282,7 +253,7 @@ def main() -> None:
     out, fetched = args.out / "quality", (args.fetched or args.out / "debian-docs").absolute()
     fetch(fetched)
     warcs = [Path(path) for path in sorted(glob.glob(str(fetched / "warc" / "*.warc.gz")))]
-    originals = damaged_twin.label_originals(warcs, out / "originals.jsonl.gz")
+    originals = damaged_twin.label_originals(warcs, out / damaged_twin.ORIGINALS)
     log(f"{len(originals)} pages of {len(warcs)} files")
     twin = damaged_twin.make(warcs, originals, out / "twin", args.seed, args.each)
     log(f"{len(twin)} records in the damaged twin")
@@ -298,6 +269,8 @@ def main() -> None:
         }
         if name == "labelled":
             results[name]["agreement"] = agreement(args.labelled, pages, near)
+    main_text = main_texts(warcs, originals, outcomes(out / "debian_docs-swallow_v2"))
+    log(f"main text: {json.dumps(main_text)}")
     figures = {name: {preset: verdict(part[preset]) for preset in PRESETS} for name, part in results.items()}
     write_json(
         args.result,
@@ -310,6 +283,7 @@ def main() -> None:
             "figures": figures,
             "met": {name: {preset: met(value) for preset, value in part.items()} for name, part in figures.items()},
             "rapid_check": rapid(warcs, originals),
+            "main_text": main_text,
             **results,
         },
     )
@@ -317,4 +291,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

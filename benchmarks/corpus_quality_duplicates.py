@@ -4,12 +4,12 @@ Similarity of the **documents** is that of the texts which the deduplication com
 that of their reference main texts: pages that differ in a table alone, which extraction leaves out, are one document. Both are exact.
 
 - pairs: documents of .95 and more of which both stay, and the same of pages. Of all pairs of documents that have a 5-gram in common, by
-  similarity: how many share a band, so that one goes for the other, beside 1 - (1 - J^rows)^bands, summed over the pairs.
+  similarity: how many share a band, so that one goes for the other, beside 1 - (1 - J^rows)^bands, summed over the pairs, and beside the
+  spread of that count over bandings with other random hash functions, which `benchmarks/drawn_bandings.py` draws without our own code.
 - documents, and pages, that go though no other is like them by .5, among all that none is like.
 - planted pairs: how many go for each other, by similarity.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +21,12 @@ from beam_pipelines.buckets import Tables
 from beam_pipelines.trace import read_chain
 from benchmarks import page_truth
 from benchmarks.corpus_quality_outcomes import Key, Outcome
+from benchmarks.drawn_bandings import drawn_bandings, pairs_in_buckets
 from benchmarks.page_truth import Page
 
 ALIKE, UNLIKE = 0.95, 0.5
 BINS = 10
+DRAWS = 20
 Sets = Mapping[Key, np.ndarray]
 Pairs = Mapping[tuple[Key, Key], float]
 
@@ -72,20 +74,18 @@ def joined(output: Path, arrived: Sequence[Key], found: Mapping[Key, Outcome]) -
     numbers = [(unit, int(number)) for i, unit in enumerate(tables.units) for number in tables.ranks(i)["number"]]
     places = np.array([at[place] for place in numbers], np.int64)
     entries = [np.load(tables.folder / f"{unit}.npy") for unit in tables.units]
-    codes = set[int]()
+    codes = []
     for band in range(1, len(entries[0])):  # bucket 0 is that of equal texts
         hashes = np.concatenate([part[band]["hash"] for part in entries])
         members = np.concatenate([first + part[band]["row"] for first, part in zip(tables.first, entries, strict=False)])
-        order = np.argsort(hashes, kind="stable")
-        ends = np.flatnonzero(np.diff(hashes[order])) + 1
-        for bucket in np.split(places[members[order]], ends):
-            codes.update(a * len(arrived) + b for a, b in itertools.combinations(sorted(bucket.tolist()), 2))
-    both = np.array(sorted(codes), np.int64)
+        codes.append(pairs_in_buckets(hashes, places[members], len(arrived)))
+    both = np.unique(np.concatenate(codes))
     return np.stack([both // max(1, len(arrived)), both % max(1, len(arrived))], axis=1)
 
 
 def by_similarity(documents: Sets, together: np.ndarray, bands: int, rows: int) -> tuple[list[dict[str, Any]], Pairs]:
-    """(for each of BINS ranges of similarity: pairs that have an n-gram in common, joined ones, as many as the theory expects; the pairs from UNLIKE on).
+    """(for each of BINS ranges of similarity: pairs that have an n-gram in common, joined ones, as many as the theory expects and as other
+    bandings of the same documents join, with their standard deviation; the pairs from UNLIKE on).
 
     Args:
       documents: sorted by key.
@@ -94,18 +94,36 @@ def by_similarity(documents: Sets, together: np.ndarray, bands: int, rows: int) 
       rows: of a band.
     """
     keys, sets = list(documents), list(documents.values())
-    pairs, expected, close = np.zeros(BINS, np.int64), np.zeros(BINS), {}
+    pairs, expected, close, codes, bins = np.zeros(BINS, np.int64), np.zeros(BINS), {}, [], []
     for i, j, similarity in page_truth.sharing_pairs(sets):
         places = np.minimum((similarity * BINS).astype(np.int64), BINS - 1)
         pairs += np.bincount(places, minlength=BINS)
         expected += np.bincount(places, 1 - (1 - similarity**rows) ** bands, minlength=BINS)
+        codes.append(i.astype(np.int64) * len(sets) + j)
+        bins.append(places)
         near = similarity >= UNLIKE
         found = zip(i[near].tolist(), j[near].tolist(), similarity[near].tolist(), strict=True)
         close.update({(keys[a], keys[b]): value for a, b, value in found})
-    values = np.array([page_truth.jaccard(sets[a], sets[b]) for a, b in together.tolist()])
-    counts = np.bincount(np.minimum((values * BINS).astype(np.int64), BINS - 1), minlength=BINS)
-    table = zip(pairs.tolist(), counts.tolist(), expected.tolist(), strict=True)
-    return [{"pairs": a, "joined": b, "expected": round(c, 3)} for a, b, c in table], close
+    every, of = np.concatenate(codes), np.concatenate(bins)
+    order = np.argsort(every)
+    every, of = every[order], of[order]
+
+    def counted(found: np.ndarray) -> np.ndarray:
+        at = np.minimum(np.searchsorted(every, found), len(every) - 1)
+        return np.bincount(np.where(every[at] == found, of[at], 0), minlength=BINS)  # 0: no n-gram in common
+
+    counts = counted(together[:, 0] * len(sets) + together[:, 1])
+    drawn = np.array([counted(found) for found in drawn_bandings(sets, bands, rows, DRAWS)])
+    return [
+        {
+            "pairs": int(pairs[i]),
+            "joined": int(counts[i]),
+            "expected": round(float(expected[i]), 3),
+            "drawn_mean": round(float(drawn[:, i].mean()), 2),
+            "drawn_deviation": round(float(drawn[:, i].std(ddof=1)), 2),
+        }
+        for i in range(BINS)
+    ], close
 
 
 def _kept_and_dropped(
@@ -134,7 +152,7 @@ def _kept_and_dropped(
 
 
 def _of_documents(documents: Sets, a: Key, b: Key | None) -> float:
-    return page_truth.jaccard(documents[a], documents[b]) if b in documents else 0.0
+    return page_truth.jaccard(documents[a], documents[b]) if b is not None and b in documents else 0.0
 
 
 def _histogram(values: Iterator[float]) -> list[tuple[str, int]]:

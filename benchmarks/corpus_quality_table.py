@@ -21,7 +21,7 @@ def table(value: dict[str, Any]) -> str:
     """Bounded figures, then pairs by similarity, then what became of each kind of damage, then similarity of texts."""
     if value["twin"]["version"] != damaged_twin.VERSION:
         return "The figures are of an earlier version of the damaged twin: `python -m benchmarks.corpus_quality` measures them anew.\n"
-    return "\n\n".join([bounded(value), pairs(value), pages(value), damages(value), texts(value)])
+    return "\n\n".join([bounded(value), pairs(value), pages(value), damages(value), texts(value), main_texts(value)])
 
 
 def bounded(value: dict[str, Any]) -> str:
@@ -45,15 +45,18 @@ def _builds(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def pairs(value: dict[str, Any]) -> str:
-    """Pairs of documents by similarity: joined, expected."""
+    """Pairs of documents by similarity: joined, expected by the theory, and the spread of the count over other hash functions."""
     builds = _builds(value)
     lines = [
-        f"| pairs by Jaccard similarity: taken for duplicates of all (expected) | {' | '.join(f'{_SETS[n]}, {p}' for n, p in builds)} |",
+        f"| pairs by Jaccard similarity: taken for duplicates of all (expected ± deviation over drawn bandings) | {' | '.join(f'{_SETS[n]}, {p}' for n, p in builds)} |",
         "|---|" + "---|" * len(builds),
     ]
     tables = [value[name][preset]["duplicates"]["pairs_by_similarity"] for name, preset in builds]
     for low in tables[0]:
-        cells = [f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f})" for t in tables]
+        cells = [
+            f"{t[low]['joined']:,} of {t[low]['pairs']:,} ({t[low]['expected']:,.1f} ± {t[low]['drawn_deviation']:,.1f})"
+            for t in tables
+        ]
         lines.append(f"| {low.lstrip('0') or '0'} to {float(low) + 0.1:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -142,4 +145,16 @@ def texts(value: dict[str, Any]) -> str:
             same = "" if found["same_as_undamaged"] is None else f"{found['same_as_undamaged']:.1%}"
             cells = " | ".join(f"{found[key]:.3f}" for key in ("median_precision", "median_recall", "median_f1"))
             lines.append(f"| {label}{' (labelled set)' if name == 'labelled' else ''} | {found['pages']:,} | {cells} | {same} |")
+    return "\n".join(lines)
+
+
+def main_texts(value: dict[str, Any]) -> str:
+    """F1 of ours and of trafilatura's own, by reference."""
+    found, medians = value["main_text"], value["main_text"]["median_f1"]
+    lines = [
+        f"| {found['pages']:,} Japanese HTML pages, median F1 | with the reference main text | with the reference outside tables |",
+        "|---|---|---|",
+    ]
+    for name, words in (("ours", "swallow_v2"), ("trafilatura", "trafilatura alone, same setting (no comments, no tables)")):
+        lines.append(f"| {words} | {medians[f'{name}, whole']:.3f} | {medians[f'{name}, outside tables']:.3f} |")
     return "\n".join(lines)

@@ -3,11 +3,13 @@
 python corpus_speed_peers.py pages IN OUT | filters WAY TEXTS OUT | versions
 """
 
+import functools
 import importlib.metadata
 import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGES = ("datatrove", "hojichar", "trafilatura", "lxml", "warcio", "py3langid", "spacy", "sudachipy", "numpy")
@@ -28,14 +30,14 @@ def japanese(document) -> bool:
     return False
 
 
+@functools.cache
 def identifier():
     """py3langid's model, loaded once."""
-    if not hasattr(identifier, "model"):
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-        identifier.model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        identifier.model.set_languages(CANDIDATES)
-    return identifier.model
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    model.set_languages(CANDIDATES)
+    return model
 
 
 def pages(source: str, target: str) -> None:
@@ -66,7 +68,7 @@ def pages(source: str, target: str) -> None:
         logging_dir=f"{target}/logs",
     )
     stats = executor.run()
-    counts = {s.name: {name: metric.total for name, metric in s.stats.items()} for s in stats.stats}
+    counts = {s.name: {"seconds": s.time_stats.total, **{k: metric.total for k, metric in s.stats.items()}} for s in stats.stats}
     (Path(target) / "counts.json").write_text(json.dumps(counts, default=str))
 
 
@@ -132,7 +134,7 @@ def datatrove(language: str):
 
 def versions() -> None:
     """Print the versions of what was compared with."""
-    found = {}
+    found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -141,5 +143,7 @@ def versions() -> None:
     print(json.dumps(found))
 
 
+COMMANDS: dict[str, Callable[..., None]] = {"pages": pages, "filters": filters, "versions": versions}
+
 if __name__ == "__main__":
-    {"pages": pages, "filters": filters, "versions": versions}[sys.argv[1]](*sys.argv[2:])
+    COMMANDS[sys.argv[1]](*sys.argv[2:])

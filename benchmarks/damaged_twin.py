@@ -17,13 +17,13 @@ OUT/truth.jsonl.gz. The same input, seed and size give the same bytes. The kinds
 
 import argparse
 import dataclasses
+import functools
 import glob
 import gzip
 import html
 import json
 import random
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,8 +34,10 @@ from benchmarks.page_truth import Page
 from ja_llm.fetch.warc_writer import WarcWriter
 from ja_llm.files import atomic_write, read_json, sha256_json, write_json
 
-VERSION = 2
+VERSION = 3
+ORIGINALS = "originals-2.jsonl.gz"  # with the labels' version: a cache of an earlier one lacks fields
 PER_FILE = 150
+PAGES = ("text/html", "application/xhtml+xml")
 LEVELS = (0.2, 0.3, 0.4, 0.45, 0.55, 0.7, 0.8, 0.9, 0.96, 0.98)
 # label -> charset of the bytes, of the HTTP header, of the page's own meta element
 CHARSETS = {
@@ -179,6 +181,21 @@ def written_out(markup: str) -> str:
     return _REFERENCE.sub(character, markup)
 
 
+def encoded(markup: str, charset: str) -> bytes:
+    """The page in the charset, with numbers for what it lacks, and for what would come back as another character.
+
+    Example:
+      >>> encoded("約〜", "cp932"), "〜".encode("cp932").decode("cp932")  # U+301C comes back as U+FF5E
+      (b'\\x96\\xf1&#12316;', '～')
+    """
+
+    def returns(character: str) -> bool:
+        return character.encode(charset, "xmlcharrefreplace").decode(charset) in (character, f"&#{ord(character)};")
+
+    lost = {ord(c): f"&#{ord(c)};" for c in set(markup) if not returns(c)}
+    return markup.translate(lost).encode(charset, "xmlcharrefreplace")
+
+
 def neighbours(source: Source, each: int, rng: random.Random) -> list[Made]:
     """Pages as they are, under an address of their own, to be damaged as gzip members beside each other."""
     chosen = [(label, page) for label in MEMBERS[:5] for page in source.take(each, ("ja", "other"))]
@@ -196,8 +213,7 @@ def charsets(source: Source, each: int, rng: random.Random) -> Iterator[Made]:
                 markup = re.sub(r"(<head[^>]*>)", rf'\1<meta charset="{meta}">', markup, count=1)
             markup = re.sub(r"^\s*<\?xml[^>]*\?>", "", markup)
             content_type = f"text/html; charset={header}" if header else "text/html"
-            body = markup.encode(charset, "xmlcharrefreplace")
-            yield Made(page, label, body, page.text, content_type, _other_host(page.url, "charset"))
+            yield Made(page, label, encoded(markup, charset), page.text, content_type, _other_host(page.url, "charset"))
     for page in source.take(each, ("ja",)):
         bad = bytearray(written_out(source.markup(page)).encode())
         for _ in range(1 + len(bad) // 2000):
@@ -236,16 +252,14 @@ def near_duplicates(source: Source, each: int, rng: random.Random) -> Iterator[M
         for level in LEVELS:
             for page in source.take(each // 2, ("ja", "other")):
                 donor = page_truth.squeeze(rng.choice(source.pages[page.content]).text)
-                markup = edited(source.markup(page), lambda text, d=donor, e=edit, v=level: e(text, d, v, rng))
+                markup = edited(source.markup(page), functools.partial(edit, donor=donor, level=level, rng=rng))
                 text, date = page_truth.main_text(markup), rng.choice(("2019-01-01T00:00:00Z", "2025-06-01T00:00:00Z"))
                 yield Made(page, f"{style}, {level}", markup.encode(), text, url=_other_host(page.url, "mirror"), date=date)
     for label in COPIES:
         for page in source.take(each, ("ja", "other")):
             markup, url = source.markup(page), page.url
             if label == COPIES[0]:
-                head, foot = _frame(rng)
-                markup = markup.replace("</body>", f"{foot}</body>")
-                markup = re.sub(r"(<body[^>]*>)", lambda m, h=head: m[1] + h, markup, count=1)
+                markup = _framed(markup, *_frame(rng))
             url = f"{url}?page=1&view=print" if label == COPIES[1] else _other_host(url, "copy")
             yield Made(page, label, markup.encode(), page.text, url=url, date="2025-06-01T00:00:00Z")
 
@@ -277,6 +291,11 @@ def scattered(text: str, donor: str, level: float, rng: random.Random) -> str:
     for at in rng.sample(range(len(text)), round(len(text) * (1 - left ** (1 / page_truth.NGRAM)))):
         characters[at] = rng.choice(donor)
     return "".join(characters)
+
+
+def _framed(markup: str, head: str, foot: str) -> str:
+    markup = markup.replace("</body>", f"{foot}</body>")
+    return re.sub(r"(<body[^>]*>)", lambda m: m[1] + head, markup, count=1)
 
 
 def _frame(rng: random.Random) -> tuple[str, str]:
@@ -374,10 +393,10 @@ def label_originals(warcs: Sequence[Path], cache: Path) -> list[Page]:
             response = http.parse_response(record.block)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             body = response.body.decode("utf-8", "replace")
-            text = page_truth.main_text(body) if kind in ("text/html", "application/xhtml+xml") else body
+            text, prose = (page_truth.main_text(body, tables) if kind in PAGES else body for tables in (True, False))
             declared, headers = record.fields.get("language", ""), record.headers
             url, date = headers["warc-target-uri"], headers["warc-date"]
-            pages.append(Page(path.name, record.offset, url, date, declared, page_truth.language(text), text, kind))
+            pages.append(Page(path.name, record.offset, url, date, declared, page_truth.language(text), text, kind, prose=prose))
     write_truth(cache, pages)
     return pages
 
@@ -405,9 +424,9 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=60, help="pages of each kind")
     args = parser.parse_args()
     warcs = [Path(path) for path in sorted(glob.glob(args.warc))]
-    pages = make(warcs, label_originals(warcs, args.out.parent / "originals.jsonl.gz"), args.out, args.seed, args.each)
+    pages = make(warcs, label_originals(warcs, args.out.parent / ORIGINALS), args.out, args.seed, args.each)
     print(f"{args.out}: {len(pages)} records, {sum(page.lost for page in pages)} of them lost by design")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,7 +14,6 @@ import dataclasses
 import os
 import platform
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,4 +262,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

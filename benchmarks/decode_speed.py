@@ -66,7 +66,7 @@ def peer(config: DecoderConfig, params: Any, device: str) -> Any:
     import transformers
 
     torch.set_num_threads(os.cpu_count() or 1)
-    settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2), attn_implementation="sdpa")
+    settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2) | {"attn_implementation": "sdpa"})
     model = transformers.LlamaForCausalLM(settings).eval()
     state = {}
     for name, weight, parts in tensors(config):

@@ -8,6 +8,7 @@ eleventh probe on. Counted are runs with an alarm of `Alarm(relative_rise=0.05)`
 probe and from then on. Writes benchmarks/results/false_alarms.json.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def first_alarm(alarm: Alarm, run: np.ndarray) -> int | None:
 
 def main() -> None:
     """Simulate and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     alarm, rows = Alarm(relative_rise=BOUND), []
     for rise in RISES:
         rng = np.random.default_rng([5, round(1000 * rise)])

@@ -28,7 +28,6 @@ from ja_llm import manifest
 from ja_llm.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "four_processes.json"
-TESTS = Path(__file__).parents[1] / "tests" / "train"
 KILLED = "lost process 1 (killed by SIGKILL); all start again"
 SILENT = "silent is process 2 (gives no sign of life)"
 RESTARTED = "lost process 2 (gives no sign of life), so the others say"
@@ -122,8 +121,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=30.0, help="STEP_TIMEOUT in seconds")
     args = parser.parse_args()
-    sys.path.insert(0, str(TESTS))
-    from conftest import MODEL_GIN, Training, build_cache  # type: ignore[import-not-found]  # the tests' cache and model
+    from tests.train.conftest import MODEL_GIN, Training, build_cache  # it brings pytest and SentencePiece's trainer along
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -49,9 +49,17 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 
 def config(layers: int, shrink: int = 1) -> DecoderConfig:
     """Llama 2 7B with fewer layers; `shrink` divides its widths."""
-    sizes = {"embed_dim": 4096, "num_heads": 32, "num_kv_heads": 32, "mlp_dim": 11008}
-    sizes = {name: size // shrink for name, size in sizes.items()}
-    return DecoderConfig(32000, num_layers=layers, head_dim=128, max_length=4096, **sizes, param_dtype="bfloat16")
+    return DecoderConfig(
+        vocab_size=32000,
+        embed_dim=4096 // shrink,
+        num_layers=layers,
+        num_heads=32 // shrink,
+        num_kv_heads=32 // shrink,
+        head_dim=128,
+        mlp_dim=11008 // shrink,
+        max_length=4096,
+        param_dtype="bfloat16",
+    )
 
 
 def make(folder: Path, model: DecoderConfig, shard_bytes: int) -> list[Path]:
@@ -132,7 +140,12 @@ def prepared(task: str, work: Path, model: DecoderConfig, shard_bytes: int) -> t
         params = read_params(TensorFolder(source), model, source)
         return lambda: write_published(out, params, model, "bfloat16", shard_bytes), False
     ready = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
-    return lambda: [save_file(values, out / name, metadata={"format": "pt"}) for name, values in ready.items()], False
+
+    def save() -> None:
+        for name, values in ready.items():
+            save_file(values, out / name, metadata={"format": "pt"})
+
+    return save, False
 
 
 def copy(source: Path, out: Path) -> None:
@@ -180,7 +193,7 @@ def resident(path: Path) -> tuple[int, int]:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(len(mapped)), pages):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int((np.frombuffer(pages, np.uint8) & 1).sum()), len(pages)
+    return int((np.ctypeslib.as_array(pages) & 1).sum()), len(pages)
 
 
 TASKS = ("read", "copy", "import_tensors", "import", "import_texts", "save", "export_tensors", "export")

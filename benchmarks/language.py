@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +59,7 @@ def responses(pattern: str) -> Iterator[tuple[str, bytes, str]]:
                     body = http.decoded_body(response, 10_000_000)
                 except http.BodyProblem:
                     continue
-                yield record.headers.get("WARC-Record-ID", ""), body, response.headers.get("content-type", "")
+                yield (record.headers.get("WARC-Record-ID") or ""), body, response.headers.get("content-type", "")
 
 
 def thinned(pattern: str, pages: int) -> list[tuple[str, bytes, str]]:
@@ -197,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

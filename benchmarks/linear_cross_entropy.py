@@ -55,13 +55,19 @@ def arrays(tokens: int, embed: int, vocab: int, dtype: str) -> list[Any]:
 
 
 def memory() -> dict[str, Any]:
-    """Bytes beside arguments and results at the full size."""
+    """Bytes beside arguments and results at the full size.
+
+    Raises:
+      SystemExit: the platform's compiler does not tell them.
+    """
     n, e, v = FULL
     shapes = [((1, n, e), "bfloat16"), ((e, v), "bfloat16"), ((1, n), "int32"), ((1, n), "float32")]
     given = [jax.ShapeDtypeStruct(*s) for s in shapes]
     found = {}
     for name, loss in LOSSES.items():
         analysis = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*given).compile().memory_analysis()
+        if analysis is None:
+            raise SystemExit(f"{jax.default_backend()}: its compiler does not say what memory a program needs.")
         found[name] = {"temp_bytes": analysis.temp_size_in_bytes, "output_bytes": analysis.output_size_in_bytes}
     return found
 
@@ -105,12 +111,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    found = {"shape_of_memory": FULL, "memory": memory(), "error_of_mean_loss": error(), "speed": speed(args.repeats)}
-    for name, part in found["memory"].items():  # type: ignore[union-attr]
+    found: dict[str, Any] = {
+        "shape_of_memory": FULL,
+        "memory": memory(),
+        "error_of_mean_loss": error(),
+        "speed": speed(args.repeats),
+    }
+    for name, part in found["memory"].items():
         print(
             f"{name}: {part['temp_bytes'] / 1e9:.2f} GB beside arguments and results; mean loss off by {found['error_of_mean_loss'][name]:.1e}"
-        )  # type: ignore[index]
-    print(f"speed of linear / logits: {found['speed']['speed_of_linear']:.2f}")  # type: ignore[index]
+        )
+    print(f"speed of linear / logits: {found['speed']['speed_of_linear']:.2f}")
     where = {"platform": platform.platform(), "cpus": os.cpu_count(), "device": jax.devices()[0].device_kind}
     write_json(RESULTS, {"machine": where, "software": software("jax", "jaxlib", "numpy"), **found})
 

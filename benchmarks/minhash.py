@@ -337,4 +337,4 @@ def growth(sizes: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,8 @@
 """What a page of a labelled WARC says and in which language, found without any part of the corpus job.
 
 Main text: the element that the manuals' own markup names as their content, without navigation, tables of contents, scripts and styles,
-read by lxml from bytes whose charset is known. Tables stay in, which the job leaves out (Swallow's setting), so recall shows what that costs.
+read by lxml from bytes whose charset is known. Tables stay in, which the job leaves out (Swallow's setting), so recall shows what that costs;
+`Page.prose` is the same without them.
 Language of the content: of the letters outside Latin script, what script they are in, line by line (`language`). Jaccard similarity: of
 the sets of character 5-grams without white space, all pairs of it (`near_pairs`).
 """
@@ -44,6 +45,7 @@ class Page:
       declared: language that its package or label says.
       content: language of the main text: ja, other or mixed, "" if it has no text that can be read.
       text: reference main text.
+      prose: reference main text outside tables, of a collection's own pages.
       label: what was done to it: "" (nothing), or a kind of damage or duplicate.
       of: (file, offset) of the page that it was made from, if any.
       lost: it can't be read whole by design: its body or record is cut off or destroyed.
@@ -59,6 +61,7 @@ class Page:
     label: str = ""
     of: tuple[str, int] | None = None
     lost: bool = False
+    prose: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -80,7 +83,7 @@ def squeeze(text: str) -> str:
     return _SPACE.sub("", text)
 
 
-def text_places(html: str) -> tuple[Any, list[tuple[Any, str]]]:
+def text_places(html: str, tables: bool = True) -> tuple[Any, list[tuple[Any, str]]]:
     """(lxml's tree, where the main text stands in it: an element and "text" or "tail"); (None, []) of what is no page."""
     import lxml.html
 
@@ -92,10 +95,10 @@ def text_places(html: str) -> tuple[Any, list[tuple[Any, str]]]:
     places, stack = [], [(found[0], "text")] if found else []
     while stack:  # in the order of the text; deep pages would be too deep for recursion
         element, part = stack.pop()
-        if part == "text" and not _is_navigation(element):
+        if part == "text":
+            if _is_navigation(element) or (element.tag == "table" and not tables):
+                continue
             stack += [entry for child in reversed(element) for entry in ((child, "tail"), (child, "text"))]
-        elif part == "text":
-            continue
         if getattr(element, part):
             places.append((element, part))
     return tree, places
@@ -108,9 +111,9 @@ def _is_navigation(element: Any) -> bool:
     return any(_DROPPED.fullmatch(name) for name in names)
 
 
-def main_text(html: str) -> str:
+def main_text(html: str, tables: bool = True) -> str:
     """The reference main text, a line a text node of the markup."""
-    return "\n".join(text for element, part in text_places(html)[1] if (text := getattr(element, part)).strip())
+    return "\n".join(text for element, part in text_places(html, tables)[1] if (text := getattr(element, part)).strip())
 
 
 def language(text: str) -> str:

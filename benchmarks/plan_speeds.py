@@ -7,11 +7,12 @@ No figure of it is written by hand; a test holds it to the result files.
 
 debian_docs.json   the whole job on 12,449 pages: seconds of worker time of a stage and of the passes that stand beside it (those of `split`)
 minhash.json       `dedup`: all it does at 100,000 documents, seconds by the clock times the workers, the start of their processes included.
-                   The job's own timings have its last pass alone, not the search for links.
+                   The job's own timings leave out what Beam takes to start them.
 corpus_speed.json  `rapid check`: what `extract` took for a page of the mix, less the extraction of the pages that passed. Reading and decoding
                    the page is part of it, so this is far slower than the check itself (language.json)
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _unextracted(value: dict[str, Any]) -> float:
 
 def main() -> None:
     """Read and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     value = speeds(*(read_json(RESULTS / f"{name}.json") for name in ("debian_docs", "minhash", "corpus_speed")))
     write_json(SPEEDS, value)
     print(json.dumps(value, indent=1))

@@ -112,4 +112,4 @@ def resident(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

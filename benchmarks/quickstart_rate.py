@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,4 +81,4 @@ def bits(walk: Walk, model: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

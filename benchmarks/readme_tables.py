@@ -3,6 +3,7 @@
 python -m benchmarks.readme_tables
 """
 
+import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
+    """Write all tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    write()
+
+
+def write() -> None:
     """Replace what stands between each table's markers."""
     for name, (page, make) in tables().items():
         path, document = RESULTS / f"{name}.json", ROOT / page

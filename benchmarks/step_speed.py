@@ -110,7 +110,7 @@ class PeerRunner:
         import transformers
 
         torch.set_num_threads(os.cpu_count() or 1)
-        settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2), attn_implementation="sdpa")
+        settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2) | {"attn_implementation": "sdpa"})
         began = time.perf_counter()
         self.model = transformers.LlamaForCausalLM(settings).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

@@ -87,7 +87,7 @@ class Peer:
         import transformers
 
         torch.set_float32_matmul_precision("high")  # what autocast leaves in float32; ours has nothing there
-        settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2), attn_implementation="sdpa")
+        settings = transformers.LlamaConfig(**hf_config.to_hf(config, "float32", 1, 2) | {"attn_implementation": "sdpa"})
         with torch.device(device):
             self.model = transformers.LlamaForCausalLM(settings).train()
         if config.remat_policy != "none":

@@ -88,8 +88,6 @@ LAYOUTS = {
     "model 4 x data 2": Layout((1, 4), 1, {"data": 2, "tensor": 4}),
     "model 2 x data 4, parameters over both": Layout((1, 2), 2, {"fsdp": 4, "tensor": 2}),
 }
-# What divides over the meshes above; the quickstart's model has three heads.
-SPREAD = {"embed_dim": 128, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "head_dim": 16, "mlp_dim": 256, "max_length": 512}
 
 
 def losses(
@@ -198,7 +196,18 @@ def spread_child(model: Path, cache: Path, out: Path, steps: int, length: int, b
 
     tokenizer = load_tokenizer(cache / "vocab")
     rows = -(-tokenizer.vocab_size // DEVICES) * DEVICES
-    config = DecoderConfig(vocab_size=rows, padding_ids=rows - tokenizer.vocab_size, **SPREAD)
+    config = DecoderConfig(
+        vocab_size=rows,
+        padding_ids=rows - tokenizer.vocab_size,
+        # What divides over the meshes of LAYOUTS; the quickstart's model has three heads.
+        embed_dim=128,
+        num_layers=2,
+        num_heads=8,
+        num_kv_heads=4,
+        head_dim=16,
+        mlp_dim=256,
+        max_length=512,
+    )
     checkpoints.save_model(model, config=config, params=init_params(config, jax.random.key(0)), tokenizer=tokenizer, ledger={})
     found = {name: losses(model, cache, steps, length, batch, layout) for name, layout in LAYOUTS.items()}
     write_json(out, found)
@@ -375,7 +384,9 @@ def main() -> None:
     parser.add_argument("--spread", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.spread:
-        spread_child(*map(Path, args.spread[:3]), *map(int, args.spread[3:]))
+        model, tokens, out = map(Path, args.spread[:3])
+        steps, length, batch = map(int, args.spread[3:])
+        spread_child(model, tokens, out, steps, length, batch)
         return
     found = commits()
     if not (args.quickstart / "report.html").exists():
@@ -385,7 +396,7 @@ def main() -> None:
     work = folder.parent / "work"  # the scripts' logs stay there
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    value = {
+    value: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commits": found,
         "software": software("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "clu"),

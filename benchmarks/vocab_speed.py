@@ -11,6 +11,7 @@ resident set. Writes `benchmarks/results/vocab_speed.json`.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -47,6 +48,11 @@ def library(tokenizer: Any) -> Callable[[Sequence[str]], Any]:
     return lambda texts: processor.encode(texts, out_type=int)
 
 
+def tokens(encode_batch: Callable[[Sequence[str]], Any], batches: Sequence[Sequence[str]]) -> int:
+    """How many a pass over the texts gives."""
+    return sum(len(ids) for batch in batches for ids in encode_batch(batch))
+
+
 def through_tf_data(tokenizer: Any, texts: Sequence[str], batched: bool) -> Callable[[], int]:
     """A pass over the texts as a tf.data pipeline, whole batches at a time or text by text as seqio maps them."""
     import tensorflow as tf
@@ -74,8 +80,8 @@ def encode(documents: Path, vocabularies: Path, repeats: int) -> dict[str, Any]:
         tokenizer = load_tokenizer(vocabularies / name)
         direct = library(tokenizer)
         ways: dict[str, Callable[[], Any]] = {
-            "library": lambda direct=direct: sum(len(ids) for batch in batches for ids in direct(batch)),
-            "ours": lambda tokenizer=tokenizer: sum(len(ids) for batch in batches for ids in tokenizer.encode_batch(batch)),
+            "library": functools.partial(tokens, direct, batches),
+            "ours": functools.partial(tokens, tokenizer.encode_batch, batches),
             "tf.data, batches": through_tf_data(tokenizer, texts, True),
             "tf.data, text by text": through_tf_data(tokenizer, texts, False),
         }

@@ -3,11 +3,18 @@
 Standard library only, and light: `ja-llm --help` loads it.
 """
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any
 
 from ja_llm.errors import JaLlmError
+
+_STOPPED = "stopped; what was finished is kept, the same command goes on from there."
 
 
 def path(text: str) -> str:
@@ -49,13 +56,53 @@ def run(prog: str, call: Callable[[], int | None], debug: bool = False) -> int:
         # gin adds lines about the call that failed; the sentence is the first.
         return _say(prog, str(error).splitlines()[0], error.exit_code)
     except KeyboardInterrupt:
-        return _say(prog, "stopped; what was finished is kept, the same command goes on from there.")
+        return _say(prog, _STOPPED)
     except BrokenPipeError:
         return 1
     except Exception as error:
         if debug:
             raise
         return _say(prog, _unexpected(error))
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, once: a second one does not cut short what is done about the first."""
+    asked = False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    with _sigterm(handler):
+        yield
+
+
+@contextlib.contextmanager
+def sigterm_leaves(prog: str) -> Iterator[None]:
+    """SIGTERM ends the process within the block, at once and with the sentence of Ctrl-C: for work that may be killed at any moment, and whose
+    own way out is long or loud."""
+
+    def handler(number: int, frame: object) -> None:
+        os.write(2, f"{prog}: {_STOPPED}\n".encode())  # not by sys.stderr, amidst whose writing the signal may have come
+        os._exit(1)
+
+    with _sigterm(handler):
+        yield
+
+
+@contextlib.contextmanager
+def _sigterm(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no handler can be set there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _late(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -65,7 +112,7 @@ def _late(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _say(prog: str, sentence: str, code: int = 1) -> int:
-    print(f"{prog}: {sentence}", file=sys.stderr)
+    print(f"{prog}: {sentence}", file=sys.stderr, flush=True)
     return code
 
 

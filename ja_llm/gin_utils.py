@@ -167,6 +167,12 @@ def _filled(text: str, placeholders: Mapping[str, Any]) -> str:
     return gin.config_str()
 
 
+def statements(text: str) -> dict[str, str]:
+    """What a configuration binds, {name: value as it is written}, from text as `parsed` yields it."""
+    found = re.findall(r"^([\w./]+) = (.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)  # a long value goes on in indented lines
+    return {name: " ".join(value.replace("\\\n", "\n").split()) for name, value in found}
+
+
 def unbound(error: TypeError) -> UsageError | None:
     """The sentence for a configurable that was called without all of its arguments; None where `error` is something else."""
     lacks = re.search(r"No values supplied by Gin or caller for arguments: \[(.*?)\]", str(error))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm import __version__
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import read_json, sha256_file, sha256_json, write_json
 
 NAME = "manifest.json"
@@ -123,6 +123,24 @@ def _other(schema: Any, wanted: str) -> str:
     return f"another version of ja_llm wrote it, so {_AGAIN.get(wanted, 'run the job that makes it again')} into a new folder"
 
 
+def path_in(root: str | os.PathLike) -> Path:
+    """Path of the manifest in a set's folder.
+
+    Raises:
+      UsageError: the folder does not exist.
+      JaLlmError: it has no manifest.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"{root}: this folder does not exist; check its name, or run the job that makes it first.")
+    path = root / NAME
+    if not path.exists():
+        raise JaLlmError(
+            f"{root}: there is no {NAME}, so this set is unfinished or not one of ours; run the job that makes it again."
+        )
+    return path
+
+
 def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str, Any]:
     """Read and check `root/manifest.json`.
 
@@ -132,14 +150,11 @@ def read(root: str | os.PathLike, schema: str, verify: bool = False) -> dict[str
       verify: compare every shard's checksum too (reads all bytes); otherwise existence and size only.
 
     Raises:
+      UsageError: the folder does not exist.
       JaLlmError: the manifest is missing, incomplete, of another schema, or its files differ from what it says.
     """
     root = Path(root)
-    path = root / NAME
-    if not path.exists():
-        raise JaLlmError(
-            f"{root}: there is no {NAME}, so this set is unfinished or not one of ours; run the job that makes it again."
-        )
+    path = path_in(root)
     value = read_json(path, "manifest")
     missing = [key for key in _REQUIRED if key not in value] if isinstance(value, dict) else list(_REQUIRED)
     if missing:

@@ -69,9 +69,9 @@ class Progress:
     def _line(self) -> None:
         self._last, self._told = time.monotonic(), True
         of = f"/{self._total}" if self._total is not None else ""
-        rate = (self._done - self._initial) / max(self._last - self._start, 1e-9)
+        rate = _rate((self._done - self._initial) / max(self._last - self._start, 1e-9))
         note = f", {self._note}" if self._note else ""
-        print(f"{self._label}: {self._done}{of} {self._unit}s ({rate:.1f}/s){note}", file=self._stream, flush=True)
+        print(f"{self._label}: {self._done}{of} {self._unit}s ({rate}){note}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """End the bar; elsewhere print the closing line."""
@@ -85,6 +85,14 @@ class Progress:
 
     def __exit__(self, *unused) -> None:
         self.close()
+
+
+def _rate(per_second: float) -> str:
+    """A rate in the largest of units in which it is not shown as 0: a second, a minute, an hour."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if per_second * seconds >= 0.05:
+            return f"{per_second * seconds:.1f}/{unit}"
+    return "0.0/s"
 
 
 def track(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:

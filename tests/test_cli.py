@@ -54,7 +54,7 @@ def test_help_answers_at_once():
     ("argv", "says"),
     [
         (["corpus", "build", "--input", "/nowhere/*.warc.gz", "--output", "OUT"], "/nowhere/*.warc.gz"),
-        (["corpus", "stats", "OUT"], "there is no manifest.json"),
+        (["corpus", "stats", "OUT"], "OUT: this folder does not exist"),
         (["eval", "--checkpoint", "OUT", "--documents", "OUT"], "OUT"),
         (["generate", "--checkpoint", "OUT", "--prompt", "x"], "OUT"),
         (["export", "OUT", "--out", "OUT2"], "OUT"),

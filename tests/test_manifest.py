@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ja_llm import manifest
-from ja_llm.errors import JaLlmError
+from ja_llm.errors import JaLlmError, UsageError
 
 
 @pytest.fixture
@@ -59,6 +59,15 @@ def test_missing(root):
     (root / "manifest.json").unlink()
     with pytest.raises(JaLlmError, match="unfinished or not one of ours"):
         manifest.read(root, manifest.DOCUMENTS)
+
+
+def test_a_folder_that_does_not_exist_is_a_wrong_call_and_no_unfinished_set(root):
+    with pytest.raises(UsageError, match="tokn: this folder does not exist"):
+        manifest.read(root / "tokn", manifest.DOCUMENTS)
+    (root / "token").mkdir()
+    with pytest.raises(JaLlmError, match="unfinished or not one of ours") as said:
+        manifest.read(root / "token", manifest.DOCUMENTS)
+    assert said.value.exit_code == 1
 
 
 @pytest.mark.parametrize("key", ["schema", "config_hash", "shards", "parents"])

@@ -36,6 +36,12 @@ V1 = (
     Step(HOST, 173_350_375, 312_674_522_606),
     Step(MODIFY, 173_350_375, 312_093_428_689),
 )
+# Share of a crawl's pages in a language where it is not Japanese, by Common Crawl's own detector (CC-MAIN-2026-04, cc-crawl-statistics'
+# languages.csv; Japanese there: 5.8 %, where Swallow v2 counted 3.3 % over 94 crawls).
+CRAWL_SHARES = {
+    "en": 0.4170, "ru": 0.0626, "de": 0.0596, "zh": 0.0493, "fr": 0.0467, "es": 0.0462, "pt": 0.0246, "it": 0.0241, "pl": 0.0203, "nl": 0.0179,
+    "tr": 0.0120, "id": 0.0115, "cs": 0.0114, "vi": 0.0110, "ko": 0.0079, "uk": 0.0070, "ar": 0.0066, "th": 0.0039,
+}  # fmt: skip
 V2_PAGES, V2_JAPANESE, V2_DEDUPLICATED = 254_700_000_000, 8_300_000_000, 1_900_000_000
 
 # Which step of v1's table a stage of ours belongs to.
@@ -53,7 +59,16 @@ _STEPS = {
     "host_cap": HOST,
     "modify": MODIFY,
 }
-# Thresholds of v1's code that our Japanese rules have under another name or not at all are told in words by the preset.
+# What a run's values are compared with those of the preset swallow_v1 in: (part of the configuration, the stage that it is for, what it is
+# called). Names of lists that v1 did not publish are no difference.
+_COMPARED = (
+    ("extraction", "extract", "Before and in extraction", ("rapid_check", "favour", "normalise")),
+    ("language", "language", "Language detector", ("method", "second_opinion")),
+    ("statistics", "annotate", "How texts are measured", None),
+    ("japanese", "select", "Rules for Japanese text", None),
+    ("host_filter", "host_filter", "Hosts", ("match", "patterns", "max_named_page_share", "max_ng_character_share")),
+    ("modify", "modify", "Changed texts", None),
+)
 _V1_MINHASH = {"ngram": 5, "bands": 20, "rows": 20}
 
 
@@ -98,8 +113,14 @@ def v1_share(name: str) -> float | None:
     return V1[place].pages / V1[place - 1].pages if place else None
 
 
+def comparable(config: Mapping[str, Any]) -> bool:
+    """Whether a run is of what v1 is of: web pages or documents, those in Japanese among them."""
+    kind = (config.get("inputs") or {}).get("kind", "")
+    return kind in ("", "documents") and "ja" in config.get("languages", ("ja",))
+
+
 def differences(config: Mapping[str, Any], yields: Sequence[Mapping[str, Any]], inputs: int) -> list[str]:
-    """What differs from v1, as sentences: input, order, steps that are missing, deduplication's setting."""
+    """What differs from v1, as sentences: input, order, steps that are missing, rules and detectors, deduplication's setting."""
     said = [
         f"Input: v1 read 21 snapshots of Common Crawl, some 63.4 billion pages; this run read {inputs:,} files."
         if inputs != 1
@@ -114,11 +135,41 @@ def differences(config: Mapping[str, Any], yields: Sequence[Mapping[str, Any]], 
     missing = [name for name in usual if name not in order]
     if missing:
         said.append(f"Not among this run's stages: {', '.join(missing)}.")
-    said += _deduplication(config.get("minhash"))
+    stages = config.get("stages")
+    said += _values(config, stages)
+    if stages is None or "minhash" in stages:
+        said += _deduplication(config.get("minhash"))
     said.append(
         "Japanese text: v1 counts pages that its own detector calls Japanese; this run counts documents in Japanese after extraction."
     )
     return said
+
+
+def _values(config: Mapping[str, Any], stages: Sequence[str] | None) -> list[str]:
+    """A sentence for each part of the configuration that has other values than the preset swallow_v1, which are those of v1's code."""
+    from beam_pipelines import config as configuration
+
+    v1, said = configuration.load("swallow_v1").to_json(), []
+    for part, stage, title, names in _COMPARED:
+        ours = config.get(part)
+        if not isinstance(ours, Mapping) or (stages is not None and stage not in stages):
+            continue
+        other = [
+            f"{name.replace('_', ' ')} {_shown(value)}, here {_shown(ours[name])}"
+            for name, value in v1[part].items()
+            if name in ours and ours[name] != value and (names is None or name in names)
+        ]
+        if other:
+            said.append(f"{title}, v1's code and here: {'; '.join(other)}.")
+    return said
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
 
 
 def _deduplication(minhash: Any) -> list[str]:

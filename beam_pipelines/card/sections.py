@@ -10,6 +10,7 @@ from ja_llm.pages.charts import funnel, histogram, percent, size
 from ja_llm.pages.html import cut
 
 HOSTS, LICENCES, SHOWN = 30, 30, 3  # rows of the tables, samples of a reason
+_QUANTILES = (0.1, 0.5, 0.9)
 _NAMES = {"ja": "Japanese", "en": "English"}
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -121,7 +122,7 @@ def _published(manifest: Mapping[str, Any]) -> list[Block]:
     if not yields:
         return []
     ours = published.steps(yields)
-    if published.JAPANESE not in ours:
+    if published.JAPANESE not in ours or not published.comparable(manifest.get("config", {})):
         return []
     rows = []
     for step in published.V1:
@@ -153,7 +154,7 @@ def _lengths(summary: Summary) -> list[Block]:
         bins: Mapping[int, int] = statistics.get("characters", {})
         total = sum(bins.values())
         if total:
-            rows.append([_lang(lang), f"{total:,}", *(f"{_quantile(bins, share):,.0f}" for share in (0.1, 0.5, 0.9))])
+            rows.append([_lang(lang), f"{total:,}", *(f"{_quantile(bins, share):,.0f}" for share in _QUANTILES)])
     if not rows:
         return []
     plots = [
@@ -165,31 +166,37 @@ def _lengths(summary: Summary) -> list[Block]:
     return [Plots(plots), Table("Characters a document", head, rows), note]
 
 
-def _quantile(bins: Mapping[int, int], share: float) -> float:
+def _quantile(bins: Mapping[int, int], share: float, edges: Sequence[float] = COUNT_EDGES) -> float:
     """The upper edge of the bin in which this share of the documents is reached."""
     total, seen = sum(bins.values()), 0
     for place in sorted(bins):
         seen += bins[place]
         if seen >= share * total:
-            return COUNT_EDGES[place + 1]
-    return COUNT_EDGES[-1]
+            return edges[place + 1]
+    return edges[-1]
 
 
 def _scores(scores: Mapping[str, Any], config: Mapping[str, Any]) -> list[Block]:
-    """One plot a statistic and language, those first that the run has thresholds on."""
+    """One plot a statistic and language, those first that the run has thresholds on, and their quantiles beside the thresholds."""
     thresholds = {"ja": config.get("japanese", {}), "en": config.get("english", {})}
     decided: list[str] = []
     others: list[str] = []
+    rows: list[list[str]] = []
     for lang, statistics in sorted(scores.items(), key=lambda pair: (pair[0] != "ja", pair[0])):
         limits = thresholds.get(lang) or {}
         for name, bins in statistics.items():
             levels = [(side, limits[f"{side}_{name}"]) for side in ("min", "max") if limits.get(f"{side}_{name}") is not None]
             counts, told = {int(place): n for place, n in bins.items()}, name.replace("_", " ")
             share = is_share(name)
+            edges = SHARE_EDGES if share else COUNT_EDGES
+            if levels:
+                limits_of = {side: f"{level:g}" for side, level in levels}
+                tenths = (_number(_quantile(counts, part, edges), share) for part in _QUANTILES)
+                rows.append([told, _lang(lang), limits_of.get("min", ""), limits_of.get("max", ""), *tenths])
             plot = histogram(
                 f"{_lang(lang)}: {told}",
                 {_lang(lang): counts},
-                SHARE_EDGES if share else COUNT_EDGES,
+                edges,
                 told,
                 levels,
                 log=not share,
@@ -197,8 +204,19 @@ def _scores(scores: Mapping[str, Any], config: Mapping[str, Any]) -> list[Block]
             (decided if levels else others).append(plot)
     if not decided and not others:
         return []
-    note = "All documents that reached this stage, those too that were dropped by it; the lines are the thresholds."
-    return [Text(note), Plots(decided), Plots(others, f"Without a threshold in this run: {len(others)}")]
+    note = "All documents that reached this stage, those too that were dropped by it. Quantiles are to the upper edge of a bin: of fifty for a share, of eight a decade for a count."
+    head = ("statistic", "language", "min", "max", "a tenth is below", "half is", "nine tenths are")
+    table = Table("Thresholds, and the quantiles of what they are on", head, rows, numbers=2)
+    return [
+        Text(note),
+        *([table] if rows else []),
+        Plots(decided),
+        Plots(others, f"Without a threshold in this run: {len(others)}"),
+    ]
+
+
+def _number(value: float, share: bool) -> str:
+    return f"{value:.2f}" if share else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _hosts(summary: Summary, capped: Mapping[str, int]) -> list[Block]:

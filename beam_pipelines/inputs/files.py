@@ -59,6 +59,34 @@ def find_inputs(patterns: Sequence[str], inputs: Inputs, token: str = "") -> lis
     return files
 
 
+def require_apart(files: Sequence[Path], output: Path) -> None:
+    """Refuse inputs that the job itself writes, or that it would write into: run again, it would take its own output for input.
+
+    Args:
+      files: as `find_inputs` gives them.
+      output: the document set's folder, or the path that stands for one in a bucket.
+
+    Raises:
+      UsageError: an input lies in the output, or the output in a folder that is read.
+    """
+    place = _compared(output)
+    for file in files:
+        one, shown = _compared(file), mirror.url_of(file) or file
+        if one.startswith(place):
+            raise UsageError(
+                f"{shown}: this input lies in the output folder ({mirror.url_of(output) or output}); choose an --output beside the "
+                "input, or an --input pattern that leaves the output out."
+            )
+        if place.startswith(one):
+            raise UsageError(
+                f"{shown}: the output folder ({mirror.url_of(output) or output}) lies in this input; choose an --output beside it."
+            )
+
+
+def _compared(path: Path) -> str:
+    return (os.fspath(path) if mirror.url_of(path) else os.path.realpath(path)).rstrip("/") + "/"
+
+
 def _in_bucket(pattern: str, inputs: Inputs, token: str) -> list[Path]:
     if inputs.kind == "code":
         raise UsageError(f"{pattern}: folders of source code are read from this machine's disk only; copy them here first.")

@@ -1,13 +1,14 @@
 """The gzip members or zstd frames of a WARC file, each decompressed on its own, so that a broken one costs only itself.
 
-After a broken member reading goes on at the next one that begins with a WARC record. The zstd form is the Internet
+After a broken member reading goes on at the next one that begins with a WARC record. A member may hold all records of a file, or inflate to
+a thousand times its size: one that is larger than memory should hold is decompressed a second time while it is read. The zstd form is the Internet
 Archive's (".warc.zst"): one frame a record, and optionally a skippable frame in front that holds the dictionary.
 """
 
 import contextlib
 import dataclasses
+import io
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from beam_pipelines.inputs.compression import GZIP, ZSTD, Codec, codec_of, skipp
 from beam_pipelines.inputs.items import Damage
 
 _IN_MEMORY = 64 << 20
+_BEHIND = 16 << 20  # what is kept of a larger member behind the place that is read: more than a record that is not too large
 _DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
 
 
@@ -35,22 +37,75 @@ def members(path: Path, size: int) -> Iterator[tuple[int, IO[bytes], Damage | No
             if codec.name == ZSTD.name and (skipped := skippable_frame(file, offset)):
                 offset = skipped[0]
                 continue
-            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
-                end, wrong = _decompress(file, offset, spool, codec)
-                if end is None:
-                    after = _next_record(file, offset + 1, codec)
-                    if after is None and not _has_data(file, offset):
-                        return  # zero padding after the last member
-                    reason = "warc_corrupt" if wrong == "corrupt" else "warc_truncated"
-                    where = f"reading went on at {after}" if after is not None else "nothing readable follows"
-                    detail = f"a {codec.name} member is {'corrupt' if wrong == 'corrupt' else 'cut off'}; {where}"
-                    problem: Damage | None = Damage(offset, reason, detail)
-                    end = after if after is not None else size
-                else:
-                    problem = None
-                spool.seek(0)
-                yield offset, spool, problem  # type: ignore[misc]
-                offset = end
+            member = _decompress(file, offset, codec)
+            end, problem = member.end, None
+            if end is None:
+                after = _next_record(file, offset + 1, codec)
+                if after is None and not _has_data(file, offset):
+                    return  # zero padding after the last member
+                reason = "warc_corrupt" if member.wrong == "corrupt" else "warc_truncated"
+                where = f"reading went on at {after}" if after is not None else "nothing readable follows"
+                detail = f"a {codec.name} member is {'corrupt' if member.wrong == 'corrupt' else 'cut off'}; {where}"
+                problem = Damage(offset, reason, detail)
+                end = after if after is not None else size
+            yield offset, member.stream(file, offset, codec), problem
+            offset = end
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """One decompressed member.
+
+    Attributes:
+      end: offset behind it, None if it has no end.
+      wrong: "corrupt" or "truncated" then.
+      content: all that it holds, None if that is too much for memory.
+      careful: offset of the bytes in which the library refuses to go on; before it is done with them it gives nothing out.
+    """
+
+    end: int | None
+    wrong: str
+    content: bytes | None
+    careful: int | None = None
+
+    def stream(self, file: IO[bytes], offset: int, codec: Codec) -> IO[bytes]:
+        """The content to read and seek in."""
+        return io.BytesIO(self.content) if self.content is not None else Inflated(file, offset, codec, self.careful)  # type: ignore[return-value]
+
+
+class Inflated:
+    """A member's content, decompressed while it is read; going back further than `_BEHIND` begins at its start again."""
+
+    def __init__(self, file: IO[bytes], offset: int, codec: Codec, careful: int | None):
+        self._again = lambda: _pieces(file, offset, codec, careful)
+        self._pieces, self._held, self._from, self._at = self._again(), bytearray(), 0, 0
+
+    def seek(self, position: int) -> int:
+        """Go to a byte of the content, counted from its start."""
+        if position < self._from:
+            self._pieces, self._held, self._from = self._again(), bytearray(), 0
+        self._at = position
+        return position
+
+    def tell(self) -> int:
+        """Where reading goes on."""
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        """As many bytes as asked for, fewer at the end alone."""
+        while self._from + len(self._held) < self._at + size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._held += piece
+            gone = min(self._at - self._from, len(self._held)) - _BEHIND
+            if gone > _BEHIND:
+                del self._held[:gone]
+                self._from += gone
+        start = self._at - self._from
+        data = bytes(self._held[start : start + size])
+        self._at += len(data)
+        return data
 
 
 def _with_dictionary(file: IO[bytes]) -> tuple[Codec, int]:
@@ -77,36 +132,49 @@ def _has_data(file: IO[bytes], offset: int) -> bool:
     return False
 
 
-def _decompress(file: IO[bytes], offset: int, out: IO[bytes], codec: Codec) -> tuple[int | None, str]:
-    """Decompress the member at `offset` into `out`: (offset of its end, "") or (None, "corrupt" or "truncated")."""
+def _decompress(file: IO[bytes], offset: int, codec: Codec) -> _Member:
+    """Decompress the member at `offset`, holding no more than `_IN_MEMORY` of it."""
+    held: io.BytesIO | None = io.BytesIO()
+
+    def keep(content: bytes) -> None:
+        nonlocal held
+        if held is not None:
+            held.write(content)
+            held = held if held.tell() <= _IN_MEMORY else None
+
+    def kept() -> bytes | None:
+        return None if held is None else held.getvalue()
+
     file.seek(offset)
     inflater, failure = codec.start(), codec.errors()
-    while True:
-        chunk = file.read(codec.step)
-        if not chunk:
-            return None, "truncated"
+    while chunk := file.read(codec.step):
         try:
-            out.write(inflater.decompress(chunk))
+            keep(inflater.decompress(chunk))
         except failure:
             # The library keeps back what it made of the chunk in which it fails: once more, byte by byte there.
-            before = file.tell() - len(chunk)
-            out.seek(0)
-            out.truncate()
-            return _decompress_until(file, offset, before, out, codec)
+            careful = file.tell() - len(chunk)
+            held = io.BytesIO()
+            for piece in _pieces(file, offset, codec, careful):
+                keep(piece)
+            return _Member(None, "corrupt", kept(), careful)
         if inflater.eof:
-            return file.tell() - len(inflater.unused_data), ""
+            return _Member(file.tell() - len(inflater.unused_data), "", kept())
+    return _Member(None, "truncated", kept())
 
 
-def _decompress_until(file: IO[bytes], offset: int, position: int, out: IO[bytes], codec: Codec) -> tuple[None, str]:
-    """Decompress the corrupt member at `offset` up to the byte that the library refuses, which is known to lie after `position`."""
-    file.seek(offset)
-    inflater = codec.start()
-    while (left := position - file.tell()) > 0:
-        out.write(inflater.decompress(file.read(min(left, codec.step))))
+def _pieces(file: IO[bytes], offset: int, codec: Codec, careful: int | None) -> Iterator[bytes]:
+    """The content of the member at `offset` in pieces, up to its end or to the byte that the library refuses, which is not before `careful`."""
+    inflater, at = codec.start(), offset
     with contextlib.suppress(codec.errors()):
-        while byte := file.read(1):
-            out.write(inflater.decompress(byte))
-    return None, "corrupt"
+        while not inflater.eof:
+            step = codec.step if careful is None else min(codec.step, careful - at) if at < careful else 1
+            file.seek(at)  # whoever reads this may read elsewhere in between
+            chunk = file.read(step)
+            if not chunk:
+                return
+            at += len(chunk)
+            if piece := inflater.decompress(chunk):
+                yield piece
 
 
 def _next_record(file: IO[bytes], start: int, codec: Codec) -> int | None:

@@ -9,15 +9,15 @@ file of conversion records: the text that Common Crawl made of the responses.
 import base64
 import dataclasses
 import hashlib
+import io
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from beam_pipelines.inputs.items import Capture, Damage, Other
-from beam_pipelines.inputs.members import members
+from beam_pipelines.inputs.members import Inflated, members
 
 _SEARCH = 1 << 20
 # A record's first line with the header that follows: the first line alone may stand in any text about WARC files.
@@ -98,7 +98,7 @@ class _Parsed:
 
 def _records(stream: IO[bytes], offset: int, max_bytes: int, corrupt: bool) -> Iterator[_Item]:
     """The whole records of one member or plain file. After damage reading goes on where the next record starts."""
-    plain = not isinstance(stream, tempfile.SpooledTemporaryFile)
+    plain = not isinstance(stream, io.BytesIO | Inflated)
     begin: int | None = 0
     while begin is not None:
         # One record is held back: that its length is wrong shows only where the next one should stand.

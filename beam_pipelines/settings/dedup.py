@@ -7,6 +7,8 @@ import gin
 
 from beam_pipelines.settings.checks import Check
 
+_MOST = 9_999  # buckets, the one of whole texts among them, have names of four digits, which are put in order
+
 
 @gin.configurable(module="corpus")
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,10 @@ class MinHash:
     def checks(self) -> list[Check]:
         """Conditions on the values."""
         values = {"bands": self.bands, "rows": self.rows, "ngram": self.ngram}
-        return [(name, value, value >= 1, "at least 1") for name, value in values.items()]
+        return [
+            *((name, value, 1 <= value <= _MOST, f"from 1 to {_MOST:,}") for name, value in values.items()),
+            ("seed", self.seed, 0 <= self.seed < 1 << 32, "from 0 to 4,294,967,295"),
+        ]
 
 
 @gin.configurable(module="corpus")

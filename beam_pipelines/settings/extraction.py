@@ -41,6 +41,7 @@ class Extraction:
         return [
             ("max_bytes", self.max_bytes, self.max_bytes > 0, "a positive number"),
             ("deadline_s", self.deadline_s, self.deadline_s > 0, "a positive number"),
+            ("reset_caches_every", self.reset_caches_every, self.reset_caches_every > 0, "a positive number"),
             ("favour", self.favour, self.favour in ("", "recall", "precision"), "one of '', 'recall', 'precision'"),
             ("normalise", self.normalise, self.normalise in FORMS, "one of '', 'NFC', 'NFKC'"),
             ("rapid_check", self.rapid_check, self.rapid_check in ("", *rapid_check.RULES), f"'' or one of {rapid_check.RULES}"),

@@ -16,7 +16,7 @@ class Split:
     Attributes:
       heldout_share: share of the documents (or groups) that is held out.
       split_by: "group" keeps a package's or site's pages on one side, so that held-out text is of manuals or sites that were
-        never trained on; "document" is for sets of few groups.
+        never trained on, and a document that names neither is a group by itself; "document" is for sets of few groups.
       seed: of the hash that decides.
       ngrams: characters of the n-grams that containment is measured on, by the held-out document's language, white space
         removed. 13 characters are a clause in Japanese and two words in English, where 40 are about eight words.

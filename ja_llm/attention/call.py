@@ -9,7 +9,8 @@ import numpy as np
 
 from ja_llm.attention.spans import Spans, documents, packed_spans
 
-Ids = jax.Array | tuple[jax.Array, jax.Array] | None
+Array = jax.Array | np.ndarray  # numpy's stays concrete inside jit, which cuDNN's packed mode needs of ids
+Ids = Array | tuple[Array, Array] | None
 Pair = tuple[jax.Array, jax.Array] | None
 Window = int | jax.Array | None
 Result = tuple[jax.Array, jax.Array | None]

@@ -8,7 +8,7 @@ every run (FlashAttention-2, arXiv 2307.08691, section 3.2, adds dq atomically).
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -92,11 +92,15 @@ class Residuals(NamedTuple):
 class Backend(Protocol):
     """A module of this package that computes tiles; `__name__` names it in error messages."""
 
-    forward: Callable[[Plan, jax.Array, jax.Array, jax.Array, Spans], tuple[jax.Array, jax.Array]]
-    dq: Callable[[Plan, Residuals], jax.Array]
-    dkv: Callable[[Plan, Residuals], tuple[jax.Array, jax.Array]]
     least_tile: int
-    width: Callable[[int], int]
+
+    def forward(self, plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, spans: Spans, /) -> tuple[jax.Array, jax.Array]: ...
+
+    def dq(self, plan: Plan, r: Residuals, /) -> jax.Array: ...
+
+    def dkv(self, plan: Plan, r: Residuals, /) -> tuple[jax.Array, jax.Array]: ...
+
+    def width(self, head_dim: int, /) -> int: ...
 
 
 _interpreted: contextvars.ContextVar[Any] = contextvars.ContextVar("interpreted", default=False)

@@ -1,7 +1,7 @@
 """`ja-llm corpus`: build a document set, and look into it."""
 
 from beam_pipelines.flags import bindings, build_flags
-from ja_llm.command_line import path
+from ja_llm.command_line import path, sigterm_leaves
 from ja_llm.commands.corpus_classifier import train_classifier
 from ja_llm.commands.parsing import add_group, add_verb
 
@@ -17,7 +17,9 @@ def corpus(verbs) -> None:
         if args.dry_run:
             print(plan(args.input, args.output, **how))
         else:
-            print(format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
+            # Beam would wait for over a minute for workers that have just started; a build may be killed at any moment.
+            with sigterm_leaves("ja-llm"):
+                print(format_yields(build_corpus(args.input, args.output, formats=args.format, **how)))
 
     parser = add_verb(
         group,
@@ -41,7 +43,8 @@ def _look(group) -> None:
         from beam_pipelines.stats import format_timings, format_yields
         from ja_llm import manifest
 
-        parts = [format_yields(manifest.read(args.directory, manifest.DOCUMENTS))]
+        value = manifest.read(args.directory, manifest.DOCUMENTS)
+        parts = [] if args.dropped else [format_yields(value)]
         if args.timings:
             parts.append(format_timings(args.directory))
         if args.dropped:
@@ -54,7 +57,7 @@ def _look(group) -> None:
         group,
         "stats",
         stats,
-        "Yields per stage and reason; with --dropped REASON samples of what was dropped for it.",
+        "Yields per stage and reason; with --dropped REASON only samples of what was dropped for it.",
         "ja-llm corpus stats data/corpus --dropped duplicate_near",
     )
     parser.add_argument("directory", type=path, metavar="DIR")

@@ -1,6 +1,7 @@
 """What every verb shares: its parser with an example, and the device flag."""
 
 import argparse
+import sys
 from collections.abc import Callable
 
 from ja_llm.errors import UsageError
@@ -14,6 +15,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
         super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, but a switch that takes `=true` takes no other word: argparse gives it the next one that has a space, of whatever
+        beginning (`--dry_run --gin.RATES="{'a': 1}"`)."""
+        words = list(sys.argv[1:] if args is None else args)
+        bare = {name for one in self._actions if one.nargs == "?" and one.const is True for name in one.option_strings}
+        end = words.index("--") if "--" in words else len(words)
+        words[:end] = [f"{word}=true" if word in bare else word for word in words[:end]]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")

@@ -43,14 +43,17 @@ def _show(verbs) -> None:
 
 def _shrink(verbs) -> None:
     def handler(args, rest):
+        from pathlib import Path
+
         from ja_llm.recipes.twin import told, write_twin
 
         out = args.out or f"{args.name}_small"
         sizes = {"vocab_size": args.vocab_size, "length": args.length, "batch_size": args.batch_size}
+        there = Path(out).exists()
         twin = write_twin(
             args.name, out, params=args.params, tokens=args.tokens, documents=args.documents, vocab=args.vocab, **sizes
         )
-        print(told(twin, out, bool(args.documents)))
+        print(told(twin, out, bool(args.documents), there))
 
     parser = add_verb(
         verbs,

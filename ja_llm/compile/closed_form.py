@@ -17,10 +17,11 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
 from ja_llm.train.flops import flops_per_token, layer_weights, matmul_weights
 
-# Bytes that a chip sends and waits for, of each parameter in each microbatch, as libtpu 0.0.42 compiles 8B without flags. Everywhere it sums the
-# bfloat16 gradient by an all-reduce, which is twice its bytes. For v5e:16x16 it hides the two gathers behind products; for v6e:16x16 it does
-# not; for v5p:4x4x4 it writes the gathers as all-reduces, too, and hides none.
-EXPOSED_BYTES = {"v5e": 4, "v6e": 8, "v5p": 12}
+# Bytes that a chip sends and waits for, of each parameter in each microbatch, as libtpu 0.0.42 compiles 8B without flags: (where each dimension
+# of the slice is a ring, where one is none). On rings it sums the bfloat16 gradient by an all-reduce, which is twice its bytes, on 8x16 by a
+# reduce-scatter, which is once. For v5e it hides the two gathers behind products; for v6e it does not; for v5p:4x4x4 it writes the
+# gathers as all-reduces, too, and hides none. v5p without rings was compiled for 8 chips alone, where no such sum is right.
+EXPOSED_BYTES = {"v5e": (4, 2), "v6e": (8, 6), "v5p": (12, 12)}
 
 
 def expected_step(
@@ -63,7 +64,9 @@ def expected_step(
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(model)))
     coords = list(itertools.product(*map(range, shape)))
     bandwidth = group_bandwidth(CHIPS[chip], shape, coords)
-    waited = microbatches * EXPOSED_BYTES[chip] * parameters * (chips - 1) / chips
+    on_rings, off_rings = EXPOSED_BYTES[chip]
+    bytes_each = on_rings if all(size % CHIPS[chip].wraps == 0 for size in shape) else off_rings
+    waited = microbatches * bytes_each * parameters * (chips - 1) / chips
     exposed = waited / bandwidth
     if slices > 1:  # the gradient's part of each chip, in every microbatch, as its sum is spread like the parameters
         exposed += microbatches * between_slices(parameters / chips, slices, chip)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ja_llm.errors import JaLlmError
 from ja_llm.evaluation import report_parts as parts
+from ja_llm.evaluation.report_commands import report_command
 from ja_llm.evaluation.report_data import read_corpus, read_runs
 from ja_llm.evaluation.report_forgetting import domains, forgetting
 from ja_llm.evaluation.report_suites import suites
@@ -50,17 +51,18 @@ def write_report(
     if not isinstance(texts, Mapping) or not all(isinstance(value, list) for value in texts.values()):
         raise JaLlmError(f"{samples}: these samples are no object of lists; give the samples.json of a quickstart.")
     published = suites(found)
+    again = report_command(found, {"documents": corpus, "certificate": certificate, "samples": samples})
     sections = [
-        ("summary", "In short", parts.summary(found, controls or {}, proof)),
-        ("quality", "Quality before and after", parts.quality(found, controls or {})),
+        ("summary", "In short", parts.summary(found, proof, corpus)),
+        ("quality", "Quality before and after", parts.quality(found, controls or {}, corpus)),
         *([("sets", "Published sets", published)] if published else []),
         ("curves", "Training curves", parts.curves(found)),
         *([("forgetting", "Forgetting", forgetting(found))] if domains(found) else []),
         ("corpus", "What became of the pages", parts.funnel(stages, totals, dropped)),
         ("vocabulary", "Vocabulary", parts.vocabulary(found, proof)),
-        ("texts", "Generated text", parts.texts(found, texts)),
+        ("texts", "Generated text", parts.texts(found, texts, again)),
         ("meaning", "What the numbers mean", parts.meaning(found, controls or {})),
-        ("next", "Commands to go on", parts.commands(found, corpus, certificate)),
+        ("next", "Commands to go on", parts.commands(found, corpus, again)),
         ("ledger", "Ledgers", parts.ledgers(found)),
     ]
     title = "ja_llm report: " + (", ".join(run.name for run in found) if len(found) <= SERIES else f"{len(found)} runs")

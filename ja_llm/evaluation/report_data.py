@@ -9,7 +9,7 @@ from typing import Any
 from ja_llm.errors import UsageError
 from ja_llm.evaluation.samples import read_samples
 from ja_llm.files import read_json
-from ja_llm.manifest import NAME as MANIFEST
+from ja_llm.manifest import path_in
 from ja_llm.train.metrics import read_metrics
 
 # Published sets in the order of Swallow's tables, ten Japanese and ten English ones, as the tables call them.
@@ -44,6 +44,11 @@ def published_name(task: str) -> str:
     return task.partition("#")[0].removesuffix("_strict")
 
 
+def windowed(task: str) -> bool:
+    """Whether a task's figures depend on `eval --length`."""
+    return task.startswith(("bits_per_byte", "continuation_choice"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One model or run directory.
@@ -75,6 +80,21 @@ class Run:
         return dict(
             sorted(found.items(), key=lambda pair: (not pair[0].startswith("bits_per_byte"), "_ja" not in pair[0], pair[0]))
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the newest evaluation."""
+        return (self.last[1].get("settings") or {}) if self.last else {}
+
+    @property
+    def window(self) -> int | None:
+        """The newest evaluation's scoring window in tokens; None where nothing that depends on it was measured."""
+        return self.settings.get("length") if any(map(windowed, self.tasks)) else None
+
+    @property
+    def trained_window(self) -> int | None:
+        """Tokens a row of the run's training, in which it measures itself, too."""
+        return (self.ledger.get("identity") or {}).get("length")
 
     @property
     def origin(self) -> str:
@@ -170,10 +190,11 @@ def read_corpus(corpus: str | Path) -> tuple[list[Stage], dict[str, Any], dict[s
     """(stages, totals, a few dropped samples by reason) of a document set; `corpus` is its folder or its manifest.
 
     Raises:
+      UsageError: the folder does not exist.
       JaLlmError: the manifest is missing or can't be read.
     """
     path = Path(corpus)
-    path = path if path.is_file() else path / MANIFEST
+    path = path if path.is_file() else path_in(path)
     value = read_json(path, "manifest")
     stages = [stage for entry in _entries(value.get("yields")) if (stage := _stage(entry))]
     dropped = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError
-from ja_llm.evaluation.report_data import Run, Stage
+from ja_llm.evaluation.report_commands import PROMPT, eval_command, generate_command
+from ja_llm.evaluation.report_data import Run, Stage, windowed
 from ja_llm.files import shown
 from ja_llm.pages.html import absent, bar, cut, quotations, table
 from ja_llm.pages.svg import SERIES, Dot, Line, dot_plot, escape, line_plot, number, thin
@@ -29,8 +30,8 @@ def subtitle(runs: Sequence[Run]) -> str:
     return "; ".join(steps) or "no training curve among these directories"
 
 
-def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], certificate: Mapping[str, Any]) -> str:
-    """Cards: each headline metric of the first evaluated model and of the newest, and the gain in tokens."""
+def summary(runs: Sequence[Run], certificate: Mapping[str, Any], corpus: str | Path | None) -> str:
+    """Cards: each headline metric of the first evaluated model and of the newest, and the gain in tokens; who was not evaluated."""
     measured = [run for run in runs if run.last]
     cards = []
     if measured:
@@ -38,7 +39,7 @@ def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], cert
         after = next((run for run in measured if run.metrics), measured[-1])
         before = measured[0] if measured[0] is not after else None
         for task, result in after.tasks.items():
-            cards.append(_card(task, result, before, before.tasks.get(task) if before else None))
+            cards.append(_card(task, result, after, before))
     tokens = _tokens_per_character(certificate)
     if tokens:
         old, new = tokens
@@ -46,14 +47,31 @@ def summary(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], cert
             f'<li><div class="what">tokens per Japanese character</div><div class="value">{number(new, 3)}</div>'
             f'<div class="from">{_arrow(old, new, "lower")} from {number(old, 3)} before</div></li>'
         )
-    return (
-        f'<ul class="cards">{"".join(cards)}</ul>'
-        if cards
-        else absent("No evaluation is there yet.", "ja-llm eval --checkpoint RUN --documents DIR")
-    )
+    told = (f'<ul class="cards">{"".join(cards)}</ul>' if cards else "") + _unmeasured(runs, corpus)
+    return told or absent("No bits per byte are there.", eval_command(_trained(runs), runs, corpus))
 
 
-def _card(task: str, result: Mapping[str, Any], before: Run | None, old: Mapping[str, Any] | None) -> str:
+def _unmeasured(runs: Sequence[Run], corpus: str | Path | None) -> str:
+    """Names the runs without an evaluation, which would otherwise be missing from the figures in silence."""
+    without = [run for run in runs if not run.last]
+    if not without:
+        return ""
+    if len(without) == len(runs):
+        return absent("No evaluation is there yet.", eval_command(_trained(runs), runs, corpus))
+    names = ", ".join(run.name for run in without[:SERIES])
+    more = len(without) - SERIES
+    names += f" and {more} more" if more > 0 else ""
+    # What was trained is what the page is read for; the others are measured with its command, too.
+    return absent(f"No figure here is of {names}: no evaluation of it is there.", eval_command(_trained(without), runs, corpus))
+
+
+def _trained(runs: Sequence[Run]) -> Run:
+    """The first run that was trained here, else the last model."""
+    return next((run for run in runs if run.metrics), runs[-1])
+
+
+def _card(task: str, result: Mapping[str, Any], after: Run, before: Run | None) -> str:
+    old = before.tasks.get(task) if before else None
     about = result.get("about", {})
     headline = about.get("headline", "")
     value = result.get(headline)
@@ -63,11 +81,18 @@ def _card(task: str, result: Mapping[str, Any], before: Run | None, old: Mapping
     unit = "" if metric in _label(task) else f": {metric}"
     line = "no model before it was evaluated"
     if before and old and isinstance(old.get(headline), int | float):
+        if windowed(task) and before.window and after.window and before.window != after.window:
+            line = f"no comparison: {escape(before.name)}'s {number(old[headline], 3)} is of another scoring window"
+            return _in_card(task, unit, value, line)
         # So few questions or documents can't tell the two apart: neither colour nor percentage.
         unclear = _overlap(old.get("interval"), result.get("interval"))
         change = "no clear change" if unclear else _arrow(old[headline], value, about.get("better", ""))
         line = f"{change} from {number(old[headline], 3)} ({escape(before.name)})"
         line += "; the 95 % intervals overlap" if unclear else ""
+    return _in_card(task, unit, value, line)
+
+
+def _in_card(task: str, unit: str, value: float, line: str) -> str:
     return f'<li><div class="what">{escape(_label(task))}{escape(unit)}</div><div class="value">{number(value, 3)}</div><div class="from">{line}</div></li>'
 
 
@@ -85,13 +110,13 @@ def _arrow(old: float, new: float, better: str) -> str:
     return f'<span class="{"better" if good else "worse"}">{sign} {change} {"better" if good else "worse"}</span>'
 
 
-def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> str:
+def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]], corpus: str | Path | None) -> str:
     """The table of all models and controls, and a plot of bits per byte with intervals."""
     rows = [(run.name, _origin(run), run.tasks, False) for run in runs if run.last]
     rows += [(name, "control", dict(tasks), True) for name, tasks in controls.items()]
     tasks = list(dict.fromkeys(task for _, _, found, control in rows for task, r in found.items() if not control or _headline(r)))
     if not tasks:
-        return absent("Nothing was evaluated.", "ja-llm eval --checkpoint RUN --documents DIR")
+        return absent("Nothing was evaluated.", eval_command(_trained(runs), runs, corpus))
     heads = "".join(
         f'<th class="n" scope="col">{escape(_label(task))}<span class="ci">{escape(_column(task, rows))}</span></th>'
         for task in tasks
@@ -113,7 +138,25 @@ def quality(runs: Sequence[Run], controls: Mapping[str, Mapping[str, Any]]) -> s
         else ""
     )
     missing = _left_out(runs)
-    return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{results}{note}{missing}<div class="plots">{plots}</div>'
+    return f'<p class="soft">95 % intervals in brackets, by bootstrap over documents, questions or texts.</p>{_windows(runs, corpus)}{results}{note}{missing}<div class="plots">{plots}</div>'
+
+
+def _windows(runs: Sequence[Run], corpus: str | Path | None) -> str:
+    """That figures of several scoring windows stand side by side; "" where there is one."""
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.window:
+            found.setdefault(run.window, []).append(run)
+    if len(found) < 2:
+        return ""
+    told = "; ".join(f"{number(window)} tokens for {', '.join(run.name for run in found[window])}" for window in sorted(found))
+    least = min(found)  # in which each of the models can be measured
+    again = next(run for window, of in found.items() if window != least for run in of)
+    return (
+        f"<p>These models were scored in windows of different lengths: {escape(told)}. A token has only what precedes it in the window to be guessed from, "
+        "so bits per byte and continuation choice do not compare between windows. Measured again in the shortest, they do: "
+        f"<code>{escape(eval_command(again, found[least], corpus, alike=True))}</code></p>"
+    )
 
 
 def _origin(run: Run) -> str:
@@ -198,7 +241,10 @@ def _levels(runs: Sequence[Run], key: str) -> list[tuple[str, float]]:
     task = f"bits_per_byte_{key.split('/')[1].rsplit('_', 1)[-1]}"
     if not key.endswith("/bits_per_byte"):
         return []
-    return [(run.name, dot.value) for run in runs if not run.series(key) and (dot := _dot(run.name, run.tasks.get(task)))]
+    # A level in another scoring window than the curves' says nothing beside them.
+    windows = {run.trained_window for run in runs if run.series(key)}
+    without = [run for run in runs if not run.series(key) and (run.window is None or {run.window} == windows)]
+    return [(run.name, dot.value) for run in without if (dot := _dot(run.name, run.tasks.get(task)))]
 
 
 def _median(values: Sequence[float]) -> float:
@@ -306,8 +352,8 @@ def _pieces(runs: Sequence[Run]) -> str:
     return html
 
 
-def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
-    """Continuations of the same prompts, and translations, model beside model."""
+def texts(runs: Sequence[Run], samples: Mapping[str, Any], again: str) -> str:
+    """Continuations of the same prompts, and translations, model beside model; `again` is the page's own command."""
     html = ""
     prompts = samples.get("prompts")
     if isinstance(prompts, Sequence) and prompts:
@@ -320,7 +366,15 @@ def texts(runs: Sequence[Run], samples: Mapping[str, Any]) -> str:
                 line = re.sub(r"\s*\n\s*", " ⏎ ", text)
                 html += f"<blockquote><b>{escape(name)}</b>\n<b>{escape(prompt)}</b>{escape(line)}</blockquote>"
     html += _translations(runs)
-    return html or absent("No text was generated.", "ja-llm generate --checkpoint RUN --prompt 日本の春は")
+    if html:
+        return html
+    run = _trained(runs)
+    form = json.dumps({"prompts": [PROMPT], run.name: ["…"]}, ensure_ascii=False)
+    return (
+        absent("No text was generated.", generate_command(run))
+        + f"<p>Write the text that it prints into samples.json in the place of … in <code>{escape(form)}</code> (a text for each prompt, a list for each model), and make "
+        f"the page again: <code>{escape(again)} --samples samples.json</code></p>"
+    )
 
 
 def _translations(runs: Sequence[Run], task: str = "translate_ui_en_ja") -> str:
@@ -368,24 +422,17 @@ def meaning(runs: Sequence[Run], controls: Mapping[str, Any]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in items.items() if v) + "</dl>"
 
 
-def commands(runs: Sequence[Run], corpus: str | Path | None, certificate: Any = None) -> str:
-    """What can be typed next, with the run's own paths as the folder of the call sees them."""
-    trained = next((run for run in runs if run.metrics), runs[-1])
-    path = shlex.quote(shown(trained.path))
+def commands(runs: Sequence[Run], corpus: str | Path | None, again: str) -> str:
+    """What can be typed next, with the run's own paths as the folder of the call sees them; `again` is the page's own command."""
+    trained = _trained(runs)
     documents = shlex.quote(shown(corpus)) if corpus else "DOCUMENTS"
-    others = f" --documents {documents}" if corpus else ""
-    others += f" --certificate {shlex.quote(shown(certificate))}" if isinstance(certificate, str | Path) else ""
-    measured = trained.last[1].get("settings", {}) if trained.last else {}
-    same = "".join(f" --{name} {measured[name]}" for name in ("limit", "length") if measured.get(name))
+    export = f"ja-llm export {shlex.quote(shown(trained.path))} --out {shlex.quote(shown(trained.path) + '-hf')}"
     lines = [
-        ("see what it writes", f"ja-llm generate --checkpoint {path} --prompt 日本の春は"),
-        ("measure it again, or another model", f"ja-llm eval --checkpoint {path} --documents {documents}{same}"),
+        ("see what it writes", generate_command(trained)),
+        ("measure it again, or another model", eval_command(trained, runs, corpus)),
         ("read what the corpus job dropped, and why", f"ja-llm corpus stats {documents}"),
-        ("use it with transformers", f"ja-llm export {path} --out {shlex.quote(shown(trained.path) + '-hf')}"),
-        (
-            "compare runs on one page",
-            f"ja-llm report {' '.join(shlex.quote(shown(r.path)) for r in runs)}{others} --out report.html",
-        ),
+        ("use it with transformers", export),
+        ("compare runs on one page", again),
         ("walk the path on your own pages (HTML or WARC)", "ja-llm quickstart --pages my-site/ --out mine"),
         ("walk it on real text: docs/first_steps.md", "ja-llm fetch debian-docs --out data/debian-docs"),
     ]

@@ -4,18 +4,16 @@ Commands and states: Google Cloud, "Manage queued resources" and "Run on a TPU P
 worker's code that is not 0; whether the machines are still there, the queued resource's state says.
 """
 
-import contextlib
 import dataclasses
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from ja_llm.command_line import sigterm_as_interrupt
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.launch.command import check_name, check_word, joined_by_itself, line
 from ja_llm.launch.flags import environment
@@ -179,7 +177,7 @@ class Operator:
           KeyboardInterrupt: Ctrl-C or SIGTERM; the workers were told to save and end.
         """
         self._pod.check()
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             try:
                 return self._keep_running()
             except KeyboardInterrupt:
@@ -262,24 +260,3 @@ class Operator:
 
     def _say(self, text: str) -> None:
         print(f"ja-llm launch: {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, once: a second one does not cut short what is done about the first."""
-    if threading.current_thread() is not threading.main_thread():  # no handler can be set there
-        yield
-        return
-    asked = False
-
-    def handler(number: int, frame: object) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

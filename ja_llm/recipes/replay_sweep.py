@@ -12,6 +12,7 @@ documents are held out (the error of the rise since step 0, each document compar
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ import gin
 import numpy as np
 from scipy import stats
 
-from ja_llm import gin_utils
+from ja_llm import gin_utils, manifest
+from ja_llm.data.rates import Replay
 from ja_llm.errors import JaLlmError, UsageError
 from ja_llm.files import write_json, write_text
 from ja_llm.pages.html import page, table
 from ja_llm.pages.svg import Line, escape, line_plot
 from ja_llm.train.forgetting import BASELINE, read_baseline
+from ja_llm.train.ledger import first_difference
 
 SCHEMA = "ja_llm.replay_sweep/1"
 _METRIC = "bits_per_byte"
+_REPLAYED = "# replayed: "  # the line of sweep.gin behind gin's own
 
 Values = dict[str, dict[str, float]]
 
@@ -65,8 +69,8 @@ def sweep(
 
     _check(bindings, sources, shares, seeds)
     out = Path(out)
-    steps = _same_run(files, bindings, search_paths, sources, out)
-    runs = []
+    steps = _same_run(files, bindings, search_paths, sources, shares, out)
+    runs: list[dict[str, Any]] = []
     for share in shares:
         for seed in seeds:
             folder = out / "runs" / f"{share:g}_{seed}"
@@ -79,6 +83,8 @@ def sweep(
                 "EVAL_PERIOD": "%TRAIN_STEPS",  # at the beginning and at the end
             }
             if (read := figures(folder, steps)) is None:
+                of = f"run {len(runs) + 1} of {len(shares) * len(seeds)}"
+                print(f"{of}: {', '.join(sources)} {100 * share:g} %, seed {seed}", flush=True)
                 train(files, [*bindings, *(f"{name} = {value}" for name, value in own.items())], search_paths)
                 read = figures(folder, steps)
             if not read:
@@ -105,26 +111,42 @@ def _check(bindings: Sequence[str], sources: Sequence[str], shares: Sequence[flo
             raise UsageError(f"{name} is set by the sweep itself; leave it out.")
 
 
-def _same_run(files: Sequence[str], bindings: Sequence[str], search_paths: str, sources: Sequence[str], out: Path) -> int:
+def _same_run(
+    files: Sequence[str], bindings: Sequence[str], search_paths: str, sources: Sequence[str], shares: Sequence[float], out: Path
+) -> int:
     """Steps of the run; OUT/sweep.gin keeps its settings, so that what is finished is never taken for a run of others.
 
     Raises:
-      UsageError: OUT was begun with other settings.
+      UsageError: OUT was begun with other settings, or the mixture has no such sources.
     """
     from ja_llm.train.main import train
 
     with gin_utils.parsed(files, bindings, search_paths, placeholders={"MODEL_DIR": ""}) as text:
-        steps = gin.get_bindings(train)["total_steps"]
-    said = f"{text}\n# replayed: {', '.join(sources)}\n"
+        given = gin.get_bindings(train)
+    if isinstance(cache := given.get("cache_dir"), str):  # else the run says what is wrong with it
+        members = manifest.read(Path(cache), manifest.MIXTURE)["members"]
+        rates = {member["task"]: member["rate"] for member in members}
+        for share in shares:  # before anything is written
+            Replay(tuple(sources), share)({}, rates, 0)
+    said = f"{text}\n{_REPLAYED}{', '.join(sources)}\n"
     kept = out / "sweep.gin"
-    if not kept.exists():
+    # A first run that was refused has left nothing that other settings could be mixed with.
+    if not kept.exists() or not any(out.glob("runs/*/run.json")):
         out.mkdir(parents=True, exist_ok=True)
         write_text(kept, said)
-    elif kept.read_text(encoding="utf-8") != said:
+    elif (was := _settings(kept.read_text(encoding="utf-8"))) != (now := _settings(said)):
+        name, before, asked = first_difference(was, now)
         raise UsageError(
-            f"{out}: this sweep was begun with other settings (sweep.gin has them); give them again, or another --out."
+            f"{out}: this sweep was begun with other settings: {name} was {before}, now it is {asked} (sweep.gin has them all); give them again, "
+            "or another --out."
         )
-    return steps
+    return given["total_steps"]
+
+
+def _settings(text: str) -> dict[str, str]:
+    """What sweep.gin says, by name."""
+    replayed = re.search(rf"^{_REPLAYED}(.*)$", text, re.MULTILINE)
+    return {**gin_utils.statements(text), **({"--source": replayed[1]} if replayed else {})}
 
 
 def figures(run: Path, steps: int) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 OUT/twin.gin      the recipe itself with another model, length, batch and number of steps: mixture, stages, schedule, optimizer are its own
 OUT/base.gin      where the recipe goes on from somebody's model: what makes such a base, from the mixture's other languages
 OUT/run.sh        the commands, in order; each goes on where it was
+OUT/shrink.json   what it was made with, so that the same command once more makes nothing, and another one is refused
 OUT/documents/    stand-ins for the sources, and OUT/vocab/ a vocabulary of them, unless others are given
 """
 
@@ -18,14 +19,16 @@ import gin
 from ja_llm.compile.settings import settings
 from ja_llm.data import registry
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, write_text
+from ja_llm.files import atomic_directory, read_json, sha256_json, write_json, write_text
 from ja_llm.models.config import DecoderConfig
 from ja_llm.recipes import catalogue, shrink, stand_ins
 from ja_llm.recipes.catalogue import Recipe
+from ja_llm.train.ledger import first_difference
 from ja_llm.vocab.base import Tokenizer, load_tokenizer
 
 # What a base of some billion parameters was trained with (Llama 2 7B, OLMo 2 7B); the twin's base gets it by its width.
 _BASE_PEAK = 3e-4
+_SETTINGS = "shrink.json"
 _STEP_MACROS = ("WARMUP_STEPS", "SECOND_FROM")
 _RATE_MACROS = ("PEAK_LEARNING_RATE", "FINAL_LEARNING_RATE")
 # What the gin files bind without a macro, e.g. a cosine that is longer than the run.
@@ -103,11 +106,11 @@ def write_twin(
     length: int = 256,
     batch_size: int = 16,
 ) -> Twin:
-    """Write the folder of a small twin.
+    """Write the folder of a small twin; one that was made with the same settings stays as it is.
 
     Args:
       name: of the recipe.
-      out: folder; it must not be there.
+      out: folder; it must not be there, or be such a one.
       params: parameters in all, about.
       tokens: tokens read in all, about.
       documents: folders of document sets, as `ja-llm cache --documents` takes them; none: stand-ins.
@@ -117,17 +120,30 @@ def write_twin(
       batch_size: rows a step.
 
     Raises:
-      UsageError: the recipe can't be shrunk so, a source has no folder, or `out` is there.
+      UsageError: the recipe can't be shrunk so, a source has no folder, or `out` holds something else.
     """
     from ja_llm.vocab.train import train_sentencepiece
 
     recipe = catalogue.resolve(name)
     out = Path(out).absolute()
-    if out.exists():
-        raise UsageError(f"{out}: this folder is there already; give another --out, or remove it.")
+    if out.exists() and not (out / _SETTINGS).exists():
+        raise UsageError(f"{out}: this folder is there already, and holds no small twin; give another --out, or remove it.")
     scaled(name, params, tokens, 300, length, batch_size)  # what can't be is refused before anything is written
     tasks = sorted({task for stage in recipe.stages for task in stage.shares})
     folders = _given(documents, recipe) if documents else {}
+    asked: dict[str, Any] = {
+        "NAME": name,
+        "--params": params,
+        "--tokens": tokens,
+        "--documents": {key: str(folder) for key, folder in folders.items()},
+        "--vocab": None if vocab is None else str(Path(vocab).absolute()),
+        "--vocab_size": vocab_size if vocab is None else None,  # of the one that is trained
+        "--length": length,
+        "--batch_size": batch_size,
+    }
+    own_vocab = out / "vocab" if vocab is None else Path(vocab).absolute()
+    if out.exists():
+        return _made_before(out, asked, own_vocab)
     with atomic_directory(out) as temporary:
         if not documents:
             folders = {name: Path("documents") / name for name in stand_ins.write_stand_ins(temporary / "documents", tasks)}
@@ -149,10 +165,40 @@ def write_twin(
         else:
             tokenizer = load_tokenizer(vocab)
         twin = scaled(name, params, tokens, tokenizer.vocab_size, length, batch_size)
-        write_text(temporary / "twin.gin", _gin(twin, out))
-        if recipe.published.base:
-            write_text(temporary / "base.gin", _base_gin(twin, out))
-        write_text(temporary / "run.sh", _script(twin, out, folders, out / "vocab" if vocab is None else Path(vocab).absolute()))
+        files = _files(twin, out)
+        for file, text in files.items():
+            write_text(temporary / file, text)
+        write_text(temporary / "run.sh", _script(twin, out, folders, own_vocab))
+        write_json(temporary / _SETTINGS, {**asked, "recipe": sha256_json(files)})
+    return twin
+
+
+def _files(twin: Twin, out: Path) -> dict[str, str]:
+    """The gin files of a twin's folder, by name."""
+    base = {"base.gin": _base_gin(twin, out)} if twin.recipe.published.base else {}
+    return {"twin.gin": _gin(twin, out), **base}
+
+
+def _made_before(out: Path, asked: Mapping[str, Any], vocab: Path) -> Twin:
+    """The twin whose folder is there.
+
+    Raises:
+      UsageError: it was made with other settings than `asked`, of another version of the recipe, or in another place.
+    """
+    stored = read_json(out / _SETTINGS, "list of settings")
+    made = stored.pop("recipe", "")
+    if stored != asked:
+        name, was, now = first_difference(stored, dict(asked))
+        raise UsageError(
+            f"{out}: this folder holds a twin made with other settings: {name} was {was}, now it is {now}; give another --out, or remove it."
+        )
+    vocab_size = load_tokenizer(vocab).vocab_size
+    twin = scaled(asked["NAME"], asked["--params"], asked["--tokens"], vocab_size, asked["--length"], asked["--batch_size"])
+    if sha256_json(_files(twin, out)) != made:
+        raise UsageError(
+            f"{out}: this twin was made of another version of {asked['NAME']}, with another vocabulary, or in another place; give another --out, "
+            "or remove it."
+        )
     return twin
 
 
@@ -267,8 +313,8 @@ def _script(twin: Twin, out: Path, folders: Mapping[str, Path], vocab: Path) -> 
     return "\n".join(lines) + "\n"
 
 
-def told(twin: Twin, out: str | Path, own_documents: bool) -> str:
-    """What was written, in a few lines."""
+def told(twin: Twin, out: str | Path, own_documents: bool, made_before: bool = False) -> str:
+    """What was written, in a few lines; now, or by the same command before."""
     recipe, model = twin.recipe, twin.model
     was, now = shrink.count_params(recipe.step.model), shrink.count_params(model)
     before, after = shrink.proportions(recipe.step.model), shrink.proportions(model)
@@ -276,7 +322,7 @@ def told(twin: Twin, out: str | Path, own_documents: bool) -> str:
     a_parameter = recipe.tokens / was
     kept = ", ".join(f"{name} {before[name]:.3g} -> {after[name]:.3g}" for name in before)
     lines = [
-        f"{recipe.name}, shrunk into {out}",
+        f"{recipe.name}, shrunk into {out}{' (made before, whole)' if made_before else ''}",
         f"  model     {now / 1e6:.2f}M parameters for {was / 1e6:,.0f}M: {model.num_layers} layers, width {model.embed_dim}, {model.num_heads} heads "
         f"({model.num_kv_heads} of keys and values) of {model.head_dim}, feed-forward {model.mlp_dim}",
         f"            {kept}",

@@ -59,6 +59,13 @@ def hashes(text: str, length: int) -> np.ndarray:
         return (sums[length:] - sums[:-length]) * back[: codes.size - length + 1]
 
 
+def too_short(items: Mapping[str, Sequence[str]], length: int | None = None) -> tuple[str, ...]:
+    """The items that an `Index` of them can't look for: none of their texts is as long as an n-gram, folded."""
+    return tuple(
+        name for name, texts in items.items() if max((len(fold(t)) for t in texts), default=0) < (length or _length(texts))
+    )
+
+
 class Index:
     """The n-grams of items, to be looked for in other texts.
 

@@ -5,9 +5,9 @@
 | email | local@domain.tld | git@host:path, logo@2x.png, package@1.2.3 |
 | card | 14 to 19 digits with an issuer's first digits and Luhn's check digit (ISO/IEC 7812-1, annex B) | JAN and ISBN (13 digits), a wrong digit |
 | my_number | 12 digits with the check digit of the ordinance of 2014 (`my_number_check_digit`) | a wrong digit, times as 202403151230 |
-| phone | 0 and 9 or 10 digits in the groups of the numbering plan, mobile, free, +81 | versions, dates, ISBNs, part numbers |
+| phone | 0 and 9 or 10 digits in the groups of the numbering plan, mobile, free, +81 | versions, dates, ISBNs, part numbers, columns of numbers |
 | postal_code | the mark (or its name) and 7 digits | 7 digits without the mark |
-| address | prefecture (or the label) and municipality, then block numbers | scores, counts and places without block numbers |
+| address | prefecture, label or designated city with ward; municipality, then block numbers | scores, counts and places without block numbers |
 
 What stands unmarked in running text can only be told by its form: one in eleven numbers of 12 digits has My Number's check digit by chance and
 is replaced too. Company numbers (13 digits) are public and stay.
@@ -85,6 +85,8 @@ _FIXED = "|".join(
     rf"0[1-9]\d{{{a - 2}}}(?:-|[ ]-[ ])\d{{{b}}}(?:-|[ ]-[ ])\d{{4}}|\(0[1-9]\d{{{a - 2}}}\)[ ]?\d{{{b}}}-\d{{4}}|0[1-9]\d{{{a - 2}}}[ ]?\(\d{{{b}}}\)[ ]?\d{{4}}"
     for a, b in ((2, 4), (3, 3), (4, 2), (5, 1))
 )
+# With spaces alone a column of numbers looks the same: only by themselves, and of two digits only the area codes that there are.
+_FIXED += rf"|{_ALONE[0]}(?:0[346] \d{{4}}|0[1-9]\d \d{{3}}|0[1-9]\d\d \d\d) \d{{4}}{_ALONE[1]}"
 _MOBILE = rf"0[5789]0{_DASH}\d{{4}}{_DASH}\d{{4}}|0[5789]0\d{{8}}"  # and IP
 _SERVICE = (
     rf"(?:0120|0570|0990|0800){_DASH}\d{{2,3}}{_DASH}\d{{3,4}}|\((?:0120|0800)\)[ ]?\d{{2,3}}-\d{{3,4}}|0120\d{{6}}|0800\d{{7}}"
@@ -108,9 +110,17 @@ _MUNICIPALITY = f"(?:(?:[ぁ-ん]|{_NAME}){{1,7}}?[市区町村郡]){{1,3}}"
 # A town's name as far as its block numbers. Hiragana begins a town only where the numbers leave no doubt: "八王子市が3-2" is a score.
 _NUMBER = "(?:[0-9]{1,4}|[一二三四五六七八九十]{1,3})"
 _MARKED = f"{_NUMBER}丁目(?:[ ]?[0-9]{{1,4}}(?:番地?|-)(?:の?[ ]?[0-9]{{1,4}}号?)?)?|[0-9]{{1,5}}番(?:地(?:の?[0-9]{{1,4}})?|[0-9]{{1,4}}号?)"
+# Cities that are written without their prefecture, by Local Autonomy Act, article 252-19; their wards have names of kanji.
+_CITY = (
+    "(?:札幌|仙台|さいたま|千葉|横浜|川崎|相模原|新潟|静岡|浜松|名古屋|(?<!東)京都|大阪|堺|神戸|岡山|広島|北九州|福岡|熊本)市(?!立)"
+    "[一-鿿ヶケ]{1,4}区"
+)
+_DASHED = "[0-9]{1,4}(?:-[0-9]{1,4}){1,3}"
+# Hokkaido's towns have numbers themselves: 北1条西2丁目, 月寒東2条10丁目, 1条通8丁目. 第2条 is an article of a law.
+_STREET = f"(?:(?!第){_NAME}(?:(?!第)(?:{_NAME}|[のがつ])){{0,7}})?{_NUMBER}条(?:(?:通|[東西南北])?(?:{_MARKED}|{_DASHED})|[東西南北][0-9]{{1,2}})"
 _ADDRESS = re.compile(
-    f"(?:{_PREFECTURE}|(?<=住所)[ :]{{1,2}}|(?<=所在地)[ :]{{1,2}}){_MUNICIPALITY}"
-    f"(?:(?:{_NAME}(?:{_NAME}|[のがつ]){{0,11}})?(?:{_MARKED}|[0-9]{{1,4}}(?:-[0-9]{{1,4}}){{1,3}})"
+    f"(?:(?:{_PREFECTURE}|(?<=住所)[ :]{{1,2}}|(?<=所在地)[ :]{{1,2}}){_MUNICIPALITY}|{_CITY})"
+    f"(?:{_STREET}|(?:{_NAME}(?:{_NAME}|[のがつ]){{0,11}})?(?:{_MARKED}|{_DASHED})"
     f"|[ぁ-ん一-鿿ァ-ヺー]{{1,12}}(?:{_MARKED}|[0-9]{{1,3}}(?:-[0-9]{{1,4}}){{2,3}}))(?![0-9])"
 )
 
@@ -247,7 +257,9 @@ def _postal_codes(shadow: str) -> Iterator[tuple[int, int]]:
 
 
 def _addresses(shadow: str) -> Iterator[tuple[int, int]]:
-    begins = any(mark in shadow for mark in ("県", "府", "東京都", "北海道", "住所", "所在地"))
+    begins = any(mark in shadow for mark in ("県", "府", "東京都", "北海道", "住所", "所在地")) or (
+        "市" in shadow and "区" in shadow
+    )
     return (_bare(found) for found in (_ADDRESS.finditer(shadow) if begins else ()))
 
 

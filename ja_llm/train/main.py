@@ -173,6 +173,7 @@ def train(
     from ja_llm.train.checkpoints import model_steps
     from ja_llm.train.loop import run
     from ja_llm.train.preparation import prepare
+    from ja_llm.train.reporting import outcome
     from ja_llm.train.run_config import RunConfig
     from ja_llm.vocab.base import load_tokenizer
 
@@ -187,6 +188,7 @@ def train(
     length = task_feature_lengths["targets"]
     ledger = directory / "run.json"
     stored = _stored_schedule(ledger, data_schedule)
+    done = (model_steps(directory) or [0])[-1]
     open_batches = functools.partial(
         StagedBatches,
         cache_dir,
@@ -195,7 +197,7 @@ def train(
         batch_size=batch_size,
         seed=random_seed,
         packing=packing,
-        from_step=(model_steps(directory) or [0])[-1],
+        from_step=done,
         mixing=stored.mixing if stored else None,
         rates=rates,
         steps=total_steps,
@@ -278,7 +280,7 @@ def train(
         return None
     if jax.process_index() == 0 and not progress.quiet():
         print(f"data: {_shares(batches, total_steps)}\npacking: {_packing(batches)}\nattention: {_attention(config)}", flush=True)
-    return run(
+    state = run(
         run_config,
         config,
         tokenizer,
@@ -292,6 +294,9 @@ def train(
         begun=begun,
         exporter=None if export_period is None else lambda step: _export(model_dir, step),
     )
+    if jax.process_index() == 0 and not progress.quiet():
+        print(outcome(directory, total_steps, already=done >= total_steps), flush=True)
+    return state
 
 
 def step_options(given: Mapping[str, Any]) -> StepOptions:

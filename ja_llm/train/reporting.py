@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,35 @@ from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.progress import Progress
 from ja_llm.train import flops
-from ja_llm.train.metrics import MetricsWriter
+from ja_llm.train.metrics import MetricsWriter, read_metrics
 from ja_llm.train.rollback import OffendingStep
 from ja_llm.train.run_config import RunConfig
+
+_BITS = "/bits_per_byte"
+
+
+def outcome(directory: Path, steps: int, already: bool) -> str:
+    """What a run has come to, one line, as its metrics.jsonl has it.
+
+    Args:
+      directory: of the run, here or in a bucket.
+      steps: its steps in all.
+      already: it was there before, and nothing was trained.
+    """
+    path = directory / "metrics.jsonl"
+    lines = read_metrics(path) if path.exists() else []
+    parts = [f"{steps:,} steps"]
+    if losses := [line["loss"] for line in lines if "loss" in line]:
+        parts[0] += f", loss {losses[-1]:.3f}"
+    measured: dict[str, list[float]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("eval/") and key.endswith(_BITS):
+                measured.setdefault(key.removeprefix("eval/").removesuffix(_BITS), []).append(value)
+    if measured:
+        told = (f"{name} {' -> '.join(f'{value:.3f}' for value in (v[:1] + v[1:][-1:]))}" for name, v in measured.items())
+        parts.append(f"held-out {', '.join(told)} bits/byte")
+    return f"finished{' already' if already else ''}: {'; '.join([*parts, str(directory)])}"
 
 
 class Report:

@@ -50,7 +50,7 @@ def expand_model(
     Args:
       model_path: model directory, or `DIR@STEP`.
       documents_root: document set.
-      out_dir: model directory to write; an existing one is replaced.
+      out_dir: model directory to write; one that was made with the same settings is made again.
       new_pieces: how many pieces to add (other values: gin bindings of `expand_sentencepiece`, `expand_byte_level` or
         `expand_unigram`).
       lang: language of the documents to learn pieces from.
@@ -69,16 +69,27 @@ def expand_model(
     Raises:
       JaLlmError: the model's vocabulary does not fit its tables, is of a kind that can't be expanded, or the result fails its
         certificate (then nothing is written).
-      UsageError: a path does not exist, the set has no such language, or there is no such rule for rows.
+      UsageError: a path does not exist, the set has no such language, there is no such rule for rows, or `out_dir` holds another
+        result.
     """
-    from ja_llm.train.checkpoints import load_model, refuse_foreign, save_model
+    from ja_llm.train.checkpoints import load_model, refuse_loss, save_model
     from ja_llm.train.ledger import new_ledger, parent_entry
 
-    refuse_foreign(Path(out_dir))
+    refuse_loss(Path(out_dir))
     documents_print = manifest.fingerprint(manifest.read(documents_root, manifest.DOCUMENTS))
     model = load_model(Path(model_path))
     params = as_numpy(model.params)
     base = check_fit(model, params, spare_rows)
+    identity = {
+        "documents": documents_print,
+        "lang": lang,
+        "limit_chars": limit_chars,
+        "seed": seed,
+        "base_vocabulary": base.fingerprint,
+        "base": model.ledger.get("identity_hash", ""),
+        "base_step": model.step,
+    }
+    _refuse_other(Path(out_dir), {**identity, "expansion": {"new_pieces": new_pieces}})  # before the work
 
     def texts() -> Iterator[str]:
         return iter_texts(documents_root, lang, "train", limit_chars, seed)
@@ -97,19 +108,10 @@ def expand_model(
     certificate = certify(base, expansion.tokenizer, expansion.sources, params, new_params, samples, rules=rules, padding=padding)
     require(certificate)
     certificate |= {"unreachable": expansion.unreachable, "config": expansion.config}
-    identity = {
-        "documents": documents_print,
-        "lang": lang,
-        "limit_chars": limit_chars,
-        "seed": seed,
-        "expansion": expansion.config,
-        "base_vocabulary": base.fingerprint,
-        "base": model.ledger.get("identity_hash", ""),
-        "base_step": model.step,
-        "vocabulary": expansion.tokenizer.fingerprint,
-    }
+    identity |= {"expansion": expansion.config, "vocabulary": expansion.tokenizer.fingerprint}
     if padding or any(rule.method != "mean" for rule in rules.values()):
         identity |= {"pad_to": pad_to, "rows": {name: rule.to_json() for name, rule in rules.items()}}
+    _refuse_other(Path(out_dir), {"pad_to": None, "rows": None, **identity})
     save_model(
         Path(out_dir),
         config=dataclasses.replace(model.config, vocab_size=expansion.tokenizer.vocab_size + padding, padding_ids=padding),
@@ -119,6 +121,32 @@ def expand_model(
         notes={CERTIFICATE: certificate, PAGE: page(certificate, f"{model.directory.name} \u2192 {Path(out_dir).name}")},
     )
     return certificate
+
+
+def _refuse_other(out_dir: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise UsageError when `out_dir` holds another model than one that `vocab expand` made with the settings `wanted`, as far as they
+    are given; the vocabulary that came of them is none."""
+    from ja_llm.train.ledger import first_difference
+
+    path = out_dir / "run.json"
+    if not path.exists():
+        return
+    ledger = read_json(path, "ledger")
+    if ledger.get("job") != "vocab expand":
+        raise UsageError(
+            f"{out_dir}: this folder holds a model of `{ledger.get('job', 'unknown')}`, which would be lost; choose a new or empty one."
+        )
+    made = ledger.get("identity", {})
+    for key in sorted(wanted.keys() - {"vocabulary"}):
+        now, was = wanted[key], made.get(key)
+        if isinstance(now, Mapping) and isinstance(was, Mapping):
+            was = {name: was.get(name) for name in was.keys() & now.keys()} | {name: None for name in now.keys() - was.keys()}
+        if was != now:
+            name, before, here = first_difference(was, now, key)
+            raise UsageError(
+                f"{out_dir}: this folder holds a model expanded with other settings: {name} was {before}, now it is {here}; choose another "
+                "folder, or remove it."
+            )
 
 
 def certify_models(

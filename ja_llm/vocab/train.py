@@ -41,10 +41,12 @@ def _shards(root: Path, lang: str, split: str) -> list[dict[str, Any]]:
     shards = manifest.read(root, manifest.DOCUMENTS)["shards"]
     chosen = [s for s in shards if s.get("lang") == lang and s.get("split") == split]
     if not chosen:
-        there = sorted({f"{s.get('lang')}/{s.get('split')}" for s in shards}) or ["nothing"]
-        raise UsageError(
-            f"{root}: this document set has no {lang}/{split} documents, it has {', '.join(there)}; choose one of these."
-        )
+        splits = sorted({str(s.get("split")) for s in shards if s.get("lang") == lang})
+        if splits:
+            raise UsageError(f"{root}: this document set has no {split} documents in {lang!r}, only {', '.join(splits)}.")
+        languages = sorted({str(s.get("lang")) for s in shards if s.get("split") == split})
+        there = f"it has {', '.join(map(repr, languages))}; choose one of these" if languages else "or in any other language"
+        raise UsageError(f"{root}: this document set has no {split} documents in the language {lang!r}; {there}.")
     return chosen
 
 

@@ -9,7 +9,7 @@ import gin
 
 from ja_llm import manifest
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import atomic_directory, write_json
+from ja_llm.files import atomic_directory, read_json, write_json
 from ja_llm.vocab.base import Tokenizer
 from ja_llm.vocab.japanese import JAPANESE, Language
 from ja_llm.vocab.train import iter_texts, train_sentencepiece
@@ -39,7 +39,7 @@ def train_on_documents(
 
     Args:
       documents_root: folder of the document set.
-      out_dir: the tokenizer's folder; a vocabulary trained earlier is replaced, anything else is refused.
+      out_dir: the tokenizer's folder; a vocabulary that was trained with the same settings is trained again, anything else is refused.
       lang: language of the documents.
       vocab_size: number of pieces in all; or for each language the pieces of a unigram model of its own, which are then joined
         (`ja_llm.vocab.train_joint`), and `lang` is not used.
@@ -62,6 +62,10 @@ def train_on_documents(
     config |= {"vocab_size": vocab_size if isinstance(vocab_size, int) else dict(vocab_size), "model_type": model_type}
     config |= {"shares": dict(shares)} if shares else {}
     config |= {"segments": segments} if segments else {}
+    made_of: dict[str, Any] = {"config": config, "parents": [parent]}
+    if bound := [line for line in gin.config_str().splitlines() if line and not line.startswith("#")]:
+        made_of["gin"] = bound  # what the trainers take from it
+    _refuse_other(out, made_of)
 
     def texts(language: str) -> Iterator[str]:
         return checked(iter_texts(documents_root, language, "train", limit_chars, seed, shares), language)
@@ -78,16 +82,25 @@ def train_on_documents(
             tokenizer = train_sentencepiece(
                 texts(lang), temporary, vocab_size=vocab_size, model_type=model_type, seed=seed, segments=segments
             )
-        note = {
-            "config": config,
-            "parents": [parent],
-            "vocabulary": tokenizer.fingerprint,
-            "software": manifest.software("sentencepiece", "tokenizers"),
-        }
-        if bound := [line for line in gin.config_str().splitlines() if line and not line.startswith("#")]:
-            note["gin"] = bound  # what the trainers took from it
-        write_json(temporary / NOTE, note)
+        software = manifest.software("sentencepiece", "tokenizers")
+        write_json(temporary / NOTE, {**made_of, "vocabulary": tokenizer.fingerprint, "software": software})
     return tokenizer
+
+
+def _refuse_other(out: Path, made_of: Mapping[str, Any]) -> None:
+    """Raise UsageError when `out` holds a vocabulary that was made of something else."""
+    if not (out / NOTE).exists():
+        return
+    note = read_json(out / NOTE, "note of a vocabulary")
+    config = note.get("config", {})
+    was = {**config, "documents": note.get("parents"), "gin": note.get("gin", [])}
+    now = {**made_of["config"], "documents": made_of["parents"], "gin": made_of.get("gin", [])}
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            raise UsageError(
+                f"{out}: this folder holds a vocabulary trained with other settings: {name} was {was.get(name)}, now it is {now.get(name)}; choose "
+                "another folder, or remove it."
+            )
 
 
 def _check(model_type: str, vocab_size: int | Mapping[str, int], segments: str | None) -> None:

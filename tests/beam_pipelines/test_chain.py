@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines import annotate, carry, chain, config, filters_en, filters_ja, rules, select
+from beam_pipelines import annotate, carry, chain, config, filters_en, filters_ja, minhash, rules, select
 from beam_pipelines.config import Corpus
 from beam_pipelines.stage_files import annotations, changed_documents, places, remaining, remaining_with, write_annotations
-from beam_pipelines.tally import Tally, merge_samples
+from beam_pipelines.tally import Tally, merge_samples, shown_samples
 from beam_pipelines.workspace import Stage, Unit, stage, write_file
 from beam_pipelines.yields import make_yields
 from ja_llm.documents import Document, document_id, to_example, write_record
@@ -125,6 +125,51 @@ def test_yields_of_a_modifying_stage_add_up(tmp_path):
     assert (sample["at"], sample["before"], sample["after"]) == (98, "本文。。おわり", "本文。終")
 
 
+@given(
+    st.lists(st.tuples(st.text("あいa。\n", max_size=60), st.text("あいa。\n", max_size=60)), min_size=1, max_size=8),
+    st.integers(0, 9),
+    st.integers(0, 90),
+)
+def test_what_is_shown_is_what_a_marker_of_that_size_would_hold(texts, samples, characters):
+    """Cut from a marker that holds more, as a run with other `samples` does, or drawn anew: the same."""
+    corpus = dataclasses.replace(Corpus(), samples=samples, sample_characters=characters)
+    larger, own = Tally(9, 90, 1), Tally(samples, characters, 1)
+    for i, (before, after) in enumerate(texts):
+        one, other = (Document(f"{i:032x}", text) for text in (before, after))
+        for tally in (larger, own):
+            tally.drop_document(i, one, "short")
+            tally.modify(one, other, ["changed"])
+    held = json.loads(json.dumps(larger.to_json()))
+    for group in ("samples", "modified_samples"):
+        shown = merge_samples([shown_samples(held, corpus)], samples, group)
+        assert shown == merge_samples([own.to_json()], samples, group)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "broken", "wanted"),
+    [
+        ("MinHash.bands", (1, 9_999), (0, 10_000, 70_000), "from 1 to 9,999"),
+        ("MinHash.rows", (1, 9_999), (0, 10_000), "from 1 to 9,999"),
+        ("MinHash.ngram", (1, 9_999), (0, 10_000), "from 1 to 9,999"),
+        ("MinHash.seed", (0, 2**32 - 1), (-1, 2**32), "from 0 to 4,294,967,295"),
+        ("Corpus.samples", (0, 1000), (-1,), "0 or more"),
+        ("Corpus.sample_characters", (0, 1000), (-5,), "0 or more"),
+        ("Extraction.reset_caches_every", (1,), (0, -1), "a positive number"),
+    ],
+)
+def test_numbers_that_would_break_in_the_middle_of_a_run_are_refused(name, fine, broken, wanted):
+    for value in fine:
+        config.load("swallow_v2", [f"corpus.{name} = {value}"])
+    for value in broken:
+        with pytest.raises(UsageError, match=f"^corpus.{name} = {value}: it must be {wanted}; change this binding"):
+            config.load("swallow_v2", [f"corpus.{name} = {value}"])
+
+
+def test_the_extreme_seeds_and_bands_sign():
+    settings_ = dataclasses.replace(config.load("swallow_v2").minhash, bands=9_999, rows=1, seed=2**32 - 1)
+    assert minhash.Signer(settings_).signatures(["富士山の標高は三千七百七十六メートルである。"]).shape == (1, 9_999)
+
+
 @pytest.mark.parametrize(
     ("stages", "sentence"),
     [
@@ -183,7 +228,13 @@ def test_annotate_then_select_is_the_direct_filter(tmp_path_factory, pairs, rule
 
 
 def test_presets_are_what_their_comments_say():
-    assert config.load("swallow_v2") == Corpus() and Corpus().split.split_by == "group"
+    assert config.load("swallow_v2") == dataclasses.replace(Corpus(), languages=("ja",)) and Corpus().split.split_by == "group"
+    japanese = ("swallow_v1", "swallow_v2", "swallow_v2_rapid", "swallow_v2_education")
+    both = ("debian_docs", "quickstart", "decontaminate", "wikipedia")
+    for names, languages in ((japanese, ["ja"]), (both, ["ja", "en"])):
+        assert all(list(config.load(name).languages) == languages for name in names), (
+            "v1 and v2 are of Japanese pages, as published"
+        )
     few = [config.load(name).split.split_by for name in ("debian_docs", "quickstart")]
     assert few == ["document", "document"]
     b, r = config.load("swallow_v2").minhash.bands, config.load("swallow_v2").minhash.rows

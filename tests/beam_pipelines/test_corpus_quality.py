@@ -5,10 +5,12 @@ import html
 import itertools
 import random
 
+import numpy as np
 import pytest
 
 from benchmarks import corpus_quality, damaged_twin, page_truth
 from benchmarks.corpus_quality import Near, Outcome, losses, measure, met, verdict
+from benchmarks.drawn_bandings import drawn_bandings
 from ja_llm.fetch.warc_writer import WarcWriter
 
 PAGES = {"ja": 100, "en": 24}
@@ -152,6 +154,30 @@ def test_pairs_share_a_band_as_often_as_brute_force_says(built):
     assert table["0.9"]["joined"] == counts[9] and sum(bin["joined"] for bin in table.values()) < sum(counts)
     went = sum(found[key].stage == "dedup" for key in keys)
     assert went == part["duplicates"]["dropped"] > 0
+
+
+def test_bandings_are_drawn_around_the_theory_with_the_spread_of_independent_pairs():
+    rng, draws, bands, rows = np.random.default_rng(0), 40, 5, 3
+    sets, expected, variance = [], 0.0, 0.0
+    for similarity in np.linspace(0.3, 0.7, 200):  # 200 pairs with nothing in common with each other
+        both = round(300 * 2 * similarity / (1 + similarity))
+        a, b = rng.integers(0, 1 << 63, (2, 300), np.uint64)
+        b[:both] = a[:both]
+        sets += [np.unique(a), np.unique(b)]
+        chance = 1 - (1 - (both / (600 - both)) ** rows) ** bands
+        expected, variance = expected + chance, variance + chance * (1 - chance)
+    found = list(drawn_bandings(sets, bands, rows, draws))
+    assert all((code // 400) % 2 == 0 and code % 400 == code // 400 + 1 for codes in found for code in codes.tolist())
+    counts = np.array([len(codes) for codes in found])
+    assert abs(counts.mean() - expected) < 4 * (variance / draws) ** 0.5
+    assert 0.6 < counts.std(ddof=1) / variance**0.5 < 1.5  # 40 draws know it within 11 %
+    # Ten copies of each second document are joined with the first together or not at all: ten times the count, ten times the spread.
+    family = [document for i in range(0, 400, 2) for document in (sets[i], *[sets[i + 1]] * 10)]
+    across = [
+        sum(code % 2200 % 11 > 0 == code // 2200 % 11 for code in codes.tolist())
+        for codes in drawn_bandings(family, bands, rows, 10)
+    ]
+    assert np.std(across, ddof=1) > 4 * variance**0.5
 
 
 def test_mojibake_is_dropped_by_its_own_name(built):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -57,12 +58,12 @@ def digest(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def build(inputs: Path, output: Path) -> None:
+def build(inputs: Path, output: Path, workers: int = 1) -> None:
     """The command, in a process group of its own if it is a child."""
     if multiprocessing.parent_process():
         os.setsid()
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    corpus.build_corpus([str(inputs / "*.warc.gz")], output, gin_bindings=bindings(inputs / "items.jsonl"))
+    corpus.build_corpus([str(inputs / "*.warc.gz")], output, gin_bindings=bindings(inputs / "items.jsonl"), workers=workers)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -84,8 +85,8 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["beam_pipelines.corpus", "beam_pipelines.runner", "apache_beam", __name__])
 
-    def begin(inputs, output):
-        child = context.Process(target=build, args=(inputs, output))
+    def begin(inputs, output, workers=1):
+        child = context.Process(target=build, args=(inputs, output, workers))
         child.start()
         return child
 
@@ -94,18 +95,23 @@ def start():
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs, start, tmp_path_factory):
-    """The set as it must be, and the CPU seconds that it takes."""
-    output = tmp_path_factory.mktemp("whole") / "corpus"
-    child, took = start(inputs, output), 0.0
-    while child.is_alive():
-        took = max(took, cpu_seconds(child.pid))
-        time.sleep(0.005)
-    assert child.exitcode == 0
+    """The set as it must be, and the CPU seconds that it takes: the less of two runs, as the first one's caches are cold and others' load adds."""
+    digests, seconds = [], []
+    for name in ("first", "second"):
+        output = tmp_path_factory.mktemp(name) / "corpus"
+        child, took = start(inputs, output), 0.0
+        while child.is_alive():
+            took = max(took, cpu_seconds(child.pid))
+            time.sleep(0.005)
+        assert child.exitcode == 0
+        digests.append(digest(output))
+        seconds.append(took)
+    assert digests[0] == digests[1]
     value = manifest.read(output, manifest.DOCUMENTS, verify=True)
     tables = {table["stage"]: table for table in value["yields"]}
     assert list(tables) == [name for name in STAGES if name not in ("minhash", "annotate")]
     assert tables["modify"]["modified"] and tables["host_filter"]["dropped"] and tables["decontaminate"]["modified"]
-    return digest(output), took
+    return digests[0], min(seconds)
 
 
 def kill_and_go_on(share, inputs, output, start, undisturbed):
@@ -133,14 +139,80 @@ def test_killed_at_a_random_moment(inputs, start, undisturbed, tmp_path):
     assert killed and begun
 
 
+def living(group: int) -> dict[int, str]:
+    """The processes of a group that have not ended, with their command lines."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, process_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def wait_for(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_only_the_launcher_killed_its_workers_end_too(inputs, start, tmp_path):
+    """As the system does when memory runs out. The lock is free then, so nobody may write on behind the next run.
+
+    Killed as soon as they are there: that is when Beam's own worker waits longest, for a launcher to speak to.
+    """
+    child = start(inputs, tmp_path / "out", workers=2)
+    group = child.pid
+
+    def workers() -> list[str]:
+        return [line for line in living(group).values() if "beam_pipelines.worker" in line]
+
+    assert wait_for(lambda: len(workers()) == 2, 60), living(group)
+    os.kill(group, signal.SIGKILL)
+    child.join()
+    try:
+        assert wait_for(lambda: not living(group), 20), living(group)
+    finally:
+        for pid in living(group):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigterm_ends_as_ctrl_c_does(inputs, tmp_path, whole_group):
+    """Sent to the command alone (kill) or to all that it started (a service's stop): one sentence, and no worker stays."""
+    output = tmp_path / "out"
+    values = [word for value in bindings(inputs / "items.jsonl") for word in ("--gin_bindings", value)]
+    command = ["--input", str(inputs / "*.warc.gz"), "--output", str(output), "--workers", "2", *values]
+    with (tmp_path / "said").open("wb") as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "beam_pipelines.corpus", *command], stderr=said, stdout=said, start_new_session=True
+        )
+    try:
+        assert wait_for(lambda: sum("beam_pipelines.worker" in line for line in living(child.pid).values()) == 2, 90)
+        time.sleep(1)  # until they speak with the command: that is what broke off with tracebacks
+        (os.killpg if whole_group else os.kill)(child.pid, signal.SIGTERM)
+        assert child.wait(30) == 1
+        usual = re.compile(r"note: |[\w ]+: \d+/\d+ ")  # before the work, and progress
+        told = [line for line in (tmp_path / "said").read_text().splitlines() if not usual.match(line)]
+        assert told == ["corpus: stopped; what was finished is kept, the same command goes on from there."]
+        assert wait_for(lambda: not living(child.pid), 20), living(child.pid)
+    finally:
+        for pid in living(child.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_ten_random_moments(inputs, start, undisturbed, tmp_path):
     draw = random.Random(2)
     runs = [
         kill_and_go_on(share, inputs, tmp_path / f"out{k}", start, undisturbed)
         for k, share in enumerate(draw.uniform(0.02, 0.95) for _ in range(10))
     ]
-    assert sum(killed for killed, _ in runs) >= 8
+    assert sum(killed for killed, _ in runs) >= 8  # the others ended before their moment
     assert len({frozenset(begun) for _, begun in runs}) >= 3, "the moments must lie in several stages"
 
 

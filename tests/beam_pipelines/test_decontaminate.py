@@ -116,6 +116,19 @@ def test_wrong_settings_are_told_before_anything_runs(bindings, sentence):
         chain.side_files(config.load("swallow_v2", [stages, *bindings]))
 
 
+def test_items_that_are_not_looked_for_are_told_by_task(items, tmp_path):
+    stages = "corpus.Corpus.stages = ('extract', 'language', 'decontaminate', 'split')"
+    with open(items, "a") as file:
+        for number, text in enumerate(("日本の首都は何処？", "あ" * 12, "あ" * 13, "Who was it?", "short " * 7, "a" * 40)):
+            file.write(json.dumps({"task": "qa", "item": number, "texts": [text, "はい"]}) + "\n")
+    (notice,) = chain.notices(config.load("swallow_v2", [stages, f"corpus.Decontaminate.items = ({str(items)!r},)"]))
+    # Letters and digits: 8 and 12 of 13 in Japanese, 8 and 35 of 40 otherwise.
+    assert "5 of 9 evaluation items are too short to be looked for (jmmlu 1, qa 4)" in notice
+    assert "13 in Japanese, 40 otherwise" in notice
+    less = [stages, f"corpus.Decontaminate.items = ({str(items)!r},)", "corpus.Decontaminate.ngram = 4"]
+    assert chain.notices(config.load("swallow_v2", less)) == []
+
+
 def test_items_too_short_to_be_looked_for_are_no_silent_success(tmp_path, run_stages):
     (tmp_path / "short.jsonl").write_text(json.dumps({"task": "t", "item": "1", "texts": ["短い"]}))
     how = Corpus(decontaminate=Decontaminate(items=[str(tmp_path / "short.jsonl")]))

@@ -16,6 +16,7 @@ from ja_llm.errors import JaLlmError, UsageError
 
 STAGES = ("url_dedup", "minhash", "dedup", "lines", "annotate", "select", "host_filter", "host_cap")
 BINDINGS = [
+    "corpus.Corpus.languages = ('ja', 'en')",
     f"corpus.Corpus.stages = {['extract', 'language', *STAGES, 'split']!r}",
     "corpus.MinHash.bands = 3",
     "corpus.MinHash.rows = 4",
@@ -197,6 +198,8 @@ def test_what_stands_in_the_bucket_is_not_done_again(built, shelf):
 
 
 def test_what_can_not_work_in_a_bucket_is_refused(input_only):
+    with pytest.raises(UsageError, match=r"shelf://crawl/2024/.*: this input lies in the output folder \(shelf://crawl\)"):
+        build("shelf://crawl")
     with pytest.raises(UsageError, match="copies are written on a machine's own disk"):
         build(formats=["parquet"])
     with pytest.raises(UsageError, match="--against: workers of a job in a bucket"):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import compare, formats, samples
+from beam_pipelines import compare, formats, samples, stats
 from beam_pipelines.card import HTML, MARKDOWN, published, write_card, write_counts
 from beam_pipelines.card.blocks import Quotes, Table, Text
+from beam_pipelines.card.sections import sections
 from beam_pipelines.card.summary import COUNT_EDGES, SHARE_EDGES, Histograms, Summary, count_bin, share_bin, summarise
+from beam_pipelines.config import load
 from ja_llm import manifest
 from ja_llm.documents import Document, document_id, to_example, write_record
 from ja_llm.errors import UsageError
@@ -216,6 +218,52 @@ def test_v1_beside_ours():
     assert published.steps(split)[published.DEDUP] == (5, 50, 0.125), "stages of one step are taken together"
 
 
+def differs(preset, bindings=(), yields=YIELDS):
+    return published.differences(load(preset, bindings).to_json(), yields, 2)
+
+
+def test_what_differs_names_every_value_that_v1_has_otherwise():
+    said = " ".join(differs("swallow_v2"))
+    for wanted in (
+        "longest sentence 200, here none", "min japanese letters 400, here none", "max duplicate 5gram share 0.15, here none",
+        "rapid check swallow_v1, here none", "method model, here rule", "astral kanji no, here yes", "finds 90%",
+    ):  # fmt: skip
+        assert wanted in said
+    assert "footer" not in said, "a stage that the run lacks is named as lacking, without its values"
+    assert "min letters 400, here 90" in " ".join(differs("swallow_v2", ["corpus.JapaneseFilter.min_letters = 90"]))
+    said = " ".join(differs("swallow_v1"))
+    assert "here" not in said.replace("pages; this run", "") and "40 bands of 20" in said, "the preset has v1's own values"
+
+
+def test_the_comparison_is_left_out_where_there_is_nothing_to_compare(made):
+    folder, _, value = made
+    summary = summarise(sorted(folder.glob("*/*.tfrecord")))
+    for preset, there in (("swallow_v2", True), ("parallel", False), ("wikipedia", False), ("code", False)):
+        config = load(preset).to_json()
+        keys = [key for key, _, _ in sections({**value, "config": config}, summary, {}, {})]
+        assert ("published" in keys) == there, preset
+    without = ["corpus.Corpus.stages = ['extract', 'language', 'exact_dedup', 'annotate', 'select', 'split']"]
+    assert "bands" not in " ".join(differs("swallow_v2", without)), "no MinHash in the stages, none on the card"
+
+
+def test_markdown_card_has_the_quantiles_beside_the_thresholds(made):
+    folder, _, value = made
+    scores = Histograms()
+    for n in range(100):
+        scores.add("ja", {"letters": 10 * n + 1, "hiragana_share": n / 100, "kanji": 5})
+    config = {"japanese": {"min_letters": 400, "min_hiragana_share": 0.2, "max_hiragana_share": 0.9}}
+    write_set(folder, [document(n) for n in range(4)], config)
+    write_counts(
+        folder, manifest.read(folder, manifest.DOCUMENTS)["shards"], summarise(sorted(folder.glob("*/*.tfrecord"))), scores
+    )
+    write_card(folder)
+    told = (folder / MARKDOWN).read_text(encoding="utf-8")
+    # A tenth of 0, .01, ... .99 is reached in the bin from .08 to .1, the half in that up to .5, nine tenths up to .9.
+    assert "| hiragana share | Japanese | 0.2 | 0.9 | 0.10 | 0.50 | 0.90 |" in told
+    # Letters 1, 11, ... 991: to the upper edge of bins of 10^(1/8): 91 -> 100, 491 -> 562, 891 -> 1,000.
+    assert "| letters | Japanese | 400 |   | 100 | 562 | 1,000 |" in told and "| kanji |" not in told
+
+
 def test_markdown_keeps_what_data_says_as_text():
     assert Text("a|b *c* _d_ e_f <g>").markdown() == r"a\|b \*c\* \_d\_ e_f \<g\>"
     assert Table("t", ("a", "b"), [["x|y", ""]]).markdown().splitlines()[-1] == r"| x\|y |   |"
@@ -256,6 +304,16 @@ def test_two_runs_side_by_side(made, tmp_path):
     assert [e["id"] for e in found["samples"]["changed"]] == [changed.id]
     told = compare.format_comparison(value, "A", "B")
     assert "minhash.bands: 20 -> 14" in told and "1 in A only, 1 in B only" in told
+
+
+def test_stats_tell_what_was_changed():
+    table = {**YIELDS[3], "stage": "modify", "modified": {"footer": counts(3, 30), "personal_data": counts(7, 70)}}
+    told = [line.split() for line in stats.format_yields({"yields": [*YIELDS, table]}).splitlines()]
+    changed = [line for line in told if line[:1] == ["~"]]
+    assert changed == [["~", "personal_data", "7", "70", "23.3%"], ["~", "footer", "3", "30", "10.0%"]]
+    assert told.index(changed[1]) < told.index(["+", "ja", "5", "50", "16.7%"], told.index(changed[0])), (
+        "between dropped and kept"
+    )
 
 
 def test_yields_that_differ_are_told_by_stage_and_reason():

@@ -4,7 +4,9 @@ import gzip
 import sys
 import zlib
 
+import brotli
 import pytest
+import zstandard
 
 from beam_pipelines import charset, http
 from beam_pipelines.config import Extraction
@@ -39,6 +41,15 @@ def raw_deflate(data):
         response(chunked(gzip.compress(BODY)), transfer_encoding="chunked", content_encoding="x-gzip"),
         response(BODY, transfer_encoding="chunked", content_encoding="gzip"),  # the crawler has undone both
         response(gzip.compress(BODY[:90]) + gzip.compress(BODY[90:]), content_encoding="gzip"),
+        response(brotli.compress(BODY), content_encoding="br"),
+        response(zstandard.compress(BODY), content_encoding="zstd"),
+        response(zstandard.compress(BODY[:90]) + zstandard.compress(BODY[90:]), content_encoding="ZSTD"),
+        response(zstandard.compress(BODY) + b"junk", content_encoding="zstd"),
+        response(zstandard.compress(brotli.compress(BODY)), content_encoding="br, zstd"),
+        response(BODY, content_encoding="br"),  # undone by the crawler, as all that follow
+        response(BODY, content_encoding="zstd"),
+        response(BODY, content_encoding="UTF8"),
+        response(BODY, content_encoding="compress"),
     ],
 )
 def test_codings_are_undone(sent):
@@ -54,7 +65,12 @@ def test_codings_are_undone(sent):
         (response(gzip.compress(b"\0" * 50_000_000), content_encoding="gzip"), "too_large"),
         (response(b"x" * 10_001), "too_large"),
         (response(chunked(b"x" * 10_001), transfer_encoding="chunked"), "too_large"),
-        (response(b"\x0b\x02\x80", content_encoding="br"), "content_encoding"),
+        (response(brotli.compress(BODY)[:-9], content_encoding="br"), "body_truncated"),
+        (response(brotli.compress(b"\0" * 50_000_000), content_encoding="br"), "too_large"),
+        (response(zstandard.compress(BODY)[:-9], content_encoding="zstd"), "body_truncated"),
+        (response(zstandard.compress(b"\0" * 50_000_000), content_encoding="zstd"), "too_large"),
+        (response(zlib.compress(BODY), content_encoding="br"), "content_encoding"),
+        (response(gzip.compress(BODY), content_encoding="compress"), "content_encoding"),
     ],
 )
 def test_bodies_that_cannot_be_had(sent, reason):
@@ -149,6 +165,15 @@ def test_rendered_manual_page_survives(extractor):
     assert "内容を一覧表示する" in text and "無視せずに表示します。" in text
     # A line break of the source between Japanese characters is nothing, not a space.
     assert "ディレクトリの内容" in text and "についての情報" in text and "今いるディレクトリ" in text
+
+
+def test_a_page_that_a_proxy_touched_is_a_page(extractor):
+    page = PAGE.format(meta="")
+    plain, touched = (
+        to_document(capture(page, status=status), "a", Extraction(), extractor)
+        for status in ("200 OK", "203 Non-Authoritative Information")
+    )
+    assert touched == plain and "漢字とカタカナ" in touched.text
 
 
 @pytest.mark.parametrize(

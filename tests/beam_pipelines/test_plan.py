@@ -1,17 +1,22 @@
 """The plan before a run, and the page that tells how to add a stage."""
 
 import argparse
+import gzip
 import json
+import random
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from beam_pipelines import chain, corpus, flags, plan, stages
+from beam_pipelines import chain, corpus, flags, plan, probe, stages
 from beam_pipelines.chain import StageSpec
 from beam_pipelines.config import load
+from beam_pipelines.settings.inputs import Inputs
 from benchmarks import plan_speeds
 from ja_llm.cli import main
 from ja_llm.errors import UsageError
@@ -88,6 +93,19 @@ def test_a_plan_by_hand(monkeypatch):
     assert v2["dedup"].written - table(bare)["dedup"].written == pytest.approx(32587.4 * 24 * 21, rel=1e-5)
 
 
+def test_a_language_that_is_kept_is_counted():
+    """English is 41.70 % of CC-MAIN-2026-04; a look at the raw bytes lets Japanese alone through."""
+    both = ["corpus.Corpus.languages = ('ja', 'en')"]
+    rows = table(plan.rows(load("swallow_v2", both), 1e6))
+    assert rows["minhash"].records == pytest.approx(1e6 * (8.3 / 254.7 + 0.417)) and rows["language"].source == "Common Crawl"
+    rows = table(plan.rows(load("swallow_v2", ["corpus.Corpus.languages = ('en',)"]), 1e6))
+    assert rows["minhash"].records == pytest.approx(417_000)
+    rows = table(plan.rows(load("swallow_v2_rapid", both), 1e6))
+    assert rows["minhash"].records == pytest.approx(1e6 * 8.3 / 254.7)
+    told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v2", both)).splitlines() if line[:1].isalpha()}
+    assert "44.96% (given)" in told["language"]
+
+
 def test_v1s_order_at_v2s_size_keeps_v1s_share():
     told = {line.split()[0]: line for line in plan.of_swallow_v2(load("swallow_v1")).splitlines() if line[:1].isalpha()}
     assert "28.75% (Swallow v1)" in told["dedup"]
@@ -122,18 +140,66 @@ def test_speeds_are_those_of_the_result_files():
 def test_pages_are_estimated_from_the_input_itself(web, tmp_path):
     pages = [{"url": f"http://a.example/{i}", "body": web.html(web.ja_text(i))} for i in range(60)]
     paths = [web.write_warc(tmp_path / f"{n}.warc.gz", pages[n::3]) for n in range(3)]
-    count, how = plan.estimate_pages(paths, probe=10)
-    assert count == pytest.approx(60, rel=0.1) and "first 30 responses" in how
-    (tmp_path / "other.jsonl").write_bytes(b"x" * 61_140)
-    assert plan.estimate_pages([tmp_path / "other.jsonl"])[0] == pytest.approx(2, rel=0.01)
+    found = probe.estimate(paths, Inputs(), probe=10)
+    assert found.records == pytest.approx(60, rel=0.1) and "first 30 responses" in found.how and found.crawl and found.html
     (tmp_path / "bad.warc.gz").write_bytes(b"x" * 61_140)
-    assert plan.estimate_pages([tmp_path / "bad.warc.gz"]) == (
-        pytest.approx(2, rel=0.01),
-        "at 30.6 kB a page, as in Common Crawl",
-    )
+    found = probe.estimate([tmp_path / "bad.warc.gz"], Inputs())
+    assert found.records == pytest.approx(2, rel=0.01) and found.how == "at 30.6 kB a page, as in Common Crawl"
+
+
+def test_records_of_every_format_are_counted(web, tmp_path):
+    """By the format's own records: 32 lines of JSON are 32, whatever their size; a large file is counted by its beginning."""
+    row = {"text": web.ja_text(1), "url": "http://a.example/"}
+    lines = [json.dumps({**row, "n": i}) for i in range(32)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    bulk = [line for i, text in enumerate(lines) for line in (json.dumps({"index": {"_id": i}}), text)]
+    (tmp_path / "jawiki-20240101-cirrussearch-content.json.gz").write_bytes(gzip.compress("\n".join(bulk).encode()))
+    (tmp_path / "a.xml").write_text("<mediawiki>" + "<page><title>x</title></page>" * 32 + "</mediawiki>")
+    (tmp_path / "a.tmx").write_text("<tmx><body>" + '<tu tuid="1"><tuv/></tu>' * 16 + "</body></tmx>")
+    (tmp_path / "a.tsv").write_text("one\t一\n" * 16)
+    parquet.write_table(pyarrow.Table.from_pylist([row] * 32), tmp_path / "a.parquet")
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "a.py").write_bytes(b"x" * 61_140)
-    assert plan.estimate_pages([tmp_path / "code"])[0] == pytest.approx(2, rel=0.01), "a folder counts its files"
+    for i in range(32):
+        (tmp_path / "code" / f"{i}.py").write_text("x = 1")
+    for name in (
+        "a.jsonl",
+        "a.jsonl.gz",
+        "jawiki-20240101-cirrussearch-content.json.gz",
+        "a.xml",
+        "a.tmx",
+        "a.tsv",
+        "a.parquet",
+        "code",
+    ):
+        found = probe.estimate([tmp_path / name], Inputs())
+        assert found.records == pytest.approx(32) and not found.crawl and not found.html, name
+    both = probe.estimate([tmp_path / "a.jsonl", tmp_path / "a.parquet"], Inputs())
+    assert both.records == pytest.approx(64) and "; " in both.how
+    noise = random.Random(1)
+    (tmp_path / "large.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps({"text": noise.randbytes(1000).hex()}) + "\n" for _ in range(3000)).encode())
+    )
+    assert probe.estimate([tmp_path / "large.jsonl.gz"], Inputs()).records == pytest.approx(3000, rel=0.02)
+    (tmp_path / "bad.parquet").write_bytes(b"x" * 8000)
+    assert "could not be looked at" in probe.estimate([tmp_path / "bad.parquet"], Inputs()).how
+
+
+def test_shares_of_crawls_are_for_crawls(web, tmp_path):
+    rows = table(plan.rows(load("wikipedia"), 1000, crawl=False, html=False))
+    assert {row.kept for row in rows.values()} == {1.0} and rows["sink"].records == 1000
+    assert rows["extract"].core_hours is None, "the speed is of extracting HTML"
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": web.ja_text(i)}) + "\n" for i in range(32)))
+    told = corpus.plan([str(tmp_path / "a.jsonl")], tmp_path / "out")
+    assert "some 32 records" in told and "Swallow v2" not in told and "about a month" not in told
+
+
+def test_the_top_share_is_the_one_that_is_bound():
+    models = "corpus.Classify.models = {'a': 'a.bin', 'b': 'b.bin'}"
+    rows = table(plan.rows(load("swallow_v2_education"), 1e6))
+    assert (rows["top_share"].kept, rows["split"].records) == (0.1, pytest.approx(0.1 * rows["top_share"].records))
+    rows = table(plan.rows(load("swallow_v2_education", [models, "corpus.TopShare.share = 0.2"]), 1e6, crawl=False))
+    assert rows["top_share"].kept == pytest.approx(0.4), "the union of two models' shares is twice as much at most"
 
 
 def test_dry_run_writes_nothing_and_says_what_a_run_would_take(web, tmp_path):
@@ -150,7 +216,7 @@ def test_v2_with_a_look_at_the_raw_bytes_is_no_longer_extraction_alone():
     def hours(rows):
         return sum(row.core_hours or 0 for row in rows.values())
 
-    assert plain["extract"].core_hours / hours(plain) > 0.95 and "rapid check" not in plain, "the default is as published"
+    assert plain["extract"].core_hours / hours(plain) > 0.95 and "rapid check" not in plain, "the default extracts every page"
     assert hours(rapid) < hours(plain) / 8 and list(rapid)[1:] == list(plain)
 
 
@@ -162,7 +228,9 @@ def test_what_a_configuration_leaves_out_is_said():
         "corpus.Expressions.lists = ('ng.txt',)", "corpus.HostFilter.blocklist = '/lists'", "corpus.HostFilter.max_ng_character_share = .005",
     ]  # fmt: skip
     assert chain.notices(load("swallow_v1", given)) == [] == chain.notices(load("swallow_v2"))
-    rapid = chain.notices(load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'"]))
+    rapid = chain.notices(
+        load("swallow_v2", ["corpus.Extraction.rapid_check = 'kana'", "corpus.Corpus.languages = ('ja', 'en')"])
+    )
     assert len(rapid) == 1 and "en in corpus.Corpus.languages" in rapid[0] and chain.notices(load("swallow_v2_rapid")) == []
 
 

@@ -109,7 +109,7 @@ PAGES = {
     "http_status_*": (page(status="404 Not Found"), "http_status_404"),
     "too_large": (page(body="長い話。" * 9000),),
     "body_truncated": (page(body=GZIPPED[:-20], headers=[("Content-Encoding", "gzip")]),),
-    "content_encoding": (page(body=b"\x0b\x02\x80", headers=[("Content-Encoding", "br")]),),
+    "content_encoding": (page(body=GZIPPED, headers=[("Content-Encoding", "compress")]),),
     "empty_body": (page(body=" \n\t "),),
     "content_type": (page(body="{}", type="application/json"),),
     "binary_payload": (page(body=BINARY),),

@@ -6,7 +6,7 @@ import pytest
 
 from beam_pipelines.config import LanguageId, Split
 from beam_pipelines.language import garbled, identify
-from beam_pipelines.split import HELDOUT, group, hashes, side
+from beam_pipelines.split import HELDOUT, group, hashes, notices, side
 from ja_llm.documents import Document, document_id, meta_json
 from ja_llm.text.normalise import squeeze
 
@@ -37,6 +37,36 @@ def test_groups_stay_on_one_side():
         sides.setdefault(group(d), set()).add(side(d, settings))
     assert all(len(s) == 1 for s in sides.values()) and len({frozenset(s) for s in sides.values()}) == 2
     assert "p1" in sides and "site0.example" in sides
+
+
+def test_documents_without_site_or_package_are_groups_by_themselves():
+    """Where they were one group by their source, a set of them stood on one side, whichever the name hashed to."""
+    settings = Split(heldout_share=0.1)
+    sources = ("mine72", "wiki", "")
+    for source in sources:
+        found = [Document(document_id(source, "", "", str(i)), "text", source=source) for i in range(2000)]
+        assert 0.07 < sum(side(d, settings) == HELDOUT for d in found) / 2000 < 0.13
+    assert len({group(Document(f"{i:032x}", "text", url="http://[broken", source="s")) for i in range(9)}) == 9
+
+
+def test_a_package_may_be_a_number():
+    one, same = (Document(id, "text", url="http://a.example/", meta='{"package": 0}') for id in ("1", "2"))
+    assert group(one) == group(same) == "0" != group(Document("3", "text", meta='{"package": null}'))
+    assert side(one, Split(heldout_share=0.5)) == side(same, Split(heldout_share=0.5))
+
+
+def test_an_empty_side_is_told():
+    totals = {
+        "documents": 9,
+        "ja": {"heldout": {"documents": 4, "characters": 1}},
+        "en": {"train": {"documents": 3, "characters": 1}, "heldout": {"documents": 1, "characters": 1}},
+        "code": {"train": {"documents": 1, "characters": 1}},
+    }
+    code, ja = notices(totals, Split())
+    assert "no document of language code is held out (1 on the other side)" in code and "'document'" in code
+    assert "no document of language ja is left to train on (4 on the other side)" in ja
+    assert "heldout_share = 0.01" in notices(totals, Split(split_by="document"))[0]
+    assert notices(totals, Split(heldout_share=0.0)) == []
 
 
 def test_containment_is_that_of_brute_force(web):

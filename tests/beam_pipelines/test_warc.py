@@ -1,11 +1,17 @@
 """WARC reading: warcio as the oracle on whole files; damage costs only what is damaged and is named."""
 
+import dataclasses
 import gzip
+import random
 import re
+import tempfile
+import tracemalloc
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
+from beam_pipelines.inputs import compression
+from beam_pipelines.inputs import members as walked
 from beam_pipelines.inputs.items import Capture, Damage, Other
 from beam_pipelines.inputs.warc import read_captures
 
@@ -15,6 +21,14 @@ LIMIT = 1 << 20
 def read(path, limit=LIMIT):
     items = list(read_captures(path, limit))
     return [i for i in items if isinstance(i, Capture)], [i for i in items if isinstance(i, Damage)]
+
+
+@pytest.fixture(autouse=True, params=["in memory", "decompressed again"])
+def large(request, monkeypatch):
+    """Every test twice: as with small members, and as with members that are too large for memory."""
+    if request.param != "in memory":
+        monkeypatch.setattr(walked, "_IN_MEMORY", 0)
+        monkeypatch.setattr(walked, "_BEHIND", 64)
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +183,31 @@ def test_whole_file_as_one_gzip_member(web, pages, tmp_path):
     path.write_bytes(path.read_bytes()[:-300])
     captures, damage = read(path)
     assert 1 <= len(captures) < 6 and damage
+
+
+def test_a_member_that_inflates_to_a_thousand_times_its_size_is_one_page_that_is_too_large(web, tmp_path, monkeypatch):
+    """No disk is needed for it, and no memory to speak of (limits of a MiB here); the pages around it are read."""
+    pages = [{"url": f"http://a.example/{i}", "body": bytes(30 << 20) if i == 1 else f"page {i}"} for i in range(3)]
+    path = web.write_warc(tmp_path / "a.warc.gz", pages)
+    assert path.stat().st_size < 1 << 20
+    for limit in ("_IN_MEMORY", "_BEHIND"):
+        monkeypatch.setattr(walked, limit, 1 << 20)
+    monkeypatch.setattr(walked, "GZIP", dataclasses.replace(compression.GZIP, step=256))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    tracemalloc.start()
+    found = list(read_captures(path, 1_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(item.block is None, item.size > 30 << 20) for item in found] == [(False, False), (True, True), (False, False)]
+    assert peak < 8 << 20
+
+
+def test_the_content_of_a_large_member_can_be_read_from_any_place(tmp_path):
+    content = random.Random(1).randbytes(5000) + bytes(60_000)
+    path = tmp_path / "a.gz"
+    path.write_bytes(b"xx" + gzip.compress(content))
+    with open(path, "rb") as file:
+        stream = walked.Inflated(file, 2, compression.GZIP, None)
+        for at, size in ((0, 10), (40_000, 300), (39_990, 20), (2, 64_000), (64_990, 100), (65_000, 5), (70_000, 5), (4_990, 20)):
+            stream.seek(at)
+            assert stream.read(size) == content[at : at + size] and stream.tell() == at + len(content[at : at + size])

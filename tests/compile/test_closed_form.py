@@ -38,11 +38,17 @@ def test_each_microbatch_waits_for_the_gradients_sum(run):
         size, shape = 4, {"fsdp": 4}
 
     parameters = described(run, FourChips, "v5e:2x2", "v5e")["parameters"]
-    found = expected_step(run.model, "v5e", (2, 2), **SHARED)
-    assert found["exposed_bytes"] == 2 * 4 * parameters * 3 / 4  # two microbatches, bfloat16, there and back, of a ring of four
-    assert found["exposed_seconds"] == pytest.approx(found["exposed_bytes"] / (2 * CHIPS["v5e"].link_bytes_per_second))
-    two = expected_step(run.model, "v5e", (2, 2), slices=2, **SHARED)
-    assert two["exposed_seconds"] == pytest.approx(found["exposed_seconds"] + 2 * between_slices(parameters / 4, 2, "v5e"))
+    link, size = CHIPS["v5e"].link_bytes_per_second, {**SHARED, "batch_size": 1024}
+    rings = expected_step(run.model, "v5e", (16, 16), **size)
+    # Two microbatches, bfloat16, there and back, of 256 chips; both ways along both dimensions.
+    assert rings["exposed_bytes"] == pytest.approx(2 * 4 * parameters * 255 / 256)
+    assert rings["exposed_seconds"] == pytest.approx(rings["exposed_bytes"] / (4 * link))
+    # The ends of 8 are not joined: one way along it, and each part of the sum stays with its chip.
+    line = expected_step(run.model, "v5e", (8, 16), **size)
+    assert line["exposed_bytes"] == pytest.approx(2 * 2 * parameters * 127 / 128)
+    assert line["exposed_seconds"] == pytest.approx(line["exposed_bytes"] / (3 * link))
+    two = expected_step(run.model, "v5e", (16, 16), slices=2, **size)
+    assert two["exposed_seconds"] == pytest.approx(rings["exposed_seconds"] + 2 * between_slices(parameters / 256, 2, "v5e"))
 
 
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
@@ -81,7 +87,7 @@ def test_the_committed_scaling_table_is_compiled_and_near_the_closed_form():
             f"{name} sends nothing between slices"
         )
         if found["chips"] > 8:  # where gathers and products do not run in one loop
-            assert row["closed_form"]["expected"]["step_seconds"] == pytest.approx(found["expected"]["step_seconds"], rel=0.04), (
+            assert row["closed_form"]["expected"]["step_seconds"] == pytest.approx(found["expected"]["step_seconds"], rel=0.03), (
                 name
             )
     assert fitting == 12

@@ -325,7 +325,7 @@ def test_folders_of_document_sets_must_be_those_that_are_read(two_sets, vocab, t
     tokenizer = load_tokenizer(vocab)
     both = {**two_sets, "wiki": tmp_path / "nowhere"}
     assert registry.bind("web_ja", tokenizer, both) is registry.bind("web_ja", tokenizer, two_sets["web"])
-    with pytest.raises(JaLlmError, match="nowhere: there is no manifest.json"):
+    with pytest.raises(JaLlmError, match="nowhere: this folder does not exist"):
         cache("web_and_wiki", vocab, both, out)
 
 

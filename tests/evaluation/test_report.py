@@ -156,6 +156,8 @@ def test_wrong_input_is_a_sentence(runs, tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             write_report(given, tmp_path / "r.html")
+    with pytest.raises(UsageError, match="corpu: this folder does not exist"):
+        write_report(runs, tmp_path / "r.html", corpus=tmp_path / "corpu")
     with pytest.raises(JaLlmError, match=r"manifest\.json"):
         write_report(runs, tmp_path / "r.html", corpus=tmp_path / "other")
     with open(tmp_path / "ja/metrics.jsonl", "a") as file:
@@ -163,6 +165,66 @@ def test_wrong_input_is_a_sentence(runs, tmp_path):
     with pytest.raises(JaLlmError, match="line 42 can't be read"):
         write_report(runs, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def measured_in(run, length):
+    (path,) = run.glob("eval/*/results.json")
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "settings": {"length": length, "limit": 20}}))
+
+
+def test_figures_of_several_scoring_windows_are_not_compared_in_silence(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in runs:
+        measured_in(run, 128)
+    _, text = check(write_report(runs, tmp_path / "same.html"))
+    assert "windows of different lengths" not in text and "46.2% better" in text
+    assert "ja-llm eval --checkpoint ja --documents DOCUMENTS --limit 20 --length 128" in text
+    measured_in(runs[1], 512)
+    _, text = check(write_report(runs, tmp_path / "mixed.html"))
+    assert "windows of different lengths: 128 tokens for base; 512 tokens for ja." in text
+    assert "do not compare" in text and "46.2% better" not in text
+    # The one in the longer window is to be measured again, in that of the other; a run's own command keeps the run's own window.
+    assert text.count("ja-llm eval --checkpoint ja --documents DOCUMENTS --limit 20 --length 128") == 1
+    assert text.count("ja-llm eval --checkpoint ja --documents DOCUMENTS --limit 20 --length 512") == 1
+
+
+def test_a_level_in_another_window_than_the_curve_is_not_drawn_beside_it(runs, tmp_path):
+    with open(runs[1] / "metrics.jsonl", "w") as file:
+        file.writelines(json.dumps({"step": n, "eval/web_ja/bits_per_byte": 2.0 - n / 100}) + "\n" for n in range(1, 9))
+    (runs[1] / "run.json").write_text(json.dumps({"identity": {"length": 128}}))
+    for length, drawn in ((128, True), (512, False)):
+        measured_in(runs[0], length)
+        page, _ = check(write_report(runs, tmp_path / "r.html"))
+        (plot,) = re.findall(r'<svg[^>]*aria-label="[^"]*Held-out.*?</svg>', page, re.S)
+        assert ("base" in plot) is drawn
+
+
+def test_a_run_without_an_evaluation_is_named_with_the_command_that_makes_it_comparable(runs, full, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    measured_in(runs[0], 128)
+    (runs[1] / "eval/step_40/results.json").unlink()
+    command = "ja-llm eval --checkpoint ja --documents corpus --limit 20 --length 128"
+    page, text = check(write_report(runs, tmp_path / "r.html", corpus=full["corpus"]))
+    summary = page[page.index('id="summary"') : page.index('id="quality"')]
+    assert "No figure here is of ja" in summary and command in summary
+    # Nothing measured at all: in the window that it was trained in, as the verb's own is another.
+    (runs[0] / "eval/step_0/results.json").unlink()
+    (runs[1] / "run.json").write_text(json.dumps({"identity": {"length": 64}}))
+    _, text = check(write_report(runs, tmp_path / "r.html", corpus=full["corpus"]))
+    assert text.count("ja-llm eval --checkpoint ja --documents corpus --length 64") == 3
+
+
+def test_the_hint_on_generated_text_is_complete(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ja/eval").mkdir(parents=True)
+    _, text = check(write_report(["ja"], "r.html"))
+    assert "ja-llm generate --checkpoint ja --prompt 日本の春は" in text
+    assert "ja-llm report ja --out report.html --samples samples.json" in text
+    (form,) = re.findall(r'\{"prompts": .*?\}', text)
+    (tmp_path / "samples.json").write_text(form.replace("…", "花が咲く。"))
+    _, text = check(write_report(["ja"], "r.html", samples="samples.json"))
+    assert "日本の春は 花が咲く。" in text and "No text was generated" not in text
 
 
 def test_equal_folder_names_are_told_apart(tmp_path):

@@ -23,7 +23,7 @@ class Launched:
     """A launcher and what it said."""
 
     def __init__(self, folder: Path, plan: dict, *flags: str, processes: int = 3):
-        self.run = folder / "run"
+        self.run, self.processes = folder / "run", processes
         self.run.mkdir()
         self.logs = folder / "run.logs"
         command = [sys.executable, "-m", "ja_llm", "launch", "local", f"--processes={processes}", "--backoff=0.1"]
@@ -39,13 +39,18 @@ class Launched:
         ]
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def _begun(self, index: int) -> bool:
+        log = self.logs / f"process-{index}.log"
+        return log.exists() and "begins at step" in log.read_text()
+
     def wait(self) -> int:
         self.out, self.err = self.popen.communicate(timeout=120)
         return self.popen.returncode
 
     def until_step(self, step: int) -> None:
+        """Wait until process 0 has come to the step and all have begun: one that a signal meets before it listens just dies."""
         deadline = time.monotonic() + 60
-        while (newest_step(self.run) or 0) < step:
+        while (newest_step(self.run) or 0) < step or not all(self._begun(index) for index in range(self.processes)):
             assert time.monotonic() < deadline and self.popen.poll() is None
             time.sleep(0.02)
 

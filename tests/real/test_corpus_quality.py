@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import damaged_twin
 from benchmarks.corpus_quality import BOUNDS, PRESETS, RESULT, met, verdict
+from benchmarks.corpus_quality_duplicates import DRAWS
 from ja_llm.files import read_json
 
 pytestmark = pytest.mark.real
@@ -51,9 +52,10 @@ def test_pairs_are_joined_as_often_as_the_banding_says(build):
     assert list(table) == [f"0.{i}" for i in range(10)]
     assert sum(bin["joined"] for low, bin in table.items() if float(low) < 0.5) == build["duplicates"]["unlike_joined"]
     for low, bin in table.items():
-        # The variance of a sum of independent draws is at most its mean. Pairs are not independent: a document has many neighbours, so
-        # that this finds a banding that is wrong by far, as one with a row or a band too few. The exact one is tests/properties'.
-        assert abs(bin["joined"] - bin["expected"]) <= max(5, 0.25 * bin["expected"]), low
+        # Pairs are not independent (a page that is near one of a family is near all of it), so that the spread is that of bandings drawn with
+        # other hash functions. Five deviations, themselves known within 16 % from 20 draws; one of a pair that no draw joined.
+        assert abs(bin["joined"] - bin["drawn_mean"]) <= max(1, 5 * bin["drawn_deviation"]), low
+        assert abs(bin["drawn_mean"] - bin["expected"]) <= max(1, 5 * bin["drawn_deviation"] / DRAWS**0.5), low
 
 
 def test_mojibake_is_not_japanese(build):
@@ -83,6 +85,9 @@ def test_a_page_reads_the_same_in_every_charset(result):
         assert text[f"{label} [ja]"]["same_as_undamaged"] >= 0.99, label
 
 
-def test_extraction_finds_the_main_text(result):
-    text = result["debian_docs"]["swallow_v2"]["text"]
-    assert text["text/html [ja]"]["median_f1"] >= 0.9
+def test_extraction_finds_the_main_text_but_for_tables_and_as_well_as_trafilatura_alone(result):
+    found = result["main_text"]["median_f1"]
+    assert result["main_text"]["pages"] >= 2000
+    assert found["ours, outside tables"] >= 0.9  # what the setting leaves out by design is not asked for
+    for reference in ("whole", "outside tables"):
+        assert found[f"ours, {reference}"] >= found[f"trafilatura, {reference}"], reference

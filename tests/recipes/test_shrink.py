@@ -116,6 +116,23 @@ def test_what_can_not_be_shrunk_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_same_command_once_more_keeps_the_folder_and_another_names_what_differs(tmp_path, vocab, capsys):
+    words = ["recipes", "shrink", SAMPLES[0], "--params", "200k", "--tokens", "10k", "--length", "48", "--batch_size", "4"]
+    words += ["--vocab", str(vocab), "--out", str(tmp_path / "small")]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "small").rglob("*")}
+    assert main(words) == 0
+    again = capsys.readouterr().out
+    assert "made before, whole" in again and again.replace(" (made before, whole)", "") == first
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "small").rglob("*")}
+    code, said = call(*words, "--tokens", "20k")
+    assert code == 2 and "--tokens was 10000, now it is 20000" in said
+    (tmp_path / "small").rename(tmp_path / "moved")  # its files name the folder
+    code, said = call(*words[:-1], str(tmp_path / "moved"))
+    assert code == 2 and "in another place" in said
+
+
 def call(*words):
     """(exit code, what was said on stderr) of `ja-llm`."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -206,7 +223,7 @@ def test_the_verb_writes_a_folder_that_says_what_it_is(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert "from step 2 on" in said and "stand-ins" in said and f"next: sh {out}/run.sh" in said
-    assert sorted(path.name for path in out.iterdir()) == ["base.gin", "documents", "run.sh", "twin.gin", "vocab"]
+    assert sorted(path.name for path in out.iterdir()) == ["base.gin", "documents", "run.sh", "shrink.json", "twin.gin", "vocab"]
     assert "RATES = {'refinedweb': 0.5, 'arxiv': 0.5}" in (out / "base.gin").read_text()
     assert call("recipes", "shrink", "swallow_llama2_7b", "--out", str(out))[0] == 2
 

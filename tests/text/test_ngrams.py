@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ja_llm.text import ngrams
-from ja_llm.text.ngrams import Index, fold
+from ja_llm.text.ngrams import Index, fold, too_short
 
 TEXT = st.text(st.sampled_from("アあｱﾞがカ゛aＡß１①ー・。 \nΣΟ𠮷"), max_size=50)
 
@@ -32,6 +32,7 @@ def plain_coverage(item, text, n):
 def test_items_of_one_text_are_those_of_a_plain_search(items, text, n):
     index = Index({str(k): [item] for k, item in enumerate(items)}, n)
     assert set(index.too_short) == {str(k) for k, item in enumerate(items) if len(item) < n}
+    assert too_short({str(k): [item] for k, item in enumerate(items)}, n) == index.too_short
     wanted = {str(k): share for k, item in enumerate(items) if len(item) >= n and (share := plain_coverage(item, text, n)) >= 0.5}
     assert index.found_in(text, 0.5) == pytest.approx(wanted)
     for name in wanted:
@@ -50,4 +51,9 @@ def test_blocks_do_not_hide_what_lies_over_their_edge(monkeypatch):
 
 def test_an_empty_index_finds_nothing():
     index = Index({"a": ["短い"]})
-    assert not index and index.too_short == ("a",) and index.found_in("短い文") == {} and not index.covered("短い文", ["a"]).any()
+    assert (
+        not index
+        and index.too_short == ("a",) == too_short({"a": ["短い"]})
+        and index.found_in("短い文") == {}
+        and not index.covered("短い文", ["a"]).any()
+    )

@@ -41,6 +41,25 @@ def test_the_kept_configuration_has_every_value_and_gives_the_same_run(training,
     assert started(["train", f"--gin_file={tmp_path}/config.gin"]) == (run, model, text)
 
 
+def test_a_run_ends_with_a_line_of_what_came_out(training, tmp_path, capsys):
+    run = tmp_path / "run"
+    command = training.command(run, 4, EVAL_PERIOD=2, WARMUP_STEPS=1)[3:]
+    assert main(command) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    lines = {}
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        lines.setdefault(line["step"], {}).update(line)
+    held = [
+        f"{name} {lines[0][key]:.3f} -> {lines[4][key]:.3f}"
+        for name in ("web_ja", "web_en")
+        if (key := f"eval/{name}/bits_per_byte")
+    ]
+    came = f"4 steps, loss {lines[4]['loss']:.3f}; held-out {', '.join(held)} bits/byte; {run}"
+    assert last == f"finished: {came}"
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"finished already: {came}"
+
+
 def test_a_run_of_an_earlier_version_is_refused_by_its_schema(training, tmp_path, capsys):
     (tmp_path / "model.json").write_text('{"schema": "ja_llm.model/1"}')
     capsys.readouterr()

@@ -105,7 +105,28 @@ def test_a_second_call_goes_on_where_the_first_was(swept, monkeypatch, capsys):
     metrics.write_text(text)
     capsys.readouterr()
     assert main([*command, "--gin_bindings=optimizers.AdamW.eps = 1e-6"]) == 2
-    assert "begun with other settings" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "begun with other settings: optimizers.AdamW.eps was " in said and "now it is 1e-06" in said
+    other = [*command, "--source", "web_ja_more"]
+    assert main(other) == 2 and "Replay.sources names 'web_ja_more'" in capsys.readouterr().err
+
+
+def test_a_refused_sweep_leaves_nothing_that_the_next_is_held_to(swept, monkeypatch, tmp_path, capsys):
+    command, _ = swept
+    out = tmp_path / "sweep"
+    command = [*command[:-1], str(out)]
+    misspelt = ["web_eng" if word == "web_en" else word for word in command]
+    assert main(misspelt) == 2
+    assert "Replay.sources names 'web_eng'; the mixture has web_en, web_ja." in capsys.readouterr().err
+    assert not out.exists()
+    # What only the run itself refuses leaves the settings, and no run: others may follow.
+    assert main([*command, "--gin_bindings=main.train.max_epochs = 0.0001"]) == 2 and (out / "sweep.gin").exists()
+    capsys.readouterr()
+    monkeypatch.setattr("ja_llm.train.main.main", lambda files, bindings, paths: None)
+    assert main(command) == 1  # these runs leave no figures
+    said = capsys.readouterr()
+    assert "measured no held-out text" in said.err
+    assert said.out.splitlines() == ["run 1 of 2: web_en 0 %, seed 0"]
 
 
 def test_what_the_sweep_sets_itself_is_refused(tmp_path, capsys):

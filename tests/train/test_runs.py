@@ -107,7 +107,7 @@ def test_a_finished_run_is_not_trained_again_and_microbatches_and_mesh_may_chang
         ({"TASK_FEATURE_LENGTHS": 32}, "TASK_FEATURE_LENGTHS is 32"),
         ({"MODEL_DIR": "s3://bucket/run"}, "only local folders"),
         ({"INITIAL_CHECKPOINT_PATH": "/nowhere/at/all"}, "does not exist"),
-        ({"CACHE_DIR": "/nowhere/at/all"}, "there is no manifest.json"),
+        ({"CACHE_DIR": "/nowhere/at/all"}, "/nowhere/at/all: this folder does not exist"),
         ({"TRIAN_STEPS": 7}, "did you mean TRAIN_STEPS"),
     ],
 )

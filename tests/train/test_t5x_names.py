@@ -236,6 +236,13 @@ def test_absl_s_spellings_of_true_and_false_are_read(monkeypatch, capsys, words,
     assert f"joined {(address, None, None, 300)}" in capsys.readouterr().err
 
 
+def test_a_switch_takes_no_word_that_follows_it():
+    """argparse would: a word with a space is no option to it."""
+    args, rest = build_parser().parse_known_args(["train", "--dry_run", "--gin.RATES={'a': 0.5, 'b': 0.5}", "--multiprocess_gpu"])
+    assert args.dry_run is True and args.multiprocess_gpu is True and rest == ["--gin.RATES={'a': 0.5, 'b': 0.5}"]
+    assert build_parser().parse_known_args(["train", "--dry_run", "false"])[1] == ["false"]
+
+
 def test_a_dry_run_is_one_in_each_spelling():
     for words, dry in (
         ([], False),

@@ -227,12 +227,30 @@ def test_a_vocabulary_that_does_not_fit_is_refused(model, expanded, document_set
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_of_other_settings_is_not_replaced(model, document_set, tmp_path):
+    out, same = tmp_path / "out", {"new_pieces": 40, "pad_to": 128}
+    first = expand_model(model, document_set, out, **same)
+    ledger = (out / "run.json").read_bytes()
+    for other, says in (
+        ({"new_pieces": 30}, "expansion.new_pieces was 40, now it is 30"),
+        ({"seed": 1}, "seed was 0, now it is 1"),
+        ({"pad_to": 64}, "pad_to was 128, now it is 64"),
+        ({"segments": "none"}, "expansion.segments was word, now it is none"),
+        ({"embedding_init": "nearest"}, "rows.embedding.method was mean, now it is nearest"),
+    ):
+        with pytest.raises(UsageError, match=f"expanded with other settings: {says}"):
+            expand_model(model, document_set, out, **{**same, **other})
+    with pytest.raises(UsageError, match="a model of `import`, which would be lost"):
+        expand_model(model, document_set, model, **same)
+    assert (out / "run.json").read_bytes() == ledger and expand_model(model, document_set, out, **same) == first
+
+
 def test_wrong_paths_languages_and_targets_are_refused(model, document_set, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         expand_model(tmp_path / "nowhere", document_set, tmp_path / "out", new_pieces=40)
     with pytest.raises(JaLlmError, match=r"no manifest\.json"):
         expand_model(model, tmp_path, tmp_path / "out", new_pieces=40)
-    with pytest.raises(UsageError, match="no ko/train documents"):
+    with pytest.raises(UsageError, match="no train documents in the language 'ko'"):
         expand_model(model, document_set, tmp_path / "out", new_pieces=40, lang="ko")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/diary.txt").write_text("dear diary")

@@ -78,7 +78,7 @@ def test_a_mixture_of_one_language_needs_no_other(document_set, result, tmp_path
     save_model(folder, config=CONFIG, params=params_of(CONFIG), tokenizer=base, ledger={})
     alone = sweep_model(folder, document_set, [40], share=1.0, other_lang="ko", pad_to=64)
     assert set(alone["rows"][1]["tokens_per_byte"]) == {"ja"}
-    with pytest.raises(UsageError, match="no ko/"):
+    with pytest.raises(UsageError, match="in the language 'ko'; it has 'en', 'ja'"):
         sweep_model(folder, document_set, [40], share=0.9, other_lang="ko")
     row = result["rows"][1]
     assert alone["rows"][1]["decoding_flops_per_byte"] == row["decoding_flops_per_byte"]

@@ -103,8 +103,10 @@ def test_documents_are_sampled_by_language_and_split_and_not_by_shard(tmp_path):
     picked = list(iter_texts(one, "ja", limit_chars=600, seed=1))
     assert picked == list(iter_texts(three, "ja", limit_chars=600, seed=1))
     assert set(picked) < set(texts["ja/train"])
-    with pytest.raises(UsageError, match="no ko/train documents, it has en/train, ja/heldout, ja/train"):
+    with pytest.raises(UsageError, match="no train documents in the language 'ko'; it has 'en', 'ja'; choose one of these"):
         list(iter_texts(one, "ko"))
+    with pytest.raises(UsageError, match="no heldout documents in 'en', only train"):
+        list(iter_texts(one, "en", "heldout"))
 
 
 def test_training_on_documents_notes_what_it_was_made_of(tmp_path, english):
@@ -127,10 +129,16 @@ def test_a_vocabulary_is_replaced_whole_or_not_at_all(tmp_path, english, monkeyp
     with monkeypatch.context() as broken:  # the note is written last: what breaks there leaves the old vocabulary and its note
         broken.setattr("ja_llm.vocab.train.manifest.software", lambda *names: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train_on_documents(root, out, lang="en", vocab_size=380)
+            train_on_documents(root, out, lang="en", vocab_size=400)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    assert train_on_documents(root, out, lang="en", vocab_size=380).fingerprint == read_json(out / "training.json")["vocabulary"]
-    assert load_tokenizer(out).vocab_size == 380
+    train_on_documents(root, out, lang="en", vocab_size=400)  # the same once more
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    with pytest.raises(UsageError, match="other settings: vocab_size was 400, now it is 380"):
+        train_on_documents(root, out, lang="en", vocab_size=380)
+    other = write_set(tmp_path / "other", {"en/train": [english, "One more page."]})
+    with pytest.raises(UsageError, match="other settings: documents was"):
+        train_on_documents(other, out, lang="en", vocab_size=400)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     foreign = tmp_path / "letters"
     foreign.mkdir()
     (foreign / "letter.txt").write_text("dear reader")

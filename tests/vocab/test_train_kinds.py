@@ -227,14 +227,15 @@ def test_joint_refusals(tmp_path, japanese, english):
 def test_the_verb_takes_every_kind(document_set, tmp_path, capsys):
     from ja_llm.cli import main
 
-    def train(*options):
-        return main(["vocab", "train", "--documents", str(document_set), "--out", str(tmp_path / "out"), *options])
+    def train(*options, out="out"):
+        return main(["vocab", "train", "--documents", str(document_set), "--out", str(tmp_path / out), *options])
 
-    assert train("--size", "ja=400,en=300", "--segments", "script") == 0
-    note = read_json(tmp_path / "out/training.json")
+    assert train("--size", "ja=400,en=300", "--segments", "script", out="joined") == 0
+    note = read_json(tmp_path / "joined/training.json")
     assert note["config"]["vocab_size"] == {"ja": 400, "en": 300} and note["config"]["segments"] == "script"
-    assert train("--size", "500", "--type", "byte_level", "--lang", "ja") == 0
-    assert load_tokenizer(tmp_path / "out").vocab_size == 500
+    assert train("--size", "500", "--type", "byte_level", "--lang", "ja", out="bytes") == 0
+    assert load_tokenizer(tmp_path / "bytes").vocab_size == 500
+    assert train("--size", "500", "--type", "byte_level", "--lang", "ja", out="joined") == 2  # another result is there
     assert train("--size", "ja=400,en", "--segments", "script") == 2
     assert train("--size", "many") == 2
     assert train("--size", "ja=400,en=300", "--type", "bpe") == 2

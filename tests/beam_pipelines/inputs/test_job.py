@@ -36,6 +36,19 @@ def everything(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+def test_the_newest_copy_stays_whatever_its_date_looks_like(web, tmp_path):
+    dates = ["2024-1-5", "2024-12-01T00:30:00+09:00", "2024-11-30T23:00:00Z", 1709251200, "soon", None]
+    rows = [{"text": web.ja_text(1), "url": f"http://a.example/{i}", "date": date} for i, date in enumerate(dates)]
+    rows.append({"text": web.ja_text(2), "url": "http://b.example/", "date": "last week"})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    value, shards = build(
+        tmp_path / "a.jsonl", tmp_path / "out", "corpus.Corpus.stages = ['extract', 'language', 'exact_dedup', 'split']"
+    )
+    documents = {d.url: d for found in shards.values() for d in found}
+    assert set(documents) == {"http://a.example/2", "http://b.example/"} and value["unknown_dates"] == {"a.jsonl": 2}
+    assert documents["http://b.example/"].date == "" and '"date_stated":"last week"' in documents["http://b.example/"].meta
+
+
 def test_records_of_all_kinds_of_oddness(web, tmp_path):
     """JSONL, its gz and Parquet twins: the same text is one document; each oddity is counted; nothing secret stays."""
     good = [{"text": web.ja_text(i), "url": f"http://site{i}.example/", "date": "2024-01-01", "id": f"r{i}"} for i in range(4)]
@@ -56,7 +69,8 @@ def test_records_of_all_kinds_of_oddness(web, tmp_path):
         pa.Table.from_pylist([{"text": web.en_text(i), "url": f"http://en{i}.example/"} for i in range(3)]),
         tmp_path / "in/b.parquet",
     )
-    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, "corpus.Extraction.max_bytes = 50000")
+    both = "corpus.Corpus.languages = ('ja', 'en')"
+    value, shards = build(tmp_path / "in/*", tmp_path / "out", SHORT, both, "corpus.Extraction.max_bytes = 50000")
     documents = {d.url: d for found in shards.values() for d in found}
     assert extracted(value) == {"bad_json_line": 1, "duplicate_id": 1, "empty_text": 2, "text_missing": 1, "too_large": 1}
     assert len(documents) == value["totals"]["documents"] == 4 + 3 + 3
@@ -173,6 +187,19 @@ def test_parallel_preset_keeps_a_pair_on_one_side(web, tmp_path):
     }
     assert sides["train"] and sides["heldout"] and not sides["train"] & sides["heldout"]
     assert sum(map(len, sides.values())) == 40 and value["totals"]["documents"] == 80
+
+
+def test_records_without_addresses_stand_on_both_sides(web, tmp_path, capsys):
+    """Source mine72 hashes below the share that is held out: as a group it was all of the set."""
+    lines = [json.dumps({"text": web.ja_text(i), "source": "mine72", "package": i}) for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(line.replace('"package"', '"other"') for line in lines[:-1]) + f"\n{lines[-1]}")
+    share = "corpus.Split.heldout_share = 0.3"
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "out", SHORT, share, "corpus.Fields.keep = ('package',)")
+    assert set(value["totals"]["ja"]) == {"train", "heldout"} and "notices" not in value
+    assert value["totals"]["ja"]["heldout"]["documents"] < 16
+    value, _ = build(tmp_path / "a.jsonl", tmp_path / "few", SHORT, "corpus.Split.heldout_share = 1e-9")
+    (notice,) = value["notices"]
+    assert "no document of language ja is held out (30 on the other side)" in notice and notice in capsys.readouterr().err
 
 
 def test_another_input_renames_no_unit_but_its_namesakes(tmp_path):

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_pipelines import chain
+from beam_pipelines.config import Corpus
 from beam_pipelines.inputs import syntax, table, wikitext
 from beam_pipelines.inputs.items import Damage, Record, Rejected
 from beam_pipelines.inputs.parallel import broken_rule
 from beam_pipelines.inputs.wikipedia import cut_tail
 from beam_pipelines.settings.inputs import Code, Inputs, Parallel, Wikipedia
+from beam_pipelines.workspace import Execution, Stage
 from ja_llm.errors import JaLlmError, UsageError
 
 LIMIT = 1 << 20
@@ -321,7 +324,8 @@ def test_plain_folder(tmp_path):
 
 
 def test_pylint_is_asked_for_or_scores(tmp_path, monkeypatch):
-    """pylint is not among the test packages: its published interface is stood in for, its absence is real or simulated."""
+    """pylint is not among the test packages: its published interface is stood in for, its absence is real or simulated; the next test has the real one."""
+    there = "pylint" in sys.modules
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs pylint, which is not installed; pip install"):
         syntax.require_pylint()
@@ -337,7 +341,35 @@ def test_pylint_is_asked_for_or_scores(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     items = read(tmp_path / "a.jsonl", Inputs(kind="code", code=Code(languages=(), min_pylint_score=7.0)))
     assert told(items) == ["code_pylint", "x = 7.0\n", "x = 9\n", "int x = 1;"]
-    assert items[1].meta["pylint"] == 7.0 and "pylint" not in sys.modules
+    assert items[1].meta["pylint"] == 7.0 and ("pylint" in sys.modules) == there
+
+
+def test_the_real_pylint_scores():
+    """By its formula: 10 - (5 errors + warnings + refactorings + conventions) / statements x 10."""
+    pytest.importorskip("pylint", reason="pylint is no dependency; corpus.Code.min_pylint_score asks for it")
+    assert syntax.pylint_score('"""A module."""\n\nLIMIT = 3\n') == 10
+    assert syntax.pylint_score("import os\nimport absent_module\nx = 1\ny = x\n") < 7, (
+        "no docstring, unused imports, of 4 statements"
+    )
+    assert syntax.pylint_score('"""A module."""\n\nimport absent_module\n\nprint(absent_module)\n') == 10
+    assert syntax.pylint_score("") is None and syntax.pylint_score('"""A module."""\n\nprint(undefined)\n') <= 5
+
+
+def test_another_pylint_makes_another_set(tmp_path, monkeypatch):
+    """Its version is part of the identity where the score decides, and only there."""
+    installed = {"pylint": ""}
+    monkeypatch.setattr("importlib.metadata.version", lambda name: installed.get(name, "1"))
+    monkeypatch.setattr(chain, "_run", lambda *arguments: 0)
+    monkeypatch.setattr(Stage, "result", lambda self, unit: {"offsets": []})
+
+    def key(version: str, **code) -> tuple[str, bool]:
+        installed["pylint"] = version
+        config = Corpus(inputs=Inputs(kind="code", code=Code(**code)))
+        return chain.walk(config, [], tmp_path, Execution()).stages[0].key, "pylint" in chain.packages(config)
+
+    scored = [key(version, min_pylint_score=7.0) for version in ("3.3.1", "4.0.0", "3.3.1")]
+    assert scored[0] == scored[2] != scored[1] and scored[0][1]
+    assert key("3.3.1") == key("4.0.0") and not key("3.3.1")[1]
 
 
 EN, JA = "The weather is fine today, so let us go out.", "今日は天気がよいので出かけましょう。"
