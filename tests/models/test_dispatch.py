@@ -45,7 +45,8 @@ def case(axes, rules, rows, length, each, use):
     size = int(np.prod(list(axes.values()), dtype=int))
     with sharding.use(sharding.make_mesh(axes, jax.devices()[:size]), RULES[rules]):
         found = gradients(lambda x, share, kernels: expert_sums(x, chosen, share, kernels, "silu"))(x, share, kernels)
-    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)))
+    (_, *found), (_, *expected) = jax.tree.leaves(found), jax.tree.leaves(expected)  # but the loss, whose terms cancel
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, expected, strict=True))
 
 def kept(axes):
     # bytes that the forward pass leaves to the backward pass, on all devices
@@ -88,11 +89,11 @@ def differences():
 
 @pytest.mark.timeout(1800)
 def test_no_device_keeps_a_gathered_kernel(differences):
-    """Four devices keep together what one does, and the sizes of their groups; with their gathered kernels it would be half as much again."""
-    assert 1 <= differences[-1] < 1.1
+    """Four devices keep together about what one does; with their gathered kernels it would be a fifth more."""
+    assert 0.9 < differences[-1] < 1.1
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: str(CASES[number]))
 def test_sums_and_gradients_are_those_of_all_experts_by_all_tokens(differences, number):
-    assert differences[number] < 1e-5
+    assert differences[number] < 1e-6
