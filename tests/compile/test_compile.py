@@ -303,3 +303,15 @@ def test_memory_by_kind_adds_up():
     Analysis.peak_memory_in_bytes = 13 * 2**30  # less than the sum: some buffers are never there together
     gib = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)["gib_per_chip"]
     assert (gib["total"], gib["activations"], gib["temporaries"], gib["other"]) == (13.5, 3, 0.5, 0)
+
+
+def test_a_libtpu_that_another_process_has_is_said_to_be_so(monkeypatch):
+    from jax.experimental import topologies
+
+    def taken(**options):
+        raise RuntimeError('ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm /tmp/libtpu_lockfile".')
+
+    monkeypatch.setattr(topologies, "get_topology_desc", taken)
+    with pytest.raises(UsageError, match="another process on this machine has libtpu.*JAX_PLATFORMS=cpu") as found:
+        aot.topology_devices("v5p:2x2x1")
+    assert "rm /tmp" not in str(found.value)
