@@ -309,7 +309,9 @@ def test_a_libtpu_that_another_process_has_is_said_to_be_so(monkeypatch):
     from jax.experimental import topologies
 
     def taken(**options):
-        raise RuntimeError('ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm /tmp/libtpu_lockfile".')
+        raise RuntimeError(
+            'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm /tmp/libtpu_lockfile".'
+        )
 
     monkeypatch.setattr(topologies, "get_topology_desc", taken)
     with pytest.raises(UsageError, match="another process on this machine has libtpu.*JAX_PLATFORMS=cpu") as found:
