@@ -74,6 +74,7 @@ def tables() -> dict[str, tuple[str, Callable[[dict[str, Any]], str]]]:
         "checkpoint_overhead": ("docs/training.md", training_tables.checkpoint_overhead),
         "stability_gap": ("docs/forgetting.md", training_tables.stability_gap),
         "false_alarms": ("docs/forgetting.md", training_tables.false_alarms),
+        "experts": ("docs/families.md", training_tables.experts),
         "t5x": ("docs/t5x.md", training_tables.t5x),
         "four_processes": ("docs/pod.md", launch_tables.four_processes),
         "corpus_speed": ("docs/corpus.md", corpus_tables.corpus_speed),

@@ -1,4 +1,4 @@
-"""Tables of docs/training.md (`batches.py`, `checkpoint_overhead.py`), docs/forgetting.md (`stability_gap.py`, `false_alarms.py`) and docs/t5x.md (`t5x.py`)."""
+"""Tables of docs/training.md (`batches.py`, `checkpoint_overhead.py`), docs/forgetting.md (`stability_gap.py`, `false_alarms.py`) docs/t5x.md (`t5x.py`) and docs/families.md (`experts.py`)."""
 
 import statistics
 from typing import Any
@@ -107,3 +107,18 @@ def _spread(name: str, found: dict[str, Any]) -> str:
 
 def _bits(exact: bool) -> str:
     return "bit for bit" if exact else "different"
+
+
+def experts(value: dict[str, Any]) -> str:
+    """The feed-forward block of a mixture of experts."""
+    shape, ours = value["shape"], value["median"]["ours"]
+    lines = [
+        f"| {shape['experts']} experts, {shape['each']} a token, {shape['embed']} x {shape['mlp']}, {shape['tokens']} tokens, float32, forward and backward on "
+        f"{value['machine']['cpus']} CPU cores | tokens/s | our time is |",
+        "|---|---|---|",
+    ]
+    for name, median in value["median"].items():
+        lines.append(
+            f"| {name} | {shape['tokens'] / median:,.0f} | {'' if name == 'ours' else f'1/{median / ours:.1f} of its'} |"
+        )
+    return "\n".join(lines)

@@ -134,14 +134,15 @@ def check_rules(rules: Rules) -> None:
                 f"the logical axis rule {rule!r} is no pair (logical axis, mesh axis); LOGICAL_AXIS_RULES is e.g. (('batch', 'data'), "
                 "('embed', None))."
             )
-        for axis in _as_tuple(rule[1]):
+        for axis in as_tuple(rule[1]):
             if axis not in MESH_AXES:
                 raise UsageError(
                     f"the logical axis rule {rule!r} names the mesh axis {axis!r}; there are {', '.join(MESH_AXES)}."
                 )
 
 
-def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Mesh axes of one dimension, as a PartitionSpec or a rule names them."""
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
@@ -182,7 +183,7 @@ def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEF
         for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
             if size % parts(mesh, mesh_axes):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
-                over = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(mesh_axes))
+                over = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in as_tuple(mesh_axes))
                 raise UsageError(
                     f"the parameter {name} {tuple(array.shape)} has {size} along {logical!r}, which can't be split evenly over "
                     f"{over}; change MESH, the model's size, or the rule for {logical!r}."
@@ -194,7 +195,7 @@ def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh, rules: Rules = DEF
 
 def parts(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> int:
     """Into how many parts a dimension with these mesh axes is split."""
-    return math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
+    return math.prod(mesh.shape[axis] for axis in as_tuple(mesh_axes))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
@@ -208,7 +209,7 @@ def check_batch(mesh: Mesh, rules: Rules, batch_size: int, length: int, microbat
     for name, size, axes in zip(("BATCH_SIZE", "the row length"), (batch_size, length), spec, strict=True):
         split = parts(mesh, axes) * (microbatches if name == "BATCH_SIZE" else 1)
         if size % split:
-            over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in _as_tuple(axes))
+            over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in as_tuple(axes))
             extra = f" in {microbatches} microbatches" if microbatches > 1 and name == "BATCH_SIZE" else ""
             raise UsageError(f"{name} is {size}, which can't be split evenly over {over}{extra}; choose a multiple of {split}.")
 
@@ -233,7 +234,7 @@ def host_shard(mesh: Any, rules: Rules = DEFAULT_RULES, host: int | None = None)
         own = {int(block) for block in rows[owners == process]}
         if own & taken or len(set(columns[owners == process])) != parts(mesh, length):
             over = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh.axis_names if mesh.shape[axis] > 1)
-            said = ", ".join(_as_tuple(batch)) or "no axis"
+            said = ", ".join(as_tuple(batch)) or "no axis"
             raise UsageError(
                 f"MESH ({over}) gives several hosts parts of the same rows of a batch, but each host reads rows of its own; the rules split "
                 f"rows over {said}: let these axes go across the hosts (MESH, or DCN_MESH), and all others stay inside one."
@@ -247,7 +248,7 @@ def host_shard(mesh: Any, rules: Rules = DEFAULT_RULES, host: int | None = None)
 def _blocks(mesh: Any, mesh_axes: str | tuple[str, ...] | None) -> np.ndarray:
     """int array of the mesh's shape: which part of a dimension with these mesh axes each device holds."""
     number = np.zeros(mesh.devices.shape, int)
-    for axis in _as_tuple(mesh_axes):
+    for axis in as_tuple(mesh_axes):
         place = mesh.axis_names.index(axis)
         number = number * mesh.shape[axis] + np.indices(mesh.devices.shape)[place]
     return number

@@ -33,7 +33,7 @@ def topology_devices(topology: str, slices: int = 1) -> Any:
     """The devices of so many slices of a topology ("v5p:4x4x4"), by libtpu.
 
     Raises:
-      UsageError: libtpu is not there, or does not know the topology.
+      UsageError: libtpu is not there, is another process's, or does not know the topology.
     """
     parse_topology(topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -43,6 +43,11 @@ def topology_devices(topology: str, slices: int = 1) -> Any:
         return topologies.get_topology_desc(topology_name=topology, platform="tpu", num_slices=slices).devices
     except Exception as error:  # libtpu's errors have no class of their own
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if "lockfile" in why:  # its advice, to delete the file, would not end the other process
+            raise UsageError(
+                f"--topology {topology} can't be compiled for now: another process on this machine has libtpu, which is for one at a time; wait "
+                "until it ends, or start it with JAX_PLATFORMS=cpu (where libtpu is installed, JAX takes it even if there is no TPU)."
+            ) from error
         raise UsageError(
             f"--topology {topology} can't be compiled for: {why}; give a shape that the maker offers, and install the extra tpu (libtpu)."
         ) from error

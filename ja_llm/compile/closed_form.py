@@ -6,7 +6,6 @@ for (`EXPOSED_BYTES`). Of memory only a lower bound is told: how much it is know
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +15,7 @@ from ja_llm.compile.hardware import CHIPS, group_bandwidth
 from ja_llm.errors import UsageError
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params
-from ja_llm.train.flops import flops_per_token, matmul_weights
-from ja_llm.train.settings import name_of
+from ja_llm.train.flops import flops_per_token, layer_weights, matmul_weights
 
 # Bytes that a chip sends and waits for, of each parameter in each microbatch, as libtpu 0.0.42 compiles 8B without flags: (where each dimension
 # of the slice is a ring, where one is none). On rings it sums the bfloat16 gradient by an all-reduce, which is twice its bytes, on 8x16 by a
@@ -98,13 +96,3 @@ def least_bytes(model: DecoderConfig, parameters: float, rows: int, length: int)
     """
     width = model.embed_dim + (0 if model.remat_policy == "full" else model.num_heads * model.head_dim)
     return 16.0 * parameters + 2.0 * model.num_layers * rows * length * width + 4.0 * model.vocab_size * model.embed_dim
-
-
-def layer_weights(model: DecoderConfig) -> Mapping[str, float]:
-    """Weights of all layers' products, by kernel name ("query", ..., "wo")."""
-    found: dict[str, float] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(model)):
-        *_, kernel, last = name_of(path).split("/")
-        if last == "kernel" and kernel not in ("logits_dense",):
-            found[kernel] = found.get(kernel, 0.0) + math.prod(leaf.shape)
-    return found

@@ -9,6 +9,7 @@ import jax
 from ja_llm.compile.settings import Settings
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, abstract_params
+from ja_llm.models.grouped import expected_rounds
 from ja_llm.train.loop import abstract_batch
 from ja_llm.train.step import loss_sums
 
@@ -44,8 +45,16 @@ def _count(jaxpr: Any) -> float:
         elif equation.primitive.name == "cond":
             total += max(inner, default=0.0)
         else:
-            total += sum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+            total += sum(inner) * _times(equation)
     return total
+
+
+def _times(equation: Any) -> float:
+    """How often the bodies of an equation run; a loop over experts' tokens without what its last tiles lack."""
+    if equation.primitive.name == "scan":
+        return float(equation.params["length"])
+    found = expected_rounds(str(equation.source_info.name_stack)) if equation.primitive.name == "while" else None
+    return 1.0 if found is None else found.full
 
 
 def _bodies(params: Any) -> list[Any]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ja_llm.models.grouped import expected_rounds
+
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -135,6 +137,12 @@ class Module:
         place = re.search(r"index=(\d+)", counter.rest) if counter is not None else None
         step = self._step(loop, int(place[1])) if place else 1
         return -(-int(bound.literal) // step)
+
+    def rounds(self, loop: Instruction) -> float:
+        """As `trips`; of a loop that ends with the data, how often it is expected to run."""
+        name = re.search(r'op_name="([^"]*)"', loop.rest)
+        found = expected_rounds(name[1]) if name else None
+        return self.trips(loop) if found is None else found.all
 
     def _step(self, loop: Instruction, place: int) -> int:
         """By how much a loop's body adds to element `place` of its state."""

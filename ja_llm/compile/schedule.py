@@ -3,7 +3,8 @@
 The schedule is walked with two clocks. An instruction that computes takes the larger of FLOPs / peak and bytes / HBM bandwidth (the
 roofline; Williams et al. 2009, doi 10.1145/1498765.1498785): nothing is faster, most is slower. A collective takes its bytes over the
 links of its group; the links do one at a time. A plain collective is waited for whole. One that is split (start ... done) runs beside
-what is between, and only what is left at its end is waited for: its exposed time. While loops multiply by their trip counts.
+what is between, and only what is left at its end is waited for: its exposed time. While loops multiply by their trip counts, those over
+experts' tokens by what even use of the experts makes them.
 
 Bytes of ring algorithms over n chips (Thakur et al. 2005, doi 10.1177/1094342005051521): all-gather and reduce-scatter (n - 1) / n of the
 whole, all-reduce twice that, all-to-all (n - 1) / n of what a chip holds; a permute, all of it.
@@ -138,9 +139,10 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
     carried: dict[str, str] = {}  # what hands a running collective on -> its start
     between: dict[str, tuple[float, Traffic]] = {}  # the same of transfers between slices, by the name that both ends give
     for instruction in computation.instructions:
+        carried |= _held(instruction, running, carried)
         if instruction.opcode == "while":
             body = module.computations[instruction.attribute("body") or ""]
-            total.add(_walk(module, body, mesh), module.trips(instruction))
+            total.add(_walk(module, body, mesh), module.rounds(instruction))
         elif instruction.opcode == "conditional":
             branches = [_walk(module, module.computations[n], mesh) for n in _branches(instruction) if n in module.computations]
             total.add(max(branches, key=lambda c: c.seconds, default=Cost()), 1)
@@ -154,7 +156,7 @@ def _walk(module: Module, computation: Computation, mesh: Mesh) -> Cost:
             waited = max(0.0, end - total.seconds)
             traffic.exposed_seconds += waited
             total.seconds += waited
-        elif (core := _collective(module, instruction)) is not None:
+        elif (core := _collective(module, instruction)) is not None and not _goes_on(instruction):
             key, one = _traffic(core, instruction, module, mesh)
             begins = max(total.seconds, links_free)
             links_free = begins + one.seconds
@@ -218,11 +220,28 @@ def _handed_on(instruction: Instruction, running: dict[str, Any], carried: dict[
     """The running collective that an instruction ends, or hands on: a part of the start's result, a fusion that is given one."""
     if instruction.opcode not in ("get-tuple-element", "fusion") and not _is_done(instruction):
         return None
-    for name in instruction.operands:
+    place = re.search(r"\bindex=(\d+)", instruction.rest) if instruction.opcode == "get-tuple-element" else None
+    for name in (*((f"{instruction.operands[0]} {place[1]}",) if place else ()), *instruction.operands):
         start = carried.get(name, name)
         if start in running:
             return start
     return None
+
+
+def _held(instruction: Instruction, running: dict[str, Any], carried: dict[str, str]) -> dict[str, str]:
+    """Running collectives in a tuple, and in the state of a loop that begins with it: "NAME PLACE" -> start."""
+    if instruction.opcode == "tuple":
+        starts = [carried.get(name, name) for name in instruction.operands]
+        return {f"{instruction.name} {at}": start for at, start in enumerate(starts) if start in running}
+    if instruction.opcode == "while":
+        begin = f"{instruction.operands[0]} "
+        return {f"{instruction.name} {key.removeprefix(begin)}": start for key, start in carried.items() if key.startswith(begin)}
+    return {}
+
+
+def _goes_on(instruction: Instruction) -> bool:
+    """Whether a fusion multiplies beside a collective that began before the loop that it is in, and ends behind it."""
+    return (instruction.attribute("calls") or "").startswith("async_collective_fusion")
 
 
 def _collective(module: Module, instruction: Instruction) -> Instruction | None:
@@ -343,23 +362,25 @@ def _moved(module: Module, computation: Computation, instruction: Instruction) -
     total = 0.0
     for place, name in enumerate(instruction.operands):
         if (operand := computation.by_name.get(name)) is not None:
-            total += operand.bytes if body is None else _read(body, place, operand.bytes)
+            total += operand.bytes if body is None else _read(module, body, place, operand.bytes)
     return total + (instruction.bytes if body is None else _written(body, instruction))
 
 
-def _read(body: Computation, place: int, whole: int) -> float:
-    """Bytes that a fusion reads of its parameter number `place`."""
+def _read(module: Module, body: Computation, place: int, whole: int) -> float:
+    """Bytes that a fusion reads of its parameter number `place`, in the fusions inside of it, too."""
     parameter = body.parameters.get(place)
-    users = body.users(parameter.name) if parameter is not None else []
-    if not users:
-        return float(whole) if parameter is None else 0.0
+    if parameter is None:
+        return float(whole)
     total = 0.0
-    for user in users:
+    for user in body.users(parameter.name):
         if user.opcode in ("dynamic-slice", "gather", "slice"):
             total += user.bytes
         elif user.opcode == "tuple" or user.opcode in COLLECTIVES:  # handed on, or counted as what goes over the links
             continue
-        elif user.opcode == "fusion" or user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:  # type: ignore[union-attr]
+        elif user.opcode == "fusion" and (inner := module.called(user)) is not None:
+            for at, name in enumerate(user.operands):
+                total += _read(module, inner, at, whole) if name == parameter.name else 0.0
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:
             return float(whole)
     return min(total, whole)
 

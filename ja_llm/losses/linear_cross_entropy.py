@@ -167,8 +167,8 @@ def _over_mesh(settings: _Settings, x: jax.Array, w: jax.Array, targets: jax.Arr
     of_w = sharding.fitted_spec((None, "vocab"), w.shape)
     if of_x is None or of_w is None:
         return _on_device(settings, (), (), x, w, targets, weights, gradient=gradient)
-    over_tokens = _names(of_x[0]) + _names(of_x[1])
-    over_ids = tuple(axis for axis in _names(of_w[1]) if axis not in over_tokens)
+    over_tokens = sharding.as_tuple(of_x[0]) + sharding.as_tuple(of_x[1])
+    over_ids = tuple(axis for axis in sharding.as_tuple(of_w[1]) if axis not in over_tokens)
     of_w, of_ids = PartitionSpec(None, over_ids or None), PartitionSpec(*of_x[:2])
     return jax.shard_map(
         functools.partial(_on_device, settings, over_tokens, over_ids, gradient=gradient),
@@ -177,10 +177,6 @@ def _over_mesh(settings: _Settings, x: jax.Array, w: jax.Array, targets: jax.Arr
         out_specs=(PartitionSpec(), PartitionSpec(), of_ids, of_ids, (of_x, of_w) if gradient else ()),
         check_vma=False,
     )(x, w, targets, weights)
-
-
-def _names(axes: Any) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def _on_device(

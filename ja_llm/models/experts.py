@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from ja_llm.losses.balance import balance_loss
 from ja_llm.models.config import DecoderConfig
-from ja_llm.models.layers import Linear, gated, input_std, output_std, parameter
-from ja_llm.sharding import constrain
+from ja_llm.models.dispatch import Kernels, expert_sums
+from ja_llm.models.layers import PRODUCT, Linear, input_std, output_std, parameter
 
 BALANCE = "balance"  # the collection that a layer's balance loss is sown into, float32 [B]
 
@@ -18,9 +19,8 @@ class Experts(nn.Module):
     """Sum over a token's experts of weight * expert(token); the weights are its largest probabilities, made to sum to one.
 
     Mixtral (arXiv 2401.04088, section 2.1): a softmax over the chosen logits is the same. No token is dropped and no expert
-    has a capacity: every expert computes every token, and a token's weight for an expert that it did not choose is 0. So
-    a row's result depends on that row alone, and the experts are spread over the mesh axis `expert` as matrix products; the
-    price is num_experts / experts_per_token times the arithmetic of the chosen ones.
+    has a capacity: `ja_llm.models.dispatch` computes each token by the experts that it chose, however many chose the same.
+    So a row's result depends on that row alone.
     """
 
     config: DecoderConfig
@@ -32,21 +32,20 @@ class Experts(nn.Module):
         logits = Linear(c, (c.embed_dim, c.num_experts), ("embed", "expert"), input_std(c), name="router")(x)
         probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
         largest, chosen = jax.lax.top_k(probabilities, c.experts_per_token)
+        # Rows that a remat policy keeps stand in the order of this choice, which must not be made anew.
+        chosen = checkpoint_name(chosen, PRODUCT)
         hits = jax.nn.one_hot(chosen, c.num_experts, dtype=jnp.float32)
         self.sow(BALANCE, "loss", balance_loss(probabilities, hits.sum(axis=-2), real))
-        share = largest / largest.sum(axis=-1, keepdims=True)
-        weights = jnp.einsum("blk,blke->ebl", share, hits).astype(x.dtype)
-        return self._blocks(x, weights)
+        share = (largest / largest.sum(axis=-1, keepdims=True)).astype(x.dtype)
+        return checkpoint_name(self._blocks(x, chosen, share), PRODUCT)
 
-    def _blocks(self, x: jax.Array, weights: jax.Array) -> jax.Array:
+    def _blocks(self, x: jax.Array, chosen: jax.Array, share: jax.Array) -> jax.Array:
         c = self.config
         into, out = (c.num_experts, c.embed_dim, c.mlp_dim), (c.num_experts, c.mlp_dim, c.embed_dim)
         gate = _Kernel(c, into, ("expert", "embed", "mlp"), input_std(c), name="wi_0")()
         up = _Kernel(c, into, ("expert", "embed", "mlp"), input_std(c), name="wi_1")()
         back = _Kernel(c, out, ("expert", "mlp", "embed"), output_std(c), name="wo")()
-        hidden = gated(jnp.einsum("bld,edf->eblf", x, gate), jnp.einsum("bld,edf->eblf", x, up), c.activation)
-        hidden = constrain(hidden * weights[..., None], ("expert", "batch", "length", "mlp"))
-        return jnp.einsum("eblf,efd->bld", hidden, back)
+        return expert_sums(x, chosen, share, Kernels(gate, up, back), c.activation)
 
 
 class _Kernel(nn.Module):

@@ -9,7 +9,7 @@ from ja_llm.errors import UsageError
 from ja_llm.launch.topology import parse_topology
 from ja_llm.recipes import compiled
 from ja_llm.recipes.catalogue import Recipe
-from ja_llm.train.flops import flops_per_token, peak_flops
+from ja_llm.train.flops import peak_flops
 
 # MaxText's published 45.46 % of Llama 3.1 8B at 8192 tokens on a v6e-256 counts attention whole (docs/reference/models/tiering.md); with the
 # causal half of it, as here, that is 40.4 %. No TPU has been measured here.
@@ -47,7 +47,7 @@ class Hardware:
 def chip_hours(recipe: Recipe, topology: str, mfu: float = MFU) -> float:
     """Chip-hours = tokens x FLOPs a token / (peak FLOP/s of a chip x MFU) / 3600.
 
-    Attention is counted half, in the FLOPs and so in the MFU; of experts all are counted, since ours computes them all.
+    Attention is counted half, in the FLOPs and so in the MFU; of experts those that a token goes through.
 
     Raises:
       UsageError: `mfu` is no share.
@@ -57,9 +57,7 @@ def chip_hours(recipe: Recipe, topology: str, mfu: float = MFU) -> float:
     kind = types.SimpleNamespace(device_kind=_KINDS[parse_topology(topology).generation])
     peak = peak_flops(kind)
     assert peak is not None, f"no peak for {topology}"
-    model = dataclasses.replace(recipe.step.model, experts_per_token=recipe.step.model.num_experts)
-    computed = flops_per_token(model, recipe.step.length)
-    return recipe.published.runs * recipe.tokens * computed / (peak * mfu) / 3600
+    return recipe.published.runs * recipe.tokens * recipe.flops_per_token / (peak * mfu) / 3600
 
 
 def hardware(recipe: Recipe, mfu: float = MFU) -> list[Hardware]:

@@ -54,7 +54,7 @@ def row(recipe: Recipe, mfu: float) -> list[str]:
 def assumption(mfu: float) -> str:
     """What the chip-hours stand on."""
     return (
-        f"Chip-hours: tokens x FLOPs a token (causal attention counted half, all experts computed) at an assumed MFU of {mfu:.0%}, without saving, evaluating or "
+        f"Chip-hours: tokens x FLOPs a token (causal attention counted half, of experts those that a token goes through) at an assumed MFU of {mfu:.0%}, without saving, evaluating or "
         "waiting; no TPU has been measured here. Whether it fits was asked of the TPU's compiler."
     )
 

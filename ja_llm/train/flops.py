@@ -38,16 +38,19 @@ PEAK_TFLOPS = (
 
 def matmul_weights(config: DecoderConfig) -> int:
     """Weights that a token is multiplied with."""
-    count = 0
+    return sum(layer_weights(config).values()) + config.vocab_size * config.embed_dim
+
+
+def layer_weights(config: DecoderConfig) -> dict[str, int]:
+    """Of all layers, by the kernel's name ("query", ..., "wo"); of experts those that a token goes through."""
+    found: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config)):
-        name = name_of(path)
-        if name.startswith("token_embedder"):
-            count += math.prod(leaf.shape) if config.tie_embeddings else 0
-        elif name.endswith("kernel"):
+        *part, kernel, last = ("", *name_of(path).split("/"))
+        if last == "kernel" and kernel != "logits_dense":
             size = math.prod(leaf.shape)
-            routed = config.num_experts > 1 and "/mlp/" in name and "router" not in name
-            count += size * config.experts_per_token // config.num_experts if routed else size
-    return count
+            routed = config.num_experts > 1 and "mlp" in part and kernel != "router"
+            found[kernel] = found.get(kernel, 0) + (size * config.experts_per_token // config.num_experts if routed else size)
+    return found
 
 
 def flops_per_token(config: DecoderConfig, length: int, causal: bool = True) -> float:

@@ -65,21 +65,37 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def compiled():
+def compile_tiny(bindings):
     """A tiny step over four devices, under the default rules and without the one that spreads `embed`."""
     flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM % (FILES, BINDINGS)], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM % (FILES, bindings)], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_tiny(BINDINGS)
+
+
 def test_flops_of_the_closed_form_the_trace_and_the_executable_agree(compiled):
     assert compiled["counted"] == pytest.approx(compiled["closed"], rel=0.01)
     assert compiled["right"]["executed"] == pytest.approx(compiled["closed"], rel=0.01)
+
+
+def test_experts_are_counted_as_often_as_they_are_chosen():
+    """In trace and closed form; the executable multiplies whole tiles: 128 rows on a device, one tile, and half a tile more for each of four experts."""
+    experts = ["config.DecoderConfig.num_experts = 4", "config.DecoderConfig.experts_per_token = 2"]
+    found = compile_tiny([*BINDINGS, *experts])
+    with settings(FILES, [*BINDINGS, *experts], vocab_size=96) as run:
+        kernels = 3 * run.model.num_layers * run.model.embed_dim * run.model.mlp_dim
+        chosen = 6.0 * run.batch_size * run.length * 2 * kernels
+    assert found["counted"] == pytest.approx(found["closed"], rel=0.01)
+    for name in ("right", "wrong"):
+        assert found[name]["executed"] == pytest.approx(found["closed"] + (1 + 4 / 2 - 1) * chosen, rel=0.01)
 
 
 def test_state_by_kind_is_what_the_program_takes(compiled):
@@ -105,16 +121,25 @@ def test_a_run_needs_no_data_to_be_compiled():
             run.changed(Candidate("most"))
 
 
-def test_a_remat_policy_computes_again_what_it_does_not_keep():
-    with settings(FILES, BINDINGS, vocab_size=96) as run:
+@pytest.mark.parametrize("experts", [1, 4])
+def test_a_remat_policy_computes_again_what_it_does_not_keep(experts):
+    chosen = [f"config.DecoderConfig.num_experts = {experts}", f"config.DecoderConfig.experts_per_token = {min(experts, 2)}"]
+    with settings(FILES, [*BINDINGS, *chosen], vocab_size=96) as run:
         flops = {p: traced_flops(dataclasses.replace(run.model, remat_policy=p), run) for p in REMAT_POLICIES}
         model, tokens = run.model, run.batch_size * run.length
     width, heads = model.embed_dim, model.head_dim
     # All but the product back from the feed-forward width, whose result the backward pass does not ask for.
-    weights = width * heads * (2 * model.num_heads + 2 * model.num_kv_heads) + 2 * model.mlp_dim * width
+    weights = width * heads * (2 * model.num_heads + 2 * model.num_kv_heads) + 2 * model.experts_per_token * model.mlp_dim * width
+    weights += width * experts if experts > 1 else 0  # the router
     attention = 2 * model.num_heads * heads * run.length  # scores, and values by them: of the plain product no name is kept
     again = {policy: (count - flops["none"]) / (2 * tokens * model.num_layers) for policy, count in flops.items()}
-    assert again == {"none": 0, "minimal": attention, "attention": weights + attention, "full": weights + attention}
+    balance = experts if experts > 1 else 0  # of the balance loss, which names nothing either
+    assert again == {
+        "none": 0,
+        "minimal": attention + balance,
+        "attention": weights + attention + balance,
+        "full": weights + attention + balance,
+    }
 
 
 @pytest.mark.parametrize(
@@ -278,3 +303,17 @@ def test_memory_by_kind_adds_up():
     Analysis.peak_memory_in_bytes = 13 * 2**30  # less than the sum: some buffers are never there together
     gib = aot._memory(Compiled, state, 15.75, activations=3 * 2**30)["gib_per_chip"]
     assert (gib["total"], gib["activations"], gib["temporaries"], gib["other"]) == (13.5, 3, 0.5, 0)
+
+
+def test_a_libtpu_that_another_process_has_is_said_to_be_so(monkeypatch):
+    from jax.experimental import topologies
+
+    def taken(**options):
+        raise RuntimeError(
+            'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm /tmp/libtpu_lockfile".'
+        )
+
+    monkeypatch.setattr(topologies, "get_topology_desc", taken)
+    with pytest.raises(UsageError, match="another process on this machine has libtpu.*JAX_PLATFORMS=cpu") as found:
+        aot.topology_devices("v5p:2x2x1")
+    assert "rm /tmp" not in str(found.value)

@@ -48,6 +48,24 @@ def test_two_slices_send_over_the_network_between_them():
     assert found["chips"] == 8 and any("data" in c["axes"] for c in found["collectives"])
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "expert": 2}, {"fsdp": 2, "tensor": 2}])
+def test_experts_compute_the_tokens_that_chose_them(axes):
+    """One of eight experts a token: all experts would execute more than four times the model's products, tiles that are not full add a few percent."""
+    more = ["TASK_FEATURE_LENGTHS = {'targets': 16384}", f"MESH = {axes}", "LOSS = 'logits'"]
+    model = ["max_length = 16384", "num_heads = 2", "num_kv_heads = 2", "num_experts = 8", "mlp_dim = 4096"]
+    bindings = [*BINDINGS, *more, *(f"config.DecoderConfig.{value}" for value in model)]
+    found = compile_in_child(FILES, bindings, "v5e:2x2", vocab_size=96)
+    flops = found["flops"]
+    assert flops["counted_over_closed_form"] == pytest.approx(1, abs=0.01)
+    # The closed forms differ by half of attention. What is not spread over experts each device along their axis does by itself: a fifth.
+    products = flops["model_full"] - 2 * (flops["model_full"] - flops["model_causal"])
+    assert 1 < (flops["executed"] - flops["executed_attention"]) / products < (1.3 if "expert" in axes else 1.1)
+    # A gather goes on beside the tiles' products and is counted once, not with each tile.
+    gathered = sum(c["count"] for c in found["collectives"] if c["kind"] == "all-gather")
+    assert 0 < gathered < 100
+
+
 def test_a_shape_that_nobody_offers_is_refused_in_a_sentence():
     with pytest.raises(UsageError, match="--topology v5e:3x5 can't be compiled for"):
         compile_in_child(FILES, BINDINGS, "v5e:3x5", vocab_size=96)

@@ -92,6 +92,10 @@ EXPERTS = [
     ("experts on one", {}, MIXTRAL),
     ("expert 4", {"expert": 4}, MIXTRAL),
     ("data 2 x expert 2", {"data": 2, "expert": 2}, MIXTRAL),
+    ("data 2 x fsdp 2 x tensor 2", {"data": 2, "fsdp": 2, "tensor": 2}, MIXTRAL),
+    ("fsdp 2 x context 2 x expert 2, remat", {"fsdp": 2, "context": 2, "expert": 2}, {**MIXTRAL, "remat_policy": "minimal"}),
+    ("fsdp 2 x expert 2 x tensor 2, microbatches 2", {"fsdp": 2, "expert": 2, "tensor": 2}, {**MIXTRAL, "microbatches": 2}),
+    ("fsdp 8, no scan", {"fsdp": 8}, {**MIXTRAL, "scan_layers": False}),
 ]
 
 
@@ -111,7 +115,7 @@ def trajectories():
 
 @pytest.fixture(scope="module")
 def experts():
-    return run(EXPERTS, 4)
+    return run(EXPERTS, 8)
 
 
 @pytest.mark.timeout(3600)  # a busy machine, on which eight simulated devices wait for each other; a minute on a quiet one
@@ -126,12 +130,18 @@ def test_a_trajectory_is_that_of_one_device(trajectories, name):
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("name", "axis"), [("expert 4", 4), ("data 2 x expert 2", 2)])
-def test_experts_on_their_own_axis_train_as_on_one_device(experts, name, axis):
-    (one, whole), (other, parts) = experts["experts on one"], experts[name]
+@pytest.mark.parametrize("name", [name for name, _, _ in EXPERTS[1:]])
+def test_experts_train_on_any_mesh_as_on_one_device(experts, name):
+    (one, _), (other, _) = experts["experts on one"], experts[name]
     assert len(one) == 40 and one[-1] < 0.9 * one[0]
     assert other == pytest.approx(one, rel=1e-5)
-    # Kernels [layers, expert, ...] and their two moments: each device has its own experts, of one device all.
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("name", "axis"), [("expert 4", 4), ("data 2 x expert 2", 2)])
+def test_experts_are_spread_over_their_own_axis(experts, name, axis):
+    """Kernels [layers, expert, ...] and their two moments: each device has its own experts, of one device all."""
+    (_, whole), (_, parts) = experts["experts on one"], experts[name]
     assert len(parts) == 9 and all(name.endswith("kernel") for name in parts)
     for kernel, (shape, shard) in parts.items():
         assert shape[1] == 4 and shard == [shape[0], 4 // axis, *shape[2:]] and whole[kernel][1] == shape
