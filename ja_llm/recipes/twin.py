@@ -80,7 +80,9 @@ def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, ba
     recipe = catalogue.resolve(name)
     steps = shrink.shrunk_steps(tokens, batch_size, length)
     model = shrink.shrunk_model(recipe.step.model, params, vocab_size, recipe.step.length, length)
-    factor = shrink.rate_factor(recipe.step.model, model, recipe.peak)
+    factor = shrink.rate_factor(
+        recipe.step.model, model, max(recipe.peak, _BASE_PEAK) if _begins_as_its_base_ends(recipe) else recipe.peak
+    )
     with settings([catalogue.file_of(name)], ()):
         text = gin.config_str(max_line_length=1000)
     bindings: dict[str, Any] = {"TRAIN_STEPS": steps}
@@ -92,6 +94,11 @@ def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, ba
     for field, value in _STEP_FIELDS.findall(text):
         bindings[f"learning_rates.{field}"] = shrink.scaled_step(int(value), steps, recipe.steps)
     return Twin(recipe, model, steps, batch_size, length, bindings)
+
+
+def _begins_as_its_base_ends(recipe: Recipe) -> bool:
+    """Whether a recipe takes up a run that goes on with no warm-up, as an anneal does; then one factor is for the rates of both."""
+    return bool(recipe.published.base) and not recipe.warmup_steps
 
 
 def write_twin(
@@ -279,7 +286,9 @@ def _base_gin(twin: Twin, out: Path) -> str:
         "RATES": rates,
         "STAGES": (),
         "PEAK_LEARNING_RATE": float(f"{peak:.4g}"),
-        "FINAL_LEARNING_RATE": float(f"{peak / 10:.4g}"),
+        "FINAL_LEARNING_RATE": twin.bindings["PEAK_LEARNING_RATE"]
+        if _begins_as_its_base_ends(twin.recipe)
+        else float(f"{peak / 10:.4g}"),
         "WARMUP_STEPS": max(1, twin.steps // 50),
         "MODEL_DIR": str(out / "runs/base"),
     }
@@ -309,7 +318,15 @@ def _script(twin: Twin, out: Path, folders: Mapping[str, Path], vocab: Path) -> 
         words = [word for name in sets for word in ("--documents", f"{name}={out / folders[name]}")]
         lines.append(shlex.join(["ja-llm", "cache", "--task", mixture, "--vocab", str(vocab), *words, "--out", str(cache)]))
     files = ["base.gin", "twin.gin"] if twin.recipe.published.base else ["twin.gin"]
-    lines += [f'{shlex.join(["ja-llm", "train", f"--gin_file={out / file}"])} "$@"' for file in files]
+    runs = [out / "runs/twin", *(out / f"runs/twin{seed}" for seed in range(1, twin.recipe.published.runs))]
+    more = [[f"--gin.RANDOM_SEED={seed}", f"--gin.MODEL_DIR={run}"] for seed, run in enumerate(runs)][1:]
+    trains = [[f"--gin_file={out / file}"] for file in files] + [[f"--gin_file={out / files[-1]}", *words] for words in more]
+    lines += [f'{shlex.join(["ja-llm", "train", *words])} "$@"' for words in trains]
+    if more:
+        averaged = str(out / "averaged")
+        lines.append(
+            f"test -e {shlex.quote(averaged)} || {shlex.join(['ja-llm', 'average', *map(str, runs), '--out', averaged])}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import shutil
 
 import gin
@@ -164,10 +165,14 @@ def trains_saves_resumes_and_evaluates(name, out, vocab):
     steps, rows, length = 50, 4, 48
     small = twin.write_twin(name, out, params=200_000, tokens=steps * rows * length, vocab=vocab, batch_size=rows, length=length)
     assert small.steps == steps
+    train: list[str] = []
     for line in (out / "run.sh").read_text().splitlines():
-        if line.startswith("ja-llm"):
-            words = [word for word in line.split()[1:] if word != '"$@"']
-            if words[-1].endswith("base.gin"):
+        command = line.rpartition("|| ")[2]
+        if command.startswith("ja-llm"):
+            words = [word for word in command.split()[1:] if word != '"$@"']
+            if words[-1].endswith("twin.gin"):
+                train = words
+            elif words[-1].endswith("base.gin"):
                 words += ["--gin.TRAIN_STEPS=5", "--gin.EVAL_PERIOD=0", "--gin.CHECKPOINT_PERIOD=5", "--gin.WARMUP_STEPS=1"]
             assert main(words) == 0, line
     run = out / "runs/twin"
@@ -180,10 +185,28 @@ def trains_saves_resumes_and_evaluates(name, out, vocab):
     # Back to the checkpoint before the last one, as after a kill: it is made again with the same losses and figures.
     last = run / "checkpoints" / str(steps)
     shutil.rmtree(last)
-    assert main(words) == 0 and last.is_dir()
+    assert main(train) == 0 and last.is_dir()
     again, measured = metrics(run)
     assert {step: line["loss"] for step, line in again.items()} == {step: line["loss"] for step, line in losses.items()}
     assert measured == evaluated
+
+
+@pytest.mark.parametrize("name", ["olmo2_7b_anneal", "llmjp_v3_13b_midtraining"])
+def test_what_begins_without_warm_up_begins_at_the_rate_its_base_ended_with(name, tmp_path, vocab):
+    twin.write_twin(name, tmp_path / "small", params=200_000, tokens=10_000, vocab=vocab, batch_size=4, length=48)
+    rates = {}
+    for file in ("base", "twin"):
+        found = re.findall(r"^(PEAK|FINAL)_LEARNING_RATE = (\S+)$", (tmp_path / f"small/{file}.gin").read_text(), re.MULTILINE)
+        rates[file] = {key: float(value) for key, value in found}  # the last one wins, as in gin
+    assert rates["base"]["FINAL"] == rates["twin"]["PEAK"] < rates["base"]["PEAK"]
+
+
+def test_a_recipe_of_several_runs_is_averaged(tmp_path, vocab):
+    out = tmp_path / "small"
+    twin.write_twin("olmo2_7b_anneal", out, params=200_000, tokens=10_000, vocab=vocab, batch_size=4, length=48)
+    script = (out / "run.sh").read_text()
+    assert [script.count(f"--gin.RANDOM_SEED={seed} --gin.MODEL_DIR={out}/runs/twin{seed}") for seed in (1, 2, 3)] == [1, 1, 0]
+    assert script.endswith(f"ja-llm average {out}/runs/twin {out}/runs/twin1 {out}/runs/twin2 --out {out}/averaged\n")
 
 
 @pytest.fixture
