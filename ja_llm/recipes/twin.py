@@ -48,6 +48,7 @@ class Twin:
       batch_size: rows a step.
       length: tokens in a row.
       bindings: what of the recipe's schedule is another number: {name as gin writes it: value}.
+      rate_factor: by which the recipe's rates, and its base's, are multiplied.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Twin:
     batch_size: int
     length: int
     bindings: Mapping[str, Any]
+    rate_factor: float
 
     @property
     def tokens(self) -> int:
@@ -80,9 +82,8 @@ def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, ba
     recipe = catalogue.resolve(name)
     steps = shrink.shrunk_steps(tokens, batch_size, length)
     model = shrink.shrunk_model(recipe.step.model, params, vocab_size, recipe.step.length, length)
-    factor = shrink.rate_factor(
-        recipe.step.model, model, max(recipe.peak, _BASE_PEAK) if _begins_as_its_base_ends(recipe) else recipe.peak
-    )
+    # One factor for the rates of the twin and of its base: how far it is turned down from its base is the recipe's.
+    factor = shrink.rate_factor(recipe.step.model, model, max(recipe.peak, _BASE_PEAK if recipe.published.base else 0.0))
     with settings([catalogue.file_of(name)], ()):
         text = gin.config_str(max_line_length=1000)
     bindings: dict[str, Any] = {"TRAIN_STEPS": steps}
@@ -93,11 +94,11 @@ def scaled(name: str, params: int, tokens: int, vocab_size: int, length: int, ba
             bindings[macro] = shrink.scaled_step(int(value), steps, recipe.steps) if whole else float(f"{value * factor:.4g}")
     for field, value in _STEP_FIELDS.findall(text):
         bindings[f"learning_rates.{field}"] = shrink.scaled_step(int(value), steps, recipe.steps)
-    return Twin(recipe, model, steps, batch_size, length, bindings)
+    return Twin(recipe, model, steps, batch_size, length, bindings, factor)
 
 
 def _begins_as_its_base_ends(recipe: Recipe) -> bool:
-    """Whether a recipe takes up a run that goes on with no warm-up, as an anneal does; then one factor is for the rates of both."""
+    """Whether a recipe goes on with no warm-up, as an anneal does."""
     return bool(recipe.published.base) and not recipe.warmup_steps
 
 
@@ -258,7 +259,7 @@ def _gin(twin: Twin, out: Path) -> str:
     other = {name: value for name, value in twin.bindings.items() if not name.isupper()}
     lines = [
         f"# The small twin of recipes/{twin.recipe.name}.gin: its mixture, stages, optimizer and shape of schedule, a model of its proportions.",
-        "# Rates are the recipe's times the ratio of the widths. For another budget write it anew with `ja-llm recipes shrink`.",
+        f"# Rates are the recipe's, and its base's, times {twin.rate_factor:.3g}: the ratio of the widths, as far as that is stable. For another budget write it anew with `ja-llm recipes shrink`.",
         f"include 'recipes/{twin.recipe.name}.gin'",
         "from __gin__ import dynamic_registration",
         "from ja_llm.models import config",
@@ -278,7 +279,7 @@ def _base_gin(twin: Twin, out: Path) -> str:
     kept = _replayed(stage.shares) or stage.shares
     total = sum(kept.values())
     rates = {task: share / total for task, share in kept.items()} if kept != stage.shares else None
-    peak = _BASE_PEAK * shrink.rate_factor(twin.recipe.step.model, twin.model, _BASE_PEAK)
+    peak = _BASE_PEAK * twin.rate_factor
     values = {
         "INITIAL_CHECKPOINT_PATH": None,
         "MIXTURE_OR_TASK_NAME": stage.mixture,

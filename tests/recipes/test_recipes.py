@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gin
@@ -249,6 +252,13 @@ def test_listing_and_showing(recipes, capsys, monkeypatch):
     assert "no recipe 'swallow_llama31_8b'; near names are swallow_llama31_" in capsys.readouterr().err
     assert main(["recipes", "show", "olmo2_7b_anneal", "--gin"]) == 0
     assert "PEAK_LEARNING_RATE = 6.15e-5" in capsys.readouterr().out
+
+
+def test_showing_a_recipe_asks_for_no_accelerator():
+    """Where JAX is told of one that is not there, or that a run beside it has: what JAX computes here is learning rates."""
+    words = [sys.executable, "-m", "ja_llm.cli", "recipes", "show", "llmjp_v3_13b"]
+    done = subprocess.run(words, env={**os.environ, "JAX_PLATFORMS": "cuda"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "learning rate  2e-4 to 2e-5" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

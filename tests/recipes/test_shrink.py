@@ -75,7 +75,7 @@ def test_the_schedule_keeps_its_shape_and_floors_and_the_stages_their_places(nam
     assert small.tokens == pytest.approx(20_000_000, rel=1e-3)
     file = tmp_path / "twin.gin"
     file.write_text(twin._gin(small, tmp_path))
-    factor = shrink.rate_factor(recipe.step.model, small.model, recipe.peak)
+    factor = small.rate_factor
     places = np.linspace(0, 1, 41)
     with settings([catalogue.file_of(name)], ()) as step:
         large = np.asarray(step.schedule(places * recipe.steps), np.float64)
@@ -191,14 +191,19 @@ def trains_saves_resumes_and_evaluates(name, out, vocab):
     assert measured == evaluated
 
 
-@pytest.mark.parametrize("name", ["olmo2_7b_anneal", "llmjp_v3_13b_midtraining"])
-def test_what_begins_without_warm_up_begins_at_the_rate_its_base_ended_with(name, tmp_path, vocab):
-    twin.write_twin(name, tmp_path / "small", params=200_000, tokens=10_000, vocab=vocab, batch_size=4, length=48)
+@pytest.mark.parametrize("params", [200_000, 5_000_000])
+@pytest.mark.parametrize("name", ["swallow_llama31_8b_v02", "olmo2_7b_anneal", "llmjp_v3_13b_midtraining"])
+def test_a_twin_stands_to_its_base_as_the_recipe_to_a_model_trained_at_3e_4(name, params, tmp_path):
+    recipe, small = catalogue.resolve(name), twin.scaled(name, params, 400_000, 1200, 256, 16)
     rates = {}
-    for file in ("base", "twin"):
-        found = re.findall(r"^(PEAK|FINAL)_LEARNING_RATE = (\S+)$", (tmp_path / f"small/{file}.gin").read_text(), re.MULTILINE)
+    for file, text in twin._files(small, tmp_path).items():
+        found = re.findall(r"^(PEAK|FINAL)_LEARNING_RATE = (\S+)$", text, re.MULTILINE)
         rates[file] = {key: float(value) for key, value in found}  # the last one wins, as in gin
-    assert rates["base"]["FINAL"] == rates["twin"]["PEAK"] < rates["base"]["PEAK"]
+    base, own = rates["base.gin"], rates["twin.gin"]
+    assert own["PEAK"] / base["PEAK"] == pytest.approx(recipe.peak / 3e-4, rel=1e-3)
+    assert own["PEAK"] <= base["PEAK"] <= shrink.HIGHEST_RATE
+    # What begins with no warm-up, as an anneal does, begins at the rate that its base ended with.
+    assert base["FINAL"] == (base["PEAK"] / 10 if recipe.warmup_steps else own["PEAK"])
 
 
 def test_a_recipe_of_several_runs_is_averaged(tmp_path, vocab):
