@@ -1,5 +1,6 @@
 """The report's section on forgetting: each probed domain's rise over step 0, its stability gap and alarms, and runs in pairs of seeds."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -55,13 +56,23 @@ def gap_of(run: Run, domain: str) -> "Gap":
 
 
 def _curve(run: Run, domain: str) -> list[tuple[float, float]]:
-    return run.series(f"eval/{domain}/bits_per_byte")
+    return [(step, bits) for step, bits in run.series(f"eval/{domain}/bits_per_byte") if math.isfinite(bits)]
+
+
+def _broken(run: Run, domain: str) -> list[float]:
+    """Steps at which a probe gave no finite number."""
+    return [step for step, bits in run.series(f"eval/{domain}/bits_per_byte") if not math.isfinite(bits)]
 
 
 def _probed(run: Run) -> list[str]:
     """Domains whose curve has a baseline: step 0, and a later one."""
     names = dict.fromkeys(key.split("/")[1] for line in run.metrics for key in line if _is_probe(key))
     return [name for name in names if len(curve := _curve(run, name)) > 1 and curve[0][0] == 0]
+
+
+def _whole(run: Run, domain: str) -> bool:
+    """Whether all of a probed domain's curve is known."""
+    return domain in _probed(run) and not _broken(run, domain)
 
 
 def _is_probe(key: str) -> bool:
@@ -78,8 +89,14 @@ def _row(run: Run, domain: str) -> str:
         told = [number(gap.depth, 3), number(gap.deepest or 0.0), length]
     end = f"{gap.final:+.4f}" + (f'<span class="ci">± {number(errors[-1][1], 2)}</span>' if errors else "")
     cells = [f"{gap.baseline:.4f}", *told, number(gap.area, 3)]
+    broken = _broken(run, domain)
+    warned = (
+        f'<span class="worse ci">no finite number at {len(broken)} of its probes, first at step {number(broken[0])}: left out</span>'
+        if broken
+        else ""
+    )
     return (
-        f'<tr><th scope="row">{escape(domain)}<span class="soft ci">{escape(run.name)}</span></th>'
+        f'<tr><th scope="row">{escape(domain)}<span class="soft ci">{escape(run.name)}</span>{warned}</th>'
         + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
         + f'<td class="n">{end}</td></tr>'
     )
@@ -152,7 +169,7 @@ def _paired(domain: str, groups: Mapping[str, Mapping[int, Run]]) -> str:
     base_name, base = next(iter(groups.items()))
     body = ""
     for name, runs in groups.items():
-        shared = sorted(seed for seed in runs if seed in base and domain in _probed(runs[seed]) and domain in _probed(base[seed]))
+        shared = sorted(seed for seed in runs if seed in base and all(_whole(run, domain) for run in (runs[seed], base[seed])))
         areas = [gap_of(runs[seed], domain).area for seed in shared]
         depths = [gap_of(runs[seed], domain).depth for seed in shared]
         finals = [gap_of(runs[seed], domain).final for seed in shared]

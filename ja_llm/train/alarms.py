@@ -2,6 +2,8 @@
 
 import dataclasses
 import fnmatch
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import gin
@@ -63,13 +65,15 @@ class Alarm:
         return {name: value for name in _BOUNDS if (value := getattr(self, name)) is not None}
 
     def crossed(self, rows: np.ndarray, base: np.ndarray | None, tests: int) -> str:
-        """The bound that this probe is past, in words; "" where it is within all.
+        """The bound that this probe is past, in words; "" where it is within all. Bits that are no finite number are past any.
 
         Args:
           rows: float64 [documents, 2], bits and bytes now.
           base: the same at step 0; None: not known, so only the ceiling is judged.
           tests: how many there are in the run, of all domains and bounds.
         """
+        if not np.isfinite(rows).all():
+            return "finite numbers"
         for name, bound in self.bounds.items():
             if name == "ceiling":
                 excess = rows[:, 0] - bound * rows[:, 1]
@@ -126,15 +130,16 @@ def alarm_of(domain: str, alarms: Iterable[Alarm]) -> Alarm | None:
     return next((alarm for alarm in alarms if any(fnmatch.fnmatchcase(domain, name) for name in alarm.domains)), None)
 
 
-def check_alarms(alarms: Sequence[Alarm], domains: dict[str, int]) -> None:
+def check_alarms(alarms: Sequence[Alarm], domains: dict[str, int], steps: Iterable[int] = ()) -> None:
     """Refuse, before the run starts, what could never go off.
 
     Args:
       alarms: in their order.
       domains: probes' names and how many documents each has.
+      steps: at which the run will probe.
 
     Raises:
-      UsageError: a pattern fits no probe, or a probe has a single document, which tells no noise.
+      UsageError: a pattern fits no probe, or a probe has fewer documents than tell a rise from noise.
     """
     for alarm in alarms:
         for pattern in alarm.domains:
@@ -143,12 +148,28 @@ def check_alarms(alarms: Sequence[Alarm], domains: dict[str, int]) -> None:
                 raise UsageError(
                     f"Alarm.domains (KEPT of runs/monitored.gin) names {pattern!r}, which no probe fits; there are {there}."
                 )
-    for domain, documents in domains.items():
-        if documents < 2 and alarm_of(domain, alarms) is not None:
+    for domain, tests in number_of_tests(alarms, domains, steps):
+        alarm = alarm_of(domain, alarms)
+        if alarm is not None and domains[domain] < (least := fewest_documents(alarm.false_alarms / tests)):
+            few = f"{domains[domain]} document{'s' if domains[domain] > 1 else ''}"
             raise UsageError(
-                f"Alarm.domains covers {domain!r}, whose probe has {documents} document, so that noise can't be told from a rise; raise "
-                "train.eval_documents, or give it more held-out documents."
+                f"Alarm.domains covers {domain!r}, whose probe has {few}: with fewer than {least} even a clear rise can't be told from noise in a run "
+                "of so many probes; raise train.eval_documents, give it more held-out documents, or leave it out of the alarm's domains."
             )
+
+
+def fewest_documents(level: float) -> int:
+    """Documents by which a rise is told at a level (of `above_zero`), as often as not, that varies by half of itself from one to the next.
+
+    The t statistic of such a rise is about sqrt(n) / (1 / 2); it must be the level's quantile with n - 1 degrees of freedom.
+
+    Example:
+      >>> fewest_documents(0.01), fewest_documents(0.01 / 90)
+      (5, 10)
+    """
+    from scipy import special
+
+    return next(n for n in itertools.count(2) if 2 * math.sqrt(n) >= -special.stdtrit(n - 1, level))
 
 
 def number_of_tests(alarms: Sequence[Alarm], domains: Iterable[str], steps: Iterable[int]) -> Iterator[tuple[str, int]]:

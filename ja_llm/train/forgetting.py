@@ -52,7 +52,7 @@ class ForgettingMonitor:
       directory: where metrics.jsonl is written.
       probes: domain -> probe.
       alarms: in their order.
-      steps: all steps of the run that are evaluated.
+      steps: of the whole run, those at which the alarms judge (`judged_steps`).
       start: the step that the run goes on from; 0 for one that begins.
 
     Raises:
@@ -61,7 +61,7 @@ class ForgettingMonitor:
 
     def __init__(self, directory: Path, probes: Mapping[str, Probed], alarms: Sequence[Alarm], steps: Sequence[int], start: int):
         self._path, self._probes, self._alarms = directory / BASELINE, probes, alarms
-        self._tests = dict(number_of_tests(alarms, probes, [step for step in steps if step > 0]))
+        self._tests = dict(number_of_tests(alarms, probes, steps))
         self._base: dict[str, np.ndarray] = {}
         self._over: dict[str, int] = {}
         if start:
@@ -92,13 +92,17 @@ class ForgettingMonitor:
         """
         measured = {domain: probe.rows for domain, probe in self._probes.items() if probe.rows is not None}
         if step == 0:
+            if broken := [domain for domain, rows in measured.items() if not np.isfinite(rows).all()]:
+                raise JaLlmError(
+                    f"the parameters that this run begins with give {', '.join(broken)} no finite number of bits; begin with others."
+                )
             self._base = measured
             entries = {d: {"fingerprint": self._probes[d].fingerprint, "rows": rows.tolist()} for d, rows in measured.items()}
             write_json(self._path, {"schema": SCHEMA, "domains": entries})
             return {}, ""
         values, why = dict[str, float](), ""
         for domain, rows in measured.items():
-            if (base := self._base.get(domain)) is not None:
+            if (base := self._base.get(domain)) is not None and np.isfinite(rows).all():
                 if base.shape != rows.shape:
                     raise JaLlmError(
                         f"{self._path}: this probes file has {len(base)} documents of {domain}, and there are {len(rows)}; {_REMEDY}."
@@ -190,5 +194,9 @@ def probe_steps(total: int = gin.REQUIRED, every: int = 10, until: int = 100, gr
 def monitor_of(directory: Path, config: RunConfig, evaluators: Mapping[str, Any], start: int) -> ForgettingMonitor | None:
     """What watches the probes of a run that goes on from step `start`; None where nothing is probed."""
     probes = probes_of(evaluators)
-    steps = [step for step in range(config.total_steps + 1) if config.evaluates(step)] if config.alarms else []
-    return ForgettingMonitor(directory, probes, config.alarms, steps, start) if probes else None
+    return ForgettingMonitor(directory, probes, config.alarms, judged_steps(config), start) if probes else None
+
+
+def judged_steps(config: RunConfig) -> list[int]:
+    """Steps of the whole run at which alarms judge the probes."""
+    return [step for step in range(1, config.total_steps + 1) if config.evaluates(step)] if config.alarms else []

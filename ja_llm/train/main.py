@@ -29,6 +29,7 @@ from ja_llm.sharding import DEFAULT_RULES, Rules
 from ja_llm.train import learning_rates
 from ja_llm.train.alarms import Alarm, check_alarms
 from ja_llm.train.checks import check_settings
+from ja_llm.train.forgetting import judged_steps
 from ja_llm.train.groups import Group
 from ja_llm.train.lora import Lora
 from ja_llm.train.optimizers import Optimizer
@@ -256,7 +257,7 @@ def train(
     evaluators: dict[str, Any] = {}
     if eval_documents:
         evaluators |= heldout_evaluators(cache_dir, config, length=length, documents=eval_documents, others=probes)
-    check_alarms(alarms, {name: len(probe) for name, probe in evaluators.items()})
+    check_alarms(alarms, {name: len(probe) for name, probe in evaluators.items()}, judged_steps(run_config))
     if (eval_period or eval_steps) and not evaluators and not eval_tasks:
         if not eval_documents:
             raise UsageError(

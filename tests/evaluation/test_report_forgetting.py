@@ -47,6 +47,16 @@ def test_one_run_has_its_gap_its_alarm_and_a_plot_of_each_domain(tmp_path):
     assert "no gap" in quiet.split('<th scope="row">web_en')[1].split("</tr>")[0] and "No alarm went off." in quiet
 
 
+def test_a_probe_without_a_finite_number_is_told_and_left_out(tmp_path):
+    run = write_run(tmp_path / "run", [0, 0.5, float("nan"), float("inf"), 0])
+    found = section(write_report([run], tmp_path / "report.html"))
+    row = found.split('<th scope="row">web_en')[1].split("</tr>")[0]
+    assert "no finite number at 2 of its probes, first at step 20: left out" in row
+    # Lines through 0, .5, 0 at steps 0, 10, 40.
+    assert all(f'<td class="n">{cell}</td>' in row for cell in ("0.500", "10", "40"))
+    assert row.count('<td class="n">10</td>') == 2  # where it is deepest, and the area
+
+
 @pytest.mark.parametrize(("factor", "says"), [(0.5, "smaller"), (2.0, "larger"), (1.0, "no clear difference")])
 def test_kinds_of_runs_are_compared_in_pairs_of_equal_seeds(tmp_path, factor, says):
     runs = []

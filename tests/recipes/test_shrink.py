@@ -269,3 +269,14 @@ def test_stand_ins_are_of_the_sources_languages_and_no_document_stands_twice(tmp
     assert kana and all(kana)
     with pytest.raises(UsageError):
         registry.task("no_such_task")
+
+
+def test_each_source_holds_out_enough_for_an_alarm_and_no_text_is_lost(tmp_path):
+    tasks = ["dclm", "web_ja"]
+    whole = {registry.task(name).documents: "".join(d.text for d in found) for name, found in stand_ins._dealt(tasks).items()}
+    for name, folder in stand_ins.write_stand_ins(tmp_path, tasks).items():
+        split = {part: [d for file in folder.glob(f"*/{part}-*") for d in read_documents(file)] for part in ("heldout", "train")}
+        assert 10 <= len(split["heldout"]) <= 30
+        everything = "".join(d.text for part in split.values() for d in part)
+        assert sorted("".join(everything.split())) == sorted("".join(whole[name].split()))
+        assert not {d.text for d in split["heldout"]} & {d.text for d in split["train"]}

@@ -6,7 +6,7 @@ from scipy import stats
 
 from benchmarks.false_alarms import drawn, first_alarm
 from ja_llm.errors import UsageError
-from ja_llm.train.alarms import Alarm, above_zero, alarm_of, check_alarms, number_of_tests, rise
+from ja_llm.train.alarms import Alarm, above_zero, alarm_of, check_alarms, fewest_documents, number_of_tests, rise
 
 PROBES = 20
 
@@ -66,5 +66,22 @@ def test_what_can_not_be_is_refused():
             Alarm(rise=0.1, **wrong)
     with pytest.raises(UsageError, match="names 'web_eng', which no probe fits; there are web_en"):
         check_alarms([Alarm(domains=("web_eng",), rise=0.1)], {"web_en": 64})
-    with pytest.raises(UsageError, match="covers 'web_en', whose probe has 1 document"):
+    with pytest.raises(UsageError, match="covers 'web_en', whose probe has 1 document: with fewer than 5 even a clear rise"):
         check_alarms([Alarm(rise=0.1)], {"web_en": 1})
+    for documents, steps in ((5, 1), (10, 90)):
+        check_alarms([Alarm(rise=0.1)], {"web_en": documents}, range(1, steps + 1))
+        with pytest.raises(UsageError, match=f"whose probe has {documents - 1} documents: with fewer than {documents} "):
+            check_alarms([Alarm(rise=0.1)], {"web_en": documents - 1}, range(1, steps + 1))
+
+
+def test_a_clear_rise_is_told_as_often_as_not_by_the_fewest_documents_that_are_asked_for():
+    """It varies by half of itself from document to document; each is one of 90 tests."""
+    rng, least, runs = np.random.default_rng(0), fewest_documents(0.01 / 90), 1000
+    told = dict.fromkeys((least // 2, least, 2 * least), 0.0)
+    for documents in told:
+        base = np.full((documents, 2), 1000.0)
+        for _ in range(runs):
+            now = base + np.stack([200 * rng.normal(1, 0.5, documents), np.zeros(documents)], axis=1)
+            told[documents] += bool(Alarm(rise=0.0).crossed(now, base, 90)) / runs
+    few, enough, many = told.values()
+    assert few < 0.1 and 0.4 < enough < 0.7 and many > 0.95, told

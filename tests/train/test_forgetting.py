@@ -7,12 +7,14 @@ import pytest
 
 from ja_llm.cli import main
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.train.alarms import Alarm
-from ja_llm.train.forgetting import ForgettingMonitor, probe_steps
+from ja_llm.train.alarms import Alarm, above_zero
+from ja_llm.train.forgetting import ForgettingMonitor, monitor_of, probe_steps
 from ja_llm.train.metrics import MetricsWriter, read_metrics
+from ja_llm.train.run_config import RunConfig
 
 STEPS = (0, 10, 20, 30, 40, 50)
 SIZES = np.array([100.0, 300, 200, 400])
+NAN = float("nan")
 
 
 class Planted:
@@ -29,7 +31,7 @@ class Planted:
 def watched(directory, probes, alarms, steps, start=0):
     """What the loop does with a monitor; returns why it was to stop."""
     writer = MetricsWriter(directory, start)
-    monitor = ForgettingMonitor(directory, probes, alarms, STEPS, start)
+    monitor = ForgettingMonitor(directory, probes, alarms, STEPS[1:], start)
     for step in steps:
         for probe in probes.values():
             probe.at(step)
@@ -159,3 +161,34 @@ def test_probes_of_another_vocabulary_or_without_documents_are_refused(training,
     assert "these probes are of another vocabulary than" in capsys.readouterr().err
     assert main([*training.command(tmp_path / "run", 6, ALARMS="x")[3:], "--dry_run"]) == 2
     assert "ALARMS is 'x'; give a tuple, e.g. (@english/alarms.Alarm(),)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [NAN, float("inf")])
+def test_bits_that_are_no_finite_number_are_past_every_bound(tmp_path, capsys, broken):
+    """One document of four is enough: the sum over all of them is no number either."""
+    probe = Planted(lambda step: np.where(np.arange(4) == 2, broken if step >= 20 else 1.0, 1.0))
+    alarms = (Alarm(ceiling=9.0, patience=2, stop=True),)
+    assert "past its bound of finite numbers at 2 probes in a row" in watched(tmp_path, {"web_en": probe}, alarms, STEPS)
+    lines = {line["step"]: line for line in read_metrics(tmp_path / "metrics.jsonl")}
+    assert [lines[step]["forgetting/web_en/over"] for step in (10, 20, 30)] == [0, 1, 2]
+    assert "forgetting/web_en/rise" in lines[10] and "forgetting/web_en/rise" not in lines[20]
+
+
+def test_a_run_does_not_begin_with_parameters_that_give_no_number(tmp_path):
+    with pytest.raises(JaLlmError, match="begins with give web_en no finite number of bits"):
+        watched(tmp_path, {"web_en": Planted(lambda step: NAN), "code": Planted(lambda step: 1.0)}, (), STEPS)
+
+
+@pytest.mark.parametrize(("scale", "p_value", "over"), [(1.0, (0.005, 0.05), 0), (0.3, (0.0005, 0.005), 1)])
+def test_the_level_of_an_alarm_is_shared_by_all_probes_of_the_run(tmp_path, scale, p_value, over):
+    """Of ten probes each is judged at a tenth of the level: what one test alone would call a rise is none."""
+    alarm = Alarm(relative_rise=0.0, false_alarms=0.05)
+    config = RunConfig(model_dir=tmp_path, total_steps=100, eval_period=10, alarms=(alarm,))
+    probe = Planted(lambda step: 1.0)
+    monitor = monitor_of(tmp_path, config, {"web_en": probe}, 0)
+    for step, rises in ((0, np.zeros(4)), (10, 0.1 + scale * np.array([-0.06, 0.08, -0.09, 0.07]))):
+        probe.rows = np.stack([SIZES * (1 + rises), SIZES], axis=1)
+        values, _ = monitor.look(step)
+    low, high = p_value
+    assert low < above_zero(SIZES * rises, SIZES) < high
+    assert values["forgetting/web_en/over"] == over
