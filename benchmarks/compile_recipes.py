@@ -11,6 +11,7 @@ import argparse
 import sys
 from typing import Any
 
+from ja_llm.commands.parsing import set_device
 from ja_llm.compile.child import compile_in_child
 from ja_llm.compile.sweep import line
 from ja_llm.files import read_json, write_json

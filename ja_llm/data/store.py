@@ -48,7 +48,7 @@ def _spec(path: Path, dtype: str, shape: tuple[int, ...], chunk: int) -> dict[st
     inner = [little, {"name": "zstd", "configuration": {"level": 3}}, {"name": "crc32c"}]
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
+        "kvstore": {"driver": "file", "path": str(path.resolve())},
         "create": True,
         "metadata": {
             "shape": list(shape),

@@ -149,8 +149,8 @@ def check_alarms(alarms: Sequence[Alarm], domains: dict[str, int], steps: Iterab
                     f"Alarm.domains (KEPT of runs/monitored.gin) names {pattern!r}, which no probe fits; there are {there}."
                 )
     for domain, tests in number_of_tests(alarms, domains, steps):
-        alarm = alarm_of(domain, alarms)
-        if alarm is not None and domains[domain] < (least := fewest_documents(alarm.false_alarms / tests)):
+        judged = alarm_of(domain, alarms)
+        if judged is not None and domains[domain] < (least := fewest_documents(judged.false_alarms / tests)):
             few = f"{domains[domain]} document{'s' if domains[domain] > 1 else ''}"
             raise UsageError(
                 f"Alarm.domains covers {domain!r}, whose probe has {few}: with fewer than {least} even a clear rise can't be told from noise in a run "

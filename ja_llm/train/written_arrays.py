@@ -180,7 +180,7 @@ def _opened(item: Path, path: Names, context: tensorstore.Context) -> tuple[tens
     folder = item / ".".join(path)
     spec = {
         "driver": "zarr",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
         "fill_missing_data_reads": False,
         "store_data_equal_to_fill_value": True,
     }

@@ -1,6 +1,7 @@
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_reads_back_what_was_written(tmp_path, streams, in_memory):
     assert [r.tolist() for r in store.read_many(ranges)] == [flat[a:b] for a, b in ranges]
     with pytest.raises(IndexError):
         store.read(0, len(flat) + 1)
+
+
+def test_a_store_named_by_way_of_another_folder(tmp_path, streams, monkeypatch):
+    """TensorStore takes no ".."."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(Path("../s"), streams)
+    assert (
+        TokenStore.open(Path("../s")).document(3).tolist() == TokenStore.open(tmp_path / "s").document(3).tolist() == streams[3]
+    )
 
 
 def test_equal_content_gives_equal_bytes_and_fingerprint(tmp_path, streams):

@@ -77,6 +77,18 @@ def test_what_is_written_at_once_is_what_everybody_reads(tmp_path, dtype):
     check_all_there(tmp_path / "checkpoints" / "0" / "params", meant)
 
 
+def test_a_folder_named_by_way_of_another_is_the_folder(tmp_path, monkeypatch):
+    """TensorStore takes no "..": what stands behind it is the folder that the system finds there, by a link as well."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path / "real")
+    for folder in (Path("../model"), Path("../link/../model")):
+        folder.mkdir()
+        write_params(folder, numbers(np.float32), folder)
+        check_all_there(folder / "checkpoints" / "0" / "params", numbers(np.float32))
+    assert (tmp_path / "model" / "checkpoints").is_dir() and (tmp_path / "real" / "model" / "checkpoints").is_dir()
+
+
 def test_pieces_in_any_order_and_from_any_thread_lie_there_at_the_end(tmp_path):
     meant, rng = numbers(BF16), random.Random(0)
     parts = [(path, *piece) for path, leaf in leaves_of(meant).items() for piece in pieces_of(leaf, rng)]
