@@ -92,7 +92,7 @@ def lay_out(folder: Path, params: Any, step: int = 0) -> Path:
     Returns:
       The folder of its parameters.
     """
-    item = folder / "checkpoints" / str(step) / "params"
+    item = folder.resolve() / "checkpoints" / str(step) / "params"  # TensorStore takes no ".."
     usual = (jax.Array, ocp.type_handlers.get_type_handler(jax.Array))
     types = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Folders(deepcopy_host_arrays=False)), usual)
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_ocdbt=False, use_compression=not is_raw(params))
