@@ -70,7 +70,12 @@ def stored_tree(path: Path) -> Any:
         with os.scandir(path):  # orbax takes a folder that it may not enter for one that is empty
             pass
     # The handler, and not the checkpointer over it, which swallows the error and gives nothing.
-    return ocp.StandardCheckpointHandler().metadata(epath.Path(path)).tree
+    return ocp.StandardCheckpointHandler().metadata(_place(path)).tree
+
+
+def _place(path: Path) -> epath.Path:
+    """As orbax takes it; TensorStore takes no ".."."""
+    return epath.Path(path if storage.is_remote(path) else path.resolve())
 
 
 def read_params(where: Path, abstract: Any) -> Any:
@@ -116,13 +121,13 @@ def read_arrays(item: Path, abstract: Any, partial: bool = False, at_once: int |
     if partial:
         each = ocp.checkpoint_utils.construct_restore_args(abstract)
         return ocp.PyTreeCheckpointHandler().restore(
-            epath.Path(item), args=ocp.args.PyTreeRestore(abstract, restore_args=each, partial_restore=True)
+            _place(item), args=ocp.args.PyTreeRestore(abstract, restore_args=each, partial_restore=True)
         )
     gigabytes: Any = None if at_once is None else at_once / 1e9  # orbax says int and takes a part of one
     handler = (
         ocp.StandardCheckpointHandler() if gigabytes is None else ocp.StandardCheckpointHandler(restore_concurrent_gb=gigabytes)
     )
-    return handler.restore(epath.Path(item), args=ocp.args.StandardRestore(abstract))
+    return handler.restore(_place(item), args=ocp.args.StandardRestore(abstract))
 
 
 _OTHER = {
@@ -159,4 +164,4 @@ def read_item(path: Path) -> Any:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with readable(path.parent), ocp.StandardCheckpointer() as checkpointer:
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), stored_tree(path))
-        return checkpointer.restore(path, like)
+        return checkpointer.restore(_place(path), like)
