@@ -107,7 +107,8 @@ def check_options(beam_args: Sequence[str]) -> None:
         cls._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(beam_args))
     if unknown:
-        raise UsageError(f"{unknown[0]}: neither this command nor Beam has such an option; see --help.")
+        quote = "" if unknown[0].startswith("-") else " (a pattern of several files is to be quoted: '*.gz')"
+        raise UsageError(f"{unknown[0]}: neither this command nor Beam has such an option; see --help{quote}.")
 
 
 def _local_runner(beam_args: list[str], workers: int) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 import heapq
 import json
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ja_llm.errors import UsageError
 
 DROPPED, MODIFIED = "dropped", "modified"
 _RULE = "-" * 80
+_VALUE = 240  # characters of what stands beside a text, such as all its statistics
 
 
 def read_samples(directory: str | os.PathLike, kind: str) -> dict[str, list[dict[str, Any]]]:
@@ -50,8 +52,9 @@ def sample(directory: str | os.PathLike, reasons: Sequence[str] = (), number: in
     every = sorted({*found[DROPPED], *found[MODIFIED]})
     for reason in reasons:
         if reason not in every:
-            known = ", ".join([r for r in every if r.startswith(reason)] or every) or "none"
-            raise UsageError(f"{directory}: there are no samples of {reason!r}; the reasons are: {known}.")
+            near = [r for r in every if r.startswith(reason)]
+            known = f"near ones are: {', '.join(near)}" if near else f"the reasons are: {', '.join(every) or 'none'}"
+            raise UsageError(f"{directory}: there are no samples of {reason!r}; {known}.")
     wanted = reasons or ([] if kept else every)
     parts = []
     for reason in wanted:
@@ -74,7 +77,9 @@ def _kept(directory: str | os.PathLike, number: int, seed: int) -> list[Document
 
 def _entry(entry: dict[str, Any]) -> str:
     texts = {name: entry[name] for name in ("text", "before", "after") if entry.get(name)}
-    about = [f"{name}: {value}" for name, value in entry.items() if name not in texts]
+    about = [
+        f"{name}: {textwrap.shorten(str(value), _VALUE, placeholder=' …')}" for name, value in entry.items() if name not in texts
+    ]
     for name, text in texts.items():
         about += [f"{name}:", *(f"    {line}" for line in str(text).splitlines())]
     return "\n".join(about)

@@ -55,7 +55,7 @@ class Tally:
     def drop(self, reason: str, key: str, text: str = "", **fields: Any) -> None:
         """Count something dropped that never was a document; `key` identifies it for the sampling, `fields` go into the sample."""
         _add(self.dropped, reason, text)
-        self._sample("dropped", reason, key, {**fields, **({"text": text[: self._characters]} if text else {})})
+        self._sample("dropped", reason, key, {**fields, **({"text": _beginning(text, self._characters)} if text else {})})
 
     def drop_document(self, number: int, document: Document, reason: str, note: str = "", **fields: Any) -> None:
         """Count document `number` of the unit as dropped, so that no later stage sees it.
@@ -132,7 +132,13 @@ def shown_samples(result: dict[str, Any], config: "Corpus") -> dict[str, Any]:
 def _cut(entry: dict[str, Any], characters: int) -> dict[str, Any]:
     if "before" in entry:
         return {**entry, **_around_change(entry, characters)}
-    return {**entry, "text": entry["text"][:characters]} if "text" in entry else entry
+    return {**entry, "text": _beginning(entry["text"], characters)} if "text" in entry else entry
+
+
+def _beginning(text: str, characters: int) -> str:
+    """So many characters, with an ellipsis behind them where there are more."""
+    # A text that was cut before is not cut again.
+    return text if len(text) <= characters or text == f"{text[:characters]}…" else f"{text[:characters]}…"
 
 
 def _around_change(entry: dict[str, Any], characters: int) -> dict[str, Any]:

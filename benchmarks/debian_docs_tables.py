@@ -8,6 +8,7 @@ from benchmarks.step_speed import OURS, PEER
 from ja_llm.files import read_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
+RENAMED = {"filter": "select"}  # stages that had another name when they were measured
 NAMES = {
     "base": "English base",
     "expanded": "after expansion, untrained",
@@ -50,7 +51,7 @@ def yields(value: dict[str, Any]) -> str:
         more = f", {len(dropped) - 8} more reasons {rest}" if rest else ""
         kept = "; ".join(f"{name} {count['documents']}" for name, count in stage["kept_by"].items())
         lines.append(
-            f"| {stage['stage']} | {stage['in']['documents']} | {stage['kept']['documents']}{f' ({kept})' if kept else ''} | {reasons}{more} |"
+            f"| {RENAMED.get(stage['stage'], stage['stage'])} | {stage['in']['documents']} | {stage['kept']['documents']}{f' ({kept})' if kept else ''} | {reasons}{more} |"
         )
     return "\n".join(lines)
 

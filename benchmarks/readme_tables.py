@@ -20,6 +20,7 @@ from benchmarks import (
     training_tables,
     vocabulary_tables,
 )
+from ja_llm.commands.parsing import set_device
 from ja_llm.files import atomic_write, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def main() -> None:
     """Write all tables."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    set_device("cpu")
     write()
 
 

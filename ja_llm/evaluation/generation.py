@@ -185,7 +185,9 @@ class Generator:
     def room(self, max_new_tokens: int) -> int:
         """Tokens that a prompt may have."""
         if not 1 <= max_new_tokens < self._max_length:
-            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be from 1 to {self._max_length - 1} for this model.")
+            raise UsageError(
+                f"this model writes 1 to {self._max_length - 1} tokens, and {max_new_tokens} are asked for (max_new_tokens, --max_tokens)."
+            )
         return self._max_length - max_new_tokens
 
     def _fitted(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], cut: bool) -> list[list[int]]:

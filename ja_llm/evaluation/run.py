@@ -297,14 +297,14 @@ def format_results(results: dict[str, Any]) -> str:
             + (f"; {task['empty']:.0f} answers empty" if task.get("empty") else "")
             + (f"; n_valid {task['n_valid']:.0f} of {task['n']:.0f} grades, judge {task['judge']}" if "judge" in task else "")
         )
-        lines += [f"  {name:<24}  warning: {warning}" for warning in task.get("warnings", ())]
+        lines += [f"  {name:<24}    warning: {warning}" for warning in task.get("warnings", ())]
     for name, mean in results.get("suites", {}).items():
         interval = "[{:.4f}, {:.4f}]".format(*mean["interval"])
         missing = mean.get("missing", [])
         of = f"{mean['tasks']} tasks" + (f" of {mean['tasks'] + len(missing)}: incomplete" if missing else "")
         lines.append(f"  {name:<24}{mean['value']:>10.4f}  {interval:<20}  mean of {of}")
-    lines += [f"  {name:<24}  note: not in SHA256SUMS; its records were counted" for name in results.get("unlisted", ())]
-    lines += [f"  {name:<24}  not measured: {reason}" for name, reason in results["left_out"].items()]
+    lines += [f"  {name:<24}    note: not in SHA256SUMS; its records were counted" for name in results.get("unlisted", ())]
+    lines += [f"  {name:<24}    not measured: {reason}" for name, reason in results["left_out"].items()]
     lines += [format_comparison(results["comparison"])] if "comparison" in results else []
     return "\n".join(lines)
 

@@ -280,7 +280,7 @@ def test_samples_are_shown_by_reason(made):
     shown = set(re.findall(r"^id: (\w+)$", kept, re.MULTILINE))
     assert len(shown) == 4 and shown <= {d.id for d in documents} and "dropped" not in kept
     assert samples.sample(folder, kept=4, seed=3) == kept != samples.sample(folder, kept=4, seed=4)
-    with pytest.raises(UsageError, match="reasons are: ja_letters_low"):
+    with pytest.raises(UsageError, match="near ones are: ja_letters_low"):
         samples.sample(folder, ["ja"])
     with pytest.raises(UsageError, match="can't be negative"):
         samples.sample(folder, number=-1)

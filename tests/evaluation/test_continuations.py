@@ -59,7 +59,7 @@ def test_the_command_scores_and_refuses_in_one_sentence(folder, capsys):
     assert len(lines) == 2 and "bits/byte" in lines[0] and lines[1].endswith("'harbour'")
     for wrong, message in [
         (["--prompt", "市" * 200], "exceeds the model's 96 positions"),
-        (["--prompt", "a", "--max_tokens", "0"], "max_new_tokens is 0"),
+        (["--prompt", "a", "--max_tokens", "0"], "and 0 are asked for"),
         (["--prompt", "a", "--top_p", "2"], "top_p is 2.0; it must be above 0"),
         (["--prompt", "a", "--mesh", "tensor"], "the mesh 'tensor' is not understood"),
         (["--prompt", "a", "--mesh", "tensor=7"], "MESH tensor 7 does not make up"),
