@@ -1,8 +1,8 @@
 """Batches: a pure function of (data fingerprint, seed, schedule, data step).
 
 Every member store of a mixture is cut into rows by its packing plan; Grain's `MapDataset` shuffles the rows of a member
-(anew each epoch) and repeats them; `ja_llm.data.mixing` mixes the members by their rates. Rows are of equal length, so shares of rows are
-shares of tokens. Batch k is rows [k * batch_size, (k + 1) * batch_size) of that order: nothing is replayed after a restart,
+(anew each epoch) and repeats them; `ja_llm.data.mixing` mixes the members by their rates, which are shares of the tokens: a member's share of
+the rows is larger by its padding. Batch k is rows [k * batch_size, (k + 1) * batch_size) of that order: nothing is replayed after a restart,
 and any number of hosts reads the same batch, each its own rows. Needs NumPy, Grain and TensorStore; no TensorFlow.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ja_llm import manifest
 from ja_llm.data.best_fit import BestFit
-from ja_llm.data.mixing import MIXINGS, Order
+from ja_llm.data.mixing import MIXING, MIXINGS, Order
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
 from ja_llm.data.rates import Rule, resolved
 from ja_llm.data.schedule import Position
@@ -48,7 +48,7 @@ class BatchSource:
       split: "train" or "heldout".
       packing: how documents are cut into rows: "concatenate" (no padding, documents are cut) or "best_fit" (whole documents, some
         padding); see `ja_llm.data.packing` and `ja_llm.data.best_fit`.
-      mixing: "exact", or "grain" for a run that began before there was the former; see `ja_llm.data.mixing`.
+      mixing: how rows of several members are mixed, by a name of `ja_llm.data.mixing`; another than the default for a run that began with it.
       rates: other shares of the tokens than those that the cache was made with: {task: share}, or a rule (`ja_llm.data.rates`).
       batches: how many will be read in all; a rule may depend on it.
       subset_tokens: {task: tokens}: of a member read only the first documents of at most so many tokens. A store is written in shuffled
@@ -76,7 +76,7 @@ class BatchSource:
         seed: int,
         split: str = "train",
         packing: str = "concatenate",
-        mixing: str = "exact",
+        mixing: str = MIXING,
         rates: Rule | Mapping[str, float] | None = None,
         batches: int = 0,
         subset_tokens: Mapping[str, float] | None = None,
@@ -91,6 +91,7 @@ class BatchSource:
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
         self._packing, self._subset = packing, dict(subset_tokens or {})
+        self._tokens_mixed = mixing == MIXING
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
         self._members = self._open_members(value["members"])
@@ -161,7 +162,8 @@ class BatchSource:
 
     def _filled(self, member: _Member) -> float:
         """How much of a member's rows is tokens: a row of a plan with padding holds fewer, and rates are shares of tokens."""
-        return 1 - member.plan.statistics()["padding"] if self._packing == "best_fit" else 1.0
+        counted = self._tokens_mixed or self._packing == "best_fit"
+        return 1 - member.plan.statistics()["padding"] if counted else 1.0
 
     def _at_rates(self, rates: Rule | Mapping[str, float], rows: int) -> list[_Member]:
         """The members at other rates, without those that then have none."""
@@ -170,11 +172,14 @@ class BatchSource:
         total = sum(m.rate for m in self._members)
         cached = {m.task: m.rate / total for m in self._members}
         # How many tokens the rows hold depends on the shares where members are padded unequally; a rule that depends on the tokens is asked
-        # again until that has settled (each round is closer by the difference of the paddings, some hundredths).
-        share = min(filled.values())
-        for _ in range(20 if share < 1 else 1):
-            chosen = resolved(rates, sizes, cached, rows * self.length * share)
-            share = 1 / sum(rate / filled[task] for task, rate in chosen.items())
+        # again until that has settled: from below, never beyond, where the rule might refuse. Each round halves what lacks or better, as every
+        # plan's rows are half full. (A run that began before has the digits that its own rounds came to.)
+        there, least = rows * self.length, min(filled.values())
+        tokens = there * least
+        for _ in range(1 if least == 1 else 64 if self._tokens_mixed else 20):
+            chosen = resolved(rates, sizes, cached, tokens)
+            places = sum(rate / filled[task] for task, rate in chosen.items())  # of a token, with the padding that comes with it
+            tokens = tokens + (there - tokens * places) * least if self._tokens_mixed else there * (1 / places)
         return [m._replace(rate=chosen[m.task]) for m in self._members if m.task in chosen]
 
     def _shuffled(self, member: _Member) -> grain.MapDataset:

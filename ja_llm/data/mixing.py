@@ -2,8 +2,8 @@
 
 The order is a pure function of the rates: row i is found without any row before it. It is divided into blocks of `Mixing.block` rows, the
 smallest number of which every source has whole rows where there is one up to `LONGEST_BLOCK` (10 for 0.9 and 0.1, 6 for 2/3, 1/6
-and 1/6); then all blocks are alike, and no source is ever a whole row ahead of or behind its share. Other rates (those of a best-fit plan
-are divided by how full its rows are) have blocks of 1,000 rows or more; at the end of each no source is a whole row off, counted from the
+and 1/6); then all blocks are alike, and no source is ever a whole row ahead of or behind its share. Other rates (shares of tokens are divided
+by how full a source's rows are) have blocks of 1,000 rows or more; at the end of each no source is a whole row off, counted from the
 first row of all, and within a block none is two rows off.
 """
 
@@ -32,13 +32,13 @@ class Order(Protocol):
 
     Attributes:
       shares: of each source its share of the rows.
-      block: rows after which no source is a whole row off its rate; None where that is not so.
+      exact_after: no source is a whole row off its rate after every so many rows; None where that is not so.
     """
 
     shares: tuple[float, ...]
 
     @property
-    def block(self) -> int | None: ...
+    def exact_after(self) -> int | None: ...
 
     def place(self, row: int) -> tuple[int, int]:
         """(source, how many rows of that source come before) of row `row`, from 0."""
@@ -55,8 +55,9 @@ class Mixing:
 
     Attributes:
       shares: the rates, scaled to a sum of 1.
-      block: see `Order`.
+      block: rows in a block.
       even: whether every source has whole rows in a block, so that all blocks are alike.
+      exact_after: see `Order`; 1 for even blocks, else a block.
 
     Raises:
       UsageError: a rate is not positive, or so small that its source would not have one row in `LONGEST_BLOCK`.
@@ -78,6 +79,8 @@ class Mixing:
             raise UsageError(
                 f"a rate of {min(rates):g} beside {max(rates):g} is less than one row in {LONGEST_BLOCK:,}; raise it, or leave that task out."
             )
+
+        self.exact_after: int | None = 1 if self.even else self.block
 
     def place(self, row: int) -> tuple[int, int]:
         """See `Order`; O(1), and where a block is entered the making of its table, unless it is like one of the last ones."""
@@ -118,7 +121,7 @@ class GrainMixing:
       rates: positive numbers; 0.7 and 0.3 are mixed as 233 and 100.
     """
 
-    block: int | None = None
+    exact_after: int | None = None
 
     def __init__(self, rates: Sequence[float]):
         self._weights = [round(100 * rate / min(rates)) for rate in rates]
@@ -135,7 +138,10 @@ class GrainMixing:
         return [round(rows * weight / sum(self._weights)) for weight in self._weights]
 
 
-MIXINGS: dict[str, type[Mixing] | type[GrainMixing]] = {"exact": Mixing, "grain": GrainMixing}
+# By the name that a run's data schedule has. A run of "exact" or "grain" began when rows that documents are cut into were taken for full, though the
+# last one of each pass is not: its rates are shares of such rows. (Those of a best-fit plan never were.)
+MIXINGS: dict[str, type[Mixing] | type[GrainMixing]] = {"tokens": Mixing, "exact": Mixing, "grain": GrainMixing}
+MIXING = "tokens"  # of new runs
 
 
 def _whole_numbers(shares: Sequence[float]) -> list[int] | None:

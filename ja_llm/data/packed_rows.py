@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from ja_llm.data.batches import BatchSource
+from ja_llm.data.mixing import MIXING
 from ja_llm.data.seqio_vocabulary import SeqioVocabulary
 from ja_llm.errors import JaLlmError, UsageError
 
@@ -31,10 +32,11 @@ class PackedRows(seqio.DataSource):
       seed: of the order.
       packing: as of `BatchSource`.
       first_row: of the training split, where to begin: steps that an earlier run did times its batch size.
+      mixing: as of `BatchSource`; that of the earlier run.
     """
 
-    def __init__(self, cache_dir: str | Path, length: int, seed: int, packing: str, first_row: int = 0):
-        self._arguments = (Path(cache_dir), length, seed, packing)
+    def __init__(self, cache_dir: str | Path, length: int, seed: int, packing: str, first_row: int = 0, mixing: str = MIXING):
+        self._arguments = (Path(cache_dir), length, seed, packing, mixing)
         self._first = first_row
         self._open: dict[str, BatchSource] = {}
         super().__init__(splits=SPLITS, caching_permitted=False)
@@ -53,8 +55,8 @@ class PackedRows(seqio.DataSource):
     def rows(self, split: str) -> BatchSource:
         """The split's rows, as batches of one."""
         if split not in self._open:
-            directory, length, seed, packing = self._arguments
-            self._open[split] = BatchSource(directory, length, 1, seed, split=SPLITS[split], packing=packing)
+            directory, length, seed, packing, mixing = self._arguments
+            self._open[split] = BatchSource(directory, length, 1, seed, split=SPLITS[split], packing=packing, mixing=mixing)
         return self._open[split]
 
     def get_dataset(
@@ -93,6 +95,7 @@ def add_rows_task(
     seed: int = 0,
     packing: str = "concatenate",
     first_row: int = 0,
+    mixing: str = MIXING,
 ) -> seqio.Task:
     """Register the rows of a cached mixture with seqio, under a name of their own.
 
@@ -103,6 +106,7 @@ def add_rows_task(
       seed: of the order.
       packing: as of `BatchSource`.
       first_row: where the training split begins.
+      mixing: as of `BatchSource`.
 
     Raises:
       UsageError: an argument is out of range.
@@ -110,7 +114,7 @@ def add_rows_task(
     """
     if first_row < 0:
         raise UsageError(f"first_row is {first_row}; it counts rows from 0.")
-    source = PackedRows(cache_dir, length, seed, packing, first_row)
+    source = PackedRows(cache_dir, length, seed, packing, first_row, mixing)
     if source.rows("train").vocabulary != vocabulary.tokenizer.fingerprint:
         raise JaLlmError(
             f"{cache_dir}: this cache was made with another vocabulary than the model's; make it again with the model's."

@@ -8,7 +8,7 @@ at the step that the run was rolled back to, so the batches of the steps before 
 import dataclasses
 from typing import Any
 
-from ja_llm.data.mixing import MIXINGS
+from ja_llm.data.mixing import MIXING, MIXINGS
 from ja_llm.errors import JaLlmError, UsageError
 
 # The data position of a training step: (stage number, data step, counted from the start of its stage).
@@ -22,13 +22,12 @@ class DataSchedule:
     Attributes:
       stages: (first step, mixture fingerprint), the first from step 0.
       skips: (stage number, first data step, data step after the last), counted from the stage's own start.
-      mixing: how rows of several sources are mixed, in every stage: "exact", or "grain" in the ledgers that do not say
-        (`ja_llm.data.mixing`).
+      mixing: how rows of several sources are mixed, in every stage, by a name of `ja_llm.data.mixing`; "grain" in the ledgers that do not say.
     """
 
     stages: tuple[tuple[int, str], ...]
     skips: tuple[tuple[int, int, int], ...] = ()
-    mixing: str = "exact"
+    mixing: str = MIXING
 
     @classmethod
     def single(cls, mixture: str) -> "DataSchedule":

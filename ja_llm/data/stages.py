@@ -13,6 +13,7 @@ from typing import Any
 import gin
 
 from ja_llm.data.batches import Batch, BatchSource, ReadAhead
+from ja_llm.data.mixing import MIXING
 from ja_llm.data.rates import Rule, check_rates
 from ja_llm.data.schedule import DataSchedule, Position
 from ja_llm.errors import UsageError
@@ -56,7 +57,7 @@ class StagedBatches:
       packing: see `BatchSource`.
       stored: the run's own schedule, of its ledger; what it has read or skipped stays.
       from_step: the step that the run goes on from; later stages may still be changed.
-      mixing: see `BatchSource`; None: the stored schedule's, "exact" where there is none.
+      mixing: see `BatchSource`; None: the stored schedule's, that of new runs where there is none.
       rates: of the first stage; see `BatchSource`.
       steps: training steps in all, for rules of rates that depend on how much is read.
       subset_tokens: see `BatchSource`; of tasks of the first stage, in every stage that has them.
@@ -88,7 +89,7 @@ class StagedBatches:
         steps: int = 0,
         subset_tokens: Mapping[str, float] | None = None,
     ):
-        mixing = mixing or (stored.mixing if stored else "exact")
+        mixing = mixing or (stored.mixing if stored else MIXING)
         self.length, self.batch_size = length, batch_size
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from t5x import models, optimizers
 
+from ja_llm.data.mixing import MIXING
 from ja_llm.data.packed_rows import ModelFeatures, add_rows_task
 from ja_llm.data.seqio_vocabulary import SeqioVocabulary
 from ja_llm.errors import UsageError
@@ -64,12 +65,14 @@ def rows(
     seed: int = 0,
     packing: str = "concatenate",
     first_row: int = 0,
+    mixing: str = MIXING,
 ) -> str:
     """Name of the seqio task of a cached mixture's rows (`ja_llm.data.packed_rows`), for MIXTURE_OR_TASK_NAME.
 
-    t5x reads a task from its beginning when a run goes on; `first_row` is then the steps done times the batch size.
+    t5x reads a task from its beginning when a run goes on; `first_row` is then the steps done times the batch size, and `mixing` that of
+    `ja_llm.data.mixing` with which it began.
     """
-    return add_rows_task(cache_dir, vocabulary, task_feature_lengths["targets"], seed, packing, first_row).name
+    return add_rows_task(cache_dir, vocabulary, task_feature_lengths["targets"], seed, packing, first_row, mixing).name
 
 
 @gin.configurable

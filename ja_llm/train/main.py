@@ -427,9 +427,9 @@ def _shares(batches: Any, steps: int) -> str:
         for task, part in batches.statement(steps).items()
         if part["share"]
     ]
-    blocks = [f"{source.mixing.block:,}" for source in batches.sources if (source.mixing.block or 1) > 1]
-    if blocks:
-        parts.append(f"shares exact to a row after every {', then '.join(blocks)} rows")
+    afters = [source.mixing.exact_after for source in batches.sources if len(source.rates) > 1]
+    if blocks := ["row" if after == 1 else f"{after:,} rows" for after in afters if after]:
+        parts.append(f"shares exact to a row after every {', then '.join(blocks)}")
     return "; ".join(parts)
 
 

@@ -124,11 +124,33 @@ def test_unimax_reads_no_source_more_often_than_it_says(caches, packing):
         StagedBatches(caches[0], rates=UniMax(8), steps=6000, packing=packing, **ARGUMENTS)
 
 
+@pytest.mark.parametrize("full", [72, 91])
+def test_unimax_keeps_the_cap_to_the_digit_where_rows_are_padded_unequally(tmp_path, make_cache, documents, full):
+    """Just what all sources give at the cap is not refused, whether the larger or the smaller one has the padding; nor is less read too often."""
+    docs = {size: documents("en", 1, seed=size, shortest=size, longest=size) for size in (full, 74)}
+    cache = make_cache(tmp_path / "c", {f"s{size}": (0.5, part) for size, part in docs.items()})
+    statistics = BatchSource(cache, 19, 1, 0).statistics()
+    rows = sum(part["rows"] for part in statistics.values())
+    assert [round(statistics[f"s{size}"]["padding"], 2) for size in (full, 74)] == [0, 0.18]
+    for epochs in (8, 7, 1):
+        batches = StagedBatches(cache, rates=UniMax(8), steps=epochs, length=19, batch_size=rows, seed=0)
+        batches.check_epochs(epochs, 8)
+        read = batches.statement(epochs)
+        assert epochs < 8 or all(part["epochs"] == pytest.approx(8, rel=1e-9) for part in read.values())
+        assert sum(part["epochs"] * part["rows"] for part in read.values()) == pytest.approx(epochs * rows)
+
+
 def test_stages_have_rates_of_their_own(caches):
     batches = StagedBatches(caches[0], (Stage(str(caches[0]), 40, rates={"ja": 0.25, "en": 0.75}),), steps=80, **ARGUMENTS)
     assert [stage["shares"] for stage in batches.contents] == [{"ja": 0.9, "en": pytest.approx(0.1)}, {"ja": 0.25, "en": 0.75}]
     assert batches.schedule.stages[0][1] != batches.schedule.stages[1][1]
-    assert batches.statement(80)["en"]["epochs"] * batches.statement(80)["en"]["rows"] == pytest.approx(10 * (4 + 30))
+    pairs = {task: (part["pairs"], part["rows"]) for task, part in batches.sources[0].statistics().items()}
+    rows = 0.0  # of which 40 steps each have 400
+    for shares in ({"ja": 0.9, "en": 0.1}, {"ja": 0.25, "en": 0.75}):
+        of = {task: share * pairs[task][1] / pairs[task][0] for task, share in shares.items()}
+        rows += 400 * of["en"] / sum(of.values())
+    assert rows == pytest.approx(10 * (4 + 30), abs=2)
+    assert batches.statement(80)["en"]["epochs"] * pairs["en"][1] == pytest.approx(rows)
 
 
 def test_the_verb_prints_a_table_and_the_flag(caches, capsys):

@@ -3,17 +3,22 @@
 import collections
 import re
 
+import grain
 import numpy as np
 import pytest
 
 from ja_llm.data.batches import BatchSource
+from ja_llm.data.rates import UniMax
 from ja_llm.data.schedule import DataSchedule
 from ja_llm.data.stages import Stage, StagedBatches
 from ja_llm.errors import UsageError
 
 ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
-# Batches 0 and 1000 of 70 to 30 before shares were exact.
-OLD = "e78 j166 j134 e7 j69 j265 e92 j7 j41 e38 j209 j269 j224 e44 j220 j80 e20 j15 j31 e55"
+# Batches 0 and 1000 of 70 to 30 before shares were exact, and when they were shares of rows.
+GRAIN = "e78 j166 j134 e7 j69 j265 e92 j7 j41 e38 j209 j269 j224 e44 j220 j80 e20 j15 j31 e55"
+EXACT = "e78 j166 j134 e7 j69 j265 e92 j7 j41 j50 e76 j80 j15 e94 j31 j23 e9 j137 j63 j270"
+# Shares of ja by UniMax(2), rows in whole documents, as such a run's rounds came to them.
+UNIMAX = 0.6682931069540853
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +53,76 @@ def identities(batches, step):
 
 
 @pytest.mark.parametrize("shares", [(0.9, 0.5), (0.7, 0.36)])
-def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats_early(cache_of, shares):
+def test_over_a_thousand_batches_no_stage_is_three_rows_of_tokens_off_and_nothing_repeats_early(cache_of, shares):
+    """Two by the mixing within a block, one by where in its pass a source has its row with padding."""
     batches = staged([cache_of(share) for share in shares])
     rows = {task: part["rows"] for task, part in batches.sources[0].statistics().items()}
+    plans = {member.task: member.plan for member in batches.sources[0]._members}
     order = collections.defaultdict(list)
+    tokens = [collections.Counter(), collections.Counter()]
     for step in range(1000):
-        here = identities(batches, step)
-        for task, row in here:
+        stage = int(step >= 600)
+        for task, row in identities(batches, step):
             order[task].append(row)
-        stage, done = (0, step + 1) if step < 600 else (1, step - 599)
-        count = len(order["ja"]) - (round(6000 * shares[0]) if stage else 0)
-        assert abs(count - done * 10 * shares[stage]) < 1
-    total = round(6000 * shares[0] + 4000 * shares[1])
-    assert (len(order["ja"]), len(order["en"])) == (total, 10_000 - total)
+            tokens[stage][task] += sum(span.pairs for span in plans[task].spans(row))
+        assert abs(tokens[stage]["ja"] - shares[stage] * tokens[stage].total()) < 3 * ARGUMENTS["length"]
     for task, seen in order.items():  # each epoch reads every row once, also across the switch
         for epoch in range(len(seen) // rows[task]):
             assert len(set(seen[epoch * rows[task] : (epoch + 1) * rows[task]])) == rows[task]
 
 
-def test_a_run_that_began_before_shares_were_exact_goes_on_in_its_order(cache_of):
-    stored = {"stages": [{"from_step": 0, "mixture": BatchSource(cache_of(0.7), **ARGUMENTS).mixture}], "skips": []}
+@pytest.mark.parametrize(
+    "packing, sources",
+    [
+        ("concatenate", {"ja": 0.9, "en": 0.1}),
+        ("best_fit", {"ja": 0.9, "en": 0.1}),
+        ("concatenate", {"ja": 0.7, "en": 0.1, "two": 0.2}),
+        ("concatenate", {"ja": 0.71828, "en": 0.1, "two": 0.18172}),
+    ],
+)
+def test_the_loss_weighs_each_source_at_its_rate_to_a_row_a_block(tmp_path, make_cache, documents, monkeypatch, packing, sources):
+    """Also one whose pass is two rows, of which 41 % are padding; one row more is where in its pass a source has that."""
+    # Grain takes 30 ms to shuffle two rows; which of them comes first changes no block.
+    monkeypatch.setattr(BatchSource, "_shuffled", lambda self, member: grain.MapDataset.range(member.plan.rows).repeat())
+    members = {task: (rate, documents("ja", 60)) for task, rate in sources.items()}
+    members["en"] = (0.1, documents("en", 1, shortest=72, longest=72))
+    length = 64
+    batches = StagedBatches(
+        make_cache(tmp_path / "c", members), length=length, batch_size=10, seed=3, packing=packing, steps=1000
+    )
+    rows, padding = (batches.sources[0].statistics()["en"][name] for name in ("rows", "padding"))
+    assert (rows, round(padding, 2)) == (2, 0.41)
+    tokens, mixing = collections.Counter(), batches.sources[0].mixing
+    for step in range(1000):
+        weights = batches.local((0, step), 0, 1)["decoder_loss_weights"].sum(axis=1)
+        for at, ((task, _), weight) in enumerate(zip(identities(batches, step), weights, strict=True), start=10 * step + 1):
+            tokens[task] += weight
+            off = 2 if mixing.even or not at % mixing.block else 3
+            assert all(abs(tokens[task] - rate * tokens.total()) < off * length for task, rate in sources.items())
+    said = batches.statement(1000)
+    for task, rate in sources.items():
+        assert said[task]["share"] == pytest.approx(rate, rel=1e-9)  # what is printed
+        assert said[task]["tokens"] == pytest.approx(tokens[task], abs=3 * length)
+
+
+@pytest.mark.parametrize("mixing, order", [("grain", GRAIN), ("exact", EXACT)])
+def test_a_run_that_began_before_shares_were_exact_goes_on_in_its_order(cache_of, mixing, order):
+    more = {} if mixing == "grain" else {"mixing": mixing}
+    stored = {"stages": [{"from_step": 0, "mixture": BatchSource(cache_of(0.7), **ARGUMENTS).mixture}], "skips": [], **more}
     old = StagedBatches(cache_of(0.7), stored=DataSchedule.from_json(stored), **ARGUMENTS)
-    assert " ".join(f"{task[0]}{row}" for step in (0, 1000) for task, row in identities(old, step)) == OLD
+    assert " ".join(f"{task[0]}{row}" for step in (0, 1000) for task, row in identities(old, step)) == order
     assert old.schedule.to_json() == stored
     new = StagedBatches(cache_of(0.7), **ARGUMENTS)
     assert new.fingerprint != old.fingerprint and identities(new, 1000) != identities(old, 1000)
-    assert DataSchedule.from_json(new.schedule.to_json()).mixing == "exact"
+    assert DataSchedule.from_json(new.schedule.to_json()).mixing == "tokens"
     longer = staged((cache_of(0.7), cache_of(0.5)), 50, stored=old.schedule, from_step=40)
-    assert longer.fingerprint == old.fingerprint and longer.schedule.with_skip(60, 2).mixing == "grain"
+    assert longer.fingerprint == old.fingerprint and longer.schedule.with_skip(60, 2).mixing == mixing
+
+
+def test_the_rates_of_an_old_runs_rule_are_the_same_to_the_last_digit(cache_of):
+    """They are in the fingerprint of its data."""
+    old = StagedBatches(cache_of(0.9), rates=UniMax(2), steps=60, packing="best_fit", mixing="exact", **ARGUMENTS)
+    assert old.sources[0].rates["ja"] == UNIMAX
 
 
 def test_the_first_stage_is_that_of_a_run_without_stages(caches):

@@ -301,18 +301,21 @@ def test_other_data_that_are_accepted_begin_without_what_the_run_passed_over_of_
     assert start(other.fingerprint, other.mixture).schedule.skips == ((0, 2, 4),)
 
 
+@pytest.mark.parametrize("mixing", ["grain", "exact"])
 def test_a_run_that_began_before_shares_were_exact_goes_on_and_accepting_its_own_data_changes_nothing(
-    training, cache_dir, straight, tmp_path, capsys
+    training, cache_dir, straight, tmp_path, capsys, mixing
 ):
     ledger = json.loads((straight / "run.json").read_text())
-    assert ledger["data_schedule"].pop("mixing") == "exact"
+    assert ledger["data_schedule"].pop("mixing") == "tokens"
+    if mixing != "grain":
+        ledger["data_schedule"]["mixing"] = mixing
     arguments = {"length": 32, "batch_size": 8, "seed": 0}
-    ledger["identity"]["data"] = BatchSource(cache_dir, **arguments, mixing="grain").fingerprint
+    ledger["identity"]["data"] = BatchSource(cache_dir, **arguments, mixing=mixing).fingerprint
     (tmp_path / "run.json").write_text(json.dumps(ledger))
     command = [*training.command(tmp_path, 20)[3:], "--dry_run"]
     for more in ([], ["--gin_bindings=main.train.accept = ('data',)"]):
         assert main([*command, *more]) == 0
-        assert "shares exact" not in capsys.readouterr().out
+        assert ("shares exact" in capsys.readouterr().out) == (mixing == "exact")
     ledger["identity"]["data"] = BatchSource(cache_dir, **arguments).fingerprint
     (tmp_path / "run.json").write_text(json.dumps(ledger))
     assert main(command) == 2
