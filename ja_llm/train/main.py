@@ -463,7 +463,8 @@ def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", 
 
     t5x_names.check_files(files)
     bindings, notes = t5x_names.take_bindings(bindings)
-    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS, foreign=t5x_names.noting(notes)):
+    foreign, entries = t5x_names.noting(notes), (train, DecoderConfig)
+    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS, foreign=foreign, entries=entries):
         for sentence in notes:
             say(sentence)
         try:
