@@ -19,7 +19,7 @@ import jax
 from ja_llm import progress, storage
 from ja_llm.attention.registry import chosen
 from ja_llm.data.rates import Rule
-from ja_llm.data.stages import Stage
+from ja_llm.data.stages import Stage, check_begins
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
 from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConfig
@@ -167,6 +167,7 @@ def train(
     """
     given = dict(locals())
     check_settings(given)
+    check_begins(mixture_or_task_name, stages, total_steps)
     options = step_options(given)
     from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators

@@ -8,7 +8,7 @@ import pytest
 
 from ja_llm.data.batches import BatchSource
 from ja_llm.data.schedule import DataSchedule
-from ja_llm.data.stages import Stage, StagedBatches
+from ja_llm.data.stages import Stage, StagedBatches, check_begins
 from ja_llm.errors import UsageError
 
 ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
@@ -64,6 +64,17 @@ def test_over_a_thousand_batches_shares_are_exact_to_one_row_and_nothing_repeats
     for task, seen in order.items():  # each epoch reads every row once, also across the switch
         for epoch in range(len(seen) // rows[task]):
             assert len(set(seen[epoch * rows[task] : (epoch + 1) * rows[task]])) == rows[task]
+
+
+@pytest.mark.parametrize(("at", "fits"), [(599, True), (600, False), (5000, False)])
+def test_a_stage_that_no_step_reads_is_refused(at, fits):
+    stages = (Stage("cache/b", 1), Stage("cache/c", at, "late"))
+    if fits:
+        check_begins("early", stages, 600)
+        return
+    says = f"stage 3 of this run (late in cache/c) begins at step {at}, but the last step of its 600 is 599, so that nothing but what comes before"
+    with pytest.raises(UsageError, match=re.escape(says)):
+        check_begins("early", stages, 600)
 
 
 def test_a_run_that_began_before_shares_were_exact_goes_on_in_its_order(cache_of):

@@ -120,11 +120,12 @@ def test_swallow_s_page_reads_what_it_made():
     made, evaluated = set(), []
     for words in commands(text):
         args, rest = build_parser().parse_known_args(words[1:])
+        read = []
         if args.verb == "eval":
             evaluated.append(args.checkpoint)
             read = [args.checkpoint, args.data]
-        else:
-            read = {"report": lambda: args.run, "export": lambda: [args.run], "import": list}.get(args.verb, list)()
+        elif args.verb in ("report", "export"):
+            read = args.run if isinstance(args.run, list) else [args.run]
         inner = words[words.index("--") + 1 :] if "--" in words else words
         given = dict(word.removeprefix("--gin.").split("=", 1) for word in inner if word.startswith("--gin.") and "_" in word)
         read += [given[name] for name in ("CACHE_DIR", "INITIAL_CHECKPOINT_PATH") if name in given]

@@ -173,3 +173,9 @@ def test_a_users_own_run_is_told_by_what_it_includes(tmp_path):
     early = ["runs/subset_epochs.gin", "own.gin"]
     with pytest.raises(UsageError, match="stands before own.gin"), gin_utils.parsed(early, bindings, str(tmp_path)):
         pass
+
+
+def test_a_recipe_in_stages_switches_them_in_small_too():
+    with settings(["recipes/aurora_m_15b.gin", "runs/debug.gin"], ["SECOND_CACHE_DIR = 'b'"]):
+        given = gin.get_bindings(main.train)
+        assert [stage.from_step for stage in given["stages"]] == [4] and given["total_steps"] == 8
