@@ -7,6 +7,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import functools
 import importlib.resources
 import logging
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import gin  # 0.1 s
 from gin import resource_reader
 
+from ja_llm import gin_reach, gin_runs
 from ja_llm.errors import UsageError
 
 
@@ -100,6 +102,7 @@ def parsed(
     required: Sequence[str] = (),
     placeholders: Mapping[str, Any] | None = None,
     foreign: Callable[[str, Any], bool] | None = None,
+    entries: Sequence[Callable[..., Any]] = (),
 ) -> Iterator[str]:
     """Bind gin files and bindings for the length of the block.
 
@@ -113,17 +116,21 @@ def parsed(
       required: macros that must be bound at the end.
       placeholders: values of macros that nothing binds and the caller does not need.
       foreign: (name, value) -> whether a macro that nothing uses, or a binding of another program's class, is known and may stand there.
+      entries: the configurables that will be called: a macro that the bindings name must be read by them, or by what they refer to.
+        Empty: it is enough that something uses it, for other commands read other macros of the same files.
 
     Yields:
       The configuration as text.
 
     Raises:
-      UsageError: a file is missing or can't be parsed, a binding names nothing that exists, a macro is unused or unbound.
+      UsageError: a file is missing, can't be parsed or stands before the run that it changes, a binding names nothing that exists, a macro is
+        unused or unbound.
     """
     gin.clear_config()
     folders = [Path(p) for p in search_paths.split(",") if p]
+    found = functools.partial(_found, folders=(Path(), *folders, packaged_configs()))
     for file in files:
-        if not any((folder / file).is_file() for folder in (Path(), *folders, packaged_configs())):
+        if found(file) is None:
             names = sorted(p.relative_to(packaged_configs()).as_posix() for p in packaged_configs().rglob("*.gin"))
             near = difflib.get_close_matches(file, names, n=3, cutoff=0.3)
             hint = f"near names: {', '.join(near)}" if near else f"there are {', '.join(names)}"
@@ -134,14 +141,20 @@ def parsed(
         ["", *map(str, folders), str(packaged_configs())],
     )
     try:
-        _bind(list(files), list(bindings))
+        _bind(gin_runs.in_order(files, found, packaged_configs() / "runs"), list(bindings))
         text = _filled(gin.config_str(), placeholders or {})
         given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
-        _check_macros(text, required, given, foreign or (lambda name, value: False))
+        known = _check_macros(text, required, given, foreign or (lambda name, value: False))
+        if entries:
+            _check_read(given - set(required) - known, entries)
         yield text
     finally:
         gin.clear_config()
         gin.config._LOCATION_PREFIXES[:] = before
+
+
+def _found(file: str, folders: Sequence[Path]) -> Path | None:
+    return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
 def _bind(files: list[str], bindings: list[str]) -> None:
@@ -246,7 +259,8 @@ def _near(text: str) -> str:
     return f" (near names: {', '.join(near)})" if near else ""
 
 
-def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: Callable[[str, Any], bool]) -> None:
+def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: Callable[[str, Any], bool]) -> set[str]:
+    """Refuse what is unbound or unused; gives the macros that `foreign` knows."""
     bound = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
     used = set(re.findall(r"%([A-Za-z_][\w/.]*)", text))
     missing = sorted(name for name in {*required, *(u for u in used if u.isupper())} - bound if name != "REQUIRED")
@@ -270,3 +284,18 @@ def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: 
             else f"; the macros in use are {', '.join(sorted(u for u in used if u.isupper()))}."
         )
         raise UsageError(f"{unused[0]} is bound, but nothing uses it{hint}")
+    return known
+
+
+def _check_read(given: set[str], entries: Sequence[Callable[..., Any]]) -> None:
+    """Refuse macros that were given, but stand only where the program never comes to: their settings would silently not be made.
+
+    Raises:
+      UsageError: the macro, and what would have read it.
+    """
+    for name in sorted(given - gin_reach.read_macros(entries)):
+        readers = ", ".join(gin_reach.users(name))
+        raise UsageError(
+            f"{name} is given, but this run does not read it: only {readers} would, which nothing in use refers to; leave it out, or give the "
+            "gin file that uses it behind all that bind the same."
+        )

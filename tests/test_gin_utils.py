@@ -50,3 +50,65 @@ def test_search_paths_come_in_their_order_before_the_package_and_for_includes_to
     gone = pytest.raises(UsageError, match="whole.gin: this gin file is neither here nor in the package")
     with gone, gin_utils.parsed(["whole.gin"], [], f"{tmp_path}/first"):
         pass
+
+
+class TestWhatARunReads:
+    """Macros that are given are read by what the run uses, or refused."""
+
+    @pytest.fixture(scope="class")
+    def program(self):
+        """(entry, part): entry is called with a part, or with none."""
+
+        def part(size=1):
+            return size
+
+        def entry(part=None, name=None):
+            return part, name
+
+        made = []
+        for function in (entry, part):
+            function.__module__ = "ja_llm.planted"
+            made.append(gin.external_configurable(function, function.__name__, module="ja_llm.planted"))
+        return made
+
+    FILE = "SIZE = 1\nPART = None\nentry.part = %PART\na/part.size = %SIZE\nb/part.size = %OTHER\nOTHER = 2\n"
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "run.gin"
+        path.write_text(self.FILE)
+        return [str(path)]
+
+    def test_what_nothing_in_use_refers_to_is_refused(self, program, file):
+        entry, _ = program
+        refused = pytest.raises(UsageError, match="SIZE is given, but this run does not read it: only a/planted.part would")
+        with refused, gin_utils.parsed(file, ["SIZE = 3"], entries=[entry]):
+            pass
+        # Two parts of one kind: each is read by its scope.
+        refused, given = pytest.raises(UsageError, match="OTHER is given"), ["PART = @a/part()", "OTHER = 3"]
+        with refused, gin_utils.parsed(file, given, entries=[entry]):
+            pass
+
+    def test_what_is_read_is_taken_at_any_depth(self, program, file):
+        entry, _ = program
+        for given in (
+            ["PART = @a/part()", "SIZE = 3"],
+            ["PART = {'x': (@a/part,)}", "SIZE = 3"],
+            ["PART = @b/part()", "OTHER = %SIZE", "SIZE = 4"],
+        ):
+            with gin_utils.parsed(file, given, entries=[entry]):
+                pass
+        with gin_utils.parsed(file, ["PART = @a/part()", "SIZE = 3"], entries=[entry]):
+            assert entry() == (3, None)
+
+    def test_what_a_file_defines_for_optional_use_may_lie_idle(self, program, file):
+        with gin_utils.parsed(file, ["PART = 5"], entries=[program[0]]):
+            pass
+
+    def test_another_programs_configurables_may_read(self, program, file, twins):
+        with gin_utils.parsed(file, ["near_one.SomeTwin.x = %SIZE", "SIZE = 3"], entries=[program[0]]):
+            pass
+
+    def test_without_an_entry_a_use_is_enough(self, program, file):
+        with gin_utils.parsed(file, ["SIZE = 3"]):
+            pass

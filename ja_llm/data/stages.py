@@ -45,6 +45,27 @@ class Stage:
         check_rates("Stage.rates", self.rates)
 
 
+def check_begins(mixture: str, stages: Sequence[Stage], steps: int) -> None:
+    """Refuse a stage that a run never comes to.
+
+    Args:
+      mixture: of the first stage.
+      stages: the later ones.
+      steps: training steps in all.
+
+    Raises:
+      UsageError: the first such stage, where it would begin, and where the run ends.
+    """
+    for number, stage in enumerate(stages, 2):
+        if stage.from_step >= steps:
+            name = stage.mixture_or_task_name
+            of = f"{name} in {stage.cache_dir}" if name else stage.cache_dir
+            raise UsageError(
+                f"stage {number} of this run ({of}) begins at step {stage.from_step}, but the last step of its {steps} is {steps - 1}, so that nothing but "
+                f"{mixture if number == 2 else 'what comes before'} would be learnt; raise TRAIN_STEPS, let the stage begin earlier, or leave it out."
+            )
+
+
 class StagedBatches:
     """Batches of a run by its training steps.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -11,6 +11,7 @@ import numpy as np
 from ja_llm import gin_utils
 from ja_llm.compile.settings import Settings, settings
 from ja_llm.data import registry
+from ja_llm.data.stages import check_begins
 from ja_llm.errors import UsageError
 from ja_llm.recipes.published import Published
 from ja_llm.train import flops, main
@@ -46,6 +47,7 @@ class Recipe:
       stages: its mixtures in order; one, or more in a curriculum.
       peak: highest learning rate.
       final: what it has come down to at the end.
+      max_epochs: how often a source may be read, all or by task; None: any number of times.
       warmup_steps: steps in which the rate climbs to the highest; 0 where it begins there.
       flops_per_token: training FLOPs, causal attention counted half (`ja_llm.train.flops`).
     """
@@ -59,6 +61,7 @@ class Recipe:
     peak: float
     final: float
     warmup_steps: int
+    max_epochs: float | Mapping[str, float] | None
     flops_per_token: float
 
     @property
@@ -103,7 +106,7 @@ def resolve(name: str, bindings: Sequence[str] = ()) -> Recipe:
       bindings: `NAME = VALUE`, which win over the file.
 
     Raises:
-      UsageError: there is no such recipe, or its settings do not fit each other.
+      UsageError: there is no such recipe, or its settings do not fit each other: a stage begins behind the run's end.
     """
     with settings([file_of(name)], bindings) as step:
         given = gin.get_bindings(main.train)
@@ -120,6 +123,7 @@ def resolve(name: str, bindings: Sequence[str] = ()) -> Recipe:
             peak=float(rates.max()),
             final=float(rates[-1]),
             warmup_steps=highest + 1 if highest else 0,
+            max_epochs=given["max_epochs"],
             flops_per_token=flops.flops_per_token(step.model, step.length),
         )
 
@@ -131,6 +135,7 @@ def catalogue() -> list[Recipe]:
 
 def _stages(given: dict[str, Any], steps: int) -> tuple[Stage, ...]:
     later = given.get("stages", ())
+    check_begins(given["mixture_or_task_name"], later, steps)
     mixtures = [given["mixture_or_task_name"], *(stage.mixture_or_task_name for stage in later)]
     starts = [0, *(stage.from_step for stage in later)]
     ends = [*starts[1:], steps]

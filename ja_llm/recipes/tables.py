@@ -1,13 +1,25 @@
 """Recipes in words: the list, one of them, and the table of docs/recipes.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ja_llm.recipes import catalogue, estimate
 from ja_llm.recipes.catalogue import Recipe
 from ja_llm.recipes.estimate import Hardware
 from ja_llm.recipes.published import KNOWN_FROM
 
-HEADS = ("recipe", "base", "tokens", "rows x length", "steps", "learning rate", "hardware", "chip-hours", "known from")
+HEADS = (
+    "recipe",
+    "base",
+    "tokens",
+    "rows x length",
+    "steps",
+    "learning rate",
+    "hardware",
+    "chip-hours",
+    "settings known from",
+    "mixture known from",
+)
 
 
 def number(value: float) -> str:
@@ -48,6 +60,7 @@ def row(recipe: Recipe, mfu: float) -> list[str]:
         "; ".join(verdict(place) for place in places),
         "; ".join(f"{place.chip_hours:,.0f}" for place in places),
         recipe.published.known_from,
+        recipe.published.mixture_from,
     ]
 
 
@@ -79,16 +92,19 @@ def one(recipe: Recipe, mfu: float) -> str:
     """All that is known of a recipe, for a terminal."""
     step, published = recipe.step, recipe.published
     mesh = " x ".join(f"{axis} {size if size > 0 else 'all'}" for axis, size in step.mesh.items())
+    balance = f", experts' balance loss {step.options.balance_loss:g}" if step.model.num_experts > 1 else ""
     lines = [
         f"{recipe.name}: {recipe.about}",
         f"  base           {published.base or 'random parameters'}",
-        f"  known from     {KNOWN_FROM[published.known_from]}",
+        f"  known from     settings: {KNOWN_FROM[published.known_from]}",
+        f"                 mixture: {KNOWN_FROM[published.mixture_from]}",
         f"  tokens         {tokens(recipe)} ({recipe.steps:,} steps x {step.batch_size} rows x {step.length} tokens = {recipe.tokens:,})",
         f"  learning rate  {rates(recipe)}, {type(step.schedule).__name__}, {recipe.warmup_steps:,} steps of warm-up",
         f"  optimizer      {step.optimizer}",
-        f"  loss           z-loss {step.options.z_loss:g}",
+        f"  loss           z-loss {step.options.z_loss:g}{balance}",
         f"  step           {step.options.microbatches} microbatches, remat {step.model.remat_policy}, {step.model.dtype}, mesh {mesh}",
     ]
+    lines.append(f"  epochs         {_epochs(recipe)}")
     for number_, stage in enumerate(recipe.stages, 1):
         behind = f", from step {stage.from_step:,}" if len(recipe.stages) > 1 else ""
         lines.append(f"  mixture {number_}      {stage.mixture}, {stage.steps:,} steps{behind}")
@@ -97,6 +113,15 @@ def one(recipe: Recipe, mfu: float) -> str:
             lines.append(f"    {task:<24} {share:>7.2%}  {billions:>9.2f}B tokens")
     lines += [line for place in estimate.hardware(recipe, mfu) for line in _place(recipe, place)]
     return "\n".join([*lines, assumption(mfu), f"The file: --gin_file={catalogue.file_of(recipe.name)}"])
+
+
+def _epochs(recipe: Recipe) -> str:
+    """How often a source may be read (MAX_EPOCHS)."""
+    caps = recipe.max_epochs
+    if caps is None:
+        return "as often as the run takes (MAX_EPOCHS is None)"
+    of = ", ".join(f"{task} {cap:g}" for task, cap in caps.items()) if isinstance(caps, Mapping) else f"{caps:g} of each source"
+    return f"at most {of} (MAX_EPOCHS); a run that would read more does not start"
 
 
 def _place(recipe: Recipe, place: Hardware) -> list[str]:
@@ -109,7 +134,23 @@ def _place(recipe: Recipe, place: Hardware) -> list[str]:
     if not place.fits:
         return [f"{head}; does not fit: {-found['spare_gib']:.2f} GiB a chip too much"]
     steps = recipe.steps * recipe.published.runs * place.chips / 3600
-    text = f"    fits: {memory['total']:.1f} of {memory['usable']:.1f} GiB a chip in {found['microbatches']} microbatches, remat {found['remat_policy']}"
-    if "expected" in found:
-        text += f"; at published speeds of that chip about {found['expected']['step_seconds'] * steps:,.0f} chip-hours"
-    return [head, f"{text}; by the compiler's schedule no less than {found['time']['step_seconds'] * steps:,.0f}"]
+    line = f"    fits: {memory['total']:.1f} of {memory['usable']:.1f} GiB a chip in {found['microbatches']} microbatches, remat {found['remat_policy']}"
+    return [head, f"{line}; {_hours(found, steps)}"]
+
+
+def _hours(found: Mapping[str, Any], steps: float) -> str:
+    """Chip-hours by the compiler: at best, and at published speeds where these are not below it.
+
+    Args:
+      found: what the compiler said.
+      steps: of all runs, times chips, by 3600.
+    """
+    least = found["time"]["step_seconds"] * steps
+    text = f"by the compiler's schedule no less than {least:,.0f} chip-hours"
+    if "expected" not in found:
+        return text
+    hours = found["expected"]["step_seconds"] * steps
+    if hours >= least:
+        return f"{text}, at published speeds of that chip about {hours:,.0f}"
+    # They are of a model whose steps wait less for memory: no expectation for this one.
+    return f"{text}, which is more than published speeds of that chip would give"

@@ -19,7 +19,7 @@ import jax
 from ja_llm import progress, storage
 from ja_llm.attention.registry import chosen
 from ja_llm.data.rates import Rule
-from ja_llm.data.stages import Stage
+from ja_llm.data.stages import Stage, check_begins
 from ja_llm.errors import UsageError
 from ja_llm.files import local_path, read_json
 from ja_llm.models.config import OVERRIDABLE_FIELDS, STORAGE_FIELDS, DecoderConfig
@@ -168,6 +168,7 @@ def train(
     """
     given = dict(locals())
     check_settings(given)
+    check_begins(mixture_or_task_name, stages, total_steps)
     options = step_options(given)
     from ja_llm.data.stages import StagedBatches
     from ja_llm.evaluation.heldout import heldout_evaluators
@@ -464,7 +465,8 @@ def main(files: Sequence[str], bindings: Sequence[str], search_paths: str = "", 
 
     t5x_names.check_files(files)
     bindings, notes = t5x_names.take_bindings(bindings)
-    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS, foreign=t5x_names.noting(notes)):
+    foreign, entries = t5x_names.noting(notes), (train, DecoderConfig)
+    with gin_utils.parsed(files, bindings, search_paths, required=REQUIRED_MACROS, foreign=foreign, entries=entries):
         for sentence in notes:
             say(sentence)
         try:

@@ -10,7 +10,7 @@ import pytest
 from ja_llm.data.batches import BatchSource
 from ja_llm.data.rates import UniMax
 from ja_llm.data.schedule import DataSchedule
-from ja_llm.data.stages import Stage, StagedBatches
+from ja_llm.data.stages import Stage, StagedBatches, check_begins
 from ja_llm.errors import UsageError
 
 ARGUMENTS = {"length": 32, "batch_size": 10, "seed": 3}
@@ -103,6 +103,17 @@ def test_the_loss_weighs_each_source_at_its_rate_to_a_row_a_block(tmp_path, make
     for task, rate in sources.items():
         assert said[task]["share"] == pytest.approx(rate, rel=1e-9)  # what is printed
         assert said[task]["tokens"] == pytest.approx(tokens[task], abs=3 * length)
+
+
+@pytest.mark.parametrize(("at", "fits"), [(599, True), (600, False), (5000, False)])
+def test_a_stage_that_no_step_reads_is_refused(at, fits):
+    stages = (Stage("cache/b", 1), Stage("cache/c", at, "late"))
+    if fits:
+        check_begins("early", stages, 600)
+        return
+    says = f"stage 3 of this run (late in cache/c) begins at step {at}, but the last step of its 600 is 599, so that nothing but what comes before"
+    with pytest.raises(UsageError, match=re.escape(says)):
+        check_begins("early", stages, 600)
 
 
 @pytest.mark.parametrize("mixing, order", [("grain", GRAIN), ("exact", EXACT)])

@@ -11,11 +11,17 @@ from ja_llm import gin_utils
 from ja_llm.cli import build_parser, main
 from ja_llm.train import t5x_names
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "pod.md").read_text(encoding="utf-8")
-COMMANDS = [
-    shlex.split(" ".join(found.split("\\\n")))
-    for found in re.findall(r"^    (ja-llm (?:[^\n]*\\\n)*[^\n]*)$", PAGE, re.MULTILINE)
-]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "pod.md").read_text(encoding="utf-8")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a page, in words."""
+    found = re.findall(r"^    (ja-llm (?:[^\n]*\\\n)*[^\n]*)$", text, re.MULTILINE)
+    return [shlex.split(" ".join(one.split("\\\n")), comments=True) for one in found]
+
+
+COMMANDS = commands(PAGE)
 
 
 def inner(words: list[str]) -> list[str]:
@@ -81,11 +87,51 @@ def test_tokens_come_before_what_reads_them():
     assert verbs.index("cache") < verbs.index("compile") < verbs.index("launch")
 
 
-def test_the_launch_under_gke_reads_what_it_mounts(capsys):
-    for words in (words for words in COMMANDS if words[1:3] == ["launch", "gke"]):
+def below(path: str, folders: list[str]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md") if "launch gke" in path.read_text()))
+def test_the_launch_under_gke_reads_and_writes_what_it_mounts(page, capsys):
+    """By the manifest that the page's own command prints: each path of the machine in the container's arguments lies in a mount."""
+    launches = [words for words in commands((DOCS / page).read_text()) if words[1:3] == ["launch", "gke"]]
+    assert launches
+    for words in launches:
         at = words.index("--")
         assert main([*words[1:at], "--dry_run", *words[at:]]) == 0
         value = yaml.safe_load(capsys.readouterr().out)
         container = value["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-        mounted = [one["mountPath"] for one in container["volumeMounts"]]
-        assert [word.split("=")[1] for word in container["args"] if "CACHE_DIR" in word][0] in mounted
+        mounts = {one["mountPath"]: one.get("readOnly", False) for one in container["volumeMounts"]}
+        places = {word.split("=")[0]: word.split("=", 1)[1] for word in container["args"] if re.search(r"_(DIR|PATH)=", word)}
+        assert {"--gin.CACHE_DIR", "--gin.MODEL_DIR", "--gin.INITIAL_CHECKPOINT_PATH"} <= places.keys()
+        for word in container["args"]:
+            for path in re.findall(r"(?:^|[=\"'(\[ ])(/[^\"',)\] ]+)", word):
+                assert below(path, list(mounts)), f"{path} is in no mount of {sorted(mounts)}"
+        for name, place in places.items():
+            assert place.startswith(("gs://", "/")), f"{name}: {place} is no place that a container has"
+        if not (run := places["--gin.MODEL_DIR"]).startswith("gs://"):
+            assert below(run, [path for path, read_only in mounts.items() if not read_only])
+
+
+def test_swallow_s_page_reads_what_it_made():
+    """From the folder that it is typed in, which the pod sees at the same place: base, tokens, evaluation sets and the pod's own run."""
+    text = (DOCS / "swallow_8b.md").read_text()
+    (here,) = re.findall(r"^    cd (/\S+)$", text, re.MULTILINE)
+    made, evaluated = set(), []
+    for words in commands(text):
+        args, rest = build_parser().parse_known_args(words[1:])
+        read = []
+        if args.verb == "eval":
+            evaluated.append(args.checkpoint)
+            read = [args.checkpoint, args.data]
+        elif args.verb in ("report", "export"):
+            read = args.run if isinstance(args.run, list) else [args.run]
+        inner = words[words.index("--") + 1 :] if "--" in words else words
+        given = dict(word.removeprefix("--gin.").split("=", 1) for word in inner if word.startswith("--gin.") and "_" in word)
+        read += [given[name] for name in ("CACHE_DIR", "INITIAL_CHECKPOINT_PATH") if name in given]
+        missing = {str(Path(here, path)) for path in read} - made
+        assert not missing, (words, missing)
+        out = [word for before, word in zip(words, words[1:], strict=False) if before in ("--out", "--output")]
+        out += [given["MODEL_DIR"]] if args.verb == "launch" else []
+        made |= {str(Path(here, path)) for path in out}
+    assert evaluated == ["models/llama31_8b", "runs/swallow"], "the base and the run"

@@ -91,6 +91,19 @@ MILLIONS = {"swallow_llama31_8b_v02": 8030, "swallow_gemma2_9b": 9242, "aurora_m
 NOT_COMPILED = set[str]()
 
 
+# recipe -> where settings and mixture are known from, by the facts' trust tags (C: script, N: notes, M: memory); the others are scripts'.
+KNOWN = {
+    "aurora_m_15b": ("assumption", "assumption"),
+    "llmjp_v3_13b_midtraining": ("assumption", "script"),
+    "olmo2_7b_anneal": ("script", "notes"),
+    "olmo2_7b_stage1": ("script", "memory"),
+    "swallow_llama2_7b": ("notes", "notes"),
+    "swallow_llama2_7b_parallel": ("notes", "assumption"),
+    "swallow_llama2_7b_parallel_first": ("notes", "assumption"),
+}
+SAID = {"known_from": "script", "mixture_from": "script"}
+
+
 @pytest.fixture(scope="module")
 def recipes():
     """All recipes, resolved once."""
@@ -165,6 +178,12 @@ def test_stages_follow_each_other_without_a_gap(recipes):
     assert [s.mixture for s in recipes["swallow_llama2_7b_parallel_first"].stages] == ["parallel_ntp", "swallow_llama2"]
 
 
+def test_a_stage_that_the_recipe_never_comes_to_is_refused():
+    says = r"stage 2 of this run \(aurora_m_cat in none\) begins at step 90000, but the last step of its 50000 is 49999.*nothing but aurora_m_cap"
+    with pytest.raises(UsageError, match=says):
+        catalogue.resolve("aurora_m_15b", ["TRAIN_STEPS = 50000"])
+
+
 def test_a_source_that_is_missing_is_named():
     tasks = registry.resolve("swallow_llama31_8b_v02")
     folders = {name: f"data/{name}" for name in tasks}
@@ -180,6 +199,31 @@ def test_every_recipe_says_where_it_comes_from(recipes):
         text = "\n".join(comment)
         assert f"--gin_file=recipes/{name}.gin" in text and "# Source: " in text, name
         assert any(word in text for word in ("# Uncertain: ", "# Ours", "# Differs: ")), name
+
+
+def test_settings_and_mixture_are_known_from_what_the_sources_say(recipes):
+    said = {name: (recipe.published.known_from, recipe.published.mixture_from) for name, recipe in recipes.items()}
+    assert said == {name: KNOWN.get(name, ("script", "script")) for name in recipes}
+    for name, recipe in recipes.items():
+        assert tables.row(recipe, 0.4)[-2:] == list(said[name]) and tables.HEADS[-2:] == (
+            "settings known from",
+            "mixture known from",
+        )
+
+
+def test_hours_by_the_compiler_do_not_contradict_each_other(recipes):
+    """Published speeds are no expectation where the compiler's schedule allows no such speed."""
+    below = set()
+    for name, recipe in recipes.items():
+        shown = tables.one(recipe, estimate.MFU)
+        for place in estimate.hardware(recipe):
+            assert place.compiled is not None
+            steps = recipe.steps * recipe.published.runs * place.chips / 3600
+            least, expected = (place.compiled[key]["step_seconds"] * steps for key in ("time", "expected"))
+            assert f"no less than {least:,.0f} chip-hours" in shown and place.chip_hours >= least
+            below |= {name} if expected < least else set()
+            assert (f"speeds of that chip about {expected:,.0f}" in shown) == (expected >= least), name
+    assert below == {"swallow_gemma2_9b", "olmo2_7b_stage1", "olmo2_7b_anneal"}
 
 
 def test_chip_hours_are_tokens_times_flops_over_peak_times_mfu(recipes):
@@ -248,6 +292,13 @@ def test_listing_and_showing(recipes, capsys, monkeypatch):
     assert main(["recipes", "show", "aurora_m_15b"]) == 0
     shown = capsys.readouterr().out
     assert "aurora_m_cat, 13,712 steps, from step 90,000" in shown and "435B (103,712 steps x 2048 rows" in shown
+    assert (
+        "epochs         at most 4 of each source (MAX_EPOCHS)" in shown
+        and "mixture: what matters is not known here; ours" in shown
+    )
+    assert "balance" not in shown
+    assert main(["recipes", "show", "swallow_mixtral_8x7b"]) == 0
+    assert "loss           z-loss 0, experts' balance loss 0.0" in capsys.readouterr().out
     assert main(["recipes", "show", "swallow_llama31_8b", "--gin"]) == 2
     assert "no recipe 'swallow_llama31_8b'; near names are swallow_llama31_" in capsys.readouterr().err
     assert main(["recipes", "show", "olmo2_7b_anneal", "--gin"]) == 0
@@ -264,9 +315,16 @@ def test_showing_a_recipe_asks_for_no_accelerator():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"tokens": "250 billion", "hardware": {"v5p:4x4x4": {}}, "known_from": "script"}, "write a number and M, B or T"),
-        ({"tokens": "250B", "hardware": {}, "known_from": "script"}, "name a topology"),
-        ({"tokens": "250B", "hardware": {"v5p:4x4x4": {}}, "known_from": "hearsay"}, "choose one of script, notes, assumption"),
+        ({"tokens": "250 billion", "hardware": {"v5p:4x4x4": {}}, **SAID}, "write a number and M, B or T"),
+        ({"tokens": "250B", "hardware": {}, **SAID}, "name a topology"),
+        (
+            {"tokens": "250B", "hardware": {"v5p:4x4x4": {}}, **SAID, "known_from": "hearsay"},
+            "Published.known_from is 'hearsay'; choose one of script, ",
+        ),
+        (
+            {"tokens": "250B", "hardware": {"v5p:4x4x4": {}}, **SAID, "mixture_from": "x"},
+            "Published.mixture_from is 'x'; choose one of script, notes, ",
+        ),
     ],
 )
 def test_facts_that_can_not_be_read_are_refused(values, sentence):
@@ -275,7 +333,7 @@ def test_facts_that_can_not_be_read_are_refused(values, sentence):
 
 
 def test_tokens_agree_to_the_digits_that_are_published():
-    facts = Published(tokens="251.7B", hardware={"v5p:4x4x4": {}}, known_from="script")
+    facts = Published(tokens="251.7B", hardware={"v5p:4x4x4": {}}, **SAID)
     assert facts.agrees(30000 * 1024 * 8192) and not facts.agrees(29990 * 1024 * 8192)
-    whole = Published(tokens="50B", hardware={"v5p:4x4x4": {}}, known_from="script")
+    whole = Published(tokens="50B", hardware={"v5p:4x4x4": {}}, **SAID)
     assert whole.agrees(50_400_000_000) and not whole.agrees(50_600_000_000)

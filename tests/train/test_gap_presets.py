@@ -37,7 +37,7 @@ def documents(data, steps):
 
 
 def test_a_subset_is_read_over_and_over(started):
-    _, data, _ = started("subset_epochs", SUBSET_TOKENS={"web_ja": 600})
+    _, data, _ = started("continue", "subset_epochs", SUBSET_TOKENS={"web_ja": 600})
     read = documents(data, range(40))
     whole = started("continue")[1]
     all_of_it = {document for document, _ in documents(whole, range(40))}
@@ -49,7 +49,7 @@ def test_a_subset_is_read_over_and_over(started):
 
 def test_the_best_part_comes_first(started, make_cache, cache_dir, tmp_path):
     rest = make_cache(tmp_path / "rest", 7, vocab=cache_dir / "vocab")
-    config, data, _ = started("best_first", REST_CACHE_DIR=str(rest), REST_FROM=10)
+    config, data, _ = started("continue", "best_first", REST_CACHE_DIR=str(rest), REST_FROM=10)
     for cache, steps in ((cache_dir, range(10)), (rest, range(10, 40))):
         store = TokenStore.open(cache / "web_ja/train")
         assert {document for document, _ in documents(data, steps)} <= {store.document_id(i) for i in range(store.num_documents)}
@@ -61,7 +61,7 @@ def test_a_stage_begins_at_the_token_that_is_asked_for(started, make_cache, cach
     """A batch has 8 rows of 32 tokens: the first that begins at or behind the token is the first of the second stage, and is wholly of it."""
     rest = make_cache(tmp_path / "rest", 7, vocab=cache_dir / "vocab")
     given = ("--gin.REST_FROM=@rest/learning_rates.steps()", f"--gin_bindings=rest/learning_rates.steps.tokens = {tokens}")
-    _, data, _ = started("best_first", bindings=given, REST_CACHE_DIR=str(rest))
+    _, data, _ = started("continue", "best_first", bindings=given, REST_CACHE_DIR=str(rest))
     of = [{store.document_id(i) for i in range(store.num_documents)} for store in map(_japanese, (cache_dir, rest))]
     stages = [{document in of[1] for document, _ in documents(data, [step])} for step in range(batches + 1)]
     assert stages == [{False}] * batches + [{True}] and not of[0] & of[1]
@@ -79,14 +79,14 @@ def test_near_original_names_its_mixture(training, started, make_cache, cache_di
     rates = {"web_ja": 0.5, "web_en": 0.5}
     assert resolve("near_original_ja50_en50") == rates
     near = make_cache(tmp_path / "near", 0, name="near_original_ja50_en50", rates=rates, vocab=cache_dir / "vocab")
-    _, data, _ = started("near_original", CACHE_DIR=str(near), MIXTURE_OR_TASK_NAME=None)  # the preset's own
+    _, data, _ = started("continue", "near_original", CACHE_DIR=str(near), MIXTURE_OR_TASK_NAME=None)  # the preset's own
     assert {task: part["share"] for task, part in data.statement(40).items()} == pytest.approx(rates, abs=0.01)
 
 
 def test_ways_to_rewarm(started):
     base = started("continue")[2]
     assert [float(base(step)) for step in (0, 3, 40)] == pytest.approx([3e-4 / 4, 3e-4, 3e-5])
-    constant = started("continue", "rewarm_none", BASE_FINAL_LEARNING_RATE=2e-5)[2]
+    constant = started("continue", "rewarm_none", WARMUP_STEPS=None, BASE_FINAL_LEARNING_RATE=2e-5)[2]
     assert [float(constant(step)) for step in (0, 1, 39)] == pytest.approx([2e-5] * 3)
     stable = started("continue", "rewarm_stable", DECAY_STEPS=10)[2]
     assert [float(stable(step)) for step in (3, 29, 35, 40)] == pytest.approx([3e-4, 3e-4, 1.65e-4, 3e-5])
@@ -103,3 +103,9 @@ def test_monitored_sets_probes_and_an_alarm(started):
     probed = [step for step in range(30_001) if config.evaluates(step)]
     assert probed[-1] == 30_000 and max(later - step for step, later in itertools.pairwise(probed)) == 1000
     assert probed[:5] == [0, 10, 20, 30, 40]
+
+
+def test_a_warm_up_is_not_given_in_vain(started, capsys):
+    with pytest.raises(AssertionError):
+        started("continue", "rewarm_none", WARMUP_STEPS=4, BASE_FINAL_LEARNING_RATE=2e-5)
+    assert "WARMUP_STEPS is given, but this run does not read it: only learning_rates.WarmupCosine" in capsys.readouterr().err
