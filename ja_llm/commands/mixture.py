@@ -23,7 +23,7 @@ def _rates(verbs) -> None:
         handler,
         "Shares of a cache's sources by a rule, how often each would be read, and the flag that gives them to a run.",
         "ja-llm mixture rates data/tokens --method unimax --max_epochs 4 --tokens 20M\n"
-        "  ja-llm mixture rates data/tokens --method temperature --temperature 3\n"
+        "  ja-llm mixture rates data/tokens --method temperature --temperature 3 --max_epochs 4 --tokens 20M\n"
         "  ja-llm mixture rates data/tokens --method replay --source web_en --share 0.25",
     )
     parser.add_argument("cache", type=path, metavar="CACHE", help="folder that `ja-llm cache` wrote")
@@ -35,7 +35,12 @@ def _rates(verbs) -> None:
     )
     parser.add_argument("--tokens", type=count, metavar="N", help="tokens that will be read, e.g. 20M (default: all once)")
     parser.add_argument("--temperature", type=float, metavar="T", help="1: by size; larger: more even")
-    parser.add_argument("--max_epochs", type=float, metavar="N", help="how often a source may be read at most")
+    parser.add_argument(
+        "--max_epochs",
+        type=float,
+        metavar="N",
+        help="how often a source may be read at most; with temperature the others share in proportion what it gives up",
+    )
     parser.add_argument("--source", action="append", default=[], metavar="NAME", help="a replayed source (repeat)")
     parser.add_argument("--share", type=float, metavar="S", help="share of the tokens that the replayed sources have together")
 

@@ -10,6 +10,7 @@ from ja_llm.data.rates import Replay, Rule, Temperature, UniMax, resolved
 from ja_llm.errors import UsageError
 
 METHODS = ("cached", "temperature", "unimax", "replay")
+_MAY_HAVE = {"temperature": ("--max_epochs",)}
 
 
 def rule(
@@ -25,10 +26,10 @@ def rule(
     for name, value in given.items():
         if name in wanted and value is None:
             raise UsageError(f"--method {method} needs {name}.")
-        if name not in wanted and value is not None:
+        if name not in (*wanted, *_MAY_HAVE.get(method, ())) and value is not None:
             raise UsageError(f"{name} says nothing to --method {method}; leave it out.")
     if method == "temperature":
-        return Temperature(temperature)  # type: ignore[arg-type]
+        return Temperature(temperature, max_epochs)  # type: ignore[arg-type]
     if method == "unimax":
         return UniMax(max_epochs)  # type: ignore[arg-type]
     return Replay(tuple(sources), share) if method == "replay" else None  # type: ignore[arg-type]

@@ -37,20 +37,31 @@ class Rule:
 class Temperature(Rule):
     """Shares in proportion to size^(1 / temperature) (Conneau and Lample 2019, arXiv 1901.07291, section 3.1, with alpha = 1 / temperature).
 
+    With `max_epochs` no source is read more often than that: one that would be is read just so often, and what it gives up goes to the others
+    in proportion to their size^(1 / temperature), until none is over. At high temperatures this is `UniMax`.
+
     Attributes:
       temperature: 1 for shares by size, larger ones for more even shares.
+      max_epochs: how often a source may be read at most; None: any number of times, whatever the budget.
     """
 
     temperature: float
+    max_epochs: float | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.temperature) or self.temperature <= 0:
             raise UsageError(f"Temperature.temperature is {self.temperature!r}; give a number above 0, 1 for shares by size.")
+        if self.max_epochs is not None:
+            _check_cap("Temperature", self.max_epochs)
 
     def __call__(self, sizes: Mapping[str, float], shares: Mapping[str, float], budget: float) -> Shares:
-        """See `Rule`; the budget changes nothing."""
+        """See `Rule`; without a cap the budget changes nothing."""
         largest = max(sizes.values())  # else a low temperature's powers overflow
-        return _normalised({name: (size / largest) ** (1 / self.temperature) for name, size in sizes.items()})
+        weights = {name: (size / largest) ** (1 / self.temperature) for name, size in sizes.items()}
+        if self.max_epochs is None:
+            return _normalised(weights)
+        _check_budget("Temperature", sizes, budget, self.max_epochs)
+        return _normalised(_capped(weights, {name: self.max_epochs * size for name, size in sizes.items()}, budget))
 
 
 @gin.configurable
@@ -68,17 +79,11 @@ class UniMax(Rule):
     max_epochs: float
 
     def __post_init__(self) -> None:
-        if not _is_number(self.max_epochs) or self.max_epochs <= 0:
-            raise UsageError(f"UniMax.max_epochs is {self.max_epochs!r}; give a number above 0, e.g. 4.")
+        _check_cap("UniMax", self.max_epochs)
 
     def __call__(self, sizes: Mapping[str, float], shares: Mapping[str, float], budget: float) -> Shares:
         """See `Rule`."""
-        there = math.fsum(sizes.values())
-        if budget > self.max_epochs * there * (1 + _ROUNDING):
-            raise UsageError(
-                f"UniMax: {budget:,.0f} tokens are to be read, but {self.max_epochs:g} epochs of all sources are only {self.max_epochs * there:,.0f}; "
-                "read less, allow more epochs, or add text."
-            )
+        _check_budget("UniMax", sizes, budget, self.max_epochs)
         left, chosen = float(budget), dict[str, float]()
         for done, name in enumerate(sorted(sizes, key=lambda name: (sizes[name], name))):
             chosen[name] = min(left / (len(sizes) - done), self.max_epochs * sizes[name])
@@ -153,6 +158,33 @@ def check_rates(name: str, rates: object) -> None:
 
 # What sums and products of a handful of floats may be off, relative to them.
 _ROUNDING = 1e-12
+
+
+def _check_cap(rule: str, epochs: object) -> None:
+    if not _is_number(epochs) or epochs <= 0:  # type: ignore[operator]
+        raise UsageError(f"{rule}.max_epochs is {epochs!r}; give a number above 0, e.g. 4.")
+
+
+def _check_budget(rule: str, sizes: Mapping[str, float], budget: float, epochs: float) -> None:
+    """Refuse a budget that no shares could keep under the cap."""
+    there = math.fsum(sizes.values())
+    if budget > epochs * there * (1 + _ROUNDING):
+        raise UsageError(
+            f"{rule}: {budget:,.0f} tokens are to be read, but {epochs:g} epochs of all sources are only {epochs * there:,.0f}; "
+            "read less, allow more epochs, or add text."
+        )
+
+
+def _capped(weights: Mapping[str, float], most: Mapping[str, float], budget: float) -> dict[str, float]:
+    """A budget in proportion to `weights`, none above its `most`: those that come to it first are filled first, the others share what is left."""
+    left, chosen = float(budget), dict[str, float]()
+    order = sorted(weights, key=lambda name: (math.inf if weights[name] == 0 else most[name] / weights[name], name))
+    for done, name in enumerate(order):
+        others = math.fsum(weights[other] for other in order[done:])
+        # A weight may be too small for a float beside the largest; what is left when all others are full is its.
+        chosen[name] = min(left * weights[name] / others if others else left, most[name])
+        left -= chosen[name]
+    return {name: chosen[name] for name in weights}
 
 
 def _is_number(value: object) -> bool:

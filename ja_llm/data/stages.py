@@ -259,9 +259,10 @@ class StagedBatches:
             f"{limits[task]:g} epochs of {task}, the run would read it {read[task]['epochs']:.2f} times" for task in worst
         )
         fewest = min(self._steps_within(task, limits[task], steps) for task in worst)
+        fewer = f", or lower TRAIN_STEPS to {fewest}." if fewest else " (one step is too many already)."
         raise UsageError(
             f"MAX_EPOCHS allows {told}; lower {'its rate' if len(worst) == 1 else 'their rates'} in the mixture, give "
-            f"{'it' if len(worst) == 1 else 'them'} more documents, raise MAX_EPOCHS, or lower TRAIN_STEPS to {fewest}."
+            f"{'it' if len(worst) == 1 else 'them'} more documents, {'' if fewest else 'or '}raise MAX_EPOCHS{fewer}"
         )
 
     def _steps_within(self, task: str, epochs: float, steps: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gin
 
+from ja_llm import manifest
 from ja_llm.compile.settings import settings
 from ja_llm.data import registry
 from ja_llm.errors import JaLlmError, UsageError
@@ -225,6 +226,8 @@ def _given(values: Sequence[str], recipe: Recipe) -> dict[str, Path]:
             raise UsageError(
                 f"--documents {value}: {recipe.name} reads no such document set, only {', '.join(sorted(folders))}; leave it out."
             )
+    for folder in set(folders.values()):  # before a vocabulary is trained on what is not there
+        manifest.read(folder, manifest.DOCUMENTS)
     return folders
 
 

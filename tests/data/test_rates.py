@@ -66,6 +66,52 @@ def test_replay_keeps_the_proportions_on_both_sides(sizes, share):
             assert got.get(name, 0) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
+def test_temperature_with_a_cap_gives_the_excess_to_the_others_by_their_weights():
+    """Weights 1, 2, 4. Of 14 tokens they are 2, 4, 8; one epoch of the first is 1; the 13 left make 13/3 of the second, which has 4; 9 are left."""
+    sizes = {"c": 16.0, "a": 1.0, "b": 4.0}
+    assert Temperature(2)(sizes, {}, 14) == pytest.approx({"a": 1 / 7, "b": 2 / 7, "c": 4 / 7})
+    assert Temperature(2, 1)(sizes, {}, 14) == pytest.approx({"a": 1 / 14, "b": 4 / 14, "c": 9 / 14})
+    # 11 tokens: the first is full, the second (10/3) is not, and the others keep 2 to 4.
+    assert Temperature(2, 1)(sizes, {}, 11) == pytest.approx({"a": 3 / 33, "b": 10 / 33, "c": 20 / 33})
+    assert Temperature(2, 9)(sizes, {}, 14) == pytest.approx(Temperature(2)(sizes, {}, 14))  # nobody is over
+    assert Temperature(2, 1)(sizes, {}, 21) == pytest.approx({name: size / 21 for name, size in sizes.items()})  # all are full
+    with pytest.raises(UsageError, match="Temperature: 22 tokens are to be read, but 1 epochs of all sources are only 21"):
+        Temperature(2, 1)(sizes, {}, 22)
+    with pytest.raises(UsageError, match="Temperature.max_epochs is 0; give a number above 0"):
+        Temperature(2, 0)
+
+
+@given(
+    st.lists(st.floats(1, 1e12), min_size=1, max_size=8),
+    st.floats(0.05, 50),
+    st.floats(0.1, 20),
+    st.floats(0.01, 1),
+)
+def test_a_cap_is_kept_and_whoever_is_below_it_keeps_the_proportion(values, temperature, epochs, part):
+    sizes = {f"s{number}": value for number, value in enumerate(values)}
+    budget = part * epochs * math.fsum(values)
+    got = Temperature(temperature, epochs)(sizes, {}, budget)
+    read = {name: budget * share / sizes[name] for name, share in got.items()}
+    assert math.isclose(math.fsum(got.values()), 1) and max(read.values()) <= epochs * (1 + 1e-9)
+    largest = max(values)
+    weights = {name: (size / largest) ** (1 / temperature) for name, size in sizes.items()}
+    open_ = [name for name in sizes if read[name] < epochs * (1 - 1e-6) and weights[name] > 1e-12]
+    for name in open_:
+        assert got[name] * weights[open_[0]] == pytest.approx(got[open_[0]] * weights[name], rel=1e-5)
+    # Nobody that is full would have got less than the cap beside them.
+    for name in set(sizes) - set(open_):
+        for other in open_[:1]:
+            if weights[name] > 1e-12:
+                assert got[other] / weights[other] * weights[name] >= got[name] * (1 - 1e-5)
+
+
+@given(st.lists(st.floats(1, 1e9), min_size=1, max_size=6), st.floats(0.1, 8), st.floats(0.01, 1))
+def test_at_a_high_temperature_the_cap_is_unimax(values, epochs, part):
+    sizes = {f"s{number}": value for number, value in enumerate(values)}
+    budget = part * epochs * math.fsum(values)
+    assert Temperature(1e12, epochs)(sizes, {}, budget) == pytest.approx(UniMax(epochs)(sizes, {}, budget), rel=1e-6)
+
+
 def test_rates_that_can_not_be_kept_are_refused():
     sizes = {"a": 1.0, "b": 2.0}
     for rates, says in (
@@ -161,7 +207,14 @@ def test_the_verb_prints_a_table_and_the_flag(caches, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[1].split()[0] == "ja" and out[1].split()[2:5] == ["90.0000%", "75.0000%", "3,000"]
     assert out[-1] == "for ja-llm train: --gin.RATES=\"{'ja': 0.75, 'en': 0.25}\""
+    words = ["--method", "temperature", "--temperature", "100", "--max_epochs", "1"]
+    assert main(["mixture", "rates", str(caches[0]), *words]) == 0  # all once: whatever the temperature, each is
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["1.00", "1.00"]
     for words, says in (
+        (
+            ["--method", "replay", "--source", "en", "--share", "0.5", "--max_epochs", "4"],
+            "--max_epochs says nothing to --method replay",
+        ),
         (["--method", "unimax"], "--method unimax needs --max_epochs"),
         (["--method", "unimax", "--max_epochs", "1", "--share", "1"], "--share says nothing to --method unimax"),
         (["--method", "unimax", "--max_epochs", "1", "--tokens", "1G"], "1,000,000,000 tokens are to be read"),

@@ -193,6 +193,10 @@ def test_epoch_caps(caches):
     fewest = int(found[1])
     epochs = [max(part["epochs"] for part in batches.statement(steps).values()) for steps in (fewest, fewest + 1)]
     assert epochs[0] <= 0.5 < epochs[1]
+    # Where one step is too many, no number of steps is proposed.
+    batches.check_epochs(1, 1.01 * (one := max(part["epochs"] for part in batches.statement(1).values())))
+    with pytest.raises(UsageError, match=r"more documents, or raise MAX_EPOCHS \(one step is too many already\)\.$"):
+        batches.check_epochs(100, 0.99 * one)
     with pytest.raises(UsageError, match="names 'jp'; the run reads en, ja"):
         batches.check_epochs(100, {"jp": 1})
 

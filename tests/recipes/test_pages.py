@@ -10,7 +10,8 @@ from ja_llm.cli import build_parser
 from ja_llm.compile import settings
 from ja_llm.data import registry
 from ja_llm.gin_utils import packaged_configs, parsed, split_gin_flags
-from ja_llm.train.main import REQUIRED_MACROS
+from ja_llm.models.config import DecoderConfig
+from ja_llm.train.main import REQUIRED_MACROS, train
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -31,9 +32,9 @@ def configured(args, bindings):
     verb = getattr(args, "mixture_verb", None) or args.verb
     if "gin_file" in vars(args) and args.gin_file:
         required = [] if verb in PLACEHOLDERS else REQUIRED_MACROS
-        with parsed(
-            args.gin_file, [*args.gin_bindings, *bindings], required=required, placeholders=PLACEHOLDERS.get(verb)
-        ) as text:
+        given, others = [*args.gin_bindings, *bindings], PLACEHOLDERS.get(verb)
+        entries = (train, DecoderConfig) if verb == "train" else ()
+        with parsed(args.gin_file, given, required=required, placeholders=others, entries=entries) as text:
             assert "gin.REQUIRED" not in text or verb == "compile", re.findall(r".*gin.REQUIRED.*", text)
 
 
@@ -48,10 +49,10 @@ def taken(words):
     return args
 
 
-@pytest.mark.parametrize("page", ["recipes.md", "swallow_8b.md", "first_steps.md", "own_language.md", "forgetting.md"])
+@pytest.mark.parametrize("page", ["recipes.md", "swallow_8b.md", "first_steps.md", "own_language.md", "forgetting.md", "training.md"])
 def test_every_command_is_taken_and_names_what_exists(page):
     found = commands(page)
-    assert len(found) > (3 if page != "forgetting.md" else 0)
+    assert len(found) > (3 if page not in ("forgetting.md", "training.md") else 0)
     for words in found:
         args = taken(words)
         if "--" in words:  # what is launched

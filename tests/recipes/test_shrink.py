@@ -111,6 +111,10 @@ def test_what_can_not_be_shrunk_is_refused(tmp_path):
             ["olmo2_7b_anneal", "--out", str(tmp_path / "x"), "--documents", f"weeb={tmp_path}"],
             "the document set 'dclm', whose folder is not given",
         ),
+        (
+            ["olmo2_7b_anneal", "--out", str(tmp_path / "x"), "--documents", str(tmp_path / "nope")],
+            f"{tmp_path}/nope: this folder does not exist",
+        ),
     ):
         code, said = call("recipes", "shrink", *words)
         assert code == 2 and says in said, said

@@ -177,7 +177,10 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
             {"SCHEDULE": "@learning_rates.WarmupStableDecay()"},
             "learning_rates.WarmupStableDecay has no value for decay_steps; add --gin_bindings=",
         ),
-        ({"SCHEDULE": "@learning_rates.Joined()"}, "learning_rates.Joined has no value for schedules, starts"),
+        (
+            {"SCHEDULE": "@learning_rates.Joined()", "WARMUP_STEPS": ...},
+            "learning_rates.Joined has no value for schedules, starts",
+        ),
         ({"GROUPS": "@groups.Group()"}, "GROUPS is Group(parameters=('*',), rate=1.0"),
         ({"PEAK_LEARNING_RATE": "fast"}, "WarmupCosine.peak is 'fast'; give a number"),
         (
@@ -223,6 +226,8 @@ def test_a_value_of_the_wrong_kind_is_told_by_the_name_that_was_bound(training, 
     command = training.command(tmp_path / "run", 20)[3:]
     for name, value in bindings.items():
         command = [word for word in command if not word.startswith(f"--gin.{name}=")]
+        if value is ...:  # not given: this schedule would not read it
+            continue
         command.append(f"--gin_bindings=main.{name} = {value!r}" if name.startswith("train.") else f"--gin.{name}={value}")
     assert main(command) == 2
     err = capsys.readouterr().err
