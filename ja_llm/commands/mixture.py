@@ -85,7 +85,7 @@ def _sweep(verbs) -> None:
         nargs="+",
         required=True,
         metavar="S",
-        help="theirs of the tokens; the first is what others are compared with",
+        help="theirs of the tokens, in each stage that has one of them; the first is what others are compared with",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a share (default: 3)")
     parser.add_argument(

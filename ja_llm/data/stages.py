@@ -87,7 +87,8 @@ class StagedBatches:
       schedule: the data schedule in force.
       fingerprint: of the first stage's data. Later stages stand in the schedule: they may be added while a run goes on.
       licences: {licence: documents} of all stages.
-      contents: of each stage {"from_step", "shares": {task: share of the training tokens}, "documents": {set: fingerprint}}.
+      contents: of each stage {"from_step", "shares": {task: share of the training tokens}, "row_tokens": {task: how many of a row's tokens are
+        of it, on average}, "documents": {set: fingerprint}}.
 
     Raises:
       UsageError: stages are not in order, are of another vocabulary, or differ from what the run has read already, or a part of a task is
@@ -162,6 +163,9 @@ class StagedBatches:
                     member["task"]: source.rates[member["task"]]
                     for member in source.manifest["members"]
                     if member["task"] in source.rates
+                },
+                "row_tokens": {
+                    task: part["share"] * self.length * (1 - part["padding"]) for task, part in source.statistics().items()
                 },
                 "documents": source.manifest["config"].get("documents", {}),
             }

@@ -6,7 +6,8 @@
     OUT/sweep.html             the table and a plot a domain
 
 A domain is a source of the cache that has held-out documents; runs with the same seed read each source in the same order, so their difference
-is free of what the order does. Two things make a figure uncertain, and both are told: the order of the data (intervals over seeds), and which
+is free of what the order does. Where a run has STAGES, each that has one of the replayed sources has the share of it; how much of all tokens that
+is, the table says. Two things make a figure uncertain, and both are told: the order of the data (intervals over seeds), and which
 documents are held out (the error of the rise since step 0, each document compared with itself: `ja_llm.train.alarms.rise`).
 """
 
@@ -23,8 +24,9 @@ from scipy import stats
 
 from ja_llm import gin_utils, manifest
 from ja_llm.data.rates import Replay
+from ja_llm.data.stages import Stage
 from ja_llm.errors import JaLlmError, UsageError
-from ja_llm.files import write_json, write_text
+from ja_llm.files import read_json, write_json, write_text
 from ja_llm.pages.html import page, table
 from ja_llm.pages.svg import Line, escape, line_plot
 from ja_llm.train.forgetting import BASELINE, read_baseline
@@ -53,7 +55,7 @@ def sweep(
       files: gin files of the run, e.g. runs/continue.gin; see `ja_llm.gin_utils.parsed`.
       bindings: `NAME = VALUE` of it, without MODEL_DIR, RANDOM_SEED and RATES, which are the sweep's.
       sources: the replayed sources.
-      shares: theirs together; the first is what the others are compared with.
+      shares: theirs together, in each stage that has any of them; the first is what the others are compared with.
       seeds: of the data order (and of new parameters); two or more for intervals.
       out: folder; what is finished there is kept.
       search_paths: comma-separated folders of gin files.
@@ -69,19 +71,22 @@ def sweep(
 
     _check(bindings, sources, shares, seeds)
     out = Path(out)
-    steps = _same_run(files, bindings, search_paths, sources, shares, out)
+    steps, replayed = _same_run(files, bindings, search_paths, sources, shares, out)
     runs: list[dict[str, Any]] = []
     for share in shares:
         for seed in seeds:
             folder = out / "runs" / f"{share:g}_{seed}"
+            if float(f"{share:g}") != share:  # more digits than that has
+                folder = folder.with_name(f"{share!r}_{seed}")
             own = {
                 "MODEL_DIR": repr(str(folder)),
                 "RANDOM_SEED": str(seed),
-                "RATES": "@rates.Replay()",
-                "rates.Replay.sources": repr(tuple(sources)),
-                "rates.Replay.share": repr(share),
                 "EVAL_PERIOD": "%TRAIN_STEPS",  # at the beginning and at the end
             }
+            for number, (rates, there) in enumerate(replayed.items()):
+                scope = f"replay{number}/" if number else ""
+                own |= {rates: f"@{scope}rates.Replay()", f"{scope}rates.Replay.sources": repr(there)}
+                own |= {f"{scope}rates.Replay.share": repr(share)}
             if (read := figures(folder, steps)) is None:
                 of = f"run {len(runs) + 1} of {len(shares) * len(seeds)}"
                 print(f"{of}: {', '.join(sources)} {100 * share:g} %, seed {seed}", flush=True)
@@ -89,7 +94,7 @@ def sweep(
                 read = figures(folder, steps)
             if not read:
                 raise JaLlmError(f"{folder}: this run measured no held-out text; give CACHE_DIR held-out documents.")
-            runs.append({"share": share, "seed": seed, **read})
+            runs.append({"share": share, "seed": seed, "read": share_read(folder, steps, sources), **read})
     value = {
         "schema": SCHEMA,
         "sources": list(sources),
@@ -113,22 +118,31 @@ def _check(bindings: Sequence[str], sources: Sequence[str], shares: Sequence[flo
 
 def _same_run(
     files: Sequence[str], bindings: Sequence[str], search_paths: str, sources: Sequence[str], shares: Sequence[float], out: Path
-) -> int:
-    """Steps of the run; OUT/sweep.gin keeps its settings, so that what is finished is never taken for a run of others.
+) -> tuple[int, dict[str, tuple[str, ...]]]:
+    """Steps of the run, and what is bound to the replay: {name of the rates of a stage: sources of its mixture that are replayed}.
+
+    OUT/sweep.gin keeps the run's settings, so that what is finished is never taken for a run of others.
 
     Raises:
-      UsageError: OUT was begun with other settings, or the mixture has no such sources.
+      UsageError: OUT was begun with other settings, no gin file makes a run, a stage has rates already, or no stage has such sources.
     """
     from ja_llm.train.main import train
 
     with gin_utils.parsed(files, bindings, search_paths, placeholders={"MODEL_DIR": ""}) as text:
         given = gin.get_bindings(train)
-    if isinstance(cache := given.get("cache_dir"), str):  # else the run says what is wrong with it
-        members = manifest.read(Path(cache), manifest.MIXTURE)["members"]
-        rates = {member["task"]: member["rate"] for member in members}
-        for share in shares:  # before anything is written
-            Replay(tuple(sources), share)({}, rates, 0)
-    said = f"{text}\n{_REPLAYED}{', '.join(sources)}\n"
+        names = ["RATES", *(f"{reference.scoped_selector}.rates" for reference in _references("main.train.stages"))]
+    if "total_steps" not in given:
+        raise UsageError("the gin files and bindings make no run; add --gin_file=runs/continue.gin, or another of ja-llm train.")
+    stages = [stage for stage in given.get("stages") or () if isinstance(stage, Stage)]
+    caches = [given.get("cache_dir"), *(stage.cache_dir for stage in stages)]
+    if not all(isinstance(cache, str) for cache in caches) or len(names) != len(caches):
+        replayed, where = {"RATES": tuple(sources)}, ""  # the run says what is wrong with them
+    else:
+        set_already = [given.get("rates"), *(stage.rates for stage in stages)]
+        replayed = _replayed(dict(zip(names, zip(caches, set_already, strict=True), strict=True)), sources, shares)
+        begins = dict(zip(names, [0, *(stage.from_step for stage in stages)], strict=True))
+        where = f" in the stages from step {', '.join(str(begins[name]) for name in replayed)}" if stages else ""
+    said = f"{text}\n{_REPLAYED}{', '.join(sources)}{where}\n"
     kept = out / "sweep.gin"
     # A first run that was refused has left nothing that other settings could be mixed with.
     if not kept.exists() or not any(out.glob("runs/*/run.json")):
@@ -140,7 +154,60 @@ def _same_run(
             f"{out}: this sweep was begun with other settings: {name} was {before}, now it is {asked} (sweep.gin has them all); give them again, "
             "or another --out."
         )
-    return given["total_steps"]
+    return given["total_steps"], replayed
+
+
+def _references(name: str) -> Sequence[Any]:
+    """gin's references in a tuple or list, which a macro may stand for; none where nothing is bound."""
+    try:
+        value = gin.query_parameter(name)
+        while isinstance(value, gin.config.ConfigurableReference) and value.selector == "gin.macro":
+            value = gin.query_parameter(f"%{value.scopes[-1]}")
+    except ValueError:
+        return ()
+    return [item for item in value or () if isinstance(item, gin.config.ConfigurableReference)]
+
+
+def _replayed(
+    stages: Mapping[str, tuple[str, Any]], sources: Sequence[str], shares: Sequence[float]
+) -> dict[str, tuple[str, ...]]:
+    """Of {name of a stage's rates: (its cache, rates that it has already)} those that have any of the sources, and which.
+
+    Raises:
+      UsageError: no stage has one of the sources, or one that has can't be given the shares.
+    """
+    mixtures = {
+        name: {member["task"]: member["rate"] for member in manifest.read(Path(cache), manifest.MIXTURE)["members"]}
+        for name, (cache, _) in stages.items()
+    }
+    known = {task for rates in mixtures.values() for task in rates}
+    if foreign := [source for source in sources if source not in known]:
+        have = "the mixture has" if len(stages) == 1 else "the mixtures of CACHE_DIR and STAGES have"
+        raise UsageError(f"Replay.sources names {foreign[0]!r}; {have} {', '.join(sorted(known))}.")
+    found = {name: there for name, rates in mixtures.items() if (there := tuple(s for s in sources if s in rates))}
+    for name, there in found.items():
+        cache, already = stages[name]
+        if already is not None:
+            raise UsageError(f"{name} is set by the sweep itself; leave it out.")
+        for share in shares:
+            try:
+                Replay(there, share)({}, mixtures[name], 0)
+            except UsageError as error:
+                raise UsageError(f"{cache}: {error}") from error
+    return found
+
+
+def share_read(run: Path, steps: int, sources: Sequence[str]) -> float:
+    """How much of the tokens that a run of `steps` learnt from, all stages together, is of these sources."""
+    contents = read_json(run / "run.json", "ledger")["contents"]
+    ends = [*(stage["from_step"] for stage in contents[1:]), steps]
+    all_of_them = of_sources = 0.0
+    for stage, end in zip(contents, ends, strict=True):
+        tokens = stage.get("row_tokens") or stage["shares"]  # runs of before have the shares alone
+        weight = max(min(end, steps) - stage["from_step"], 0)
+        all_of_them += weight * math.fsum(tokens.values())
+        of_sources += weight * math.fsum(tokens.get(source, 0.0) for source in sources)
+    return of_sources / all_of_them
 
 
 def _settings(text: str) -> dict[str, str]:
@@ -181,11 +248,11 @@ def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[
     """For each domain a row a share, in the order of `shares`.
 
     Args:
-      runs: {"share", "seed", "before", "after", "error", "documents"}; each share has the same seeds.
+      runs: {"share", "seed", "read" (of all tokens), "before", "after", "error", "documents"}; each share has the same seeds.
       shares: the first is the reference.
 
     Returns:
-      {domain: [{"share", "mean" (bits per byte), "interval", "change" (mean minus that of before training), "change_interval",
+      {domain: [{"share", "read" (of all tokens), "mean" (bits per byte), "interval", "change" (mean minus that of before training), "change_interval",
       "document_error" (standard error of the change over documents, or None), "document_half" (half of its 95 % interval), "difference" (paired, to the first share),
       "difference_interval"}]}. Intervals are of 95 %, Student's (n - 1 degrees of freedom), over seeds; None with a single seed, and for the
       difference of the first to itself. That of the change with a single seed is over documents.
@@ -206,6 +273,7 @@ def summary(runs: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[
             found.setdefault(domain, []).append(
                 {
                     "share": share,
+                    "read": float(np.mean([run["read"] for run in by_share[share].values()])),
                     "mean": float(np.mean(list(here.values()))),
                     "interval": interval(list(here.values())),
                     "change": float(np.mean(changes)) if known else None,
@@ -265,7 +333,9 @@ def _rows(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
             change = "" if entry["change"] is None else f"{entry['change']:+.4f}{_shown(entry['change_interval'], '+')}"
             error = "" if entry["document_half"] is None else f"± {entry['document_half']:.4f}"
             level = f"{entry['mean']:.4f}{_shown(entry['interval'])}"
-            found.append((domain, f"{entry['share']:.1%}", level, change, error, gap))
+            read = f"{entry['read']:.1%}"
+            asked = f"{entry['share']:.1%}"
+            found.append((domain, read if read == asked else f"{read} ({asked} of its stages)", level, change, error, gap))
     return found
 
 
@@ -277,9 +347,9 @@ def html(value: Mapping[str, Any]) -> str:
     """The page: a plot a domain with its intervals, and the table."""
     plots = []
     for domain, entries in value["domains"].items():
-        ordered = sorted(entries, key=lambda entry: entry["share"])
-        points = [(100 * entry["share"], entry["mean"]) for entry in ordered]
-        spread = [(100 * entry["share"], *ends) for entry in ordered if (ends := _band(entry))]
+        ordered = sorted(entries, key=lambda entry: entry["read"])
+        points = [(100 * entry["read"], entry["mean"]) for entry in ordered]
+        spread = [(100 * entry["read"], *ends) for entry in ordered if (ends := _band(entry))]
         change = ordered[0]["change"]
         levels = [] if change is None else [("before training", ordered[0]["mean"] - change)]
         plots.append(line_plot(domain, [Line(domain, points, spread)], "replayed, % of the tokens", "bits per byte", levels))
