@@ -89,6 +89,7 @@ def test_the_schedule_keeps_its_shape_and_floors_and_the_stages_their_places(nam
         mixtures = [given["mixture_or_task_name"], *(stage.mixture_or_task_name for stage in given["stages"])]
         optimizer, options = given["optimizer"], given["z_loss"]
         model = given["model"] and given["model"](vocab_size=2000)
+        assert given["repeat_filter"] == name.startswith("olmo2")
     # The warm-up's length is a whole number of steps, and its first step is at a peak's share of that.
     np.testing.assert_allclose((rates / factor / recipe.peak)[1:], (large / recipe.peak)[1:], atol=0.02)
     if recipe.warmup_steps:
