@@ -21,6 +21,7 @@ from ja_llm.data.best_fit import BestFit
 from ja_llm.data.mixing import MIXING, MIXINGS, Order
 from ja_llm.data.packing import ConcatenateAndCut, PackingPlan, Span
 from ja_llm.data.rates import Rule, resolved
+from ja_llm.data.repeats import LONGEST_SPAN, REPETITIONS, repeating_rows
 from ja_llm.data.schedule import Position
 from ja_llm.data.store import SMALL_BYTES, TokenStore
 from ja_llm.errors import JaLlmError, UsageError
@@ -53,6 +54,7 @@ class BatchSource:
       batches: how many will be read in all; a rule may depend on it.
       subset_tokens: {task: tokens}: of a member read only the first documents of at most so many tokens. A store is written in shuffled
         order, so they are a random draw, whatever part of it another number would be. Tasks that are no member are passed over.
+      repeat_filter: rows that repeat a short span over and over have no weight (`ja_llm.data.repeats`); they are read all the same.
 
     Attributes:
       positions: how many the model has learnt, for one with a table of them; a document's part that reaches beyond counts from 0 again. None: any.
@@ -80,6 +82,7 @@ class BatchSource:
         rates: Rule | Mapping[str, float] | None = None,
         batches: int = 0,
         subset_tokens: Mapping[str, float] | None = None,
+        repeat_filter: bool = False,
     ):
         if length < 1 or batch_size < 1 or seed < 0:
             raise UsageError(
@@ -90,7 +93,7 @@ class BatchSource:
         value = manifest.read(self.directory, manifest.MIXTURE)
         if packing not in PACKINGS:
             raise UsageError(f"PACKING is {packing!r}; choose {' or '.join(PACKINGS)}.")
-        self._packing, self._subset = packing, dict(subset_tokens or {})
+        self._packing, self._subset, self._repeat_filter = packing, dict(subset_tokens or {}), repeat_filter
         self._tokens_mixed = mixing == MIXING
         self.manifest, self.mixture, self.vocabulary = value, manifest.fingerprint(value), value["config"]["vocabulary"]
         self.licences: dict[str, int] = value.get("licences", {})
@@ -108,6 +111,7 @@ class BatchSource:
                 "split": split,
                 # So that a version which does not know this order refuses the run.
                 **({} if mixing == "grain" else {"mixing": mixing}),
+                **({"repeat_filter": [LONGEST_SPAN, REPETITIONS]} if repeat_filter else {}),
             }
         )
         self._orders = [self._shuffled(member) for member in self._members]
@@ -242,6 +246,8 @@ class BatchSource:
                 batch["decoder_positions"][r, at:to] = np.arange(first, first + span.pairs)
                 weights[r, at:to] = 1.0
                 at = to
+        if self._repeat_filter:
+            weights[repeating_rows(tokens)] = 0.0
         return {**batch, "decoder_loss_weights": weights}
 
     def _read(self, rows: list[tuple[int, int]], spans: list[list[Span]]) -> list[list[np.ndarray]]:

@@ -82,8 +82,10 @@ class StagedBatches:
       rates: of the first stage; see `BatchSource`.
       steps: training steps in all, for rules of rates that depend on how much is read.
       subset_tokens: see `BatchSource`; of tasks of the first stage, in every stage that has them.
+      repeat_filter: see `BatchSource`; in every stage.
 
     Attributes:
+      repeat_filter: as given.
       schedule: the data schedule in force.
       fingerprint: of the first stage's data. Later stages stand in the schedule: they may be added while a run goes on.
       licences: {licence: documents} of all stages.
@@ -110,9 +112,10 @@ class StagedBatches:
         rates: Rule | Mapping[str, float] | None = None,
         steps: int = 0,
         subset_tokens: Mapping[str, float] | None = None,
+        repeat_filter: bool = False,
     ):
         mixing = mixing or (stored.mixing if stored else MIXING)
-        self.length, self.batch_size = length, batch_size
+        self.length, self.batch_size, self.repeat_filter = length, batch_size, repeat_filter
         self.sources: list[BatchSource] = []
         self.directory = Path(cache_dir)
         begins = [0, *(stage.from_step for stage in stages)]
@@ -134,6 +137,7 @@ class StagedBatches:
                 rates=chosen,
                 batches=batches,
                 subset_tokens=subset_tokens,
+                repeat_filter=repeat_filter,
             )
             if name not in (None, held := source.manifest["config"]["name"]):
                 raise UsageError(

@@ -1,7 +1,8 @@
 """The decoder's configuration: one frozen dataclass that gin fills and model.json stores in three parts.
 
 Architecture decides the function and the parameters' shapes; storage, how a checkpoint's arrays lie; execution, how the same
-function is computed. The parts are declared here and nowhere else.
+function is computed. The parts are declared here and nowhere else. How new parameters are drawn is none of them: a run's ledger has it,
+a stored model does not.
 
 The defaults are Llama's. What other families have (`_variant`) is stored only where it differs from them, so a further
 variant changes neither the description nor the ledger of a model that lacks it.
@@ -92,6 +93,11 @@ class DecoderConfig:
       scale_embeddings: the tokens' rows are multiplied by the square root of `embed_dim`.
       num_experts: feed-forward blocks of a layer; 1 is a dense model without a router.
       experts_per_token: how many of them each token goes through.
+      init_std: standard deviation that every matrix and table of a new model is drawn with; None: by width and depth
+        (`ja_llm.models.layers`). Norms' scales and biases are drawn in no case.
+      init_cut: with `init_std`: how many standard deviations from 0 the normal distribution is cut off at; None: it is whole.
+      init_depth_scaled: with `init_std`: matrices that write to the residual stream are drawn with `init_std` / sqrt(2 `num_layers`), as
+        Megatron-LM does.
 
     Raises:
       UsageError: a value is out of range, or two do not fit together.
@@ -136,6 +142,9 @@ class DecoderConfig:
     scale_embeddings: bool = _variant(False)
     num_experts: int = _variant(1)
     experts_per_token: int = _variant(1)
+    init_std: float | None = _variant(None)
+    init_cut: float | None = _variant(None)
+    init_depth_scaled: bool = _variant(False)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -160,6 +169,9 @@ class DecoderConfig:
             raise UsageError(
                 "DecoderConfig.num_experts is above 1, and experts are gated and without biases; set gated_mlp and mlp_bias so."
             )
+        for name in ("init_cut", "init_depth_scaled"):
+            if self.init_std is None and getattr(self, name):
+                raise UsageError(f"DecoderConfig.{name} is {getattr(self, name)}, and init_std None; give that, too.")
         if self.positions == "rope" and self.head_dim % 2:
             raise UsageError(f"DecoderConfig.head_dim is {self.head_dim}; RoPE needs an even number.")
         if self.rope_scaling == "llama3" and self.rope_high_freq_factor <= self.rope_low_freq_factor:
@@ -292,15 +304,19 @@ class DecoderConfig:
 STORAGE_FIELDS = ("param_dtype", "scan_layers")
 # How the same function is computed: free to differ between two uses of one checkpoint.
 EXECUTION_FIELDS = ("dtype", "remat_policy", "attention")
+# How a new model's parameters are drawn: of a checkpoint's numbers it says nothing, so it stands in no model.json.
+INIT_FIELDS = ("init_std", "init_cut", "init_depth_scaled")
 # Everything else; so a new field decides the function, and can't be changed in passing, until it is said to be otherwise.
 ARCHITECTURE_FIELDS = tuple(
-    field.name for field in dataclasses.fields(DecoderConfig) if field.name not in (*STORAGE_FIELDS, *EXECUTION_FIELDS)
+    field.name
+    for field in dataclasses.fields(DecoderConfig)
+    if field.name not in (*STORAGE_FIELDS, *EXECUTION_FIELDS, *INIT_FIELDS)
 )
 _PARTS = {"architecture": ARCHITECTURE_FIELDS, "storage": STORAGE_FIELDS, "execution": EXECUTION_FIELDS}
 
 # What a checkpoint's numbers are the numbers of.
 CHECKPOINT_FIELDS = (*ARCHITECTURE_FIELDS, *STORAGE_FIELDS)
 # What a training run keeps to its end: activations of another dtype round otherwise and give other losses.
-IDENTITY_FIELDS = (*CHECKPOINT_FIELDS, "dtype")
+IDENTITY_FIELDS = (*CHECKPOINT_FIELDS, "dtype", *INIT_FIELDS)
 # What training from a checkpoint may change: a model that is trained on longer rows is made for those.
 OVERRIDABLE_FIELDS = (*EXECUTION_FIELDS, "max_length")

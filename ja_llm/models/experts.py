@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ja_llm.losses.balance import balance_loss
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.dispatch import Kernels, expert_sums
-from ja_llm.models.layers import PRODUCT, Linear, input_std, output_std, parameter
+from ja_llm.models.layers import PRODUCT, Linear, input_std, normal, output_std, parameter
 
 BALANCE = "balance"  # the collection that a layer's balance loss is sown into, float32 [B]
 
@@ -58,7 +58,7 @@ class _Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return parameter(self, self.config, "kernel", self.shape, self.axes, nn.initializers.normal(self.std))
+        return parameter(self, self.config, "kernel", self.shape, self.axes, normal(self.config, self.std))
 
 
 def row_balance(sown: Any) -> jax.Array:

@@ -33,16 +33,31 @@ def parameter(
 
 
 def input_std(config: DecoderConfig) -> float:
-    """Standard deviation of embeddings and of weights that read the residual stream: sqrt(2 / (5 d)).
+    """Standard deviation of embeddings and of weights that read the residual stream: `init_std`, or sqrt(2 / (5 d)).
 
-    Nguyen and Salazar 2019 (arXiv 1910.05895), "SmallInit"; 0.0456 at d = 192, 0.0099 at d = 4096.
+    The latter is "SmallInit" of Nguyen and Salazar 2019 (arXiv 1910.05895); 0.0456 at d = 192, 0.0099 at d = 4096.
     """
-    return math.sqrt(2 / (5 * config.embed_dim))
+    return math.sqrt(2 / (5 * config.embed_dim)) if config.init_std is None else config.init_std
 
 
 def output_std(config: DecoderConfig) -> float:
-    """Standard deviation of weights that write to the residual stream: 2 / (layers sqrt(d)), as in GPT-J (mesh-transformer-jax)."""
+    """Standard deviation of weights that write to the residual stream: 2 / (layers sqrt(d)), as in GPT-J (mesh-transformer-jax).
+
+    With `init_std` that one, or where it is scaled with the depth that one / sqrt(2 layers) (Radford et al. 2019, section 2.3).
+    """
+    if config.init_std is not None:
+        return config.init_std / math.sqrt(2 * config.num_layers if config.init_depth_scaled else 1)
     return min(2 / (config.num_layers * math.sqrt(config.embed_dim)), input_std(config))
+
+
+def normal(config: DecoderConfig, std: float) -> Initializer:
+    """What matrices and tables are drawn by: N(0, std^2), cut off at `init_cut` times std where there is one.
+
+    `std` is of the whole distribution, as in PyTorch's trunc_normal_; what is left has a smaller one (.987 of it at 3).
+    """
+    if config.init_cut is None:
+        return nn.initializers.normal(std)
+    return nn.initializers.truncated_normal(std, lower=-config.init_cut, upper=config.init_cut)
 
 
 # Elementwise work is done again in the backward pass rather than kept: every array that is not written and read again counts
@@ -120,7 +135,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = parameter(self, self.config, "kernel", self.shape, self.axes, nn.initializers.normal(self.std))
+        kernel = parameter(self, self.config, "kernel", self.shape, self.axes, normal(self.config, self.std))
         out = checkpoint_name(product(x, kernel, self.contract), PRODUCT)
         if self.bias:
             n = self.contract
@@ -135,7 +150,7 @@ class Embed(nn.Module):
 
     def setup(self) -> None:
         shape = (self.config.vocab_size, self.config.embed_dim)
-        init = nn.initializers.normal(input_std(self.config))
+        init = normal(self.config, input_std(self.config))
         self.embedding = parameter(self, self.config, "embedding", shape, ("vocab", "embed"), init)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -156,7 +171,7 @@ class PositionEmbed(nn.Module):
     def __call__(self, positions: jax.Array) -> jax.Array:
         """int [B, L] -> [B, L, embed]; a position that the model was not made for gives NaN."""
         c = self.config
-        init = nn.initializers.normal(input_std(c))
+        init = normal(c, input_std(c))
         table = parameter(self, c, "embedding", (c.max_length, c.embed_dim), ("positions", "embed"), init)
         return jnp.take(table, positions, axis=0, mode="fill", fill_value=jnp.nan)
 
@@ -169,7 +184,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.config.embed_dim, self.config.vocab_size)
-        init = nn.initializers.normal(input_std(self.config))
+        init = normal(self.config, input_std(self.config))
         kernel = parameter(self, self.config, "kernel", shape, ("embed", "vocab"), init)
         return product(x, kernel, 1, "float32")
 

@@ -1,7 +1,8 @@
 """A recipe scaled down: a model of the same proportions, a schedule of the same shape. Arithmetic only; `twin.py` writes it down.
 
 Width and depth shrink by one factor, so depth / width stays, and with the width the feed-forward width. Heads shrink by the root of that
-factor in number and in width alike, in the base's groups of query heads to a key-value head. The rate rises as the width falls (Yang et al. 2022,
+factor in number and in width alike, in the base's groups of query heads to a key-value head. A standard deviation that the recipe draws parameters
+with rises with the root of the width's fall, so that products keep their spread. The rate rises as the width falls (Yang et al. 2022,
 arXiv 2203.03466, table 3: for AdamW a matrix's rate goes with 1 / width).
 """
 
@@ -112,6 +113,7 @@ def _of_shape(config: DecoderConfig, width: int, layers: int) -> DecoderConfig:
         head_dim=head_dim,
         mlp_dim=max(_STEP, _STEP * round(config.mlp_dim * scale / _STEP)),
         query_scalar=config.query_scalar and max(1, round(config.query_scalar * head_dim / config.head_dim)),
+        init_std=config.init_std and float(f"{config.init_std / math.sqrt(scale):.4g}"),
     )
 
 

@@ -257,7 +257,7 @@ def _gin(twin: Twin, out: Path) -> str:
     }
     model = twin.model
     fields = {name: getattr(model, name) for name in _MODEL_FIELDS if name != "sliding_window" or model.sliding_window}
-    fields |= {"query_scalar": model.query_scalar} if model.query_scalar else {}
+    fields |= {name: value for name in ("query_scalar", "init_std") if (value := getattr(model, name))}
     fields |= {"vocab_size": model.vocab_size, "dtype": "float32", "remat_policy": "none"}
     other = {name: value for name, value in twin.bindings.items() if not name.isupper()}
     lines = [

@@ -58,7 +58,7 @@ _SEVERAL: dict[str, tuple[str, type, str]] = {
     "eval_tasks": ("train.eval_tasks", str, "('jcommonsenseqa',)"),
 }
 # What is True or False; gin's "no" would be a text, and true.
-_BOOLS = {"log_norms": "LOG_NORMS"}
+_BOOLS = {"log_norms": "LOG_NORMS", "repeat_filter": "REPEAT_FILTER"}
 # What is a text or a path -> (how a person binds it, what it is, whether None may stand there)
 _TEXTS = {
     "mixture_or_task_name": ("MIXTURE_OR_TASK_NAME", "the name that CACHE_DIR was made for", False),

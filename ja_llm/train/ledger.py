@@ -194,7 +194,7 @@ def open_ledger(
 
 
 _HASHED = {
-    "data": "other data (the token stores of CACHE_DIR, their rates, PACKING or TASK_FEATURE_LENGTHS have changed)",
+    "data": "other data (the token stores of CACHE_DIR, their rates, PACKING, REPEAT_FILTER or TASK_FEATURE_LENGTHS have changed)",
     "vocabulary": "another vocabulary (that of CACHE_DIR has changed)",
 }
 

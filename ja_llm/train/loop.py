@@ -30,7 +30,7 @@ from ja_llm.train.metrics import MetricsWriter
 from ja_llm.train.optimizers import Optimizer
 from ja_llm.train.preparation import Data, prepare
 from ja_llm.train.processes import say
-from ja_llm.train.reporting import Report
+from ja_llm.train.reporting import Report, counting
 from ja_llm.train.restore import frozen_model, restored
 from ja_llm.train.rollback import OffendingStep, go_back, rollbacks_of
 from ja_llm.train.run_config import RunConfig
@@ -91,6 +91,7 @@ def run(
         checkpoints, monitors, stopping = its.checkpoints, its.monitors, its.stopping
         evaluation = Evaluation(config, evaluators, stopping)
         frozen = frozen_model(config, model, plan)
+        counted = counting(mesh) if data.repeat_filter else None
         rollbacks = rollbacks_of(prepared.directory / "run.json")
         step_fn: Any = None
         while True:  # once, and again after each rollback
@@ -127,6 +128,8 @@ def run(
                         batch = {k: jax.make_array_from_process_local_data(rows, v) for k, v in arrays.items()}
                         monitors.phase("step", step)
                         state, metrics = step_fn(state, batch, *frozen)
+                        if counted:
+                            metrics = {**metrics, **counted(batch)}
                         report.fetch()  # the previous step's numbers, while this one computes
                         done = step + 1
                         report.pending = (done, position, metrics)

@@ -92,6 +92,7 @@ def train(
     packing: str = "concatenate",
     max_epochs: float | Mapping[str, float] | None = None,
     subset_tokens: Mapping[str, float] | None = None,
+    repeat_filter: bool = False,
     data_schedule: str | None = None,
     eval_tasks: Sequence[str] = (),
     eval_data: str | None = None,
@@ -152,6 +153,7 @@ def train(
       packing: "concatenate" or "best_fit", see `ja_llm.data.batches.BatchSource`.
       max_epochs: how often a source may be read at most, for all or {task: epochs}; a run that would do more does not start.
       subset_tokens: {task: tokens}: read only so many tokens of a source, a random draw of its documents, as often as the run takes.
+      repeat_filter: give no loss to rows that repeat a span of up to 13 tokens 32 times or more (OLMo 2); metrics have their share as repeat_masked.
       data_schedule: the run.json of another run, whose skipped batches a new run skips too: its losses are that run's.
       eval_tasks: tasks of `ja-llm eval` that are measured then, too (ja_llm/evaluation/in_loop.py).
       eval_data: folder of original files for them.
@@ -204,6 +206,7 @@ def train(
         rates=rates,
         steps=total_steps,
         subset_tokens=subset_tokens,
+        repeat_filter=repeat_filter,
     )
     batches = open_batches(stored=None if "data" in accept else stored)
     if "data" in accept and ledger.exists() and _data_of(ledger) == batches.fingerprint:

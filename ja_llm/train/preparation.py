@@ -37,6 +37,7 @@ class Data(Protocol):
     schedule: DataSchedule
     licences: dict[str, int]
     contents: list[dict[str, Any]]
+    repeat_filter: bool
 
     def open(
         self, positions: Iterable[Position], shard: int, shards: int

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from ja_llm.data.schedule import Position
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import abstract_params, param_axes
 from ja_llm.progress import Progress
+from ja_llm.sharding import replicated
 from ja_llm.train import flops
 from ja_llm.train.metrics import MetricsWriter, read_metrics
 from ja_llm.train.rollback import OffendingStep
 from ja_llm.train.run_config import RunConfig
 
 _BITS = "/bits_per_byte"
+_PAIRS = "pairs"
 
 
 def outcome(directory: Path, steps: int, already: bool) -> str:
@@ -41,6 +44,14 @@ def outcome(directory: Path, steps: int, already: bool) -> str:
         told = (f"{name} {' -> '.join(f'{value:.3f}' for value in (v[:1] + v[1:][-1:]))}" for name, v in measured.items())
         parts.append(f"held-out {', '.join(told)} bits/byte")
     return f"finished{' already' if already else ''}: {'; '.join([*parts, str(directory)])}"
+
+
+def counting(mesh: Any) -> Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """What counts a batch's pairs, those without a weight too, beside the metrics of its step: their share without one is `repeat_masked`.
+
+    A program of its own, so that the step's stays the same, whether rows are filtered or not.
+    """
+    return jax.jit(lambda batch: {_PAIRS: (batch["decoder_segment_ids"] > 0).sum()}, out_shardings=replicated(mesh))
 
 
 class Report:
@@ -88,6 +99,8 @@ class Report:
         if spikes is not None and values["spike"] and spikes.action == "rollback":
             raise OffendingStep(step, f"a spike (loss {values['loss']:.3f}, gradient norm {values['gradient_norm']:.3f})")
         values["tokens_per_second"] = values["target_tokens"] / seconds
+        if pairs := values.pop(_PAIRS, 0.0):
+            values["repeat_masked"] = 1 - values["target_tokens"] / pairs
         if self._peak:
             values["mfu"] = flops.mfu(self._flops, self._tokens / seconds, jax.device_count(), self._peak)
         if stats := jax.local_devices()[0].memory_stats():

@@ -15,6 +15,7 @@ from ja_llm.models.config import (
     CHECKPOINT_FIELDS,
     EXECUTION_FIELDS,
     IDENTITY_FIELDS,
+    INIT_FIELDS,
     OVERRIDABLE_FIELDS,
     STORAGE_FIELDS,
     DecoderConfig,
@@ -79,8 +80,9 @@ def test_every_field_belongs_to_one_part():
     ) == ARCHITECTURE_FIELDS
     assert STORAGE_FIELDS == ("param_dtype", "scan_layers") and EXECUTION_FIELDS == ("dtype", "remat_policy", "attention")
     fields = {field.name for field in dataclasses.fields(DecoderConfig)}
-    assert sorted((*ARCHITECTURE_FIELDS, *STORAGE_FIELDS, *EXECUTION_FIELDS)) == sorted(fields)
-    assert set(CHECKPOINT_FIELDS) == fields - set(EXECUTION_FIELDS)
+    assert INIT_FIELDS == ("init_std", "init_cut", "init_depth_scaled")
+    assert sorted((*ARCHITECTURE_FIELDS, *STORAGE_FIELDS, *EXECUTION_FIELDS, *INIT_FIELDS)) == sorted(fields)
+    assert set(CHECKPOINT_FIELDS) == fields - set(EXECUTION_FIELDS) - set(INIT_FIELDS)
     assert set(IDENTITY_FIELDS) == fields - {"remat_policy", "attention"}
     assert set(OVERRIDABLE_FIELDS) == {"dtype", "remat_policy", "attention", "max_length"}
 

@@ -17,6 +17,7 @@ from ja_llm.compile.settings import settings
 from ja_llm.data import registry
 from ja_llm.errors import UsageError
 from ja_llm.files import write_json
+from ja_llm.models.config import INIT_FIELDS
 from ja_llm.models.decoder import abstract_params
 from ja_llm.recipes import catalogue, compiled, estimate, tables
 from ja_llm.recipes.published import Published
@@ -129,6 +130,12 @@ def test_what_else_the_sources_state(recipes):
         assert (optimizer.eps, recipe.step.options.z_loss) == LOSSES.get(name, (1e-8, 0.0)), name
         # OLMo 2 alone spares the embeddings, and decays its norms.
         assert optimizer.no_decay == (("token_embedder/*",) if name.startswith("olmo2") else AdamW().no_decay), name
+    drawn = {name: recipe.step.model.subset(INIT_FIELDS) for name, recipe in recipes.items()}
+    assert {name: fields for name, fields in drawn.items() if fields} == {
+        "olmo2_7b_stage1": {"init_std": 0.02, "init_cut": 3.0},
+        "llmjp_v3_13b": {"init_std": 0.02, "init_depth_scaled": True},
+    }
+    assert {name for name, recipe in recipes.items() if not recipe.published.base} == {name for name in drawn if drawn[name]}
     assert {r.step.model.vocab_size for name, r in recipes.items() if "llama2" in name} == {32000 + 11176}
     assert recipes["swallow_llama31_70b"].step.model.rope_scaling == "llama3"
     assert all(recipe.step.model.dtype == "bfloat16" for recipe in recipes.values())

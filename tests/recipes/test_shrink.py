@@ -57,6 +57,9 @@ def test_the_small_model_has_the_proportions_of_the_large_one(name):
         "experts_per_token",
     )
     assert all(getattr(small, field) == getattr(large, field) for field in (*same, "logits_softcap", "window_pattern"))
+    if large.init_std:  # each number of a product's result keeps its spread
+        assert small.init_std**2 * small.embed_dim == pytest.approx(large.init_std**2 * large.embed_dim, rel=1e-3)
+        assert (small.init_cut, small.init_depth_scaled) == (large.init_cut, large.init_depth_scaled)
     assert (small.query_scalar or small.head_dim) / small.head_dim == pytest.approx(
         (large.query_scalar or large.head_dim) / large.head_dim, rel=0.1
     )
@@ -85,6 +88,8 @@ def test_the_schedule_keeps_its_shape_and_floors_and_the_stages_their_places(nam
         stages = [0, *(stage.from_step for stage in given["stages"])]
         mixtures = [given["mixture_or_task_name"], *(stage.mixture_or_task_name for stage in given["stages"])]
         optimizer, options = given["optimizer"], given["z_loss"]
+        model = given["model"] and given["model"](vocab_size=2000)
+        assert given["repeat_filter"] == name.startswith("olmo2")
     # The warm-up's length is a whole number of steps, and its first step is at a peak's share of that.
     np.testing.assert_allclose((rates / factor / recipe.peak)[1:], (large / recipe.peak)[1:], atol=0.02)
     if recipe.warmup_steps:
@@ -94,6 +99,7 @@ def test_the_schedule_keeps_its_shape_and_floors_and_the_stages_their_places(nam
     for begin, stage in zip(stages, recipe.stages, strict=True):
         assert abs(begin / small.steps - stage.from_step / recipe.steps) < 1 / small.steps
     assert optimizer == recipe.step.optimizer and options == recipe.step.options.z_loss
+    assert recipe.published.base or model == small.model
 
 
 def test_what_can_not_be_shrunk_is_refused(tmp_path):

@@ -215,6 +215,7 @@ def test_a_run_that_would_repeat_a_source_too_often_does_not_start(training, tmp
         ),
         ({"MODEL_DIR": None}, "MODEL_DIR is None; give a folder"),
         ({"LOG_NORMS": "no"}, "LOG_NORMS is 'no'; give True or False"),
+        ({"REPEAT_FILTER": 32}, "REPEAT_FILTER is 32; give True or False"),
         ({"Z_LOSS": "x"}, "Z_LOSS is 'x'; give a number of 0 or more"),
         ({"train.accept": "data"}, "train.accept is 'data'; give a tuple"),
         ({"train.maintenance": "gcp"}, "train.maintenance is 'gcp'; give 'gce', a URL, or None"),
