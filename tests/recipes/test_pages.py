@@ -49,7 +49,9 @@ def taken(words):
     return args
 
 
-@pytest.mark.parametrize("page", ["recipes.md", "swallow_8b.md", "first_steps.md", "own_language.md", "forgetting.md", "training.md"])
+@pytest.mark.parametrize(
+    "page", ["recipes.md", "swallow_8b.md", "first_steps.md", "own_language.md", "forgetting.md", "training.md"]
+)
 def test_every_command_is_taken_and_names_what_exists(page):
     found = commands(page)
     assert len(found) > (3 if page not in ("forgetting.md", "training.md") else 0)

@@ -170,6 +170,11 @@ def test_a_users_own_run_is_told_by_what_it_includes(tmp_path):
     bindings += ["TRAIN_STEPS = 900", "TASK_FEATURE_LENGTHS = {'targets': 8}", "MIXTURE_OR_TASK_NAME = 'x'"]
     with gin_utils.parsed(["own.gin", "runs/subset_epochs.gin"], bindings, str(tmp_path)):
         assert gin.get_bindings(main.train)["batch_size"] == 7
+        # A run's own config.gin, which gin wrote and which includes nothing, is a run, too.
+        (tmp_path / "config.gin").write_text(gin.config_str())
+    given = [one for one in bindings if not one.startswith("CACHE_DIR")]
+    with gin_utils.parsed(["config.gin", "runs/subset_epochs.gin"], given, str(tmp_path)):
+        assert gin.get_bindings(main.train)["batch_size"] == 7
     early = ["runs/subset_epochs.gin", "own.gin"]
     with pytest.raises(UsageError, match="stands before own.gin"), gin_utils.parsed(early, bindings, str(tmp_path)):
         pass
