@@ -163,6 +163,24 @@ def test_a_file_before_the_run_that_it_changes_is_refused(run, name):
         pass
 
 
+def test_two_files_for_one_place_are_refused():
+    """A recipe in two stages, and a preset of other stages: neither asking for the first's folder nor refusing it says what is wrong."""
+    files, says = (
+        ["recipes/aurora_m_15b.gin", "runs/best_first.gin"],
+        "a gin file asks for SECOND_CACHE_DIR, but only second/stages.Stage would read it",
+    )
+    with (
+        pytest.raises(UsageError, match=says),
+        gin_utils.parsed(files, [*FOLDERS, *CHANGES["best_first"][0]], entries=(main.train,)),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="SECOND_CACHE_DIR is given, but this run does not read it"),
+        gin_utils.parsed(files, [*FOLDERS, *CHANGES["best_first"][0], "SECOND_CACHE_DIR = 'b'"], entries=(main.train,)),
+    ):
+        pass
+
+
 def test_a_users_own_run_is_told_by_what_it_includes(tmp_path):
     (tmp_path / "own.gin").write_text("# mine\ninclude 'inner.gin'\nBATCH_SIZE = 7\n")
     (tmp_path / "inner.gin").write_text("include 'runs/continue.gin'\n")
