@@ -6,15 +6,18 @@ from pathlib import Path
 
 from ja_llm.errors import UsageError
 
-# The file that every run includes, itself or by another.
-WHOLE = "runs/pretrain.gin"
+# What makes a file a run (and a run's own config.gin, too): it says, itself or by what it includes, how many steps are trained.
+_STEPS = re.compile(
+    r"^[ \t]*(?:\w+\.)*train(?:\.total_steps[ \t]*=|:[ \t]*\n(?:[ \t]+.*\n)*?[ \t]+total_steps[ \t]*=)", re.MULTILINE
+)
+_INCLUDE = re.compile(r"""^[ \t]*include[ \t]+['"](.+?)['"]""", re.MULTILINE)
 # Files that were whole runs before they could be laid on any; given alone each changes the run that it was.
 WERE_RUNS = {
     "best_first.gin": "runs/continue.gin",
     "near_original.gin": "runs/continue.gin",
     "new_rows_first.gin": "runs/continue.gin",
     "subset_epochs.gin": "runs/continue.gin",
-    "two_stages.gin": WHOLE,
+    "two_stages.gin": "runs/pretrain.gin",
 }
 
 
@@ -48,13 +51,9 @@ def _inside(path: Path | None, folder: Path) -> bool:
 
 
 def _is_run(file: str, found: Callable[[str], Path | None], above: tuple[str, ...] = ()) -> bool:
-    """Whether a file is, or includes, what every run includes."""
-    if file == WHOLE:
-        return True
+    """Whether a file says how many steps are trained, itself or by what it includes."""
     path = found(file)
     if path is None or file in above:
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
-    return any(
-        _is_run(name, found, (*above, file)) for name in re.findall(r"""^\s*include\s+['"](.+?)['"]""", text, re.MULTILINE)
-    )
+    return bool(_STEPS.search(text)) or any(_is_run(name, found, (*above, file)) for name in _INCLUDE.findall(text))

@@ -144,6 +144,8 @@ def parsed(
         _bind(gin_runs.in_order(files, found, packaged_configs() / "runs"), list(bindings))
         text = _filled(gin.config_str(), placeholders or {})
         given = {match[1] for b in bindings if (match := re.match(r"\s*([A-Z][A-Z0-9_]*)\s*=", b))}
+        if entries:
+            _check_in_use(text, entries)
         known = _check_macros(text, required, given, foreign or (lambda name, value: False))
         if entries:
             _check_read(given - set(required) - known, entries)
@@ -264,7 +266,7 @@ def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: 
     bound = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
     used = set(re.findall(r"%([A-Za-z_][\w/.]*)", text))
     missing = sorted(name for name in {*required, *(u for u in used if u.isupper())} - bound if name != "REQUIRED")
-    unfilled = sorted(re.findall(r"^([A-Z][A-Z0-9_]*) = %gin\.REQUIRED", text, re.MULTILINE))
+    unfilled = sorted(_UNFILLED.findall(text))
     if missing or unfilled:
         name = (missing + unfilled)[0]
         raise UsageError(f"{name} has no value; add --gin.{name}=VALUE.")
@@ -285,6 +287,23 @@ def _check_macros(text: str, required: Sequence[str], given: set[str], foreign: 
         )
         raise UsageError(f"{unused[0]} is bound, but nothing uses it{hint}")
     return known
+
+
+_UNFILLED = re.compile(r"^([A-Z][A-Z0-9_]*) = %gin\.REQUIRED", re.MULTILINE)
+
+
+def _check_in_use(text: str, entries: Sequence[Callable[..., Any]]) -> None:
+    """Refuse a file that asks for a macro which the program would not read: another file has taken its part's place.
+
+    Raises:
+      UsageError: the macro, and what would have read it.
+    """
+    for name in sorted(set(_UNFILLED.findall(text)) - gin_reach.read_macros(entries)):
+        if readers := ", ".join(gin_reach.users(name)):
+            raise UsageError(
+                f"a gin file asks for {name}, but only {readers} would read it, which nothing in use refers to: another of the files has taken its place; "
+                "leave one of the two out."
+            )
 
 
 def _check_read(given: set[str], entries: Sequence[Callable[..., Any]]) -> None:

@@ -163,12 +163,35 @@ def test_a_file_before_the_run_that_it_changes_is_refused(run, name):
         pass
 
 
+def test_two_files_for_one_place_are_refused():
+    """A recipe in two stages, and a preset of other stages: neither asking for the first's folder nor refusing it says what is wrong."""
+    files, says = (
+        ["recipes/aurora_m_15b.gin", "runs/best_first.gin"],
+        "a gin file asks for SECOND_CACHE_DIR, but only second/stages.Stage would read it",
+    )
+    with (
+        pytest.raises(UsageError, match=says),
+        gin_utils.parsed(files, [*FOLDERS, *CHANGES["best_first"][0]], entries=(main.train,)),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="SECOND_CACHE_DIR is given, but this run does not read it"),
+        gin_utils.parsed(files, [*FOLDERS, *CHANGES["best_first"][0], "SECOND_CACHE_DIR = 'b'"], entries=(main.train,)),
+    ):
+        pass
+
+
 def test_a_users_own_run_is_told_by_what_it_includes(tmp_path):
     (tmp_path / "own.gin").write_text("# mine\ninclude 'inner.gin'\nBATCH_SIZE = 7\n")
     (tmp_path / "inner.gin").write_text("include 'runs/continue.gin'\n")
     bindings = [*CHANGES["subset_epochs"][0], *(f"{name} = 1" for name in ("CACHE_DIR", "INITIAL_CHECKPOINT_PATH", "MODEL_DIR"))]
     bindings += ["TRAIN_STEPS = 900", "TASK_FEATURE_LENGTHS = {'targets': 8}", "MIXTURE_OR_TASK_NAME = 'x'"]
     with gin_utils.parsed(["own.gin", "runs/subset_epochs.gin"], bindings, str(tmp_path)):
+        assert gin.get_bindings(main.train)["batch_size"] == 7
+        # A run's own config.gin, which gin wrote and which includes nothing, is a run, too.
+        (tmp_path / "config.gin").write_text(gin.config_str())
+    given = [one for one in bindings if not one.startswith("CACHE_DIR")]
+    with gin_utils.parsed(["config.gin", "runs/subset_epochs.gin"], given, str(tmp_path)):
         assert gin.get_bindings(main.train)["batch_size"] == 7
     early = ["runs/subset_epochs.gin", "own.gin"]
     with pytest.raises(UsageError, match="stands before own.gin"), gin_utils.parsed(early, bindings, str(tmp_path)):
