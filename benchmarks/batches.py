@@ -105,6 +105,8 @@ def main() -> None:
             with mock.patch("ja_llm.data.batches.SMALL_BYTES", 0):
                 source = BatchSource(folder, **arguments, packing=packing)
             results[f"{packing}, on disk"] = measure(source, args.repeats)
+        source = BatchSource(folder, **arguments, repeat_filter=True)
+        results["concatenate, in memory, repeat filter"] = measure(source, args.repeats)
         near, far = [], []
         for _ in range(args.repeats):
             near.append(first_batch(folder, 0, arguments))
@@ -122,7 +124,7 @@ def main() -> None:
     write_json(RESULT, value)
     for name, result in results.items():
         print(
-            f"{name:24} {result['tokens_per_second'] / 1e6:6.1f}M tokens/s, {result['tokens_per_cpu_second'] / 1e6:6.1f}M tokens/CPU-s"
+            f"{name:38} {result['tokens_per_second'] / 1e6:6.1f}M tokens/s, {result['tokens_per_cpu_second'] / 1e6:6.1f}M tokens/CPU-s"
         )
     print(f"first batch at step 1,000,000 / step 0: {value['first_batch_seconds']['ratio']:.2f}; memory {memory}")
 

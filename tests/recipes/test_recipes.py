@@ -130,6 +130,8 @@ def test_what_else_the_sources_state(recipes):
         assert (optimizer.eps, recipe.step.options.z_loss) == LOSSES.get(name, (1e-8, 0.0)), name
         # OLMo 2 alone spares the embeddings, and decays its norms.
         assert optimizer.no_decay == (("token_embedder/*",) if name.startswith("olmo2") else AdamW().no_decay), name
+    llmjp = recipes["llmjp_v3_13b"].step.schedule  # --lr-decay-iters, 2,000 before the end
+    assert float(llmjp(492_120)) == pytest.approx(2e-5, rel=1e-5) and float(llmjp(491_000)) > 2.0001e-5
     drawn = {name: recipe.step.model.subset(INIT_FIELDS) for name, recipe in recipes.items()}
     assert {name: fields for name, fields in drawn.items() if fields} == {
         "olmo2_7b_stage1": {"init_std": 0.02, "init_cut": 3.0},
