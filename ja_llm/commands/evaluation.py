@@ -177,15 +177,17 @@ def evaluate(verbs) -> None:
 def generate(verbs) -> None:
     def handler(args, rest):
         set_device(args.device)
-        from ja_llm.evaluation.continuations import continue_prompts
+        from ja_llm.evaluation.continuations import continue_prompts, keep_samples, kept_samples
         from ja_llm.evaluation.sampling import Sampling
 
         drawn = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
-        written = ("max_tokens", "stop", "seed", "bos", *drawn)
+        written = ("max_tokens", "stop", "seed", "bos", "samples", *drawn)
         unused = [name for name in written if getattr(args, name) != parser.get_default(name)] if args.score else []
         if unused:
             raise UsageError(f"--score writes nothing, so --{unused[0]} would do nothing; leave one of the two out.")
-        continue_prompts(
+        if args.samples:
+            kept_samples(args.samples, args.prompt)  # refused before anything is loaded
+        texts = continue_prompts(
             args.checkpoint,
             args.prompt,
             sys.stdout,
@@ -197,6 +199,8 @@ def generate(verbs) -> None:
             mesh=args.mesh,
             bos=args.bos,
         )
+        if args.samples:
+            keep_samples(args.samples, args.prompt, Path(args.checkpoint.partition("@")[0]).absolute().name, texts)
 
     parser = add_verb(
         verbs,
@@ -222,6 +226,12 @@ def generate(verbs) -> None:
         "--repetition_penalty", type=float, default=1.0, help="above 1: tokens that the text has become less likely"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--samples",
+        type=path,
+        metavar="FILE",
+        help="also keep the texts there, for `ja-llm report --samples`, beside other models'",
+    )
     parser.add_argument(
         "--score", action="append", default=[], metavar="T", help="write nothing; say how likely this continuation is (repeat)"
     )

@@ -4,6 +4,7 @@ import contextlib
 import math
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -13,6 +14,7 @@ from ja_llm.errors import UsageError
 from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.scoring import Scorer
+from ja_llm.files import read_json, write_json
 from ja_llm.train.ledger import carried
 from ja_llm.vocab.published import adds_bos
 
@@ -29,7 +31,7 @@ def continue_prompts(
     scored: Sequence[str] = (),
     mesh: str | None = None,
     bos: bool | None = None,
-) -> None:
+) -> list[str]:
     """Write the continuation of each prompt to `out` as it comes, a line each; or, with `scored`, a line a continuation.
 
     Args:
@@ -44,10 +46,14 @@ def continue_prompts(
       mesh: devices along the mesh axes, such as "data=2,tensor=4"; None: one device.
       bos: whether BOS stands before a prompt; None: where the model's published tokenizer puts it. A score always has it.
 
+    Returns:
+      The continuations; none with `scored`.
+
     Raises:
       UsageError: no such model, mesh or device, or a prompt that does not fit.
       JaLlmError: the checkpoint can't be read.
     """
+    texts = []
     devices = None if mesh is None else sharding.make_mesh(parse_mesh(mesh))
     with contextlib.nullcontext() if devices is None else sharding.use(devices):
         loaded = load_spread(checkpoint, devices)
@@ -59,10 +65,36 @@ def continue_prompts(
                     out.write(f"{found['nats']:10.3f} nats{found['bits_per_byte']:8.3f} bits/byte  {found['text']!r}\n")
                 continue
             ids = [*first, *loaded.tokenizer.encode(prompt)] or [loaded.tokenizer.bos_id]
+            texts.append("")
             for piece in generator.stream(ids, max_new_tokens, stop, sampling=sampling or Sampling(), seed=seed, number=number):
+                texts[-1] += piece
                 out.write(harmless(piece) if out.isatty() else piece)
                 out.flush()
             out.write("\n")
+    return texts
+
+
+def keep_samples(path: str | Path, prompts: Sequence[str], name: str, texts: Sequence[str]) -> None:
+    """Put a model's continuations into the file that `ja-llm report --samples` shows, beside those of other models.
+
+    Args:
+      path: JSON file, {"prompts": [...], model: [...]}; made where it is not.
+      prompts: of the texts.
+      name: of the model; what the file has of it is replaced.
+      texts: one a prompt.
+
+    Raises:
+      UsageError: the file holds texts for other prompts.
+    """
+    write_json(Path(path), {**kept_samples(path, prompts), name: list(texts)})
+
+
+def kept_samples(path: str | Path, prompts: Sequence[str]) -> dict[str, Any]:
+    """What a file of continuations holds, with these prompts; errors as of `keep_samples`."""
+    held = read_json(path, "samples file") if Path(path).exists() else {"prompts": list(prompts)}
+    if not isinstance(held, dict) or held.get("prompts") != list(prompts):
+        raise UsageError(f"{path}: this file holds texts for other prompts; give those, or another file.")
+    return held
 
 
 def text_ends(loaded: Any) -> list[int]:

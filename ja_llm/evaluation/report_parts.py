@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ja_llm.errors import JaLlmError
-from ja_llm.evaluation.report_commands import PROMPT, eval_command, generate_command
+from ja_llm.evaluation.report_commands import eval_command, generate_command
 from ja_llm.evaluation.report_data import Run, Stage, windowed
 from ja_llm.files import shown
 from ja_llm.pages.html import absent, bar, cut, quotations, table
@@ -369,11 +369,10 @@ def texts(runs: Sequence[Run], samples: Mapping[str, Any], again: str) -> str:
     if html:
         return html
     run = _trained(runs)
-    form = json.dumps({"prompts": [PROMPT], run.name: ["…"]}, ensure_ascii=False)
     return (
-        absent("No text was generated.", generate_command(run))
-        + f"<p>Write the text that it prints into samples.json in the place of … in <code>{escape(form)}</code> (a text for each prompt, a list for each model), and make "
-        f"the page again: <code>{escape(again)} --samples samples.json</code></p>"
+        absent("No text was generated.", f"{generate_command(run)} --samples samples.json")
+        + "<p>It keeps the text (once for each model, with the same prompts); make the page again: "
+        f"<code>{escape(again)} --samples samples.json</code></p>"
     )
 
 

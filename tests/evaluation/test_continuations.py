@@ -1,6 +1,7 @@
 """`ja-llm generate`: the terminal's text is the batch's, scores are plain forward passes, bad input gets a sentence."""
 
 import io
+import json
 import math
 
 import jax
@@ -72,6 +73,17 @@ def test_the_command_scores_and_refuses_in_one_sentence(folder, capsys):
         assert main(["generate", "--checkpoint", str(folder), *wrong]) == 2
         error = capsys.readouterr().err
         assert message in error and len(error.strip().splitlines()) == 1, error
+
+
+def test_texts_are_kept_for_the_report_beside_those_of_other_models(folder, tmp_path, capsys):
+    file = tmp_path / "samples.json"
+    file.write_text(json.dumps({"prompts": PROMPTS[:1], "base": ["x"], folder.name: ["old"]}))
+    command = ["generate", "--checkpoint", f"{folder}@0", "--max_tokens", "8", "--samples", str(file)]
+    assert main([*command, "--prompt", PROMPTS[0]]) == 0
+    said = capsys.readouterr().out.removesuffix("\n")
+    assert said and json.loads(file.read_text()) == {"prompts": PROMPTS[:1], "base": ["x"], folder.name: [said]}
+    assert main([*command, "--prompt", "他の"]) == 2
+    assert "samples.json: this file holds texts for other prompts" in capsys.readouterr().err
 
 
 def test_a_mesh_is_written_as_axes_and_sizes():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ja_llm.errors import JaLlmError, UsageError
+from ja_llm.evaluation.continuations import keep_samples
 from ja_llm.evaluation.report import write_report
 from ja_llm.pages.svg import Dot, Line, dot_plot, line_plot, number, thin, tick, ticks
 
@@ -219,10 +220,9 @@ def test_the_hint_on_generated_text_is_complete(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ja/eval").mkdir(parents=True)
     _, text = check(write_report(["ja"], "r.html"))
-    assert "ja-llm generate --checkpoint ja --prompt 日本の春は" in text
+    assert "ja-llm generate --checkpoint ja --prompt 日本の春は --samples samples.json" in text
     assert "ja-llm report ja --out report.html --samples samples.json" in text
-    (form,) = re.findall(r'\{"prompts": .*?\}', text)
-    (tmp_path / "samples.json").write_text(form.replace("…", "花が咲く。"))
+    keep_samples("samples.json", ["日本の春は"], "ja", ["花が咲く。"])
     _, text = check(write_report(["ja"], "r.html", samples="samples.json"))
     assert "日本の春は 花が咲く。" in text and "No text was generated" not in text
 

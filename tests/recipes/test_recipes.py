@@ -84,7 +84,7 @@ OUR_SHARES = {"aurora_m_cap", "aurora_m_cat", "olmo2_stage1", "swallow_llama2_pa
 LOSSES = {
     **dict.fromkeys(("swallow_llama31_8b_v01", "swallow_llama31_8b_v02", "swallow_llama31_8b_v02_instruct"), (1e-8, 1e-4)),
     **{"swallow_llama31_70b": (1e-8, 1e-4), "swallow_mistral_7b": (1e-6, 0.0), "swallow_mixtral_8x7b": (1e-6, 0.0)},
-    **{"olmo2_7b_stage1": (1e-8, 1e-5), "olmo2_7b_anneal": (1e-8, 1e-5)},
+    **{"olmo2_7b_stage1": (1e-8, 1e-5), "olmo2_7b_anneal": (1e-8, 1e-5), "llmjp_v3_13b": (1e-8, 1e-4)},
 }
 # Parameters in millions, from the makers' model cards (Swallow's with their larger tables).
 MILLIONS = {"swallow_llama31_8b_v02": 8030, "swallow_gemma2_9b": 9242, "aurora_m_15b": 15517, "swallow_mixtral_8x7b": 46703}
