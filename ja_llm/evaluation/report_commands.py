@@ -31,6 +31,8 @@ def eval_command(run: Run, runs: Sequence[Run], corpus: str | Path | None, *, al
     chosen = {"limit": settings.get("limit"), "length": settings.get("length") or run.trained_window}
     documents = shlex.quote(shown(corpus)) if corpus else "DOCUMENTS"
     flags = "".join(f" --{name} {value}" for name, value in chosen.items() if value)
+    if any("translate_ui_en_ja" in other.tasks for other in runs):
+        flags += " --pairs PAIRS"
     return f"ja-llm eval --checkpoint {shlex.quote(shown(run.path))} --documents {documents}{flags}"
 
 

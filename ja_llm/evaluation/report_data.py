@@ -107,6 +107,21 @@ class Run:
             return f"{parent} with more pieces, untrained" if parent else "expanded, untrained"
         return "imported" if job == "import" else ""
 
+    @property
+    def ancestors(self) -> frozenset[str]:
+        """Identity hashes of what it was made from, and of what these were made from."""
+        found, waiting = set(), list(self.ledger.get("parents") or [])
+        while waiting:
+            parent = waiting.pop()
+            found.add(str(parent.get("identity_hash", "")))
+            waiting += parent.get("parents") or []
+        return frozenset(found - {""})
+
+    @property
+    def identity(self) -> str:
+        """What others call it as their ancestor."""
+        return str(self.ledger.get("identity_hash", ""))
+
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of a metric."""
         return [(float(m["step"]), float(m[key])) for m in self.metrics if isinstance(m.get(key), int | float) and "step" in m]

@@ -35,9 +35,8 @@ def summary(runs: Sequence[Run], certificate: Mapping[str, Any], corpus: str | P
     measured = [run for run in runs if run.last]
     cards = []
     if measured:
-        # After = the first run that was trained here; before = the first model of the list, if that is another one.
-        after = next((run for run in measured if run.metrics), measured[-1])
-        before = measured[0] if measured[0] is not after else None
+        after = _trained(measured)
+        before = _before(after, measured)
         for task, result in after.tasks.items():
             cards.append(_card(task, result, after, before))
     tokens = _tokens_per_character(certificate)
@@ -47,7 +46,7 @@ def summary(runs: Sequence[Run], certificate: Mapping[str, Any], corpus: str | P
             f'<li><div class="what">tokens per Japanese character</div><div class="value">{number(new, 3)}</div>'
             f'<div class="from">{_arrow(old, new, "lower")} from {number(old, 3)} before</div></li>'
         )
-    told = (f'<ul class="cards">{"".join(cards)}</ul>' if cards else "") + _unmeasured(runs, corpus)
+    told = (f'<ul class="cards">{"".join(cards)}</ul>' if cards else "") + _stale(runs, corpus) + _unmeasured(runs, corpus)
     return told or absent("No bits per byte are there.", eval_command(_trained(runs), runs, corpus))
 
 
@@ -61,13 +60,37 @@ def _unmeasured(runs: Sequence[Run], corpus: str | Path | None) -> str:
     names = ", ".join(run.name for run in without[:SERIES])
     more = len(without) - SERIES
     names += f" and {more} more" if more > 0 else ""
-    # What was trained is what the page is read for; the others are measured with its command, too.
-    return absent(f"No figure here is of {names}: no evaluation of it is there.", eval_command(_trained(without), runs, corpus))
+    each = "\n".join(eval_command(run, runs, corpus) for run in without[:SERIES])
+    return absent(f"No figure here is of {names}: no evaluation of it is there.", each)
+
+
+def _stale(runs: Sequence[Run], corpus: str | Path | None) -> str:
+    """Names the runs whose newest evaluation is of a step before their last."""
+    html = ""
+    for run in runs:
+        if run.last and run.metrics and run.last[0] < run.metrics[-1]["step"]:
+            told = f"{run.name} at step {number(run.metrics[-1]['step'])}: its figures are of step {number(run.last[0])}."
+            html += absent(told, eval_command(run, runs, corpus))
+    return html
 
 
 def _trained(runs: Sequence[Run]) -> Run:
-    """The first run that was trained here, else the last model."""
-    return next((run for run in runs if run.metrics), runs[-1])
+    """What the page is read for: the first run that goes on from a model and that no other goes on from; else the first run, or the last model."""
+    trained = [run for run in runs if run.metrics]
+    older = frozenset[str]().union(*(run.ancestors for run in trained))
+    ends = [run for run in trained if run.identity not in older]
+    return next((run for run in ends if run.ledger.get("parents")), (ends or trained or [runs[-1]])[0])
+
+
+def _before(after: Run, measured: Sequence[Run]) -> Run | None:
+    """The first of the models that it goes on from; where none is there, the first model of the page that was not itself trained from nothing."""
+    others = [run for run in measured if run is not after]
+    ancestors = [run for run in others if run.identity in after.ancestors]
+    if ancestors or not others:
+        return ancestors[0] if ancestors else None
+    return (
+        None if others[0].ledger.get("job") == "train" and not others[0].ledger.get("parents") and after.ancestors else others[0]
+    )
 
 
 def _card(task: str, result: Mapping[str, Any], after: Run, before: Run | None) -> str:

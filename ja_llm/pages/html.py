@@ -43,8 +43,9 @@ def table(label: str, head: str, body: str, wide: bool = False, caption: bool = 
 
 
 def absent(what: str, command: str) -> str:
-    """What stands where nothing was measured, and the command that adds it."""
-    return f'<p class="none">Not measured. {escape(what)} To add it: <code>{escape(command)}</code></p>'
+    """What stands where nothing was measured, and the command that adds it, or several, a line each."""
+    lines = "<br>".join(f"<code>{escape(line)}</code>" for line in command.splitlines())
+    return f'<p class="none">Not measured. {escape(what)} To add it: {lines}</p>'
 
 
 def cut(text: str, most: int) -> str:

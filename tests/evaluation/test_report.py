@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -214,6 +215,44 @@ def test_a_run_without_an_evaluation_is_named_with_the_command_that_makes_it_com
     (runs[1] / "run.json").write_text(json.dumps({"identity": {"length": 64}}))
     _, text = check(write_report(runs, tmp_path / "r.html", corpus=full["corpus"]))
     assert text.count("ja-llm eval --checkpoint ja --documents corpus --length 64") == 3
+
+
+def ledger(run, identity, *parents, job="train"):
+    """Writes run.json; `parents` are ledgers."""
+    value = {"job": job, "identity_hash": identity, "parents": list(parents)}
+    (run / "run.json").write_text(json.dumps(value))
+    return value
+
+
+def test_the_headline_is_of_the_run_that_goes_on_from_the_others_whatever_their_order(runs, tmp_path):
+    base, ja = runs
+    shutil.copytree(ja, twin := tmp_path / "twin")
+    (base / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n')  # a run itself
+    ledger(ja, "c", {**ledger(base, "a"), "name": "base"})
+    expanded = {"job": "vocab expand", "identity_hash": "b", "parents": [{"job": "train", "identity_hash": "a"}]}
+    ledger(twin, "d")
+    for parents in ([{"job": "train", "identity_hash": "a"}], [expanded]):
+        ledger(ja, "c", *parents)
+        for order in ([base, ja], [ja, base], [twin, base, ja], [twin, ja, base]):
+            page, _ = check(write_report(order, tmp_path / "r.html"))
+            summary = page[page.index('id="summary"') : page.index('id="quality"')]
+            assert '<div class="value">1.75</div>' in summary and "46.2% better</span> from 3.25 (base)" in summary, summary
+    # Beside its twin alone nothing before it was measured.
+    page, _ = check(write_report([twin, ja], tmp_path / "r.html"))
+    assert "no model before it was evaluated" in page
+
+
+def test_figures_of_an_older_step_are_said_to_be_so_and_each_missing_one_has_its_command(runs, full, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open(runs[1] / "metrics.jsonl", "w") as file:
+        file.write('{"step": 1200, "loss": 3.0}\n')
+    for name in ("one", "two"):
+        (tmp_path / name / "eval").mkdir(parents=True)
+    page, text = check(write_report([*runs, "one", "two"], tmp_path / "r.html", corpus=full["corpus"]))
+    assert "ja at step 1,200: its figures are of step 40." in text and "No figure here is of one, two" in text
+    summary = page[page.index('id="summary"') : page.index('id="quality"')]
+    for name in ("ja", "one", "two"):
+        assert summary.count(f"<code>ja-llm eval --checkpoint {name} --documents corpus --pairs PAIRS</code>") == 1
 
 
 def test_the_hint_on_generated_text_is_complete(tmp_path, monkeypatch):
