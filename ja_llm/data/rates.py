@@ -108,17 +108,21 @@ class Replay(Rule):
         if isinstance(self.sources, str) or not self.sources:
             raise UsageError(f"Replay.sources is {self.sources!r}; give a tuple of names, e.g. ('web_en',).")
         if not _is_number(self.share) or not 0 <= self.share <= 1:
-            raise UsageError(f"Replay.share is {self.share!r}; give a number from 0 to 1.")
+            raise UsageError(f"the replayed share (Replay.share, --share) is {self.share!r}; give a number from 0 to 1.")
 
     def __call__(self, sizes: Mapping[str, float], shares: Mapping[str, float], budget: float) -> Shares:
         """See `Rule`; the budget changes nothing. A source whose share is 0 is left out."""
         for name in self.sources:
             if name not in shares:
-                raise UsageError(f"Replay.sources names {name!r}; the mixture has {', '.join(sorted(shares))}.")
+                raise UsageError(
+                    f"the replayed sources (Replay.sources, --source) have {name!r}; the mixture has {', '.join(sorted(shares))}."
+                )
         of_them = math.fsum(shares[name] for name in set(self.sources))
         of_others = math.fsum(rate for name, rate in shares.items() if name not in self.sources)
         if len(set(self.sources)) == len(shares):
-            raise UsageError("Replay.sources names all sources of the mixture; at least one must be what is learnt.")
+            raise UsageError(
+                "the replayed sources (Replay.sources, --source) are all of the mixture; at least one must be what is learnt."
+            )
         found = {
             name: self.share * rate / of_them if name in self.sources else (1 - self.share) * rate / of_others
             for name, rate in shares.items()

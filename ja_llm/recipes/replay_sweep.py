@@ -109,8 +109,10 @@ def sweep(
 
 def _check(bindings: Sequence[str], sources: Sequence[str], shares: Sequence[float], seeds: Sequence[int]) -> None:
     for name, values in (("--share", shares), ("--seeds", seeds), ("--source", sources)):
-        if not values or len(set(values)) < len(values):
-            raise UsageError(f"{name}: {list(values)} are none or not all different; give each once.")
+        if not values:
+            raise UsageError(f"{name}: there is none to train with; give one or more.")
+        if len(set(values)) < len(values):
+            raise UsageError(f"{name} {' '.join(map(str, values))}: they are not all different; give each once.")
     for binding in bindings:
         if (name := binding.partition("=")[0].strip()) in ("MODEL_DIR", "RANDOM_SEED", "RATES", "EVAL_PERIOD"):
             raise UsageError(f"{name} is set by the sweep itself; leave it out.")
@@ -183,7 +185,7 @@ def _replayed(
     known = {task for rates in mixtures.values() for task in rates}
     if foreign := [source for source in sources if source not in known]:
         have = "the mixture has" if len(stages) == 1 else "the mixtures of CACHE_DIR and STAGES have"
-        raise UsageError(f"Replay.sources names {foreign[0]!r}; {have} {', '.join(sorted(known))}.")
+        raise UsageError(f"the replayed sources (--source) have {foreign[0]!r}; {have} {', '.join(sorted(known))}.")
     found = {name: there for name, rates in mixtures.items() if (there := tuple(s for s in sources if s in rates))}
     for name, there in found.items():
         cache, already = stages[name]

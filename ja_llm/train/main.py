@@ -432,7 +432,10 @@ def _shares(batches: Any, steps: int) -> str:
         if part["share"]
     ]
     afters = [source.mixing.exact_after for source in batches.sources if len(source.rates) > 1]
-    if blocks := ["row" if after == 1 else f"{after:,} rows" for after in afters if after]:
+    afters = [
+        after for after in afters if after and after <= steps * batches.batch_size
+    ]  # of blocks that the run comes to the end of
+    if blocks := ["row" if after == 1 else f"{after:,} rows" for after in afters]:
         parts.append(f"shares exact to a row after every {', then '.join(blocks)}")
     return "; ".join(parts)
 

@@ -119,8 +119,8 @@ def test_rates_that_can_not_be_kept_are_refused():
         ({"a": 0.5, "b": 0.4}, "add up to 0.9"),
         ({"a": 1.5, "b": -0.5}, "'b' is -0.5"),
         ({"a": 0.0}, "add up to 0"),
-        (Replay(("c",), 0.5), "names 'c'"),
-        (Replay(("a", "b"), 0.5), "names all sources"),
+        (Replay(("c",), 0.5), "have 'c'"),
+        (Replay(("a", "b"), 0.5), "are all of the mixture"),
     ):
         with pytest.raises(UsageError, match=says):
             resolved(rates, sizes, sizes, 1)

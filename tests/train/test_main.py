@@ -271,6 +271,8 @@ def test_a_dry_run_refuses_what_could_not_be_measured_or_told(training, tmp_path
 
 def test_a_dry_run_says_how_rows_are_packed_and_writes_nothing(training, tmp_path, capsys):
     assert main([*training.command(tmp_path / "run", 20, PACKING="best_fit")[3:], "--dry_run"]) == 0
+    assert "exact to a row" not in capsys.readouterr().out  # the run ends before that
+    assert main([*training.command(tmp_path / "run", 2000, PACKING="best_fit")[3:], "--dry_run"]) == 0
     out = capsys.readouterr().out
     assert "packing: web_en 60 documents in " in out and "exact to a row after every 1,0" in out and "% padding, " in out
     assert "\nattention: xla" in out

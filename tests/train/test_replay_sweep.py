@@ -113,7 +113,7 @@ def test_a_second_call_goes_on_where_the_first_was(swept, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "begun with other settings: optimizers.AdamW.eps was " in said and "now it is 1e-06" in said
     other = [*command, "--source", "web_ja_more"]
-    assert main(other) == 2 and "Replay.sources names 'web_ja_more'" in capsys.readouterr().err
+    assert main(other) == 2 and "have 'web_ja_more'" in capsys.readouterr().err
 
 
 def test_a_refused_sweep_leaves_nothing_that_the_next_is_held_to(swept, monkeypatch, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_a_refused_sweep_leaves_nothing_that_the_next_is_held_to(swept, monkeypa
     command = [*command[:-1], str(out)]
     misspelt = ["web_eng" if word == "web_en" else word for word in command]
     assert main(misspelt) == 2
-    assert "Replay.sources names 'web_eng'; the mixture has web_en, web_ja." in capsys.readouterr().err
+    assert "have 'web_eng'; the mixture has web_en, web_ja." in capsys.readouterr().err
     assert not out.exists()
     # What only the run itself refuses leaves the settings, and no run: others may follow.
     assert main([*command, "--gin_bindings=main.train.max_epochs = 0.0001"]) == 2 and (out / "sweep.gin").exists()
@@ -193,8 +193,8 @@ def test_each_stage_that_has_the_source_replays_it_and_the_table_says_what_was_r
 @pytest.mark.parametrize(
     ("more", "sources", "says"),
     [
-        ([], ["web_fr"], "Replay.sources names 'web_fr'; the mixtures of CACHE_DIR and STAGES have web_en, web_ja."),
-        ([], ["web_ja"], "none: Replay.sources names all sources of the mixture"),
+        ([], ["web_fr"], "have 'web_fr'; the mixtures of CACHE_DIR and STAGES have web_en, web_ja."),
+        ([], ["web_ja"], "none: the replayed sources (Replay.sources, --source) are all of the mixture"),
         (["half/stages.Stage.rates = {'web_en': 1.0}"], ["web_en"], "half/stages.Stage.rates is set by the sweep itself"),
     ],
 )
