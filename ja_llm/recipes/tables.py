@@ -73,11 +73,24 @@ def assumption(mfu: float) -> str:
 
 
 def listing(recipes: Sequence[Recipe], mfu: float) -> str:
-    """All recipes as a table for a terminal."""
-    rows = [list(HEADS), *(row(recipe, mfu) for recipe in recipes)]
-    widths = [max(len(line[column]) for line in rows) for column in range(len(HEADS))]
+    """All recipes as a table for a terminal, a line for each kind of hardware; base, steps and what is known from where are in `one`."""
+    rows = [["recipe", "tokens", "batch", "learning rate", "hardware", "GiB a chip", "chip-hours"]]
+    for recipe in recipes:
+        about = [recipe.name, tokens(recipe), f"{recipe.step.batch_size} x {recipe.step.length}", rates(recipe)]
+        for place in estimate.hardware(recipe, mfu):
+            rows.append([*about, place.topology, _room(place), f"{place.chip_hours:,.0f}"])
+            about = [""] * len(about)
+    widths = [max(len(line[column]) for line in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
     return "\n".join([*lines, "", assumption(mfu), "ja-llm recipes show NAME says all of one."])
+
+
+def _room(place: Hardware) -> str:
+    """What the compiled step takes of a chip's memory."""
+    if place.compiled is None:
+        return "not compiled"
+    memory = place.compiled["gib_per_chip"]
+    return f"{memory['total']:.0f} of {memory['usable']:.0f}{'' if place.fits else ', does not fit'}"
 
 
 def markdown(recipes: Sequence[Recipe], mfu: float) -> str:

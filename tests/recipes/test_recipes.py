@@ -297,7 +297,11 @@ def test_listing_and_showing(recipes, capsys, monkeypatch):
     monkeypatch.setattr(catalogue, "catalogue", lambda: list(recipes.values()))
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1 : len(recipes) + 1]] == sorted(recipes)
+    table = lines[1 : lines.index("")]
+    assert [line.split()[0] for line in table if not line.startswith(" ")] == sorted(recipes)
+    assert len(table) == sum(len(recipe.published.hardware) for recipe in recipes.values())
+    assert max(map(len, table)) < 120
+    assert "435B     2048 x 2048  1e-4 to 1e-5      v5p:4x4x4  38 of 94    63,053" in table[0]
     assert main(["recipes", "show", "aurora_m_15b"]) == 0
     shown = capsys.readouterr().out
     assert "aurora_m_cat, 13,712 steps, from step 90,000" in shown and "435B (103,712 steps x 2048 rows" in shown
