@@ -47,7 +47,9 @@ def add_verb(verbs, name: str, handler: Handler, text: str, example: str, takes_
 
 def add_group(verbs, name: str, text: str):
     """Add a verb of verbs (`corpus build`); returns what its verbs are added to."""
-    parser = verbs.add_parser(name, help=text, description=text)
+    parser = verbs.add_parser(
+        name, help=text, description=text, epilog=f"`ja-llm {name} WHAT --help` says more of each, with an example."
+    )
     return parser.add_subparsers(dest=f"{name}_verb", metavar="WHAT", required=True)
 
 
