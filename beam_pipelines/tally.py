@@ -136,9 +136,8 @@ def _cut(entry: dict[str, Any], characters: int) -> dict[str, Any]:
 
 
 def _beginning(text: str, characters: int) -> str:
-    """So many characters, with an ellipsis behind them where there are more."""
-    # A text that was cut before is not cut again.
-    return text if len(text) <= characters or text == f"{text[:characters]}…" else f"{text[:characters]}…"
+    """At most so many characters, the last an ellipsis where there were more."""
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 
 def _around_change(entry: dict[str, Any], characters: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused_or_cut(prefix_generator):
         generator.continue_ids([long], 20)
     cut = [256, *range(1, 121)[-(128 - 20 - 1) :]]
     assert generator.continue_ids([long], 20, cut_prompts=True) == generator.continue_ids([cut], 20)
-    with pytest.raises(UsageError, match="from 1 to 127"):
+    with pytest.raises(UsageError, match="writes 1 to 127 tokens"):
         generator.continue_ids([long], 128)
     with pytest.raises(JaLlmError, match="no token"):
         generator.continue_ids([[]], 2)

@@ -68,6 +68,7 @@ class Source:
     """Batches that are a pure function of the data step; some are planted to be bad."""
 
     fingerprint, batch_size, length, licences, contents = "2" * 64, BATCH, LENGTH, {}, []
+    repeat_filter = False
 
     def __init__(self, planted=None, schedule=None):
         self.planted, self.schedule = planted or {}, schedule or DataSchedule.single("3" * 64)
