@@ -137,7 +137,7 @@ def _cut(entry: dict[str, Any], characters: int) -> dict[str, Any]:
 
 def _beginning(text: str, characters: int) -> str:
     """At most so many characters, the last an ellipsis where there were more."""
-    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"[:characters]
 
 
 def _around_change(entry: dict[str, Any], characters: int) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ja_llm.errors import UsageError
 
-# What makes a file a run (and a run's own config.gin, too): it says, itself or by what it includes, how many steps are trained.
-_STEPS = re.compile(
-    r"^[ \t]*(?:\w+\.)*train(?:\.total_steps[ \t]*=|:[ \t]*\n(?:[ \t]+.*\n)*?[ \t]+total_steps[ \t]*=)", re.MULTILINE
-)
+# What makes a file a run (and a run's own config.gin, too): it says, itself or by what it includes, how many steps are trained, and on what.
+_BOUND = [
+    re.compile(rf"^[ \t]*(?:\w+\.)*train(?:\.{name}[ \t]*=|:[ \t]*\n(?:[ \t]+.*\n)*?[ \t]+{name}[ \t]*=)", re.MULTILINE)
+    for name in ("total_steps", "cache_dir")
+]
 _INCLUDE = re.compile(r"""^[ \t]*include[ \t]+['"](.+?)['"]""", re.MULTILINE)
 # Files that were whole runs before they could be laid on any; given alone each changes the run that it was.
 WERE_RUNS = {
@@ -34,26 +35,38 @@ def in_order(files: Sequence[str], found: Callable[[str], Path | None], packaged
     """
     runs = [number for number, file in enumerate(files) if _is_run(file, found)]
     changes = [number for number, file in enumerate(files) if number not in runs and _inside(found(file), packaged)]
+    was = next((WERE_RUNS[name] for file in files for name in _presets(file, found, packaged)), None) if not runs else None
+    if was is not None:  # before all that changes it
+        first = min((*changes, *(number for number, file in enumerate(files) if _presets(file, found, packaged))))
+        return [*files[:first], was, *files[first:]]
     if early := [number for number in changes if runs and number < runs[-1]]:
         overlay, run = files[early[0]], files[runs[-1]]
         raise UsageError(
             f"{overlay} changes a run, but stands before {run}, which would take that back; give it behind: --gin_file={run} --gin_file={overlay}."
         )
-    alone = [number for number in changes if Path(files[number]).name in WERE_RUNS] if not runs else []
-    if not alone:
-        return list(files)
-    first = alone[0]
-    return [*files[:first], WERE_RUNS[Path(files[first]).name], *files[first:]]
+    return list(files)
 
 
 def _inside(path: Path | None, folder: Path) -> bool:
     return path is not None and path.resolve().parent == folder.resolve()
 
 
+def _presets(file: str, found: Callable[[str], Path | None], packaged: Path, above: tuple[str, ...] = ()) -> list[str]:
+    """Names of the files that were runs and that this one is, or includes."""
+    path = found(file)
+    if path is None or file in above:
+        return []
+    names = [path.name] if path.name in WERE_RUNS and _inside(path, packaged) else []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return names + [name for inner in _INCLUDE.findall(text) for name in _presets(inner, found, packaged, (*above, file))]
+
+
 def _is_run(file: str, found: Callable[[str], Path | None], above: tuple[str, ...] = ()) -> bool:
-    """Whether a file says how many steps are trained, itself or by what it includes."""
+    """Whether a file says how many steps are trained and on what, itself or by what it includes."""
     path = found(file)
     if path is None or file in above:
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
-    return bool(_STEPS.search(text)) or any(_is_run(name, found, (*above, file)) for name in _INCLUDE.findall(text))
+    return all(name.search(text) for name in _BOUND) or any(
+        _is_run(name, found, (*above, file)) for name in _INCLUDE.findall(text)
+    )

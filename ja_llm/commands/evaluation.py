@@ -177,7 +177,7 @@ def evaluate(verbs) -> None:
 def generate(verbs) -> None:
     def handler(args, rest):
         set_device(args.device)
-        from ja_llm.evaluation.continuations import continue_prompts, keep_samples, kept_samples
+        from ja_llm.evaluation.continuations import continue_prompts, keep_samples, kept_samples, model_name
         from ja_llm.evaluation.sampling import Sampling
 
         drawn = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
@@ -186,6 +186,7 @@ def generate(verbs) -> None:
         if unused:
             raise UsageError(f"--score writes nothing, so --{unused[0]} would do nothing; leave one of the two out.")
         if args.samples:
+            model_name(args.checkpoint)
             kept_samples(args.samples, args.prompt)  # refused before anything is loaded
         texts = continue_prompts(
             args.checkpoint,
@@ -200,7 +201,7 @@ def generate(verbs) -> None:
             bos=args.bos,
         )
         if args.samples:
-            keep_samples(args.samples, args.prompt, Path(args.checkpoint.partition("@")[0]).absolute().name, texts)
+            keep_samples(args.samples, args.prompt, model_name(args.checkpoint), texts)
 
     parser = add_verb(
         verbs,

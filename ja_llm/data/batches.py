@@ -38,6 +38,31 @@ class _Member(NamedTuple):
     plan: PackingPlan
 
 
+def _places(shares: Mapping[str, float], filled: Mapping[str, float]) -> float:
+    """Places in rows that a token takes, with the padding that comes with it."""
+    return sum(share / filled[task] for task, share in shares.items())
+
+
+def _settled(shares: Callable[[float], dict[str, float]], filled: Mapping[str, float], there: int) -> dict[str, float]:
+    """The shares for as many tokens as there are places for, which depends on the shares where members are padded unequally.
+
+    Found by halving, from below: a rule may refuse tokens that the rows have no room for.
+    """
+    low, high = there * min(filled.values()), float(there)
+    chosen = shares(low)
+    while low < (middle := (low + high) / 2) < high:
+        try:
+            found = shares(middle)
+        except UsageError:
+            high = middle
+            continue
+        if middle * _places(found, filled) <= there:
+            low, chosen = middle, found
+        else:
+            high = middle
+    return chosen
+
+
 class BatchSource:
     """Batches of one split of a cached mixture; `source[data_step]` is pure.
 
@@ -175,15 +200,14 @@ class BatchSource:
         sizes = {m.task: m.plan.rows * self.length * filled[m.task] for m in self._members}
         total = sum(m.rate for m in self._members)
         cached = {m.task: m.rate / total for m in self._members}
-        # How many tokens the rows hold depends on the shares where members are padded unequally; a rule that depends on the tokens is asked
-        # again until that has settled: from below, never beyond, where the rule might refuse. Each round halves what lacks or better, as every
-        # plan's rows are half full. (A run that began before has the digits that its own rounds came to.)
         there, least = rows * self.length, min(filled.values())
-        tokens = there * least
-        for _ in range(1 if least == 1 else 64 if self._tokens_mixed else 20):
-            chosen = resolved(rates, sizes, cached, tokens)
-            places = sum(rate / filled[task] for task, rate in chosen.items())  # of a token, with the padding that comes with it
-            tokens = tokens + (there - tokens * places) * least if self._tokens_mixed else there * (1 / places)
+        if self._tokens_mixed:
+            chosen = _settled(lambda tokens: resolved(rates, sizes, cached, tokens), filled, there)
+        else:  # a run that began before has the digits that its own rounds came to
+            tokens = there * least
+            for _ in range(1 if least == 1 else 20):
+                chosen = resolved(rates, sizes, cached, tokens)
+                tokens = there * (1 / _places(chosen, filled))
         return [m._replace(rate=chosen[m.task]) for m in self._members if m.task in chosen]
 
     def _shuffled(self, member: _Member) -> grain.MapDataset:

@@ -15,6 +15,7 @@ from ja_llm.evaluation.generation import Generator
 from ja_llm.evaluation.sampling import Sampling
 from ja_llm.evaluation.scoring import Scorer
 from ja_llm.files import read_json, write_json
+from ja_llm.storage import is_remote
 from ja_llm.train.ledger import carried
 from ja_llm.vocab.published import adds_bos
 
@@ -87,6 +88,21 @@ def keep_samples(path: str | Path, prompts: Sequence[str], name: str, texts: Seq
       UsageError: the file holds texts for other prompts.
     """
     write_json(Path(path), {**kept_samples(path, prompts), name: list(texts)})
+
+
+def model_name(checkpoint: str) -> str:
+    """The folder's name, and the step where one was asked for: "ja", "ja@100".
+
+    Raises:
+      UsageError: the file of continuations has that name for something else.
+    """
+    from ja_llm.train.checkpoints import split_step
+
+    directory, step = split_step(checkpoint)
+    name = directory.absolute().name if not is_remote(directory) else directory.name
+    if name == "prompts":
+        raise UsageError(f"{checkpoint}: a samples file has its prompts under this name; give the model's folder another one.")
+    return name if step is None else f"{name}@{step}"
 
 
 def kept_samples(path: str | Path, prompts: Sequence[str]) -> dict[str, Any]:

@@ -122,6 +122,12 @@ class Run:
         """What others call it as their ancestor."""
         return str(self.ledger.get("identity_hash", ""))
 
+    @property
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint that has parameters."""
+        steps = [int(item.parent.name) for item in self.path.glob("checkpoints/*/params") if item.parent.name.isdigit()]
+        return max(steps, default=None)
+
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of a metric."""
         return [(float(m["step"]), float(m[key])) for m in self.metrics if isinstance(m.get(key), int | float) and "step" in m]

@@ -68,8 +68,8 @@ def _stale(runs: Sequence[Run], corpus: str | Path | None) -> str:
     """Names the runs whose newest evaluation is of a step before their last."""
     html = ""
     for run in runs:
-        if run.last and run.metrics and run.last[0] < run.metrics[-1]["step"]:
-            told = f"{run.name} at step {number(run.metrics[-1]['step'])}: its figures are of step {number(run.last[0])}."
+        if run.last and run.newest is not None and run.last[0] < run.newest:
+            told = f"{run.name} at step {number(run.newest)}: its figures are of step {number(run.last[0])}."
             html += absent(told, eval_command(run, runs, corpus))
     return html
 
@@ -83,14 +83,10 @@ def _trained(runs: Sequence[Run]) -> Run:
 
 
 def _before(after: Run, measured: Sequence[Run]) -> Run | None:
-    """The first of the models that it goes on from; where none is there, the first model of the page that was not itself trained from nothing."""
+    """The first of the models that it goes on from; where none of those is there, the first model of the page that is no run of training."""
     others = [run for run in measured if run is not after]
     ancestors = [run for run in others if run.identity in after.ancestors]
-    if ancestors or not others:
-        return ancestors[0] if ancestors else None
-    return (
-        None if others[0].ledger.get("job") == "train" and not others[0].ledger.get("parents") and after.ancestors else others[0]
-    )
+    return next(iter(ancestors), None) or next((run for run in others if run.ledger.get("job") != "train"), None)
 
 
 def _card(task: str, result: Mapping[str, Any], after: Run, before: Run | None) -> str:

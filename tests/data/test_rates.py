@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ja_llm.cli import main
-from ja_llm.data.batches import BatchSource
+from ja_llm.data.batches import BatchSource, _settled
 from ja_llm.data.rates import Replay, Temperature, UniMax, resolved
 from ja_llm.data.stages import Stage, StagedBatches
 from ja_llm.errors import UsageError
@@ -225,3 +225,23 @@ def test_the_verb_prints_a_table_and_the_flag(caches, capsys):
         except SystemExit as error:
             assert error.code == 2
         assert says in capsys.readouterr().err
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.005, 1), st.floats(0.5, 1), st.floats(0.1, 3.9))
+def test_a_cap_holds_however_little_of_its_rows_a_source_fills(tiny, big, times):
+    """One source fills a share `tiny` of its single row; the run reads `times` the rows that there are."""
+    filled, rows, length = {"tiny": tiny, "big": big}, {"tiny": 1, "big": 400}, 256
+    sizes = {name: rows[name] * length * filled[name] for name in rows}
+    there = round(401 * times) * length
+    for rule in (UniMax(4), Temperature(5, max_epochs=4)):
+        shares = _settled(lambda tokens, rule=rule: resolved(rule, sizes, {"tiny": 0.5, "big": 0.5}, tokens), filled, there)
+        tokens = there / sum(share / filled[name] for name, share in shares.items())
+        assert sum(shares.values()) == pytest.approx(1) and all(
+            shares[name] * tokens <= 4 * sizes[name] * (1 + 1e-9) for name in shares
+        )
+
+
+def test_rows_that_a_source_has_not_enough_of_are_refused_by_the_rule_itself():
+    with pytest.raises(UsageError, match="UniMax: 2,560"):
+        _settled(lambda tokens: resolved(UniMax(1), {"a": 256}, {"a": 1.0}, tokens), {"a": 1.0}, 2560)

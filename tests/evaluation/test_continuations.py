@@ -10,7 +10,7 @@ import pytest
 
 from ja_llm.cli import main
 from ja_llm.errors import UsageError
-from ja_llm.evaluation.continuations import continue_prompts, harmless, parse_mesh, score_continuations
+from ja_llm.evaluation.continuations import continue_prompts, harmless, model_name, parse_mesh, score_continuations
 from ja_llm.evaluation.generation import Generator, generate
 from ja_llm.models.config import DecoderConfig
 from ja_llm.models.decoder import Decoder, init_params
@@ -77,13 +77,16 @@ def test_the_command_scores_and_refuses_in_one_sentence(folder, capsys):
 
 def test_texts_are_kept_for_the_report_beside_those_of_other_models(folder, tmp_path, capsys):
     file = tmp_path / "samples.json"
-    file.write_text(json.dumps({"prompts": PROMPTS[:1], "base": ["x"], folder.name: ["old"]}))
+    file.write_text(json.dumps({"prompts": PROMPTS[:1], "base": ["x"], "model@0": ["old"]}))
     command = ["generate", "--checkpoint", f"{folder}@0", "--max_tokens", "8", "--samples", str(file)]
     assert main([*command, "--prompt", PROMPTS[0]]) == 0
     said = capsys.readouterr().out.removesuffix("\n")
-    assert said and json.loads(file.read_text()) == {"prompts": PROMPTS[:1], "base": ["x"], folder.name: [said]}
+    assert said and json.loads(file.read_text()) == {"prompts": PROMPTS[:1], "base": ["x"], "model@0": [said]}
     assert main([*command, "--prompt", "他の"]) == 2
     assert "samples.json: this file holds texts for other prompts" in capsys.readouterr().err
+    assert model_name("/data/u@lab/runs/ja") == model_name("ja") == "ja" and model_name("runs/ja@200") == "ja@200"
+    assert main([*command[:2], "prompts", *command[3:], "--prompt", PROMPTS[0]]) == 2
+    assert "another one" in capsys.readouterr().err
 
 
 def test_a_mesh_is_written_as_axes_and_sizes():

@@ -237,15 +237,20 @@ def test_the_headline_is_of_the_run_that_goes_on_from_the_others_whatever_their_
             page, _ = check(write_report(order, tmp_path / "r.html"))
             summary = page[page.index('id="summary"') : page.index('id="quality"')]
             assert '<div class="value">1.75</div>' in summary and "46.2% better</span> from 3.25 (base)" in summary, summary
-    # Beside its twin alone nothing before it was measured.
-    page, _ = check(write_report([twin, ja], tmp_path / "r.html"))
-    assert "no model before it was evaluated" in page
+    # Beside its twin, or a sibling, alone nothing before it was measured.
+    shutil.copytree(ja, sibling := tmp_path / "sibling")
+    ledger(sibling, "e", expanded)
+    for order in ([twin, ja], [ja, sibling]):
+        page, _ = check(write_report(order, tmp_path / "r.html"))
+        assert "no model before it was evaluated" in page
 
 
 def test_figures_of_an_older_step_are_said_to_be_so_and_each_missing_one_has_its_command(runs, full, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open(runs[1] / "metrics.jsonl", "w") as file:
-        file.write('{"step": 1200, "loss": 3.0}\n')
+        file.write('{"step": 1250, "loss": 3.0}\n')  # a run that was killed fifty steps behind its newest checkpoint
+    for step in (40, 1200):
+        (runs[1] / f"checkpoints/{step}/params").mkdir(parents=True)
     for name in ("one", "two"):
         (tmp_path / name / "eval").mkdir(parents=True)
     page, text = check(write_report([*runs, "one", "two"], tmp_path / "r.html", corpus=full["corpus"]))
