@@ -1,5 +1,6 @@
 """The gin files of runs/ that stand beside a run or a recipe, as they resolve."""
 
+import functools
 import re
 
 import gin
@@ -196,6 +197,24 @@ def test_a_users_own_run_is_told_by_what_it_includes(tmp_path):
     early = ["runs/subset_epochs.gin", "own.gin"]
     with pytest.raises(UsageError, match="stands before own.gin"), gin_utils.parsed(early, bindings, str(tmp_path)):
         pass
+
+
+def test_an_implied_run_stands_before_all_that_changes_it(tmp_path):
+    (tmp_path / "mine.gin").write_text("include 'runs/two_stages.gin'\n")
+    (tmp_path / "over.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom ja_llm.train import main\nmain.train.total_steps = 500\n"
+    )
+    found = functools.partial(gin_utils._found, folders=(tmp_path, gin_utils.packaged_configs()))
+    folder = gin_utils.packaged_configs() / "runs"
+    for given, ordered in (
+        (
+            ["runs/monitored.gin", "runs/new_rows_first.gin"],
+            ["runs/continue.gin", "runs/monitored.gin", "runs/new_rows_first.gin"],
+        ),
+        (["models/tiny_test.gin", "mine.gin"], ["models/tiny_test.gin", "runs/pretrain.gin", "mine.gin"]),
+        (["runs/continue.gin", "runs/eval.gin", "over.gin"], ["runs/continue.gin", "runs/eval.gin", "over.gin"]),
+    ):
+        assert gin_runs.in_order(given, found, folder) == ordered
 
 
 def test_a_recipe_in_stages_switches_them_in_small_too():
