@@ -118,7 +118,5 @@ def experts(value: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for name, median in value["median"].items():
-        lines.append(
-            f"| {name} | {shape['tokens'] / median:,.0f} | {'' if name == 'ours' else f'{median / ours:.2f}'} |"
-        )
+        lines.append(f"| {name} | {shape['tokens'] / median:,.0f} | {'' if name == 'ours' else f'{median / ours:.2f}'} |")
     return "\n".join(lines)
